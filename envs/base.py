@@ -1,0 +1,127 @@
+"""What a game is, and how N copies of it are played in lockstep on one device.
+
+A game is three pure functions of tensors: `deal`, `play` and `look`. `Env` adds what every game needs:
+a seed, a clock, and a fresh deal in the very step in which a game ends.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from envs.luck import GAMES, Luck
+
+State = dict[str, Tensor]  # all of a game that can change: tensors of N rows
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one must know of a game before playing it."""
+
+    name: str
+    version: int  # changes only when the same actions and luck lead elsewhere
+    obs_shape: tuple[int, ...]
+    num_actions: int
+    deal_luck: int  # columns of luck that `deal` uses
+    play_luck: int  # columns of luck that `play` uses
+    time_limit: int | None  # steps after which a game is truncated; None: there is no clock
+
+
+class Game(Protocol):
+    """Rules only: nothing here keeps anything between two calls."""
+
+    spec: Spec
+
+    def deal(self, luck: Tensor) -> State:
+        """Return fresh games, one for each row of `luck` (N, deal_luck)."""
+
+    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Return (state, reward (N,) float32, terminated (N,) bool); the given `state` is not modified."""
+
+    def look(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return (obs (N, *obs_shape) float32, legal (N, A) bool with at least one True a row)."""
+
+
+class Step(NamedTuple):
+    """One moment of N games: what is seen now, and how the last action got there.
+
+    Where a game has just ended, `obs` and `legal` belong to the fresh game and `final_obs` and
+    `final_legal` to the position in which the old one ended; elsewhere the two pairs are equal.
+    """
+
+    obs: Tensor  # (N, *obs_shape) float32
+    legal: Tensor  # (N, A) bool
+    reward: Tensor  # (N,) float32
+    terminated: Tensor  # (N,) bool: the game is over and has no future
+    truncated: Tensor  # (N,) bool: the clock ran out; never True together with terminated
+    final_obs: Tensor  # (N, *obs_shape) float32
+    final_legal: Tensor  # (N, A) bool
+
+
+class Env:
+    """N copies of a game in lockstep, with a clock and a fresh deal where a game ends.
+
+    Args:
+        game: the rules.
+        num_envs: N.
+        seed: of the games' luck.
+        device: where all tensors live.
+        first_game: id of the first copy, so that shards of one run play different games.
+    """
+
+    def __init__(
+        self, game: Game, num_envs: int, seed: int = 0, device: str = "cpu", first_game: int = 0
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; there must be at least one game")
+        self.game, self.spec, self.num_envs, self.device = game, game.spec, num_envs, device
+        games = torch.arange(first_game, first_game + num_envs, device=device)
+        self.luck = Luck(seed, games, GAMES)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.clock = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        self.state = game.deal(self._draw()[0])
+
+    def reset(self) -> Step:
+        """Deal all games afresh and return the first moment, in which nothing has happened yet."""
+        self._write(self.game.deal(self._draw()[0]), torch.zeros_like(self.clock))
+        obs, legal = self.game.look(self.state)
+        nothing = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return Step(obs, legal, nothing.float(), nothing, nothing, obs, legal)
+
+    def step(self, action: Tensor) -> Step:
+        """Play one action (N,) int64 in every game; a game that ends is dealt afresh at once."""
+        deal_luck, play_luck = self._draw()
+        state, reward, terminated = self.game.play(self.state, action, play_luck)
+        clock = self.clock + 1
+        truncated = torch.zeros_like(terminated)
+        if self.spec.time_limit is not None:
+            truncated = (clock >= self.spec.time_limit) & ~terminated
+        final_obs, final_legal = self.game.look(state)
+        ended = terminated | truncated
+        fresh = self.game.deal(deal_luck)
+        self._write({name: where(ended, fresh[name], state[name]) for name in state}, clock * ~ended)
+        obs, legal = self.game.look(self.state)
+        return Step(obs, legal, reward, terminated, truncated, final_obs, final_legal)
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Return this step's luck for `deal` and for `play`, and go on to the next step's."""
+        luck = self.luck.draw(self.steps, self.spec.deal_luck + self.spec.play_luck)
+        self.steps += 1
+        return luck[:, : self.spec.deal_luck], luck[:, self.spec.deal_luck :]
+
+    def _write(self, state: State, clock: Tensor) -> None:
+        """The one place that writes: into buffers that never move."""
+        for name, buffer in self.state.items():
+            buffer.copy_(state[name])
+        self.clock.copy_(clock)
+
+
+def where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Choose whole rows: `condition` is (N,), the others (N, …)."""
+    return torch.where(condition.view(-1, *[1] * (no.ndim - 1)), yes, no)
+
+
+def rows_of(state: State, rows: Tensor) -> State:
+    """Return the games at `rows` (B,) int64 as a state of B rows."""
+    return {name: tensor[rows] for name, tensor in state.items()}

@@ -1,0 +1,133 @@
+"""Connect Four: drop discs, line up four.
+
+obs      (2, 6, 7) float32 in {0, 1}: plane 0 is the student's discs, plane 1 the opponent's; row 0 is the top.
+action   the column to drop into, 0 at the left. A full column is illegal, and playing it loses.
+reward   +1 for a line of four, -1 when the opponent makes one, 0 otherwise and for a draw.
+ends     at a line of four or after 42 discs. There is no clock.
+luck     deal: who moves first, then the opponent's opening. play: the opponent's reply.
+
+A board is an int64 of seven columns, seven bits each, bottom bit first. The seventh bit of a column
+is always 0, so that no line of four can run from the top of one column into the next.
+Source: John Tromp's Fhourstones benchmark.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from envs.base import Spec, State, where
+
+ROWS, COLUMNS = 6, 7
+STRIDE = ROWS + 1
+COLUMN = (1 << ROWS) - 1  # the cells of the leftmost column
+BOTTOM = sum(1 << STRIDE * column for column in range(COLUMNS))  # the lowest cell of every column
+BOARD = BOTTOM * COLUMN
+DIRECTIONS = (1, STRIDE - 1, STRIDE, STRIDE + 1)  # up, down-right, right, up-right
+
+Opponent = Callable[[Tensor, Tensor, Tensor], Tensor]  # (its discs, the other's, luck (N,)) -> column (N,)
+
+
+class Connect4:
+    """The rules against one opponent, in the form that `Env` plays."""
+
+    spec = Spec("connect4", 1, (2, ROWS, COLUMNS), COLUMNS, deal_luck=2, play_luck=1, time_limit=None)
+
+    def __init__(self, opponent: Opponent) -> None:
+        self.opponent = opponent
+
+    def deal(self, luck: Tensor) -> State:
+        empty = torch.zeros_like(luck[:, 0], dtype=torch.int64)
+        opening = drop(empty, empty, self.opponent(empty, empty, luck[:, 1]))
+        return {"mine": empty, "theirs": where(luck[:, 0] < 0.5, opening, empty)}
+
+    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+        mine, theirs = state["mine"], state["theirs"]
+        after = drop(mine, theirs, action)
+        illegal, won = after == mine, has_four(after)
+        over = illegal | won | is_full(after | theirs)
+        reply = drop(theirs, after, self.opponent(theirs, after, luck[:, 0]))
+        reply = where(over, theirs, reply)
+        lost = illegal | has_four(reply)
+        reward = won.float() - lost.float()
+        return {"mine": after, "theirs": reply}, reward, over | lost | is_full(after | reply)
+
+    def look(self, state: State) -> tuple[Tensor, Tensor]:
+        mine, theirs = state["mine"], state["theirs"]
+        legal = legal_columns(mine | theirs)
+        return planes(mine, theirs), legal | ~legal.any(1, keepdim=True)
+
+
+def drop(pieces: Tensor, others: Tensor, column: Tensor) -> Tensor:
+    """`pieces` with one more disc in `column`; unchanged where that column is full. Int64, one shape."""
+    bottom = torch.ones_like(column) << column * STRIDE
+    carried = (pieces | others) + bottom  # the carry stops at the lowest empty bit
+    return pieces | carried & (bottom * COLUMN)
+
+
+def has_four(pieces: Tensor) -> Tensor:
+    """Whether four of `pieces` lie in a line. Bool of the same shape."""
+    found = torch.zeros_like(pieces, dtype=torch.bool)
+    for shift in DIRECTIONS:
+        pairs = pieces & pieces >> shift
+        found |= pairs & pairs >> 2 * shift != 0
+    return found
+
+
+def completing(pieces: Tensor) -> Tensor:
+    """All cells, reachable or not, taken or not, that make a line of four with three of `pieces`."""
+    cells = torch.zeros_like(pieces)
+    for shift in DIRECTIONS:
+        ahead, behind = pieces >> shift, pieces << shift  # bit c: is the cell one step on, one step back, ours
+        ahead_2, behind_2 = ahead >> shift, behind << shift
+        cells |= ahead & ahead_2 & (ahead_2 >> shift | behind)
+        cells |= behind & behind_2 & (behind_2 << shift | ahead)
+    return cells & BOARD
+
+
+def playable(taken: Tensor) -> Tensor:
+    """The cells into which a disc can fall next; `taken` is both sides' discs."""
+    return taken + BOTTOM & BOARD
+
+
+def legal_columns(taken: Tensor) -> Tensor:
+    """Which columns have room. (N, 7) bool for (N,) bitboards; all False for a full board."""
+    return columns_of(playable(taken))
+
+
+def columns_of(cells: Tensor) -> Tensor:
+    """Which columns hold at least one of `cells`. (N, 7) bool for (N,) bitboards."""
+    shifts = torch.arange(COLUMNS, device=cells.device) * STRIDE
+    return cells[:, None] >> shifts & COLUMN != 0
+
+
+def is_full(taken: Tensor) -> Tensor:
+    """Whether no column has room."""
+    return taken == BOARD
+
+
+def mirror(cells: Tensor) -> Tensor:
+    """Bitboards reflected left to right."""
+    flipped = torch.zeros_like(cells)
+    for column in range(COLUMNS):
+        flipped |= (cells >> STRIDE * column & COLUMN) << STRIDE * (COLUMNS - 1 - column)
+    return flipped
+
+
+def planes(*boards: Tensor) -> Tensor:
+    """Unpack bitboards (N,) into (N, boards, 6, 7) float32, row 0 at the top."""
+    column = torch.arange(COLUMNS, device=boards[0].device)
+    row = torch.arange(ROWS - 1, -1, -1, device=boards[0].device)
+    shifts = column[None, :] * STRIDE + row[:, None]
+    return (torch.stack(boards, 1)[:, :, None, None] >> shifts & 1).float()
+
+
+def draw(mine: int, theirs: int, signs: str = ".xo") -> str:
+    """One position as six lines of text; `signs` are an empty cell, a student's and an opponent's disc."""
+    return "\n".join(
+        " ".join(
+            signs[(mine >> at & 1) + 2 * (theirs >> at & 1)]
+            for at in range(row, COLUMNS * STRIDE, STRIDE)
+        )
+        for row in range(ROWS - 1, -1, -1)
+    )

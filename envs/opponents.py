@@ -1,0 +1,115 @@
+"""Who the student plays in Connect Four, and a search that is stronger than both.
+
+An opponent is a function (its discs, the other's discs, luck) -> column. It moves at once in all games.
+"""
+
+import torch
+from torch import Tensor
+
+from envs.connect4 import (
+    BOARD,
+    COLUMN,
+    COLUMNS,
+    STRIDE,
+    Opponent,
+    columns_of,
+    completing,
+    drop,
+    is_full,
+    legal_columns,
+    playable,
+)
+from envs.luck import pick
+
+WIN = 1000  # the value of a line of four with the next disc; each disc until then costs 1
+FULL = -10 * WIN  # the value of a column without room
+THREAT = 4  # the value of an empty cell that would complete a line; our choice
+LEAVES = 1 << 16  # positions at the bottom of a search that are held at once: 512 KiB a tensor
+
+
+def random(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+    """Drop anywhere, all legal columns equally likely."""
+    return pick(legal_columns(pieces | others), luck)
+
+
+def tactical(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+    """Win if it can, block if it must, else drop anywhere."""
+    reachable = playable(pieces | others)
+    wins, blocks = completing(pieces) & reachable, completing(others) & reachable
+    choice = torch.where(wins != 0, wins, torch.where(blocks != 0, blocks, reachable))
+    return pick(columns_of(choice), luck)
+
+
+OPPONENTS: dict[str, Opponent] = {"random": random, "tactical": tactical}
+
+
+def search(pieces: Tensor, others: Tensor, depth: int) -> Tensor:
+    """Return the negamax value of every column for the side to move, looking `depth` discs ahead.
+
+    The last of these discs is only asked whether it wins, which costs a seventh of playing it.
+
+    Args:
+        pieces, others: (N,) int64 bitboards without a line of four; `pieces` moves.
+        depth: at least 1. Time grows sevenfold with each.
+
+    Returns:
+        (N, 7) int64: WIN - d for a forced win with the (d + 1)-th disc from now, d - WIN for a loss, else
+        the `estimate` at the end of the best line; FULL for a full column.
+    """
+    if depth < 1:
+        raise ValueError(f"a search looks at least 1 disc ahead, not {depth}")
+    chunk = max(1, LEAVES // COLUMNS ** (depth - 1))
+    parts = zip(pieces.split(chunk), others.split(chunk), strict=True)
+    return torch.cat([_values_of_columns(mine, theirs, depth) for mine, theirs in parts])
+
+
+def _values_of_columns(pieces: Tensor, others: Tensor, depth: int) -> Tensor:
+    """`search` without splitting into chunks."""
+    reachable = playable(pieces | others)
+    wins = columns_of(completing(pieces) & reachable)
+    column = torch.arange(COLUMNS, device=pieces.device).expand(len(pieces), COLUMNS)
+    after = drop(pieces[:, None], others[:, None], column)
+    replies = _value(others[:, None].expand_as(after).reshape(-1), after.reshape(-1), depth - 1)
+    values = -replies.view_as(after)
+    values = torch.where(values.abs() > WIN // 2, values - values.sign(), values)
+    return torch.where(columns_of(reachable), torch.where(wins, WIN, values), FULL)
+
+
+def _value(pieces: Tensor, others: Tensor, depth: int) -> Tensor:
+    """The value of a position for the side to move, (N,) int64; a full board is worth 0."""
+    if depth > 1:
+        values = _values_of_columns(pieces, others, depth).amax(1)
+    else:
+        values = estimate(pieces, others)
+        if depth == 1:
+            wins = completing(pieces) & playable(pieces | others) != 0
+            values = torch.where(wins, WIN, values)
+    return torch.where(is_full(pieces | others), 0, values)
+
+
+def estimate(pieces: Tensor, others: Tensor) -> Tensor:
+    """Guess the value of a quiet position for the side to move: its threats and its discs in the middle.
+
+    A threat is an empty cell that completes a line of four.
+    """
+    empty = BOARD & ~(pieces | others)
+    threats = count(completing(pieces) & empty) - count(completing(others) & empty)
+    return THREAT * threats + middle(pieces) - middle(others)
+
+
+def middle(cells: Tensor) -> Tensor:
+    """Discs in the centre column, counted twice, plus discs in its two neighbours. Same shape, int64."""
+    centre = COLUMN << STRIDE * 3
+    beside = COLUMN << STRIDE * 2 | COLUMN << STRIDE * 4
+    return count(cells & (centre | beside)) + count(cells & centre)
+
+
+def count(cells: Tensor) -> Tensor:
+    """How many bits of each bitboard are set. Same shape, int64.
+
+    Adds up fields of 1, 2 and 4 bits, then all bytes by one product.
+    """
+    cells = cells - (cells >> 1 & 0x5555555555555555)
+    cells = (cells & 0x3333333333333333) + (cells >> 2 & 0x3333333333333333)
+    cells = cells + (cells >> 4) & 0x0F0F0F0F0F0F0F0F
+    return cells * 0x0101010101010101 >> 56

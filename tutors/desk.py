@@ -1,0 +1,94 @@
+"""The front desk: who asked, what is known already, and who must be asked."""
+
+import time
+import warnings
+from collections import Counter
+
+import torch
+from sqlalchemy.exc import SQLAlchemyError
+from torch import Tensor
+
+from envs.base import State, rows_of
+from tutors.base import Advice, Tutor, View
+from tutors.store import AdviceStore, reason
+from tutors.table import ENDLESS, AdviceTable
+
+
+class Desk:
+    """Answers a step's questions from the table, then from the store, then by asking the tutor, and waits.
+
+    Equal questions of one step are asked once, whatever the reuse budget; a budget counts later uses. The
+    store is read only where answers may be used without end: a budget of k says to ask again.
+
+    Costs one read-back a step, and the tutor's time where something is not known.
+    """
+
+    def __init__(self, view: View, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
+        self.view, self.tutor, self.table, self.store = view, tutor, table, store
+        self.symmetry = view.symmetry.to(table.keys.device)
+        self.counts: Counter[str] = Counter()  # consulted, hits, stored, answered; silent/<kind> is the tutor's
+        self.label_mass = 0.0  # summed over answers
+        self.seconds = 0.0  # spent with the tutor and the store
+
+    @torch.no_grad()
+    def advise(self, state: State, wanted: Tensor) -> Advice:
+        """Return advice for the rows of `state` that want it (N,) bool, in the games' own actions."""
+        canonical, turned = self.view.canonical(state)
+        keys = self.view.key(canonical)
+        advice = self.table.get(keys, wanted)
+        missing = wanted & ~advice.given
+        rows = missing.nonzero()[:, 0]
+        hits = int(advice.given.sum())
+        self.counts["consulted"] += hits + len(rows)
+        self.counts["hits"] += hits
+        if len(rows):
+            answers = self._answer(rows_of(canonical, rows), keys[rows])
+            for known, new in zip(advice, answers, strict=True):
+                known[rows] = new
+        return advice._replace(probs=advice.probs.gather(1, self.symmetry[turned]))
+
+    def _answer(self, state: State, keys: Tensor) -> Advice:
+        """Return advice for positions that the table does not know, each different one asked once."""
+        began = time.monotonic()
+        distinct, which = keys.unique(dim=0, return_inverse=True)
+        first = torch.full_like(distinct[:, 0], len(keys))
+        first.scatter_reduce_(0, which, torch.arange(len(keys), device=keys.device), "amin")
+        state = rows_of(state, first)
+        answers = self._stored(distinct)
+        rows = (~answers.given).nonzero()[:, 0]
+        if len(rows):
+            asked = rows_of(state, rows)
+            said = self.tutor.advise(asked).to(distinct.device)
+            for known, new in zip(answers, said, strict=True):
+                known[rows] = new
+            self._keep(asked, distinct[rows], said)
+        self.table.put(distinct, answers)
+        self.seconds += time.monotonic() - began
+        return Advice(*(tensor[which] for tensor in answers))
+
+    def _stored(self, keys: Tensor) -> Advice:
+        """Return what the store knows."""
+        if self.store is not None and self.table.budget == ENDLESS:
+            try:
+                found = self.store.find(keys.cpu()).to(keys.device)
+                self.counts["stored"] += int(found.given.sum())
+                return found
+            except SQLAlchemyError as error:
+                self._without_store(error)
+        return Advice.silence(len(keys), self.symmetry.shape[1], keys.device)
+
+    def _keep(self, state: State, keys: Tensor, said: Advice) -> None:
+        """Write new answers to the store and count them."""
+        self.counts["answered"] += int(said.given.sum())
+        self.label_mass += float(said.label_mass.sum())
+        if self.store is not None:
+            words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
+            try:
+                self.store.put(keys.cpu(), said.to("cpu"), words)
+            except SQLAlchemyError as error:
+                self._without_store(error)
+
+    def _without_store(self, error: SQLAlchemyError) -> None:
+        """Go on when the store cannot be read or written: advice is dearer then, not wrong."""
+        self.counts["store_failures"] += 1
+        warnings.warn(f"the advice store failed: {reason(error)}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,55 @@
+"""A tutor that searches instead of reading: the control of every experiment, with an accuracy dial.
+
+It costs nothing but time on the device, and it never fails.
+"""
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from envs.base import State
+from envs.luck import mix, pick, uniform
+from tutors.base import Advice, View
+
+
+class ScriptedTutor:
+    """Names one of the search's best moves with probability `accuracy`, else any legal one.
+
+    Like a language model at temperature 0 it says the same about a position whenever it is asked.
+
+    Args:
+        view: which positions are the same, and what a search holds of them.
+        accuracy: in [0, 1]. A random move may be a best one too.
+        depth: how far the search looks ahead, in moves of both sides.
+        seed: which positions it is wrong about.
+    """
+
+    def __init__(self, view: View, accuracy: float = 1.0, depth: int = 4, seed: int = 0) -> None:
+        if not 0 <= accuracy <= 1:
+            raise ValueError(f"a tutor's accuracy lies between 0 and 1, not at {accuracy}")
+        self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
+        self.name = "scripted"
+        self.identity = f"scripted depth={depth} accuracy={accuracy} seed={seed}"
+        self.stats: Counter[str] = Counter()
+
+    def advise(self, state: State) -> Advice:
+        values, legal = self.view.values(state, self.depth), self.view.legal(state)
+        rows = len(values)
+        key = self.view.key(state)
+        chance = mix(key[:, 0] ^ mix(key[:, 1] + self.seed))
+        right = uniform(chance) < self.accuracy
+        best = (values == values.amax(1, keepdim=True)) & legal
+        action = pick(torch.where(right[:, None], best, legal), uniform(mix(chance)))
+        self.stats["asked"] += rows
+        return one_hot(action, legal.shape[1])
+
+    def close(self) -> None:
+        pass
+
+
+def one_hot(action: Tensor, num_actions: int) -> Advice:
+    """Return advice that names one action a row, without a doubt."""
+    probs = torch.nn.functional.one_hot(action, num_actions).float()
+    sure = torch.ones(len(action), device=action.device)
+    return Advice(probs, sure.bool(), sure)

@@ -1,0 +1,151 @@
+"""The advice store: every answer ever paid for, in a database.
+
+The table on the device is a cache of it. An answer is found again only under the same identity: game,
+version, view, tutor, prompt and labels.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import sqlalchemy as sql
+import torch
+from sqlalchemy.dialects import postgresql, sqlite
+from torch import Tensor
+
+from envs.base import Spec
+from tutors.base import Advice, View
+
+tables = sql.MetaData()
+identities = sql.Table(
+    "identities",
+    tables,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("hash", sql.String(64), unique=True, nullable=False),
+    sql.Column("text", sql.Text, nullable=False),  # what was hashed, for a person to read
+)
+answers = sql.Table(
+    "answers",
+    tables,
+    sql.Column("identity", sql.ForeignKey("identities.id"), primary_key=True),
+    sql.Column("key", sql.BigInteger, primary_key=True),
+    sql.Column("check", sql.BigInteger, primary_key=True),
+    sql.Column("probs", sql.JSON, nullable=False),
+    sql.Column("label_mass", sql.Float, nullable=False),
+    sql.Column("words", sql.Text, nullable=False),  # without the rules, which the identity holds
+    sql.Column("at", sql.Float, nullable=False),  # seconds since 1970
+)
+CHUNK = 400  # keys a query; SQLite takes at least 999 values
+
+
+def identity_of(spec: Spec, view: View, tutor: str, template: str = "{words}") -> dict[str, object]:
+    """Return everything that two answers must share to be answers to the same question."""
+    return {
+        "game": spec.name,
+        "game_version": spec.version,
+        "view": view.name,
+        "view_version": view.version,
+        "tutor": tutor,
+        "template": template,
+        "rules": view.rules,
+        "labels": list(view.labels),
+    }
+
+
+class AdviceStore:
+    """Answers under one identity, read and written through SQLAlchemy.
+
+    Args:
+        url: of a database, or the path of an SQLite file, made where it is not there.
+        identity: see `identity_of`.
+
+    Raises:
+        ValueError: the file is not a database, or the database cannot be reached.
+    """
+
+    def __init__(self, url: str | Path, identity: dict[str, object]) -> None:
+        text = json.dumps(identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        address = str(url) if "://" in str(url) else f"sqlite:///{url}"
+        try:
+            self.engine = sql.create_engine(address)
+            if self.engine.dialect.name == "sqlite":
+                sql.event.listen(self.engine, "connect", prepare_sqlite)
+            tables.create_all(self.engine)
+            with self.engine.begin() as connection:
+                connection.execute(self._insert(identities), {"hash": digest, "text": text})
+                known = connection.scalar(sql.select(identities.c.id).where(identities.c.hash == digest))
+        except sql.exc.SQLAlchemyError as error:
+            raise ValueError(f"the advice store {url} cannot be used: {reason(error)}") from error
+        self.identity: int = known
+        self.num_actions = len(identity["labels"])
+
+    def find(self, keys: Tensor) -> Advice:
+        """Return what is stored for `keys` (B, 2), on the CPU; silence for the rest."""
+        advice = Advice.silence(len(keys), self.num_actions)
+        row_of = {(key, check): row for row, (key, check) in enumerate(keys.tolist())}
+        wanted = [key for key, _ in row_of]
+        with self.engine.connect() as connection:
+            for start in range(0, len(wanted), CHUNK):
+                query = sql.select(answers).where(
+                    answers.c.identity == self.identity, answers.c.key.in_(wanted[start : start + CHUNK])
+                )
+                for answer in connection.execute(query):
+                    row = row_of.get((answer.key, answer.check))
+                    if row is not None:
+                        advice.probs[row] = torch.tensor(answer.probs)
+                        advice.given[row] = True
+                        advice.label_mass[row] = answer.label_mass
+        return advice
+
+    def put(self, keys: Tensor, advice: Advice, words: Sequence[str]) -> None:
+        """Write the advice that is given for `keys` (B, 2), all or nothing; what is there already stays.
+
+        `words` are the questions without the rules.
+        """
+        columns = zip(keys.tolist(), *(tensor.tolist() for tensor in advice), words, strict=True)
+        rows = [
+            {
+                "identity": self.identity,
+                "key": key,
+                "check": check,
+                "probs": probs,
+                "label_mass": mass,
+                "words": text,
+                "at": time.time(),
+            }
+            for (key, check), probs, given, mass, text in columns
+            if given
+        ]
+        if rows:
+            with self.engine.begin() as connection:
+                connection.execute(self._insert(answers), rows)
+
+    def count(self) -> int:
+        """Return how many answers are stored under this identity."""
+        query = sql.select(sql.func.count()).where(answers.c.identity == self.identity)
+        with self.engine.connect() as connection:
+            return connection.scalar(query)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.engine.dispose()
+
+    def _insert(self, table: sql.Table) -> sql.Insert:
+        """Return an insert that passes over rows which are there, in the database's own words."""
+        dialect = {"sqlite": sqlite, "postgresql": postgresql}[self.engine.dialect.name]
+        return dialect.insert(table).on_conflict_do_nothing()
+
+
+def prepare_sqlite(connection, _record) -> None:
+    """Let readers and one writer work at once, and wait for each other instead of failing."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA busy_timeout = 5000")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what a database says."""
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

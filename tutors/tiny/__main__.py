@@ -1,0 +1,9 @@
+"""`python -m tutors.tiny`: make the tiny tutor anew."""
+
+import json
+
+import tyro
+
+from tutors.tiny.recipe import Recipe, cook
+
+print(json.dumps(cook(tyro.cli(Recipe, description="Make the tiny tutor anew.")), indent=2))

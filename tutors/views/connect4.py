@@ -1,0 +1,57 @@
+"""Connect Four in words: an ASCII board from the student's side.
+
+A key is exact: bits 0-48 are the board of the student's discs plus a one above every column's top
+disc, which is one number a position (Tromp's encoding). Words and key do not tell a mirror image apart
+once it is canonical: the smaller key of the two.
+"""
+
+import torch
+from torch import Tensor
+
+from envs.base import State, where
+from envs.connect4 import BOTTOM, COLUMNS, draw, legal_columns, mirror
+from envs.opponents import search
+
+
+class Connect4View:
+    """The full board, seen by the student."""
+
+    game, name, version = "connect4", "board", 1
+    labels = tuple("ABCDEFG")
+    rules = (
+        "This is Connect Four. Two players take turns to drop a disc into one of seven columns, named "
+        "A to G from left to right; it falls to the lowest empty cell. The first to have four discs in "
+        "a line, across, upright or diagonal, wins. Your discs are X, your opponent's are O, an empty "
+        "cell is a dot. Find the best column: win if you can, block if you must, and leave your "
+        "opponent no winning reply. Answer with the letter of one option only.\n\n"
+        "It is your turn. The board, top row first:\n"
+    )
+    symmetry = torch.stack([torch.arange(COLUMNS), torch.arange(COLUMNS).flip(0)])
+
+    def canonical(self, state: State) -> tuple[State, Tensor]:
+        flipped = {name: mirror(cells) for name, cells in state.items()}
+        turned = self.key(flipped)[:, 0] < self.key(state)[:, 0]
+        return {name: where(turned, flipped[name], state[name]) for name in state}, turned.long()
+
+    def key(self, state: State) -> Tensor:
+        place = state["mine"] + (state["mine"] | state["theirs"]) + BOTTOM
+        return torch.stack([place, torch.zeros_like(place)], 1)
+
+    def legal(self, state: State) -> Tensor:
+        return legal_columns(state["mine"] | state["theirs"])
+
+    def words(self, state: State) -> list[str]:
+        legal = self.legal(state).tolist()
+        boards = zip(state["mine"].tolist(), state["theirs"].tolist(), legal, strict=True)
+        return [self.rules + position(mine, theirs, options) for mine, theirs, options in boards]
+
+    def values(self, state: State, depth: int) -> Tensor:
+        return search(state["mine"], state["theirs"], depth)
+
+
+def position(mine: int, theirs: int, options: list[bool]) -> str:
+    """One position as the end of a question."""
+    letters = " ".join(
+        label for label, legal in zip(Connect4View.labels, options, strict=True) if legal
+    )
+    return f"{draw(mine, theirs, '.XO')}\nOptions: {letters}\nAnswer:"
