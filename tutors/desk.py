@@ -26,9 +26,8 @@ class Desk:
     def __init__(self, view: View, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
-        self.counts: Counter[str] = Counter()  # consulted, hits, stored, answered; silent/<kind> is the tutor's
-        self.label_mass = 0.0  # summed over answers
-        self.seconds = 0.0  # spent with the tutor and the store
+        self.counts: Counter[str] = Counter()  # consulted, hits, stored, answered, calls; sums of label_mass, seconds
+        self.reported: Counter[str] = Counter()
 
     @torch.no_grad()
     def advise(self, state: State, wanted: Tensor) -> Advice:
@@ -47,9 +46,37 @@ class Desk:
                 known[rows] = new
         return advice._replace(probs=advice.probs.gather(1, self.symmetry[turned]))
 
+    def report(self) -> dict[str, float]:
+        """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
+        total = self.counts + self.tutor.stats
+        new, self.reported = total - self.reported, total
+        silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
+        return {
+            "tutor/consulted": new["consulted"],
+            "tutor/asked": new["asked"],
+            "tutor/hit_rate": new["hits"] / max(new["consulted"], 1),
+            "tutor/latency_ms": 1000 * new["seconds"] / max(new["calls"], 1),
+            "tutor/label_mass": new["label_mass"] / max(new["answered"], 1),
+            "tutor/table_load": float(self.table.load()),
+            **silent,
+        }
+
+    def summary(self) -> dict[str, object]:
+        """Return what a whole run came to."""
+        counts, stats = self.counts, self.tutor.stats
+        return {
+            "name": self.tutor.name,
+            "consulted": counts["consulted"],
+            "asked": stats["asked"],
+            "stored": counts["stored"],
+            "hits": counts["hits"],
+            "hit_rate": round(counts["hits"] / max(counts["consulted"], 1), 4),
+            "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
+            "seconds": round(counts["seconds"], 2),
+        }
+
     def _answer(self, state: State, keys: Tensor) -> Advice:
         """Return advice for positions that the table does not know, each different one asked once."""
-        began = time.monotonic()
         distinct, which = keys.unique(dim=0, return_inverse=True)
         first = torch.full_like(distinct[:, 0], len(keys))
         first.scatter_reduce_(0, which, torch.arange(len(keys), device=keys.device), "amin")
@@ -58,12 +85,14 @@ class Desk:
         rows = (~answers.given).nonzero()[:, 0]
         if len(rows):
             asked = rows_of(state, rows)
+            began = time.monotonic()
             said = self.tutor.advise(asked).to(distinct.device)
+            self.counts["seconds"] += time.monotonic() - began
+            self.counts["calls"] += 1
             for known, new in zip(answers, said, strict=True):
                 known[rows] = new
             self._keep(asked, distinct[rows], said)
         self.table.put(distinct, answers)
-        self.seconds += time.monotonic() - began
         return Advice(*(tensor[which] for tensor in answers))
 
     def _stored(self, keys: Tensor) -> Advice:
@@ -80,7 +109,7 @@ class Desk:
     def _keep(self, state: State, keys: Tensor, said: Advice) -> None:
         """Write new answers to the store and count them."""
         self.counts["answered"] += int(said.given.sum())
-        self.label_mass += float(said.label_mass.sum())
+        self.counts["label_mass"] += float(said.label_mass.sum())
         if self.store is not None:
             words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
             try:

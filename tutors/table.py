@@ -75,10 +75,11 @@ class AdviceTable:
         """
         if self.budget == 0:
             return
+        keys = torch.where(advice.given[:, None], keys, NO_KEY)
         hashes, order = scramble(keys).sort()
         keys, advice = keys[order], Advice(*(tensor[order] for tensor in advice))
         first = torch.ones_like(advice.given)
-        first[1:] = (keys[1:] != keys[:-1]).any(1) | ~advice.given[:-1]
+        first[1:] = (keys[1:] != keys[:-1]).any(1)
         keep = advice.given & first
         slot, found = self._find(keys)
         self.now += 1
@@ -120,7 +121,7 @@ class AdviceTable:
         starts[1:] = bucket[1:] != bucket[:-1]
         rank = before - torch.where(starts, before, 0).cummax(0).values
         slots = self._bucket(hashes)
-        oldest = self.last_use[slots].argsort(1, stable=True)
+        oldest = self.last_use[slots].argsort(dim=1, stable=True)
         way = oldest.gather(1, rank.clamp(max=self.ways - 1)[:, None])
         slot = slots.gather(1, way)[:, 0]
         return torch.where((rank < self.ways) & (self.last_use[slot] < self.now), slot, self.trash)

@@ -8,10 +8,10 @@ must mend (a wrong key, a model that is not served, a server too old) is raised,
 
 import asyncio
 import json
+import logging
 import math
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
@@ -23,8 +23,10 @@ import torch
 
 from envs.base import State
 from tutors.base import Advice, TutorError, View
-from tutors.breaker import Breaker
+from tutors.breaker import OPENS_AFTER, Breaker
 from tutors.models import Model
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 1024  # prompts a request
 TRIES = 3
@@ -36,8 +38,8 @@ WARN_EVERY = 60.0  # seconds between two warnings of one kind
 Answer = dict[str, float] | str  # log-probabilities by token, or the kind of silence
 
 
-class Failed(Exception):
-    """A request that came to nothing."""
+class RequestError(Exception):
+    """A request that came to nothing, of one kind."""
 
     def __init__(self, kind: str, again: bool = False, pause: float = 0.1) -> None:
         super().__init__(kind)
@@ -73,16 +75,20 @@ class Client:
         self.runner.close()
 
     def models(self, deadline: float = 2.0) -> list[str] | None:
-        """Return the names of the models served, or None where no server answers."""
+        """Return the names of the models served, or None where no server answers.
+
+        Raises:
+            RequestError: something answers, but not as vLLM does.
+        """
         try:
             body = self.run(self.within(deadline, self.once("GET", "/v1/models")))
-            return [model["id"] for model in body["data"]]
-        except Failed as failed:
-            if failed.kind in ("refused", "reset", "deadline") or failed.again:
+            return [str(model["id"]) for model in body["data"]]
+        except RequestError as error:
+            if error.again or error.kind == "deadline":
                 return None
-            raise TutorError(f"{self.url}/v1/models is not a vLLM server's answer: {failed.kind}") from None
+            raise
         except (KeyError, TypeError):
-            raise TutorError(f"{self.url}/v1/models does not list models as vLLM does") from None
+            raise RequestError("no_list_of_models") from None
 
     async def within(self, deadline: float, work: Coroutine[Any, Any, Any]) -> Any:
         """Run `work` for at most `deadline` seconds; a total, not one per read."""
@@ -90,12 +96,12 @@ class Client:
             async with asyncio.timeout(deadline):
                 return await work
         except TimeoutError:
-            raise Failed("deadline") from None
+            raise RequestError("deadline") from None
 
     async def post(self, path: str, body: dict[str, object]) -> Any:
         """Return the JSON answer to `body`, tried at most TRIES times."""
         retry = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failed) and error.again),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.again),
             stop=tenacity.stop_after_attempt(TRIES),
             wait=lambda attempt: attempt.outcome.exception().pause,
             reraise=True,
@@ -106,7 +112,7 @@ class Client:
         """Return the JSON answer to one request.
 
         Raises:
-            Failed: it did not work.
+            RequestError: it did not work.
             TutorError: it cannot work before a person mends something.
         """
         if self.session is None:
@@ -122,12 +128,13 @@ class Client:
                 while chunk := await response.content.read(LARGEST_ANSWER + 1):
                     raw += chunk
                     if len(raw) > LARGEST_ANSWER:
-                        raise Failed("too_large")
+                        raise RequestError("too_large")
                 status, pause = response.status, response.headers.get("Retry-After")
         except aiohttp.ClientConnectorError as error:
-            raise Failed("certificate" if "certificate" in str(error).lower() else "refused", again=True) from None
+            kind = "certificate" if isinstance(error, aiohttp.ClientConnectorCertificateError) else "refused"
+            raise RequestError(kind, again=kind == "refused") from None
         except (aiohttp.ClientError, OSError):
-            raise Failed("reset", again=True) from None
+            raise RequestError("reset", again=True) from None
         return read(status, raw, seconds(pause), self.url)
 
 
@@ -140,15 +147,15 @@ def read(status: int, raw: bytes, pause: float, url: str) -> Any:
     if status in (401, 403):
         raise TutorError(f"{url} refuses the key: put the right one into the variable TUTOR_API_KEY")
     if status in (429, 503):
-        raise Failed(f"status_{status}", again=True, pause=pause)
+        raise RequestError(f"status_{status}", again=True, pause=pause)
     if status >= 500:
-        raise Failed(f"status_{status}", again=True)
+        raise RequestError(f"status_{status}", again=True)
     if status != 200:
-        raise Failed(f"status_{status}")
+        raise RequestError(f"status_{status}")
     if not isinstance(body, dict):
-        raise Failed("not_json")
+        raise RequestError("not_json")
     if "error" in body:
-        raise Failed("error_in_200")
+        raise RequestError("error_in_200")
     return body
 
 
@@ -158,3 +165,205 @@ def seconds(text: str | None) -> float:
         return min(max(float(text or 0), 0.1), LONGEST_PAUSE)
     except ValueError:
         return 1.0  # a date: wait a little
+
+
+class VllmTutor:
+    """A served language model, asked for the log-probabilities of the labels.
+
+    Args:
+        view: the words, the labels and which are legal.
+        model: how it is asked.
+        client: the server.
+        min_label_mass: silence where less of the model's probability than this is on legal labels.
+        optional: go on where no server answers at the start, and ask once one does.
+
+    Raises:
+        TutorError: no server answers, it serves another model, or it is too old to answer this way.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        model: Model,
+        client: Client,
+        min_label_mass: float = 0.01,
+        optional: bool = False,
+    ) -> None:
+        self.view, self.model, self.client, self.min_label_mass = view, model, client, min_label_mass
+        self.name, self.identity = model.name, model.model
+        self.stats: Counter[str] = Counter()  # asked, requests, tokens; silent/<kind>
+        self.breaker = Breaker()
+        self.warned: dict[str, float] = {}
+        self.served = ""  # under which name; empty until the server has been probed
+        self.label_ids: list[int] = []
+        if (served := client.models()) is not None:
+            self._probe(served)
+        elif optional:
+            self.breaker.failures = OPENS_AFTER
+        else:
+            raise TutorError(f"no server answers at {client.url}")
+
+    def advise(self, state: State) -> Advice:
+        words = self.view.words(state)
+        advice = Advice.silence(len(words), len(self.view.labels))
+        if self.breaker.wants_a_look:
+            self._look()
+        if self.breaker.is_open:
+            self._silent("breaker", len(words))
+            return advice
+        answers = self.client.run(self._ask_all([self.model.prompt(text) for text in words]))
+        for row, (answer, legal) in enumerate(zip(answers, self.view.legal(state).tolist(), strict=True)):
+            said = answer if isinstance(answer, str) else weigh(answer, self.label_ids, legal)
+            if not isinstance(said, str) and said[1] < self.min_label_mass:
+                said = "low_label_mass"
+            if isinstance(said, str):
+                self._silent(said)
+                continue
+            advice.probs[row] = torch.tensor(said[0])
+            advice.given[row] = True
+            advice.label_mass[row] = said[1]
+        return advice
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _probe(self, served: list[str]) -> None:
+        """Find the model among those served, learn its label tokens, and prove that it answers as asked."""
+        names = [name for name in (self.model.name, self.model.model) if name in served]
+        if not names:
+            raise TutorError(
+                f"{self.client.url} serves {', '.join(served) or 'nothing'}, not {self.model.name} "
+                f"({self.model.model}); name a served model with --tutor-model, or ask another server"
+            )
+        name = names[0]
+        self.label_ids = [self._label_id(name, label) for label in self.view.labels]
+        prompt = self.model.prompt(self.view.rules)
+        try:
+            body = self.client.run(self._post("/v1/completions", self._body(name, [prompt])))
+            answer = sort_answers(body, 1)[0]
+        except RequestError as failed:
+            raise TutorError(f"{self.client.url} does not answer a first question: {failed.kind}") from None
+        everything = [True] * len(self.label_ids)
+        if isinstance(answer, str) or isinstance(weigh(answer, self.label_ids, everything), str):
+            raise TutorError(
+                f"{self.client.url} does not return the log-probabilities of given tokens; "
+                "it takes vLLM 0.26 or later (logprob_token_ids)"
+            )
+        self.served = name
+
+    def _label_id(self, name: str, label: str) -> int:
+        """Return the token that the served model has for `label`."""
+        question = {"model": name, "prompt": label, "add_special_tokens": False}
+        try:
+            tokens = self.client.run(self._post("/tokenize", question))["tokens"]
+        except (RequestError, KeyError) as error:
+            raise TutorError(f"{self.client.url} does not say how it reads {label!r}: {error}") from None
+        if len(tokens) != 1:
+            raise TutorError(f"{name} reads the label {label!r} as {len(tokens)} tokens; a label must be one")
+        return tokens[0]
+
+    def _look(self) -> None:
+        """See whether the server is back."""
+        try:
+            served = self.client.models()
+        except RequestError:
+            served = None
+        if served is None:
+            self.breaker.failed()
+        else:
+            if not self.served:
+                self._probe(served)
+            self.breaker.recovered()
+
+    async def _post(self, path: str, body: dict[str, object]) -> Any:
+        return await self.client.within(self.client.deadline, self.client.post(path, body))
+
+    async def _ask_all(self, prompts: list[str]) -> list[Answer]:
+        """Return an answer to each prompt, all within one deadline."""
+        answers: list[Answer] = ["deadline"] * len(prompts)
+        chunks = [range(at, min(at + CHUNK, len(prompts))) for at in range(0, len(prompts), CHUNK)]
+        try:
+            asking = asyncio.gather(*(self._ask(prompts, rows, answers) for rows in chunks))
+            await self.client.within(self.client.deadline, asking)
+        except RequestError:
+            self.breaker.failed()
+        return answers
+
+    async def _ask(self, prompts: list[str], rows: range, answers: list[Answer]) -> None:
+        """Fill in the answers of `rows`. A request that the server calls bad is halved until the bad row is found."""
+        try:
+            body = self._body(self.served, [prompts[row] for row in rows])
+            self.stats["asked"] += len(rows)
+            self.stats["requests"] += 1
+            reply = await self.client.post("/v1/completions", body)
+            self.breaker.worked()
+            said = sort_answers(reply, len(rows))
+        except RequestError as failed:
+            if failed.kind == "status_400" and len(rows) > 1:
+                middle = len(rows) // 2
+                await self._ask(prompts, rows[:middle], answers)
+                await self._ask(prompts, rows[middle:], answers)
+                return
+            if failed.kind == "status_404":
+                raise TutorError(await self._not_served()) from None
+            if failed.kind != "status_400":
+                self.breaker.failed()
+            said = [failed.kind] * len(rows)
+        for row, answer in zip(rows, said, strict=True):
+            answers[row] = answer
+
+    async def _not_served(self) -> str:
+        """Say which models there are instead of the one that was asked."""
+        body = await self.client.once("GET", "/v1/models")
+        names = ", ".join(model["id"] for model in body["data"])
+        return f"{self.client.url} serves {names}, no longer {self.served}"
+
+    def _body(self, name: str, prompts: list[str]) -> dict[str, object]:
+        """Return the request: one token of answer, and the log-probability of every label in its place."""
+        return {
+            "model": name,
+            "prompt": prompts,
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": 1,
+            "logprob_token_ids": self.label_ids,
+            "return_tokens_as_token_ids": True,
+        }
+
+    def _silent(self, kind: str, rows: int = 1) -> None:
+        """Count silence, and say so once a minute for each kind."""
+        self.stats[f"silent/{kind}"] += rows
+        now = time.monotonic()
+        if now - self.warned.get(kind, -math.inf) > WARN_EVERY:
+            self.warned[kind] = now
+            logger.warning("the tutor is silent (%s): training goes on without its advice", kind)
+
+
+def sort_answers(body: dict[str, Any], count: int) -> list[Answer]:
+    """Return the first token's log-probabilities of each of `count` prompts, in the order of asking."""
+    answers: list[Answer] = ["no_answer"] * count
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        try:
+            row, answer = choice["index"], choice["logprobs"]["top_logprobs"][0]
+        except (TypeError, KeyError, IndexError):
+            continue
+        if isinstance(row, int) and 0 <= row < count:
+            answers[row] = answer if answers[row] == "no_answer" and isinstance(answer, dict) else "malformed"
+    return answers
+
+
+def weigh(answer: dict[str, float], label_ids: list[int], legal: list[bool]) -> tuple[list[float], float] | str:
+    """Return (softmax over the legal labels, their probability together), or the kind of silence."""
+    logs = []
+    for token, allowed in zip(label_ids, legal, strict=True):
+        log = answer.get(f"token_id:{token}")
+        if not isinstance(log, int | float) or isinstance(log, bool) or not log <= 1e-3:
+            return "malformed"
+        logs.append(float(log) if allowed else -math.inf)
+    best = max(logs)
+    if best < -1000:  # vLLM writes -9999 for minus infinity
+        return "low_label_mass"
+    weights = [math.exp(log - best) for log in logs]
+    total = sum(weights)
+    return [weight / total for weight in weights], min(total * math.exp(best), 1.0)

@@ -56,22 +56,20 @@ class Llama(nn.Module):
         self.model.norm = nn.RMSNorm(shape.width, shape.norm_eps)
         self.apply(initialise)
 
-    def forward(self, beginning: Tensor, ends: Tensor) -> Tensor:
-        """Return what the model makes of every token of the ends, (B, S, width), normalised.
+    def forward(self, beginning: Tensor, ends: Tensor, last: Tensor) -> Tensor:
+        """Return the logits of the next token after each question, (B, vocabulary).
 
         Args:
             beginning: (P,) int64 tokens, the same for all.
             ends: (B, S) int64 tokens, padded on the right.
+            last: (B,) int64, the index in `ends` of each question's last token.
         """
         start = self.model.embed_tokens(beginning[None])
         x = self.model.embed_tokens(ends)
         angles = self.angles(len(beginning) + ends.shape[1], x.device)
         for layer in self.model.layers:
             start, x = layer(start, x, angles)
-        return self.model.norm(x)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the token that follows, (…, vocabulary) for (…, width)."""
+        x = self.model.norm(x[torch.arange(len(x), device=x.device), last])
         return x @ self.model.embed_tokens.weight.T
 
     def angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -6,17 +6,17 @@ The result is a folder in Hugging Face's format, which vLLM serves, and `card.js
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import envs
-import envs.connect4 as c4
 from envs.base import State, rows_of
 from envs.luck import ADVISING, Luck, pick
 from tutors.base import View
@@ -25,7 +25,7 @@ from tutors.tiny.tokens import make_tokenizer, save_tokenizer
 from tutors.views import make_view
 
 GAMES = 4096  # at once, while positions are gathered
-WORTH, SCALE = 20, 5  # values beyond ±WORTH, wins and losses, are told as that; one lesson is in units of SCALE
+WORTH = 20  # a win or a loss, among values of a few units
 HELD_OUT = 10_000  # positions that the model never learns from
 
 
@@ -34,12 +34,11 @@ class Recipe:
     """Everything that decides what the model becomes."""
 
     out: Path = Path("tutors/tiny/weights")
-    positions: int = 1_500_000  # to learn from, each seen once per epoch
-    epochs: int = 1
+    positions: int = 560_000  # to learn from, each seen once
     depth: int = 4  # discs that the labelling search looks ahead
     temperature: float = 1.0  # of the labels: softmax(value / temperature)
-    batch: int = 256
-    learning_rate: float = 2e-3
+    batch: int = 128
+    learning_rate: float = 3e-3  # at its height, of both optimizers
     weight_decay: float = 0.05
     report_every: int = 500  # batches; each report also saves
     seed: int = 1
@@ -117,17 +116,6 @@ def best(values: Tensor) -> Tensor:
     return values == values.amax(1, keepdim=True)
 
 
-FACTS = 4
-MUON = False
-
-
-def facts(state: State) -> Tensor:
-    mine, theirs = state["mine"], state["theirs"]
-    here = c4.playable(mine | theirs)
-    above = here << 1 & c4.BOARD
-    return torch.stack([c4.columns_of(c4.completing(side) & cell) for cell in (here, above) for side in (mine, theirs)], 2).float()
-
-
 class Reader:
     """A model with its tokenizer, asked like the served one: the question in, a letter out."""
 
@@ -135,27 +123,23 @@ class Reader:
         self.model, self.tokenizer, self.view = model, tokenizer, view
         self.beginning = torch.tensor(tokenizer.encode(view.rules).ids)
         self.labels = torch.tensor([tokenizer.token_to_id(label) for label in view.labels])
-        self.options = torch.tensor([tokenizer.token_to_id(f" {label}") for label in view.labels])
         tokenizer.enable_padding(pad_id=0)
 
-    facts = staticmethod(facts)
-
-    def read(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (logits of the answer (B, vocabulary), tokens (B, S), what became of them (B, S, width))."""
+    def logits(self, state: State) -> Tensor:
+        """Return the logits of all tokens as the answer about each position, (B, vocabulary) float32."""
         ends = [words.removeprefix(self.view.rules) for words in self.view.words(state)]
         encoded = self.tokenizer.encode_batch(ends)
         tokens = torch.tensor([end.ids for end in encoded])
         last = torch.tensor([sum(end.attention_mask) - 1 for end in encoded])
         with torch.autocast("cpu", torch.bfloat16):
-            x = self.model(self.beginning, tokens)
-            logits = self.model.logits(x[torch.arange(len(x)), last])
-        return logits.float(), tokens, x.float()
+            logits = self.model(self.beginning, tokens, last)
+        return logits.float()
 
     @torch.no_grad()
     def choose(self, state: State) -> Tensor:
         """Return the best legal label of each canonical position, (B,) int64."""
         parts = [
-            self.read(rows_of(state, rows))[0][:, self.labels]
+            self.logits(rows_of(state, rows))[:, self.labels]
             for rows in torch.arange(len(state["mine"])).split(1000)
         ]
         return torch.cat(parts).masked_fill(~self.view.legal(state), -torch.inf).argmax(1)
@@ -163,65 +147,49 @@ class Reader:
 
 def batches(recipe: Recipe) -> int:
     """How many batches the training takes."""
-    return recipe.epochs * (recipe.positions // recipe.batch)
+    return recipe.positions // recipe.batch
 
 
-def train(reader: Reader, state: State, recipe: Recipe):
-    """Yield (batches so far, loss) after every batch: cross-entropy to the search's soft choice."""
-    parameters = [p for p in reader.model.parameters() if p.ndim > 1]
-    norms = [p for p in reader.model.parameters() if p.ndim <= 1]
-    grader = nn.Linear(reader.model.shape.width, 1 + FACTS)
-    parameters += grader.parameters()
-    groups = [{"params": parameters}, {"params": norms, "weight_decay": 0.0}]
-    if MUON:
-        mats = [p for n, p in reader.model.named_parameters() if p.ndim == 2 and "embed" not in n]
-        ids = {id(p) for p in mats}
-        groups = [{"params": [p for p in parameters if id(p) not in ids]}, {"params": norms, "weight_decay": 0.0}]
-        muon = torch.optim.Muon(mats, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
-    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, betas=(0.9, 0.98), fused=True)
-    batch = 0
-    for _ in range(recipe.epochs):
-        for rows in torch.randperm(len(state["mine"])).split(recipe.batch):
-            if batch == batches(recipe):
-                return
-            for group in optimizer.param_groups + (muon.param_groups if MUON else []):
-                group["lr"] = recipe.learning_rate * schedule(batch / batches(recipe))
-            chosen = rows_of(state, rows)
-            loss = lesson(reader, grader, chosen, recipe)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(reader.model.parameters(), 1.0)
-            optimizer.step()
-            if MUON: muon.step(); muon.zero_grad()
-            optimizer.zero_grad()
-            batch += 1
-            yield batch, loss.item()
+def train(reader: Reader, state: State, recipe: Recipe) -> Iterator[tuple[int, float]]:
+    """Yield (batches so far, loss) after every batch: cross-entropy to the search's choice.
 
-
-def lesson(reader: Reader, grader: nn.Linear, state: State, recipe: Recipe) -> Tensor:
-    """Return the loss: cross-entropy of the answer to the search's choice, and an error at every option.
-
-    At the letter of each option the model must already tell the option's value, through `grader`, which
-    is thrown away afterwards. Seven lessons a position instead of one.
+    Matrices learn by Muon (Jordan et al. 2024), the rest by AdamW. Measured on the first 64,000
+    positions, one thread: best moves found 44 % with AdamW alone, 54 % with Muon.
     """
-    logits, tokens, x = reader.read(state)
-    values = reader.view.values(state, recipe.depth)
-    values = values.clamp(-WORTH, WORTH).double().masked_fill(~reader.view.legal(state), -torch.inf)
-    answer = F.cross_entropy(logits[:, reader.labels], choice(values, recipe.temperature).float())
-    mass = (logits.logsumexp(1) - logits[:, reader.labels].logsumexp(1)).mean()
-    option = tokens[:, :, None] == reader.options  # (B, S, A)
-    known = option.any(2)
-    told = (values.float().clamp(min=-WORTH)[:, None, :] * option).sum(2)
-    said = grader(x)  # (B, S, 1 + facts)
-    error = F.smooth_l1_loss(said[..., 0], told / SCALE, reduction="none")
-    facts = torch.einsum("baf,bsa->bsf", reader.facts(state), option.float())
-    error = error + F.binary_cross_entropy_with_logits(said[..., 1:], facts, reduction="none").sum(2)
-    return answer + mass + (error * known).sum() / known.sum()
+    model, optimizers = reader.model, make_optimizers(reader.model, recipe)
+    order = torch.randperm(recipe.positions)[: batches(recipe) * recipe.batch]
+    for batch, rows in enumerate(order.split(recipe.batch)):
+        chosen = rows_of(state, rows)
+        values, legal = reader.view.values(chosen, recipe.depth), reader.view.legal(chosen)
+        wanted = torch.zeros(len(rows), model.shape.vocabulary)
+        wanted[:, reader.labels] = choice(values, legal, recipe.temperature)
+        loss = F.cross_entropy(reader.logits(chosen), wanted)
+        loss.backward()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * schedule(batch / batches(recipe))
+            optimizer.step()
+            optimizer.zero_grad()
+        yield batch + 1, loss.item()
 
 
-def choice(values: Tensor, temperature: float) -> Tensor:
-    """Mix a soft choice with the best moves alone, half and half, so that order and winner both count."""
-    winners = best(values).double()
-    return ((values / temperature).softmax(1) + winners / winners.sum(1, keepdim=True)) / 2
+def make_optimizers(model: Llama, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return Muon for the layers' matrices and AdamW for the embedding and the norms."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    rest = [p for p in model.model.layers.parameters() if p.ndim == 1]
+    rest += [*model.model.embed_tokens.parameters(), *model.model.norm.parameters()]
+    decay = recipe.weight_decay
+    return [
+        torch.optim.Muon(matrices, recipe.learning_rate, decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, recipe.learning_rate, (0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def choice(values: Tensor, legal: Tensor, temperature: float) -> Tensor:
+    """Mix softmax(value / temperature) with the best moves alone, half and half: order and winner both count."""
+    soft = (values.clamp(-WORTH, WORTH) / temperature).masked_fill(~legal, -torch.inf).softmax(1)
+    winners = best(values).float()
+    return (soft + winners / winners.sum(1, keepdim=True)) / 2
 
 
 def schedule(progress: float) -> float:

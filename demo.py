@@ -1,0 +1,85 @@
+"""The main job in a few minutes: a DQN student learns Connect Four with advice from a language model.
+
+Serves the tiny tutor with vLLM, trains one student with its advice and one without, for the same number of
+steps, and puts them beside the tutor alone and random play.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluate import Evaluation, Result, evaluate
+from run import Config, run_program
+from train import new_folder, train
+from tutors import DEFAULT_URL, TutorConfig
+from tutors.models import find_model
+from tutors.server import server_for
+from tutors.vllm import Client
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """How long, and with whom."""
+
+    total_steps: int = 150_000
+    """Env steps of each student."""
+    tutor: str = "tiny"
+    """A language model of tutors/models.toml, or scripted."""
+    opponent: str = "tactical"
+    """Whom the students play."""
+    episodes: int = 1000
+    """Games each of the four plays for the table."""
+    seed: int = 1
+    """Of everything that is left to chance."""
+
+
+def demo(told: Demo) -> None:
+    """Train both students, evaluate all four, and print the table."""
+    common = Config(
+        total_steps=told.total_steps, opponent=told.opponent, seed=told.seed, eval_every=told.total_steps // 3
+    )
+    tutored = replace(common, tutoring=TutorConfig(tutor=told.tutor))
+    tutored, alone = (replace(config, folder=new_folder(config)) for config in (tutored, common))
+    with ExitStack() as stack:
+        if told.tutor != "scripted":
+            client = Client(DEFAULT_URL)
+            stack.callback(client.close)
+            log = tutored.folder / "vllm.log"
+            say = stack.enter_context(console.status("")).update
+            stack.enter_context(server_for(find_model(told.tutor), client, True, 0, log, say))
+        summary = train(tutored)
+        train(alone)
+        who = {
+            "tutored student, alone": Evaluation(tutored.folder, "student"),
+            "untutored student": Evaluation(alone.folder, "student"),
+            f"tutor alone ({told.tutor})": Evaluation(tutored.folder, "tutor"),
+            "random play": Evaluation(tutored.folder, "random"),
+        }
+        results = {name: evaluate(replace(one, episodes=told.episodes)) for name, one in who.items()}
+    show(results, told, summary["tutor"])
+
+
+def show(results: dict[str, Result], told: Demo, tutor: dict[str, int]) -> None:
+    """Print the table, what the advice cost, and where to look next."""
+    steps = f"{told.total_steps:,}"
+    table = Table(title=f"Connect Four against {told.opponent}, after {steps} steps, {told.episodes:,} games each")
+    table.add_column("who plays")
+    table.add_column("mean return", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, result in results.items():
+        low, high = result.interval()
+        table.add_row(name, f"{result.mean_return:+.3f}", f"{low:+.3f} to {high:+.3f}")
+    console.print(table)
+    console.print(
+        f"The student asked for advice {tutor['consulted']:,} times: the table answered {tutor['hits']:,}, "
+        f"the model was asked {tutor['asked']:,} questions, the rest were the same question in the same step."
+    )
+    console.print("To see the curves: .venv/bin/tensorboard --logdir runs")
+
+
+if __name__ == "__main__":
+    run_program(demo, Demo, description=__doc__)

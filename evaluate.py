@@ -1,0 +1,139 @@
+"""How good a student is alone; for comparison its tutor alone, and random play.
+
+`python evaluate.py RUN` plays the student of a run's newest checkpoint without advice or exploration.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+import envs
+from agents import Agent
+from agents.checkpoint import load_checkpoint
+from envs.base import Env, Step
+from envs.luck import ADVISING, Luck, pick
+from run import config_from_json, find_device, make_agent, run_program
+from tutors import open_desk
+from tutors.desk import Desk
+
+Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games as they stand
+
+EVALUATION_SEED = 1_000_003  # added to a run's seed: the games of an evaluation are never those of training
+
+
+@dataclass(frozen=True)
+class Result:
+    """The mean return of a number of games."""
+
+    mean_return: float
+    stderr: float
+    episodes: int
+
+    def interval(self) -> tuple[float, float]:
+        """The mean's 95 % interval, by the normal approximation."""
+        return self.mean_return - 1.96 * self.stderr, self.mean_return + 1.96 * self.stderr
+
+
+def play(policy: Policy, env: Env) -> Result:
+    """Play each copy's first game to its end. One game a copy: many short games cannot crowd out long ones."""
+    step = env.reset()
+    returns = torch.zeros(env.num_envs, device=env.device)
+    playing = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    while playing.any():
+        step = env.step(policy(env, step))
+        returns += step.reward * playing
+        playing &= ~(step.terminated | step.truncated)
+    spread = returns.std().item() if env.num_envs > 1 else math.nan
+    return Result(returns.mean().item(), spread / math.sqrt(env.num_envs), env.num_envs)
+
+
+def student(agent: Agent) -> Policy:
+    """The student alone: no advice, no exploration."""
+    return lambda env, step: agent.greedy(step.obs, step.legal)
+
+
+def tutor_alone(desk: Desk, luck: Luck) -> Policy:
+    """The tutor's best action everywhere; a random legal one where it is silent."""
+
+    def policy(env: Env, step: Step) -> Tensor:
+        advice = desk.advise(env.state, torch.ones_like(step.terminated))
+        return torch.where(advice.given, advice.probs.argmax(1), random_play(luck)(env, step))
+
+    return policy
+
+
+def random_play(luck: Luck) -> Policy:
+    """All legal actions equally likely."""
+    return lambda env, step: pick(step.legal, luck.draw(env.steps, 1)[:, 0])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run's folder."""
+    who: Literal["student", "tutor", "random"] = "student"
+    """Who plays."""
+    opponent: str | None = None
+    """Whom; as in training if not given."""
+    episodes: int = 1000
+    """Games to play."""
+    tutor_url: str | None = None
+    """Where the tutor's server is; as in training if not given."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    json: bool = False
+    """Print one line of JSON."""
+
+
+def evaluate(evaluation: Evaluation) -> Result:
+    """Return how well whoever it is does.
+
+    Raises:
+        ValueError: the run's folder holds no run, or a name is not known.
+        TutorError: the tutor cannot be had.
+    """
+    path = evaluation.run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{evaluation.run} is not a run: there is no {path}")
+    config = config_from_json(path.read_text())
+    device, opponent = find_device(evaluation.device), evaluation.opponent or config.opponent
+    seed = config.seed + EVALUATION_SEED
+    env = envs.make(config.env, evaluation.episodes, seed, device, opponent)
+    luck = Luck(seed, torch.arange(evaluation.episodes, device=device), ADVISING)
+    if evaluation.who == "random":
+        return play(random_play(luck), env)
+    if evaluation.who == "student":
+        agent = make_agent(config, env.spec, device)
+        agent.load_state_dict(load_checkpoint(evaluation.run / "checkpoints", device)["agent"])
+        return play(student(agent), env)
+    wanted = replace(config.tutoring, tutor_url=evaluation.tutor_url or config.tutoring.tutor_url)
+    with open_desk(wanted, env.spec, config.seed, evaluation.run, device) as desk:
+        if desk is None:
+            raise ValueError(f"{evaluation.run} had no tutor")
+        return play(tutor_alone(desk, luck), env)
+
+
+def main(evaluation: Evaluation) -> None:
+    """Print the result."""
+    result = evaluate(evaluation)
+    if evaluation.json:
+        print(json.dumps({"who": evaluation.who, **asdict(result)}))
+    else:
+        low, high = result.interval()
+        print(
+            f"{evaluation.who}: mean return {result.mean_return:+.3f}, 95 % interval "
+            f"[{low:+.3f}, {high:+.3f}], {result.episodes:,} games"
+        )
+
+
+if __name__ == "__main__":
+    run_program(main, Evaluation, description=__doc__)

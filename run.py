@@ -1,0 +1,190 @@
+"""A run: what it was told, where it keeps things, what it logs and how it ends."""
+
+import csv
+import json
+import logging
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import tyro
+from rich.logging import RichHandler
+from torch.utils.tensorboard import SummaryWriter
+
+from agents import AGENTS, Agent, DQNConfig
+from envs import closest
+from envs.base import Spec
+from tutors import TutorConfig
+from tutors.base import TutorError
+
+HERE = Path(__file__).parent
+Told = TypeVar("Told")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    algo: str = "dqn"
+    """The student: dqn."""
+    env: str = "connect4"
+    """The game: connect4."""
+    opponent: str = "tactical"
+    """Whom the student plays: random or tactical."""
+    total_steps: int = 300_000
+    """Env steps of all games together."""
+    num_envs: int = 256
+    """Games played at once."""
+    seed: int = 1
+    """Of everything that is left to chance."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    eval_every: int = 25_000
+    """Env steps between two evaluations of the student alone."""
+    eval_episodes: int = 500
+    """Games an evaluation plays."""
+    log_every: int = 5_000
+    """Env steps between two lines of the log."""
+    folder: Path | None = None
+    """Where the run keeps things; a new folder under runs/ if not given."""
+    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
+    agent: Annotated[DQNConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.algo not in AGENTS:
+            raise ValueError(closest("student", self.algo, AGENTS))
+        for name in ("total_steps", "num_envs", "eval_every", "eval_episodes", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def to_json(self) -> str:
+        """Return everything, as `config_from_json` reads it; an endless budget is written as a string."""
+        told = asdict(self) | {"folder": str(self.folder)}
+        if math.isinf(told["tutoring"]["reuse"]):
+            told["tutoring"]["reuse"] = "inf"
+        return json.dumps(told | {"versions": versions()}, indent=2)
+
+
+def config_from_json(text: str) -> Config:
+    """Return the config that `Config.to_json` wrote."""
+    told = json.loads(text)
+    del told["versions"]
+    agent, tutoring = told.pop("agent"), told.pop("tutoring")
+    agent["hidden"] = tuple(agent["hidden"])
+    tutoring["reuse"] = float(tutoring["reuse"])
+    told["folder"] = Path(told["folder"])
+    _, agent_config = AGENTS[told["algo"]]
+    return Config(**told, agent=agent_config(**agent), tutoring=TutorConfig(**tutoring))
+
+
+def versions() -> dict[str, str]:
+    """Return which program on which machine makes this run."""
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "commit": commit or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def make_agent(config: Config, spec: Spec, device: str) -> Agent:
+    """Return a new student."""
+    agent, _ = AGENTS[config.algo]
+    return agent(config.agent, spec, config.num_envs, config.total_steps, config.seed, device)
+
+
+def find_device(name: str) -> str:
+    """Return the device called `name`, which may be auto.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(closest("device", name, ("auto", "cpu", "cuda")))
+    return name
+
+
+class Log:
+    """Scalars, as TensorBoard's events and as lines of metrics.csv.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = (folder / "metrics.csv").open("w", newline="", buffering=1)
+        except OSError as error:
+            raise ValueError(f"the run's folder {folder} cannot be written: {error.strerror}") from error
+        self.writer = SummaryWriter(folder)
+        self.lines = csv.writer(self.file)
+        self.lines.writerow(["global_step", "wall_seconds", "tag", "value"])
+        self.began = time.monotonic()
+
+    def add(self, global_step: int, values: dict[str, float]) -> None:
+        """Write values by tag, such as charts/SPS."""
+        seconds = round(time.monotonic() - self.began, 2)
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, global_step)
+            self.lines.writerow([global_step, seconds, tag, value])
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+        self.file.close()
+
+
+class Stopwatch:
+    """How the time divides between named parts of the work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, part: str, work: Callable[..., Any], *args: Any) -> Any:
+        """Do the work and count its time as `part`'s. On a GPU that is the time to launch it."""
+        began = time.perf_counter()
+        result = work(*args)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+        return result
+
+    def shares(self) -> dict[str, float]:
+        """Return each part's share since the last call, as TensorBoard tags."""
+        total = sum(self.seconds.values()) or 1.0
+        shares = {f"time/{part}": seconds / total for part, seconds in self.seconds.items()}
+        self.seconds.clear()
+        return shares
+
+
+def run_program(main: Callable[[Told], object], told: type[Told], description: str | None) -> None:
+    """Read the flags, run `main`, and end as a program should: 2 for what the user must mend, no traceback.
+
+    SIGTERM unwinds like Ctrl-C, so that a server we started ends with us.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    try:
+        main(tyro.cli(told, description=description, config=config))
+    except (ValueError, TutorError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

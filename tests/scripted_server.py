@@ -1,0 +1,104 @@
+"""A server that answers like vLLM until it is told to misbehave; only the standard library."""
+
+import json
+import math
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+LETTERS = "ABCDEFG"
+FIRST_ID = 65  # the token id of the label A
+FAVOURITE = 3  # the column that this tutor likes best
+
+Misbehaviour = Callable[["Handler", dict[str, Any]], bool]  # True: the request has been dealt with
+
+
+class Server(ThreadingHTTPServer):
+    """Counts and keeps what it is asked."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    models = ("tiny",)
+    misbehave: Misbehaviour | None = None
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.asked: list[dict[str, Any]] = []  # bodies of /v1/completions
+        self.headers_seen: list[dict[str, str]] = []
+        self.connections: list[socket.socket] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hung up is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.append(self.connection)
+
+    def do_GET(self) -> None:  # noqa: N802, the standard library's name
+        self.server.headers_seen.append(dict(self.headers))
+        self.reply(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+
+    def do_POST(self) -> None:  # noqa: N802
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.headers_seen.append(dict(self.headers))
+        if self.path == "/tokenize":
+            self.reply(200, {"tokens": [ord(letter) for letter in body["prompt"]]})
+            return
+        self.server.asked.append(body)
+        if self.server.misbehave is None or not self.server.misbehave(self, body):
+            self.reply(200, {"choices": [choice(row, body) for row in range(len(body["prompt"]))]})
+
+    def reply(self, status: int, body: object, **headers: str) -> None:
+        self.send_raw(status, json.dumps(body).encode(), **headers)
+
+    def send_raw(self, status: int, raw: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay quiet."""
+
+
+def choice(row: int, body: dict[str, Any]) -> dict[str, Any]:
+    """An answer as vLLM gives it: half of the mind on one column, a tenth of it on no label at all."""
+    others = 0.4 / (len(body["logprob_token_ids"]) - 1)
+    logs = {
+        f"token_id:{token}": math.log(0.5 if token == FIRST_ID + FAVOURITE else others)
+        for token in body["logprob_token_ids"]
+    }
+    return {"index": row, "text": "D", "logprobs": {"top_logprobs": [logs]}}
+
+
+@contextmanager
+def serving(port: int = 0) -> Iterator[Server]:
+    """Serve from a thread while the block runs."""
+    server = Server(port)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        for connection in server.connections:  # a server that is gone has hung up on everybody
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        thread.join()

@@ -1,0 +1,447 @@
+"""The advice table against a plain dictionary: it may forget, but it never lies.
+
+Every answer that a test puts has a serial number for its probabilities, so what comes back names the put
+it came from. Hypothesis drives three machines: one whose table is far too small (only lies are errors),
+one whose table is large (must equal the dictionary), one that asks singly (must equal a least recently
+used cache made of Python's ordered dictionaries).
+"""
+
+import math
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from torch import Tensor
+
+from envs.luck import mix
+from tutors.base import Advice
+from tutors.table import AdviceTable, scramble, turn
+
+BUDGETS = [0, 1, 3, math.inf]
+MACHINE = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    stateful_step_count=30,
+    phases=[Phase.generate],  # shrinking a failure takes minutes
+)
+SERIALS = torch.tensor([1.0, 0.5, 0.25])  # an answer's probabilities are multiples of its serial number
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors on one thread: more of them only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def twin(key: int, half: int) -> tuple[int, int]:
+    """Another key with the very hash of (key, 0): only a comparison of both halves tells them apart."""
+    return key ^ mix(torch.tensor([half])).item(), half
+
+
+def as_keys(pairs: list[tuple[int, int]]) -> Tensor:
+    return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+
+
+def answers(serials: list[int], given: list[bool] | None = None) -> Advice:
+    number = torch.tensor(serials, dtype=torch.float32)
+    flags = [True] * len(serials) if given is None else given
+    return Advice(number[:, None] * SERIALS, torch.tensor(flags, dtype=torch.bool), number / 1024)
+
+
+def serials_of(advice: Advice) -> list[int | None]:
+    """The serial number that each row was given; silent rows must be all zeros."""
+    expected = answers(advice.probs[:, 0].long().tolist())
+    torch.testing.assert_close(advice.probs, expected.probs, rtol=0, atol=0)
+    torch.testing.assert_close(advice.label_mass, expected.label_mass, rtol=0, atol=0)
+    assert (advice.probs[~advice.given] == 0).all(), "no advice means zeros"
+    rows = zip(advice.probs[:, 0].long().tolist(), advice.given.tolist(), strict=True)
+    return [serial if given else None for serial, given in rows]
+
+
+def get(
+    table: AdviceTable, pairs: list[tuple[int, int]], wanted: list[bool] | None = None
+) -> list[int | None]:
+    flags = [True] * len(pairs) if wanted is None else wanted
+    return serials_of(table.get(as_keys(pairs), torch.tensor(flags, dtype=torch.bool)))
+
+
+def put(table: AdviceTable, pairs: list[tuple[int, int]], serials: list[int], given=None) -> None:
+    table.put(as_keys(pairs), answers(serials, given))
+
+
+def bucket_of(table: AdviceTable, pair: tuple[int, int]) -> int:
+    return table._bucket(scramble(as_keys([pair])))[0, 0].item()
+
+
+def entries(table: AdviceTable) -> list[tuple[int, int]]:
+    """All keys that lie in the table, the row for writes that must not happen left out."""
+    rows = table.keys[: table.trash]
+    return [(key, check) for key, check in rows.tolist() if (key, check) != (-1, -1)]
+
+
+def neighbours(table: AdviceTable, count: int) -> list[tuple[int, int]]:
+    """The first `count` exact keys that share one bucket."""
+    groups = defaultdict(list)
+    for number in range(10_000):
+        group = groups[bucket_of(table, (number, 0))]
+        group.append((number, 0))
+        if len(group) == count:
+            return group
+    raise AssertionError("no bucket has so many keys")
+
+
+POOL = (
+    [(number, 0) for number in range(6)]  # exact keys
+    + [(number, 11) for number in range(3)]  # the same first halves, other checks
+    + [twin(number, half) for number in range(3) for half in (5, -7)]  # the same hashes
+    + [(1 << 48, 0), (-(2**63), -1), (2**63 - 1, -(2**63))]
+)
+KEYS = st.sampled_from(POOL)
+BATCH = st.lists(st.tuples(KEYS, st.booleans()), max_size=12)
+
+
+class CrowdedTable(RuleBasedStateMachine):
+    """A table with room for eight of eighteen keys: what it gives must be true, and no more than allowed."""
+
+    @initialize(budget=st.sampled_from(BUDGETS), ways=st.sampled_from([1, 2, 4]))
+    def begin(self, budget: float, ways: int) -> None:
+        self.budget = budget
+        self.table = AdviceTable(3, budget, capacity=8, ways=ways)
+        self.latest: dict[tuple[int, int], set[int]] = {}  # more than one until it is seen which was kept
+        self.left: dict[tuple[int, int], float] = {}
+        self.serial = 0
+
+    @rule(batch=BATCH)
+    def put(self, batch: list[tuple[tuple[int, int], bool]]) -> None:
+        pairs, given = [pair for pair, _ in batch], [flag for _, flag in batch]
+        serials = list(range(self.serial + 1, self.serial + 1 + len(batch)))
+        self.serial += len(batch)
+        put(self.table, pairs, serials, given)
+        said = defaultdict(set)
+        for pair, serial, flag in zip(pairs, serials, given, strict=True):
+            if flag:
+                said[pair].add(serial)
+        self.latest |= said
+        self.left |= dict.fromkeys(said, self.budget)
+        present = entries(self.table)
+        assert len(present) == len(set(present)), "a key has one entry"
+        assert self.table.load().item() == len(present) / self.table.trash
+
+    @rule(batch=BATCH)
+    def get(self, batch: list[tuple[tuple[int, int], bool]]) -> None:
+        pairs, wanted = [pair for pair, _ in batch], [flag for _, flag in batch]
+        gotten = get(self.table, pairs, wanted)
+        served = defaultdict(list)
+        for pair, serial, flag in zip(pairs, gotten, wanted, strict=True):
+            if not flag:
+                assert serial is None, "nobody wanted this"
+                continue
+            served[pair].append(serial is not None)
+            if serial is not None:
+                assert serial in self.latest[pair], "the table lies"
+                self.latest[pair] = {serial}
+        for pair, flags in served.items():
+            uses = sum(flags)
+            assert flags == [True] * uses + [False] * (len(flags) - uses), "the first rows are served"
+            assert uses in (0, min(len(flags), self.left.get(pair, 0))), "all that is left, or forgotten"
+            if uses:
+                self.left[pair] -= uses
+
+
+class LargeTable(CrowdedTable):
+    """A table with room for all: it must equal the dictionary."""
+
+    @initialize(budget=st.sampled_from(BUDGETS))
+    def begin(self, budget: float) -> None:
+        super().begin(budget, ways=8)
+        self.table = AdviceTable(3, budget, capacity=1 << 8, ways=8)
+        assert max(Counter(bucket_of(self.table, pair) for pair in POOL).values()) <= 8
+
+    @rule(batch=BATCH)
+    def get(self, batch: list[tuple[tuple[int, int], bool]]) -> None:
+        left = dict(self.left)
+        expected = []
+        for pair, flag in batch:
+            expected.append(flag and left.get(pair, 0) > 0)
+            left[pair] = left.get(pair, 0) - expected[-1]
+        probe = AdviceTable(3, self.budget, capacity=1 << 8, ways=8)
+        for name, tensor in vars(self.table).items():
+            setattr(probe, name, tensor.clone() if isinstance(tensor, Tensor) else tensor)
+        gotten = get(probe, [pair for pair, _ in batch], [flag for _, flag in batch])
+        assert [serial is not None for serial in gotten] == expected
+        super().get(batch)
+
+
+class SingleFile(RuleBasedStateMachine):
+    """One key at a time on a crowded table: an ordered dictionary for each bucket, oldest use first."""
+
+    @initialize(budget=st.sampled_from(BUDGETS[1:]), ways=st.sampled_from([1, 2, 4]))
+    def begin(self, budget: float, ways: int) -> None:
+        self.budget, self.ways = budget, ways
+        self.table = AdviceTable(3, budget, capacity=8, ways=ways)
+        self.buckets: dict[int, OrderedDict] = defaultdict(OrderedDict)
+        self.serial = 0
+
+    @rule(pair=KEYS)
+    def put(self, pair: tuple[int, int]) -> None:
+        self.serial += 1
+        put(self.table, [pair], [self.serial])
+        bucket = self.buckets[bucket_of(self.table, pair)]
+        bucket[pair] = [self.serial, self.budget]
+        bucket.move_to_end(pair)
+        if len(bucket) > self.ways:
+            bucket.popitem(last=False)
+        assert set(entries(self.table)) == {pair for bucket in self.buckets.values() for pair in bucket}
+
+    @rule(pair=KEYS, wanted=st.sampled_from([True, True, True, False]))
+    def get(self, pair: tuple[int, int], wanted: bool) -> None:
+        bucket = self.buckets[bucket_of(self.table, pair)]
+        serial, left = bucket.get(pair, (None, 0))
+        given = wanted and left > 0
+        assert get(self.table, [pair], [wanted]) == [serial if given else None]
+        if given:
+            bucket[pair][1] -= 1
+            bucket.move_to_end(pair)
+
+
+def run_machine(machine: type[RuleBasedStateMachine]) -> None:
+    case = machine.TestCase()
+    case.settings = MACHINE
+    case.runTest()
+
+
+def test_a_crowded_table_may_forget_but_never_lies() -> None:
+    run_machine(CrowdedTable)
+
+
+def test_a_table_with_room_for_all_equals_a_dictionary() -> None:
+    run_machine(LargeTable)
+
+
+def test_a_crowded_table_asked_singly_equals_a_least_recently_used_cache() -> None:
+    run_machine(SingleFile)
+
+
+def test_many_keys_in_few_batches_equal_a_dictionary() -> None:
+    table = AdviceTable(3, math.inf, capacity=1 << 16)
+    pairs = [(number, 0) for number in range(3000)] + [(number, 1) for number in range(3000)]
+    pairs += [(number, -1 - number) for number in range(2000)]
+    put(table, pairs, list(range(1, 8001)))
+    put(table, pairs[:1000], list(range(9001, 10_001)))
+    expected: list[int | None] = list(range(9001, 10_001)) + list(range(1001, 8001))
+    assert get(table, pairs) == expected
+    assert get(table, [(number, 0) for number in range(5000, 6000)]) == [None] * 1000
+    assert table.load().item() == 8000 / table.trash
+
+
+def test_twins_have_one_hash() -> None:
+    for half in (5, -7, 2**62):
+        assert scramble(as_keys([(3, 0)])).equal(scramble(as_keys([twin(3, half)])))
+
+
+def test_keys_of_one_hash_in_one_batch_keep_their_own_answers() -> None:
+    table = AdviceTable(3, math.inf, capacity=64, ways=4)
+    trio = [(3, 0), twin(3, 5), twin(3, -7)]
+    put(table, trio, [1, 2, 3])
+    assert get(table, trio) == [1, 2, 3]
+    assert get(table, [twin(3, 6)]) == [None]
+
+
+@pytest.mark.parametrize("other", [(3, 8), (4, 9), twin(3, 5)])
+def test_an_equal_half_or_an_equal_hash_is_not_an_equal_key(other: tuple[int, int]) -> None:
+    table = AdviceTable(3, math.inf, capacity=2, ways=2)
+    table._bucket = lambda hashes: torch.arange(2).expand(len(hashes), 2)  # all keys in one bucket
+    mine = (3, 0) if other == twin(3, 5) else (3, 9)
+    put(table, [mine], [1])
+    assert get(table, [other]) == [None]
+    put(table, [other], [2])
+    assert get(table, [mine, other]) == [1, 2]
+
+
+def test_a_key_of_zeros_is_not_an_empty_way() -> None:
+    table = AdviceTable(3, math.inf, capacity=64)
+    assert get(table, [(0, 0), (0, -1), (-1, 0)]) == [None] * 3
+    put(table, [(0, 0)], [1])
+    assert get(table, [(0, 0), (0, -1), (-1, 0)]) == [1, None, None]
+
+
+@pytest.mark.parametrize(("budget", "uses"), [(0, 0), (1, 1), (3, 3), (math.inf, 50)])
+def test_an_answer_is_used_again_as_often_as_the_budget_says(budget: float, uses: int) -> None:
+    table = AdviceTable(3, budget, capacity=64)
+    put(table, [(7, 0)], [1])
+    assert [get(table, [(7, 0)]) for _ in range(50)] == [[1]] * uses + [[None]] * (50 - uses)
+
+
+def test_where_three_uses_are_left_the_first_three_rows_get_them() -> None:
+    table = AdviceTable(3, 3, capacity=64)
+    put(table, [(7, 0), (8, 0)], [1, 2])
+    rows = [(7, 0), (8, 0), (7, 0), (9, 0), (7, 0), (7, 0), (8, 0), (7, 0)]
+    assert get(table, rows) == [1, 2, 1, None, 1, None, 2, None]
+    assert get(table, rows) == [None, 2, None, None, None, None, None, None]
+
+
+def test_only_rows_that_want_advice_use_it_up() -> None:
+    table = AdviceTable(3, 3, capacity=64)
+    put(table, [(7, 0)], [1])
+    assert get(table, [(7, 0)] * 4, [False, True, False, True]) == [None, 1, None, 1]
+    assert get(table, [(7, 0)] * 4, [False] * 4) == [None] * 4
+    assert get(table, [(7, 0)] * 2) == [1, None]
+
+
+def test_a_second_put_renews_the_answer_and_its_budget() -> None:
+    table = AdviceTable(3, 3, capacity=64)
+    put(table, [(7, 0)], [1])
+    assert get(table, [(7, 0)] * 2) == [1, 1]
+    put(table, [(7, 0)], [2])
+    assert get(table, [(7, 0)] * 4) == [2, 2, 2, None]
+    put(table, [(7, 0)], [3])
+    assert get(table, [(7, 0)] * 4) == [3, 3, 3, None]
+
+
+def test_a_silent_put_changes_nothing() -> None:
+    table = AdviceTable(3, 3, capacity=64)
+    put(table, [(7, 0)], [1])
+    assert get(table, [(7, 0)]) == [1]
+    put(table, [(7, 0), (8, 0)], [2, 3], [False, False])
+    assert get(table, [(7, 0)] * 3 + [(8, 0)]) == [1, 1, None, None]
+    assert entries(table) == [(7, 0)]
+
+
+@pytest.mark.parametrize(
+    "given", [[True] * 5, [False, True, True, False, True], [True, False, True, False, True]]
+)
+def test_equal_keys_of_one_batch_make_one_entry(given: list[bool]) -> None:
+    table = AdviceTable(3, math.inf, capacity=64)
+    put(table, [(7, 0)] * 5, [1, 2, 3, 4, 5], given)
+    assert entries(table) == [(7, 0)]
+    kept = get(table, [(7, 0)])[0]
+    assert kept is not None
+    assert given[kept - 1], "a silent row's answer was kept"
+
+
+def test_equal_keys_between_keys_of_the_same_hash_make_one_entry() -> None:
+    table = AdviceTable(3, math.inf, capacity=64)
+    put(table, [(3, 0), twin(3, 5), (3, 0), twin(3, 5)], [1, 2, 3, 4])
+    assert sorted(entries(table)) == sorted([(3, 0), twin(3, 5)])
+
+
+def test_a_silent_row_before_its_equal_does_not_hide_it() -> None:
+    table = AdviceTable(3, math.inf, capacity=64)
+    for first in range(20):  # whatever the order in which equal keys are sorted
+        put(table, [(first, 0)] * 4, [1, 2, 3, 4], [False, False, False, True])
+    assert get(table, [(first, 0) for first in range(20)]) == [4] * 20
+
+
+def test_a_full_bucket_lets_go_of_the_way_used_longest_ago() -> None:
+    table = AdviceTable(3, math.inf, capacity=64, ways=4)
+    a, b, c, d, e, f, g = neighbours(table, 7)
+    for serial, pair in enumerate([a, b, c, d], start=1):
+        put(table, [pair], [serial])
+    assert get(table, [a]) == [1]  # oldest first: b c d a
+    put(table, [e], [5])  # c d a e
+    assert set(entries(table)) == {c, d, a, e}
+    put(table, [c], [6])  # d a e c
+    assert get(table, [b, d], [True, False]) == [None, None]  # neither is a use
+    put(table, [f, g], [7, 8])  # e c f g
+    assert set(entries(table)) == {e, c, f, g}
+    assert get(table, [a, b, c, d, e, f, g]) == [None, None, 6, None, 5, 7, 8]
+
+
+def test_more_new_keys_than_ways_lose_some_and_mix_up_none() -> None:
+    table = AdviceTable(3, math.inf, capacity=64, ways=4)
+    crowd = neighbours(table, 11)
+    put(table, crowd, list(range(1, 12)))
+    gotten = get(table, crowd)
+    assert sum(serial is not None for serial in gotten) == 4
+    assert all(serial in (None, row) for row, serial in enumerate(gotten, start=1))
+
+
+def test_a_known_key_of_the_batch_is_not_pushed_out_by_a_new_one() -> None:
+    table = AdviceTable(3, 3, capacity=64, ways=4)
+    crowd = neighbours(table, 10)
+    put(table, crowd[:4], [1, 2, 3, 4])
+    put(table, crowd[1:], list(range(12, 21)))  # three are known, six new, one way is left
+    gotten = get(table, crowd)
+    assert gotten[:4] == [None, 12, 13, 14]
+    assert sum(serial is not None for serial in gotten[4:]) == 1
+    assert all(serial in (None, row) for row, serial in enumerate(gotten[4:], start=15))
+
+
+def test_what_was_dropped_is_never_found() -> None:
+    table = AdviceTable(3, math.inf, capacity=2, ways=1)
+    for number in range(50):
+        put(table, [(key, 0) for key in range(number, number + 10)], list(range(1, 11)))
+        assert len(entries(table)) <= 2
+    assert len([serial for serial in get(table, [(key, 0) for key in range(60)]) if serial]) == 2
+
+
+def test_a_table_without_budget_stays_empty() -> None:
+    table = AdviceTable(3, 0, capacity=64)
+    put(table, [(7, 0), (8, 0)], [1, 2])
+    assert entries(table) == []
+    assert get(table, [(7, 0), (8, 0)]) == [None, None]
+    assert table.load().item() == 0
+
+
+def test_load_is_the_share_of_entries_in_use() -> None:
+    table = AdviceTable(3, math.inf, capacity=64, ways=4)
+    assert table.load().item() == 0
+    put(table, [(7, 0), (8, 0), (9, 0)], [1, 2, 3], [True, False, True])
+    put(table, [(7, 0)], [4])
+    assert table.load().item() == 2 / 64
+
+
+@pytest.mark.parametrize(("capacity", "ways", "rows"), [(64, 4, 64), (65, 4, 128), (1, 4, 8), (1, 1, 2)])
+def test_capacity_is_rounded_up_to_a_power_of_two(capacity: int, ways: int, rows: int) -> None:
+    assert AdviceTable(3, 1, capacity, ways).trash == rows
+
+
+def test_every_entry_of_the_table_can_be_used() -> None:
+    table = AdviceTable(3, math.inf, capacity=16, ways=4)
+    put(table, [(number, 0) for number in range(200)], list(range(1, 201)))
+    assert table.load().item() == 1
+
+
+@pytest.mark.parametrize("budget", [-1, 2.5, math.nan, -math.inf])
+def test_a_budget_that_is_no_number_of_uses_is_refused(budget: float) -> None:
+    with pytest.raises(ValueError, match="budget"):
+        AdviceTable(3, budget)
+
+
+def test_the_order_of_rows_changes_nothing_where_all_can_be_served() -> None:
+    tables = [AdviceTable(3, 3, capacity=32, ways=4) for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for serial in range(1, 60):
+        pairs = [POOL[row] for row in torch.randperm(len(POOL), generator=generator)[:8].tolist()]
+        put(tables[0], pairs, list(range(serial, serial + 8)))
+        put(tables[1], pairs[::-1], list(range(serial, serial + 8))[::-1])
+        asked = [POOL[row] for row in torch.randperm(len(POOL), generator=generator)[:6].tolist()]
+        assert get(tables[0], asked) == get(tables[1], asked[::-1])[::-1]
+
+
+def test_an_empty_batch_is_no_trouble() -> None:
+    table = AdviceTable(3, 3, capacity=64)
+    put(table, [], [])
+    assert get(table, []) == []
+    assert table.load().item() == 0
+
+
+def test_numbers_of_a_silent_row_never_come_out() -> None:
+    table = AdviceTable(3, 3, capacity=64)
+    broken = Advice(torch.full((1, 3), math.nan), torch.tensor([False]), torch.tensor([math.nan]))
+    table.put(as_keys([(7, 0)]), broken)
+    assert get(table, [(7, 0), (8, 0)]) == [None, None]
+
+
+def test_turn_counts_earlier_rows_of_the_same_slot() -> None:
+    slots = [4, 2, 4, 4, 0, 2, 9, 4]
+    expected = [slots[:row].count(slot) for row, slot in enumerate(slots)]
+    assert turn(torch.tensor(slots)).tolist() == expected
