@@ -25,7 +25,7 @@ console = Console(highlight=False)
 class Demo:
     """How long, and with whom."""
 
-    total_steps: int = 150_000
+    total_steps: int = 100_000
     """Env steps of each student."""
     tutor: str = "tiny"
     """A language model of tutors/models.toml, or scripted."""
@@ -40,7 +40,7 @@ class Demo:
 def demo(told: Demo) -> None:
     """Train both students, evaluate all four, and print the table."""
     common = Config(
-        total_steps=told.total_steps, opponent=told.opponent, seed=told.seed, eval_every=told.total_steps // 3
+        total_steps=told.total_steps, opponent=told.opponent, seed=told.seed, eval_every=max(told.total_steps // 4, 1)
     )
     tutored = replace(common, tutoring=TutorConfig(tutor=told.tutor))
     tutored, alone = (replace(config, folder=new_folder(config)) for config in (tutored, common))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -66,6 +66,8 @@ class Config:
         for name in ("total_steps", "num_envs", "eval_every", "eval_episodes", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 1 << 31:
+            raise ValueError(f"seed is {self.seed}; it must lie between 0 and 2**31 - 1")
 
     def to_json(self) -> str:
         """Return everything, as `config_from_json` reads it; an endless budget is written as a string."""

@@ -140,9 +140,7 @@ class Training:
         result = self.watch("eval", play, student(self.agent), env)
         self.log.add(self.global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
         low, high = result.interval()
-        console.print(
-            f"step {self.global_step:>9,}  student alone {result.mean_return:+.3f} [{low:+.3f}, {high:+.3f}]"
-        )
+        console.print(f"step {self.global_step:>9,}  student alone {result.mean_return:+.3f} [{low:+.3f}, {high:+.3f}]")
         return result
 
     def summary(self, result: Result) -> dict[str, object]:

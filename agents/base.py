@@ -1,6 +1,6 @@
 """What a student is, and where advice may act on it."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Agent(Protocol):
     def state_dict(self) -> dict[str, object]:
         """Return all that must be saved, tensors and plain containers only."""
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
 
 

@@ -12,6 +12,7 @@ Deliberate deviations from the first paper, with its value in brackets:
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +29,17 @@ from envs.luck import EXPLORATION, SAMPLING, Luck, pick
 class DQNConfig:
     """Hyper-parameters, in CleanRL's words."""
 
-    learning_rate: float = 1e-3
-    gamma: float = 0.99  # discount of one step
+    learning_rate: float = 5e-4
+    gamma: float = 0.97  # discount of one step
     buffer_size: int = 100_000  # transitions
     learning_starts: int = 5_000  # env steps before the first update
     batch_size: int = 512  # transitions an update
-    updates_per_step: int = 1  # updates after each step of all games
+    updates_per_step: int = 4  # updates after each step of all games
     tau: float = 1.0  # share of the way that the target network goes
     target_network_frequency: int = 100  # updates between two moves of the target network
     start_e: float = 1.0  # exploration: chance of a random legal action at first
     end_e: float = 0.05  # and at the end
-    exploration_fraction: float = 0.3  # share of the run in which it falls
+    exploration_fraction: float = 0.1  # share of the run in which it falls
     max_grad_norm: float = 10.0
     hidden: tuple[int, ...] = (256, 256)  # units of each layer
 
@@ -49,9 +50,7 @@ def epsilon_at(step: Tensor, config: DQNConfig, total_steps: int) -> Tensor:
     return config.start_e + progress * (config.end_e - config.start_e)
 
 
-def dqn_loss(
-    network: nn.Module, target: nn.Module, batch: Batch, gamma: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+def dqn_loss(network: nn.Module, target: nn.Module, batch: Batch, gamma: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (Huber loss of the double-Q error, what to log).
 
     y = r + gamma * Q'(s', argmax over legal a of Q(s', a)), without the second term where the game
@@ -84,9 +83,7 @@ class DQN:
         if config.buffer_size < num_envs or config.batch_size < 1:
             raise ValueError(f"a buffer of {config.buffer_size} holds no moment of {num_envs} games")
         self.config, self.num_envs, self.total_steps = config, num_envs, total_steps
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = make_network(spec.obs_shape, config.hidden, spec.num_actions).to(device)
+        self.network = make_network(spec.obs_shape, config.hidden, spec.num_actions, seed).to(device)
         self.target = copy.deepcopy(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, fused=True)
         self.replay = Replay(config.buffer_size, num_envs, spec.obs_shape, spec.num_actions, device)
@@ -139,7 +136,7 @@ class DQN:
             "updates": self.updates,
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -29,7 +29,7 @@ class Spec:
 
 
 class Game(Protocol):
-    """Rules only: nothing here keeps anything between two calls."""
+    """Rules only: nothing here keeps anything between two calls. An action outside 0 … A - 1 is an error."""
 
     spec: Spec
 
@@ -40,7 +40,10 @@ class Game(Protocol):
         """Return (state, reward (N,) float32, terminated (N,) bool); the given `state` is not modified."""
 
     def look(self, state: State) -> tuple[Tensor, Tensor]:
-        """Return (obs (N, *obs_shape) float32, legal (N, A) bool with at least one True a row)."""
+        """Return (obs (N, *obs_shape) float32, legal (N, A) bool with at least one True a row).
+
+        Both are new tensors: the state will be written over.
+        """
 
 
 class Step(NamedTuple):
@@ -70,9 +73,7 @@ class Env:
         first_game: id of the first copy, so that shards of one run play different games.
     """
 
-    def __init__(
-        self, game: Game, num_envs: int, seed: int = 0, device: str = "cpu", first_game: int = 0
-    ) -> None:
+    def __init__(self, game: Game, num_envs: int, seed: int = 0, device: str = "cpu", first_game: int = 0) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; there must be at least one game")
         self.game, self.spec, self.num_envs, self.device = game, game.spec, num_envs, device
@@ -80,7 +81,7 @@ class Env:
         self.luck = Luck(seed, games, GAMES)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         self.clock = torch.zeros(num_envs, dtype=torch.int64, device=device)
-        self.state = game.deal(self._draw()[0])
+        self.state = {name: tensor.clone() for name, tensor in game.deal(self._draw()[0]).items()}
 
     def reset(self) -> Step:
         """Deal all games afresh and return the first moment, in which nothing has happened yet."""

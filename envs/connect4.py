@@ -78,7 +78,10 @@ def completing(pieces: Tensor) -> Tensor:
     """All cells, reachable or not, taken or not, that make a line of four with three of `pieces`."""
     cells = torch.zeros_like(pieces)
     for shift in DIRECTIONS:
-        ahead, behind = pieces >> shift, pieces << shift  # bit c: is the cell one step on, one step back, ours
+        ahead, behind = (
+            pieces >> shift,
+            pieces << shift,
+        )  # bit c: is the cell one step on, one step back, ours
         ahead_2, behind_2 = ahead >> shift, behind << shift
         cells |= ahead & ahead_2 & (ahead_2 >> shift | behind)
         cells |= behind & behind_2 & (behind_2 << shift | ahead)
@@ -125,9 +128,6 @@ def planes(*boards: Tensor) -> Tensor:
 def draw(mine: int, theirs: int, signs: str = ".xo") -> str:
     """One position as six lines of text; `signs` are an empty cell, a student's and an opponent's disc."""
     return "\n".join(
-        " ".join(
-            signs[(mine >> at & 1) + 2 * (theirs >> at & 1)]
-            for at in range(row, COLUMNS * STRIDE, STRIDE)
-        )
+        " ".join(signs[(mine >> at & 1) + 2 * (theirs >> at & 1)] for at in range(row, COLUMNS * STRIDE, STRIDE))
         for row in range(ROWS - 1, -1, -1)
     )

@@ -43,8 +43,9 @@ class Luck:
 
     def draw(self, step: Tensor | int, columns: int) -> Tensor:
         """Return (N, columns) float32 in [0, 1), multiples of 2**-24. `step` is a number or a 0-d int64."""
-        places = step * columns + torch.arange(columns, device=self.base.device)
-        return uniform(mix(self.base[:, None] + mix(places + 1)))
+        place = mix(torch.as_tensor(step, device=self.base.device) + GOLDEN)
+        places = mix(place + torch.arange(columns, device=self.base.device))
+        return uniform(mix(self.base[:, None] + places))
 
 
 def uniform(bits: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ OPPONENTS: dict[str, Opponent] = {"random": random, "tactical": tactical}
 def search(pieces: Tensor, others: Tensor, depth: int) -> Tensor:
     """Return the negamax value of every column for the side to move, looking `depth` discs ahead.
 
-    The last of these discs is only asked whether it wins, which costs a seventh of playing it.
+    From depth 2 on the last disc is only asked whether it wins, which costs a seventh of playing it.
 
     Args:
         pieces, others: (N,) int64 bitboards without a line of four; `pieces` moves.
@@ -58,7 +58,7 @@ def search(pieces: Tensor, others: Tensor, depth: int) -> Tensor:
     """
     if depth < 1:
         raise ValueError(f"a search looks at least 1 disc ahead, not {depth}")
-    chunk = max(1, LEAVES // COLUMNS ** (depth - 1))
+    chunk = max(1, LEAVES // COLUMNS ** max(depth - 1, 1))
     parts = zip(pieces.split(chunk), others.split(chunk), strict=True)
     return torch.cat([_values_of_columns(mine, theirs, depth) for mine, theirs in parts])
 

@@ -11,7 +11,9 @@ class Score:
     def __init__(self, num_envs: int, device: str | torch.device) -> None:
         self.returns = torch.zeros(num_envs, device=device)  # of the games in play
         self.lengths = torch.zeros(num_envs, device=device)
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # of the games that ended: number, return, length
+        self.sums = torch.zeros(
+            3, dtype=torch.float64, device=device
+        )  # of the games that ended: number, return, length
 
     def add(self, after: Step) -> None:
         """Count one step of all games."""

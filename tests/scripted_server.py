@@ -48,11 +48,11 @@ class Handler(BaseHTTPRequestHandler):
         super().setup()
         self.server.connections.append(self.connection)
 
-    def do_GET(self) -> None:  # noqa: N802, the standard library's name
+    def do_GET(self) -> None:
         self.server.headers_seen.append(dict(self.headers))
         self.reply(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.headers_seen.append(dict(self.headers))
         if self.path == "/tokenize":

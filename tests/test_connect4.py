@@ -56,9 +56,7 @@ def board(drawn: str) -> tuple[Tensor, Tensor]:
     """A drawn position, six rows from the top, as bitboards of x and of o; (1,) each."""
     rows = drawn.split()
     assert [len(row) for row in rows] == [7] * 6
-    return tuple(
-        torch.tensor([bits({cell for cell in CELLS if rows[cell[0]][cell[1]] == sign})]) for sign in "xo"
-    )
+    return tuple(torch.tensor([bits({cell for cell in CELLS if rows[cell[0]][cell[1]] == sign})]) for sign in "xo")
 
 
 def drawn(x: Tensor, o: Tensor) -> str:
@@ -130,10 +128,7 @@ def records() -> list[Record]:
         actions.append(pick(steps[-1].legal, luck.draw(turn, 1)[:, 0]))
         steps.append(env.step(actions[-1]))
     opening = column_of_difference(torch.zeros(GAMES_PLAYED, 6, 7), steps[0].obs[:, 1]).tolist()
-    replies = [
-        column_of_difference(step.obs[:, 1], after.final_obs[:, 1])
-        for step, after in itertools.pairwise(steps)
-    ]
+    replies = [column_of_difference(step.obs[:, 1], after.final_obs[:, 1]) for step, after in itertools.pairwise(steps)]
     shown = Step(*[torch.stack(field, 1) for field in zip(*steps, strict=True)])
     actions, replies = torch.stack(actions, 1).tolist(), torch.stack(replies, 1).tolist()
     turns = shown.terminated[:, 1:].float().argmax(1) + 1

@@ -8,7 +8,6 @@ and Credit (only the first of two moves decides the reward of the second).
 import copy
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -31,15 +30,6 @@ CONFIG = DQNConfig(
     target_network_frequency=20,
     hidden=(32,),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors on one thread: more of them only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Echo:
@@ -101,9 +91,7 @@ class Walk:
         return obs, (state["clock"][:, None] + torch.arange(2)) % 3 != 1
 
 
-def make(
-    game: Game, num_envs: int = 16, config: DQNConfig = CONFIG, total_steps: int = 4000, seed: int = 0
-) -> DQN:
+def make(game: Game, num_envs: int = 16, config: DQNConfig = CONFIG, total_steps: int = 4000, seed: int = 0) -> DQN:
     return DQN(config, game.spec, num_envs, total_steps, seed, "cpu")
 
 
@@ -220,9 +208,7 @@ def test_the_loss_is_the_same_in_any_order_of_rows() -> None:
     batch = random_batch()
     order = torch.randperm(len(batch.reward), generator=torch.Generator().manual_seed(0))
     other = Batch(*(column[order] for column in batch))
-    torch.testing.assert_close(
-        dqn_loss(network, target, batch, 0.9)[0], dqn_loss(network, target, other, 0.9)[0]
-    )
+    torch.testing.assert_close(dqn_loss(network, target, batch, 0.9)[0], dqn_loss(network, target, other, 0.9)[0])
 
 
 def test_best_legal_is_the_largest_of_the_legal_values() -> None:
@@ -280,9 +266,7 @@ def test_a_student_acts_legally(epsilon: float) -> None:
     step = Env(game, 500).reset()
     assert not step.legal.all()
     with torch.no_grad():
-        agent.network[-1].bias.copy_(
-            torch.tensor([0.0, 9.0, 0.0, 8.0, 0.0])
-        )  # what is often illegal seems best
+        agent.network[-1].bias.copy_(torch.tensor([0.0, 9.0, 0.0, 8.0, 0.0]))  # what is often illegal seems best
     for _ in range(5):
         proposal = agent.act(step)
         for action in proposal:
@@ -345,9 +329,7 @@ def expected_row(number: int, game: int) -> tuple:
 def rows_in(batch: Batch) -> list[tuple]:
     return [
         (obs[0], action, reward, terminated, next_obs[0], tuple(legal))
-        for obs, action, reward, terminated, next_obs, legal in zip(
-            *(column.tolist() for column in batch), strict=True
-        )
+        for obs, action, reward, terminated, next_obs, legal in zip(*(column.tolist() for column in batch), strict=True)
     ]
 
 
@@ -474,7 +456,7 @@ def test_the_target_moves_every_so_many_updates_and_not_between() -> None:
 def test_a_new_network_has_no_preference_and_orthogonal_layers() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = make_network((2, 3, 4), (16, 8), 5)
+        network = make_network((2, 3, 4), (16, 8), 5, seed=1)
     assert network(torch.rand(7, 2, 3, 4)).shape == (7, 5)
     assert network(torch.rand(7, 2, 3, 4)).abs().max() < 0.2
     linears = [layer for layer in network if isinstance(layer, nn.Linear)]
@@ -529,6 +511,16 @@ def test_two_equal_runs_are_equal_to_the_bit_and_another_seed_is_not() -> None:
     assert not equal(runs[0], runs[2])
 
 
+def test_each_seed_begins_with_weights_and_exploration_of_its_own() -> None:
+    step = Env(Echo(4), 200).reset()
+    agents = [make(Echo(4), 200, seed=seed) for seed in (0, 0, 1)]
+    assert equal(weights(agents[0]), weights(agents[1]))
+    assert not agents[0].network[1].weight.equal(agents[2].network[1].weight)
+    actions = [agent.act(step).action for agent in agents]
+    assert actions[0].equal(actions[1])
+    assert not actions[0].equal(actions[2])
+
+
 def test_the_global_random_numbers_neither_matter_nor_change() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -570,12 +562,7 @@ def test_a_buffer_that_holds_no_moment_is_refused() -> None:
 
 def echo_accuracy(agent: DQN, columns: int) -> float:
     obs = torch.eye(columns)
-    return (
-        (agent.greedy(obs, torch.ones(columns, columns).bool()) == torch.arange(columns))
-        .float()
-        .mean()
-        .item()
-    )
+    return (agent.greedy(obs, torch.ones(columns, columns).bool()) == torch.arange(columns)).float().mean().item()
 
 
 def test_echo_is_solved_and_stays_solved_ten_times_as_long() -> None:

@@ -197,7 +197,7 @@ def test_estimate_weighs_threats_and_the_middle() -> None:
 
 def searched_positions() -> tuple[Tensor, Tensor]:
     """Some of every length, some with full columns, some with only a few cells left."""
-    parts = [positions(16, seed=5), positions(14, seed=6, shortest=24), positions(10, seed=7, shortest=37)]
+    parts = [positions(16, seed=15), positions(14, seed=16, shortest=24), positions(10, seed=17, shortest=37)]
     return tuple(torch.cat(side) for side in zip(*parts, strict=True))
 
 
@@ -270,9 +270,7 @@ def test_a_mirrored_position_has_mirrored_values() -> None:
 
 
 @pytest.mark.parametrize(("depth", "leaves"), list(itertools.product([1, 2, 3], [1, 7, 60, 400])))
-def test_splitting_into_chunks_changes_nothing(
-    depth: int, leaves: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_splitting_into_chunks_changes_nothing(depth: int, leaves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mover, other = searched_positions()
     whole = search(mover, other, depth)
     monkeypatch.setattr(opponents, "LEAVES", leaves)
@@ -280,9 +278,7 @@ def test_splitting_into_chunks_changes_nothing(
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
-def test_a_search_holds_no_more_positions_at_once_than_it_promises(
-    depth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_holds_no_more_positions_at_once_than_it_promises(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 
     def watched(mine: Tensor, theirs: Tensor) -> Tensor:

@@ -49,9 +49,7 @@ def test_score_equals_a_loop_over_single_games(games: int, seed: int) -> None:
         assert taken["episodes"] == len(ended)
         if ended:
             assert taken["return"] == pytest.approx(sum(total for total, _ in ended) / len(ended), abs=1e-12)
-            assert taken["length"] == pytest.approx(
-                sum(length for _, length in ended) / len(ended), abs=1e-12
-            )
+            assert taken["length"] == pytest.approx(sum(length for _, length in ended) / len(ended), abs=1e-12)
 
 
 def one_game(reward: float, terminated: bool = False, truncated: bool = False) -> Step:

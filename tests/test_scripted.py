@@ -5,7 +5,6 @@ than sqrt(ln(2 / p) / 2n) from what is expected with probability p at most; p is
 """
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -44,15 +43,6 @@ ROWS = len(STATE["mine"])
 LEGAL = legal_columns(STATE["mine"] | STATE["theirs"])
 VALUES = search(STATE["mine"], STATE["theirs"], DEPTH)
 BEST = VALUES.amax(1, keepdim=True) == VALUES
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors on one thread: more of them only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def moves(accuracy: float, seed: int = 0, state: State = STATE) -> Tensor:
@@ -109,6 +99,15 @@ def test_accuracy_0_is_spread_evenly_over_the_legal_moves() -> None:
         rank = (LEGAL.cumsum(1) - 1).gather(1, action[:, None])[rows, 0]
         for place in range(count):
             assert abs(share(rank == place) - 1 / count) < bound(int(rows.sum()))
+
+
+def test_whether_it_is_right_says_nothing_about_what_else_it_names() -> None:
+    action = moves(0.5)
+    bad = LEGAL & ~BEST
+    rows = bad.gather(1, action[:, None])[:, 0] & (bad.sum(1) > 1)
+    rank = (bad.cumsum(1) - 1).gather(1, action[:, None])[:, 0]
+    position = (rank / (bad.sum(1) - 1))[rows]  # 0: the leftmost of the bad moves, 1: the rightmost
+    assert abs(position.mean().item() - 0.5) < bound(len(position))
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.25, 0.5, 0.9])

@@ -137,9 +137,7 @@ def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
     ],
     ids=["game", "game version", "tutor", "template"],
 )
-def test_another_game_tutor_or_template_never_answers(
-    store: AdviceStore, path: Path, other: dict[str, object]
-) -> None:
+def test_another_game_tutor_or_template_never_answers(store: AdviceStore, path: Path, other: dict[str, object]) -> None:
     assert_stranger(store, path, other)
 
 
@@ -253,6 +251,12 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_committed(path: 
     expected = torch.stack([keys[:, 0].float(), torch.full((len(keys),), 0.5)], 1)
     assert_same(store.find(keys), Advice(expected, torch.ones(len(keys)).bool(), torch.ones(len(keys))))
     store.close()
+
+
+def test_the_file_keeps_a_log_that_a_crash_can_be_undone_from(store: AdviceStore, path: Path) -> None:
+    connection = sqlite3.connect(path)
+    assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+    connection.close()
 
 
 def test_a_batch_that_fails_leaves_nothing_behind(store: AdviceStore) -> None:

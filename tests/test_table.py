@@ -8,7 +8,6 @@ used cache made of Python's ordered dictionaries).
 
 import math
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -30,15 +29,6 @@ MACHINE = settings(
     phases=[Phase.generate],  # shrinking a failure takes minutes
 )
 SERIALS = torch.tensor([1.0, 0.5, 0.25])  # an answer's probabilities are multiples of its serial number
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors on one thread: more of them only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def twin(key: int, half: int) -> tuple[int, int]:
@@ -66,9 +56,7 @@ def serials_of(advice: Advice) -> list[int | None]:
     return [serial if given else None for serial, given in rows]
 
 
-def get(
-    table: AdviceTable, pairs: list[tuple[int, int]], wanted: list[bool] | None = None
-) -> list[int | None]:
+def get(table: AdviceTable, pairs: list[tuple[int, int]], wanted: list[bool] | None = None) -> list[int | None]:
     flags = [True] * len(pairs) if wanted is None else wanted
     return serials_of(table.get(as_keys(pairs), torch.tensor(flags, dtype=torch.bool)))
 
@@ -315,9 +303,17 @@ def test_a_silent_put_changes_nothing() -> None:
     assert entries(table) == [(7, 0)]
 
 
-@pytest.mark.parametrize(
-    "given", [[True] * 5, [False, True, True, False, True], [True, False, True, False, True]]
-)
+def test_silent_rows_push_nothing_out_of_a_full_table() -> None:
+    table = AdviceTable(3, 3, capacity=8, ways=4)
+    put(table, [(number, 0) for number in range(60)], list(range(1, 61)))
+    assert table.load().item() == 1
+    names = ("keys", "probs", "label_mass", "left", "last_use")
+    before = [getattr(table, name)[: table.trash].clone() for name in names]
+    put(table, [(number, 0) for number in range(40, 90)], list(range(101, 151)), [False] * 50)
+    assert all(getattr(table, name)[: table.trash].equal(old) for name, old in zip(names, before, strict=True))
+
+
+@pytest.mark.parametrize("given", [[True] * 5, [False, True, True, False, True], [True, False, True, False, True]])
 def test_equal_keys_of_one_batch_make_one_entry(given: list[bool]) -> None:
     table = AdviceTable(3, math.inf, capacity=64)
     put(table, [(7, 0)] * 5, [1, 2, 3, 4, 5], given)
@@ -362,6 +358,17 @@ def test_more_new_keys_than_ways_lose_some_and_mix_up_none() -> None:
     gotten = get(table, crowd)
     assert sum(serial is not None for serial in gotten) == 4
     assert all(serial in (None, row) for row, serial in enumerate(gotten, start=1))
+
+
+def test_no_two_keys_of_one_batch_are_sent_to_one_way() -> None:
+    """On a GPU two writes to one way could mix the key of one row with the answer of another."""
+    table = AdviceTable(3, math.inf, capacity=64, ways=4)
+    put(table, neighbours(table, 2), [1, 2])
+    crowd = as_keys(neighbours(table, 11) + [(number, 1) for number in range(100)])
+    slots = table._room(scramble(crowd).sort().values, torch.ones(111, dtype=torch.bool)).tolist()
+    taken = [slot for slot in slots if slot != table.trash]
+    assert len(taken) == len(set(taken)) <= 64
+    assert slots.count(table.trash) >= 111 - 64
 
 
 def test_a_known_key_of_the_batch_is_not_pushed_out_by_a_new_one() -> None:

@@ -3,7 +3,6 @@
 The words are read back by a parser of their own, mirroring and dropping are done on the drawn board.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,15 +26,6 @@ MID_GAME = """
 . X O X . O .
 O X O X . X O
 """  # the board of the golden prompt
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors on one thread: more of them only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

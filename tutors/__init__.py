@@ -85,9 +85,7 @@ def open_desk(
         yield Desk(view, tutor, table, store)
 
 
-def hire(
-    config: TutorConfig, view: View, seed: int, log: Path, say: Say, stack: ExitStack
-) -> tuple[Tutor, str]:
+def hire(config: TutorConfig, view: View, seed: int, log: Path, say: Say, stack: ExitStack) -> tuple[Tutor, str]:
     """Return (the tutor, the template of its questions); `stack` lets go of it."""
     if config.tutor == "scripted":
         return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed), "{words}"

@@ -1,6 +1,6 @@
 """What advice is, who gives it, and how a game is put into words."""
 
-from collections.abc import Sequence
+from collections import Counter
 from typing import NamedTuple, Protocol
 
 import torch
@@ -38,7 +38,7 @@ class View(Protocol):
     game: str
     name: str
     version: int  # changes with any word or key
-    labels: Sequence[str]  # one letter an action
+    labels: tuple[str, ...]  # one letter an action
     rules: str  # what all prompts begin with
     symmetry: Tensor  # (S, A) int64
 
@@ -63,6 +63,7 @@ class Tutor(Protocol):
 
     name: str
     identity: str  # whose answers these are, as the advice store tells answers apart
+    stats: Counter[str]  # asked: prompts sent; silent/<kind>: positions without an answer
 
     def advise(self, state: State) -> Advice:
         """Return advice for every row of `state`, on the CPU or wherever `state` lives."""

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 
 import torch
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,8 +26,9 @@ class Desk:
     def __init__(self, view: View, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
-        self.counts: Counter[str] = Counter()  # consulted, hits, stored, answered, calls; sums of label_mass, seconds
-        self.reported: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # consulted, hits, stored, answered, calls
+        self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
+        self.reported: dict[str, float] = {}
 
     @torch.no_grad()
     def advise(self, state: State, wanted: Tensor) -> Advice:
@@ -48,8 +49,9 @@ class Desk:
 
     def report(self) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
-        total = self.counts + self.tutor.stats
-        new, self.reported = total - self.reported, total
+        total = {**self.counts, **self.tutor.stats, **self.sums}
+        new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
+        self.reported = total
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
         return {
             "tutor/consulted": new["consulted"],
@@ -72,7 +74,7 @@ class Desk:
             "hits": counts["hits"],
             "hit_rate": round(counts["hits"] / max(counts["consulted"], 1), 4),
             "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
-            "seconds": round(counts["seconds"], 2),
+            "seconds": round(self.sums["seconds"], 2),
         }
 
     def _answer(self, state: State, keys: Tensor) -> Advice:
@@ -87,7 +89,7 @@ class Desk:
             asked = rows_of(state, rows)
             began = time.monotonic()
             said = self.tutor.advise(asked).to(distinct.device)
-            self.counts["seconds"] += time.monotonic() - began
+            self.sums["seconds"] += time.monotonic() - began
             self.counts["calls"] += 1
             for known, new in zip(answers, said, strict=True):
                 known[rows] = new
@@ -109,7 +111,7 @@ class Desk:
     def _keep(self, state: State, keys: Tensor, said: Advice) -> None:
         """Write new answers to the store and count them."""
         self.counts["answered"] += int(said.given.sum())
-        self.counts["label_mass"] += float(said.label_mass.sum())
+        self.sums["label_mass"] += float(said.label_mass.sum())
         if self.store is not None:
             words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
             try:

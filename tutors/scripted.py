@@ -28,6 +28,8 @@ class ScriptedTutor:
     def __init__(self, view: View, accuracy: float = 1.0, depth: int = 4, seed: int = 0) -> None:
         if not 0 <= accuracy <= 1:
             raise ValueError(f"a tutor's accuracy lies between 0 and 1, not at {accuracy}")
+        if depth < 1:
+            raise ValueError(f"a search looks at least 1 disc ahead, not {depth}")
         self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
         self.name = "scripted"
         self.identity = f"scripted depth={depth} accuracy={accuracy} seed={seed}"

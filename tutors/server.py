@@ -29,9 +29,7 @@ Say = Callable[[str], None]  # shows one line of progress
 
 
 @contextmanager
-def server_for(
-    model: Model, client: Client, start: bool, wait: float, log: Path, say: Say
-) -> Iterator[None]:
+def server_for(model: Model, client: Client, start: bool, wait: float, log: Path, say: Say) -> Iterator[None]:
     """See to it that a server answers at `client.url` while the block runs.
 
     Args:
@@ -115,7 +113,10 @@ def serve_flags(model: Model, url: str) -> list[str]:
 
 def surroundings() -> dict[str, str]:
     """Return the variables that a child gets on top of ours."""
-    return {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
+    return {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+    }
 
 
 def die_with_parent() -> None:

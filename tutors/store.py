@@ -6,9 +6,11 @@ version, view, tutor, prompt and labels.
 
 import hashlib
 import json
+import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sql
 import torch
@@ -40,7 +42,7 @@ answers = sql.Table(
 CHUNK = 400  # keys a query; SQLite takes at least 999 values
 
 
-def identity_of(spec: Spec, view: View, tutor: str, template: str = "{words}") -> dict[str, object]:
+def identity_of(spec: Spec, view: View, tutor: str, template: str = "{words}") -> dict[str, Any]:
     """Return everything that two answers must share to be answers to the same question."""
     return {
         "game": spec.name,
@@ -65,36 +67,39 @@ class AdviceStore:
         ValueError: the file is not a database, or the database cannot be reached.
     """
 
-    def __init__(self, url: str | Path, identity: dict[str, object]) -> None:
+    def __init__(self, url: str | Path, identity: dict[str, Any]) -> None:
         text = json.dumps(identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        address = str(url) if "://" in str(url) else f"sqlite:///{url}"
+        address = str(url) if "://" in str(url) else sql.URL.create("sqlite", database=str(url))
         try:
             self.engine = sql.create_engine(address)
             if self.engine.dialect.name == "sqlite":
                 sql.event.listen(self.engine, "connect", prepare_sqlite)
-            tables.create_all(self.engine)
             with self.engine.begin() as connection:
+                for table in tables.sorted_tables:
+                    connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
                 connection.execute(self._insert(identities), {"hash": digest, "text": text})
                 known = connection.scalar(sql.select(identities.c.id).where(identities.c.hash == digest))
-        except sql.exc.SQLAlchemyError as error:
-            raise ValueError(f"the advice store {url} cannot be used: {reason(error)}") from error
-        self.identity: int = known
+        except (sql.exc.SQLAlchemyError, ImportError) as error:  # ImportError: a driver that is not installed
+            name = sql.make_url(address).render_as_string(hide_password=True)
+            raise ValueError(f"the advice store {name} cannot be used: {reason(error)}") from None
+        self.identity = int(known or 0)
         self.num_actions = len(identity["labels"])
 
     def find(self, keys: Tensor) -> Advice:
         """Return what is stored for `keys` (B, 2), on the CPU; silence for the rest."""
         advice = Advice.silence(len(keys), self.num_actions)
-        row_of = {(key, check): row for row, (key, check) in enumerate(keys.tolist())}
-        wanted = [key for key, _ in row_of]
+        rows_by_key: dict[tuple[int, int], list[int]] = {}
+        for row, (key, check) in enumerate(keys.tolist()):
+            rows_by_key.setdefault((key, check), []).append(row)
+        wanted = [key for key, _ in rows_by_key]
         with self.engine.connect() as connection:
             for start in range(0, len(wanted), CHUNK):
                 query = sql.select(answers).where(
                     answers.c.identity == self.identity, answers.c.key.in_(wanted[start : start + CHUNK])
                 )
                 for answer in connection.execute(query):
-                    row = row_of.get((answer.key, answer.check))
-                    if row is not None:
+                    for row in rows_by_key.get((answer.key, answer.check), []):
                         advice.probs[row] = torch.tensor(answer.probs)
                         advice.given[row] = True
                         advice.label_mass[row] = answer.label_mass
@@ -127,7 +132,7 @@ class AdviceStore:
         """Return how many answers are stored under this identity."""
         query = sql.select(sql.func.count()).where(answers.c.identity == self.identity)
         with self.engine.connect() as connection:
-            return connection.scalar(query)
+            return int(connection.scalar(query) or 0)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -139,7 +144,7 @@ class AdviceStore:
         return dialect.insert(table).on_conflict_do_nothing()
 
 
-def prepare_sqlite(connection, _record) -> None:
+def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     """Let readers and one writer work at once, and wait for each other instead of failing."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")

@@ -66,7 +66,8 @@ class AdviceTable:
             self.left.index_add_(0, slot, -given.long())
         self.now += 1
         self.last_use[torch.where(given, slot, self.trash)] = self.now
-        return Advice(self.probs[slot] * given[:, None], given, self.label_mass[slot] * given)
+        probs = torch.where(given[:, None], self.probs[slot], 0.0)
+        return Advice(probs, given, torch.where(given, self.label_mass[slot], 0.0))
 
     def put(self, keys: Tensor, advice: Advice) -> None:
         """Keep the advice that is given for `keys` (B, 2), each with a full reuse budget.
@@ -76,7 +77,9 @@ class AdviceTable:
         if self.budget == 0:
             return
         keys = torch.where(advice.given[:, None], keys, NO_KEY)
-        hashes, order = scramble(keys).sort()
+        order = keys[:, 1].argsort(stable=True)  # so that equal keys stand together among those of one hash
+        hashes, by_hash = scramble(keys[order]).sort(stable=True)
+        order = order[by_hash]
         keys, advice = keys[order], Advice(*(tensor[order] for tensor in advice))
         first = torch.ones_like(advice.given)
         first[1:] = (keys[1:] != keys[:-1]).any(1)
@@ -91,19 +94,16 @@ class AdviceTable:
         self.label_mass[slot] = advice.label_mass
         self.left[slot] = self.budget
         self.last_use[slot] = self.now
-        self.keys[self.trash] = NO_KEY
 
     def load(self) -> Tensor:
         """Return the share of entries in use, a 0-d tensor."""
         return (self.keys[: self.trash] != NO_KEY).any(1).float().mean()
 
     def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (slot, found), both (B,); the slot of a key that is not there is the trash row."""
+        """Return (slot, found), both (B,); the slot of a key that is not there means nothing."""
         slots = self._bucket(scramble(keys))
         match = (self.keys[slots] == keys[:, None]).all(2)
-        found = match.any(1)
-        slot = slots.gather(1, match.long().argmax(1, keepdim=True))[:, 0]
-        return torch.where(found, slot, self.trash), found
+        return slots.gather(1, match.long().argmax(1, keepdim=True))[:, 0], match.any(1)
 
     def _bucket(self, hashes: Tensor) -> Tensor:
         """Return the slots of each hash's bucket, (B, ways): the hash's first bits name the bucket."""

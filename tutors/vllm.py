@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -90,7 +90,7 @@ class Client:
         except (KeyError, TypeError):
             raise RequestError("no_list_of_models") from None
 
-    async def within(self, deadline: float, work: Coroutine[Any, Any, Any]) -> Any:
+    async def within(self, deadline: float, work: Awaitable[Any]) -> Any:
         """Run `work` for at most `deadline` seconds; a total, not one per read."""
         try:
             async with asyncio.timeout(deadline):
@@ -103,7 +103,7 @@ class Client:
         retry = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.again),
             stop=tenacity.stop_after_attempt(TRIES),
-            wait=lambda attempt: attempt.outcome.exception().pause,
+            wait=pause_of,
             reraise=True,
         )
         return await retry(self.once, "POST", path, body)
@@ -157,6 +157,12 @@ def read(status: int, raw: bytes, pause: float, url: str) -> Any:
     if "error" in body:
         raise RequestError("error_in_200")
     return body
+
+
+def pause_of(attempt: tenacity.RetryCallState) -> float:
+    """Return the seconds to wait after a try that failed."""
+    error = attempt.outcome and attempt.outcome.exception()
+    return error.pause if isinstance(error, RequestError) else 0.0
 
 
 def seconds(text: str | None) -> float:

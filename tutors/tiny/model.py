@@ -50,10 +50,7 @@ class Llama(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
-        self.model.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.model.norm = nn.RMSNorm(shape.width, shape.norm_eps)
+        self.model = Body(shape)
         self.apply(initialise)
 
     def forward(self, beginning: Tensor, ends: Tensor, last: Tensor) -> Tensor:
@@ -78,6 +75,16 @@ class Llama(nn.Module):
         rates = self.shape.rope_theta ** (-torch.arange(0, width, 2, device=device) / width)
         turns = torch.arange(length, device=device)[:, None] * torch.cat([rates, rates])
         return turns.cos(), turns.sin()
+
+
+class Body(nn.Module):
+    """All that is learned, under the names by which vLLM looks for it."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.norm = nn.RMSNorm(shape.width, shape.norm_eps)
 
 
 class Layer(nn.Module):
@@ -127,8 +134,7 @@ class Attention(nn.Module):
     def project(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, (B, heads, length, head width), the first two rotated."""
         q, k, v = (
-            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.q_proj, self.k_proj, self.v_proj)
+            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         return rotate(q, angles), rotate(k, angles), v
 

@@ -74,7 +74,10 @@ def cook(recipe: Recipe) -> dict[str, object]:
             if last:
                 card["mean_return"] = {name: round(score(student, name), 4) for name in envs.OPPONENTS}
             save(model, tokenizer, recipe.out, card)
-            print(f"batch {batch}: loss {loss:.4f}, best move found {card['held_out_agreement']:.1%}", flush=True)
+            print(
+                f"batch {batch}: loss {loss:.4f}, best move found {card['held_out_agreement']:.1%}",
+                flush=True,
+            )
     return card
 
 
@@ -139,8 +142,7 @@ class Reader:
     def choose(self, state: State) -> Tensor:
         """Return the best legal label of each canonical position, (B,) int64."""
         parts = [
-            self.logits(rows_of(state, rows))[:, self.labels]
-            for rows in torch.arange(len(state["mine"])).split(1000)
+            self.logits(rows_of(state, rows))[:, self.labels] for rows in torch.arange(len(state["mine"])).split(1000)
         ]
         return torch.cat(parts).masked_fill(~self.view.legal(state), -torch.inf).argmax(1)
 

@@ -51,7 +51,5 @@ class Connect4View:
 
 def position(mine: int, theirs: int, options: list[bool]) -> str:
     """One position as the end of a question."""
-    letters = " ".join(
-        label for label, legal in zip(Connect4View.labels, options, strict=True) if legal
-    )
+    letters = " ".join(label for label, legal in zip(Connect4View.labels, options, strict=True) if legal)
     return f"{draw(mine, theirs, '.XO')}\nOptions: {letters}\nAnswer:"

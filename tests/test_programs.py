@@ -1,0 +1,216 @@
+"""The programs as a user meets them: what they print, write and refuse. Small runs, in processes of their own."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.checkpoint import load_checkpoint
+from run import Config, config_from_json
+from tests.scripted_server import serving
+from train import train
+from tutors import TutorConfig
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("--total-steps", "4000", "--num-envs", "64", "--eval-every", "2000", "--eval-episodes", "64",
+         "--log-every", "640", "--learning-starts", "640", "--hidden", "32")  # fmt: skip
+
+TAGS = {
+    "charts/episodic_return", "charts/episodic_length", "charts/SPS", "charts/learning_rate",
+    "losses/td_loss", "losses/q_values", "losses/grad_norm",
+    "eval/mean_return", "eval/stderr", "eval/episodes",
+    "tutor/consult_probability", "tutor/consulted", "tutor/asked", "tutor/hit_rate", "tutor/latency_ms",
+    "tutor/label_mass", "tutor/agreement", "tutor/table_load",
+    "time/env", "time/act", "time/tutor", "time/update",
+}  # fmt: skip
+
+
+def program(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, name, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a scripted tutor."""
+    folder = tmp_path_factory.mktemp("runs") / "scripted"
+    done = program("train.py", *SMALL, "--tutor", "scripted", "--tutor-depth", "2", "--folder", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_leaves_what_the_design_says(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["global_step"] == 4032
+    assert summary["sps"] == pytest.approx(4032 / summary["wall_seconds"], rel=0.01)
+    assert summary["eval"]["episodes"] == 64
+    assert -1 <= summary["eval"]["mean_return"] <= 1
+    tutor = summary["tutor"]
+    assert tutor["name"] == "scripted"
+    assert 0 < tutor["asked"] < tutor["consulted"]
+    assert tutor["hit_rate"] == pytest.approx(tutor["hits"] / tutor["consulted"], abs=1e-4)
+    assert tutor["silent"] == {}
+    config = config_from_json((run / "config.json").read_text())
+    assert config.tutoring.tutor == "scripted"
+    assert config.agent.hidden == (32,)
+    assert json.loads((run / "config.json").read_text())["versions"]["torch"] == torch.__version__
+    assert (run / "advice.sqlite").is_file()
+
+
+def test_tensorboard_and_csv_hold_the_same_tags_of_the_design(run: Path) -> None:
+    events = EventAccumulator(str(run)).Reload()
+    assert set(events.Tags()["scalars"]) >= TAGS
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["tag"] for row in rows} == set(events.Tags()["scalars"])
+    written = [float(row["value"]) for row in rows if row["tag"] == "tutor/consult_probability"]
+    assert [event.value for event in events.Scalars("tutor/consult_probability")] == pytest.approx(written)
+    assert written[0] > 0.8
+    assert written[-1] == pytest.approx(0.1)
+
+
+def test_the_shares_of_time_add_up_to_one(run: Path) -> None:
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["tag"].startswith("time/")]
+    steps = {row["global_step"] for row in rows}
+    for step in steps:
+        assert sum(float(row["value"]) for row in rows if row["global_step"] == step) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("who", ["student", "tutor", "random"])
+def test_evaluate_says_how_good_somebody_is_alone(run: Path, who: str) -> None:
+    done = program("evaluate.py", str(run), "--who", who, "--episodes", "200", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["who"] == who
+    assert result["episodes"] == 200
+    expected = {"student": (-1, 0), "tutor": (0.6, 1), "random": (-1, -0.8)}[who]
+    assert expected[0] <= result["mean_return"] <= expected[1]
+
+
+def test_evaluate_takes_another_opponent_and_prints_an_interval(run: Path) -> None:
+    done = program("evaluate.py", str(run), "--who", "random", "--opponent", "random", "--episodes", "400")
+    assert done.returncode == 0
+    assert "95 % interval" in done.stdout
+    mean = float(done.stdout.split("mean return ")[1].split(",")[0])
+    assert -0.2 < mean < 0.2
+
+
+def test_evaluating_the_student_equals_the_last_evaluation_in_training(run: Path) -> None:
+    done = program("evaluate.py", str(run), "--episodes", "64", "--json")
+    summary = json.loads((run / "summary.json").read_text())
+    assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
+
+
+def test_one_seed_twice_is_one_run_and_another_seed_is_another(tmp_path: Path) -> None:
+    def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
+        small = config_from_json(Config(folder=tmp_path).to_json())
+        told = Config(
+            total_steps=2000, num_envs=50, seed=seed, device="cpu", eval_every=10_000, eval_episodes=10,
+            folder=tmp_path / name, agent=small.agent, tutoring=TutorConfig(tutor="scripted", tutor_depth=1),
+        )  # fmt: skip
+        train(told)
+        return load_checkpoint(tmp_path / name / "checkpoints", "cpu")["agent"]["network"]
+
+    first, again, other = weights("a", 3), weights("b", 3), weights("c", 4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_run_without_a_tutor_has_none(tmp_path: Path) -> None:
+    done = program("train.py", *SMALL, "--folder", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"] is None
+    refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor")
+    assert refused.returncode == 2
+    assert "had no tutor" in refused.stderr
+
+
+def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> None:
+    with serving() as server:
+        flags = (*SMALL, "--tutor", "tiny", "--tutor-url", server.url, "--folder", str(tmp_path / "run"))
+        done = program("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
+    prompts = [prompt for body in server.asked[1:] for prompt in body["prompt"]]  # the first is the probe
+    assert tutor["asked"] == len(prompts) == len(set(prompts))
+    assert tutor["hits"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--env", "conect4"), "did you mean 'connect4'"),
+        (("--algo", "dqm"), "did you mean 'dqn'"),
+        (("--tutor", "deepseak"), "did you mean 'deepseek'"),
+        (("--opponent", "tacticle"), "did you mean 'tactical'"),
+        (("--env", "chess"), "there are connect4"),
+        (("--num-envs", "0"), "at least 1"),
+        (("--total-steps", "-5"), "at least 1"),
+        (("--seed", "-1"), "between 0 and"),
+        (("--reuse", "-1", "--tutor", "scripted"), "reuse budget"),
+        (("--reuse", "1.5", "--tutor", "scripted"), "reuse budget"),
+        (("--tutor", "scripted", "--tutor-accuracy", "2"), "between 0 and 1"),
+        (("--tutor", "scripted", "--tutor-depth", "0"), "at least 1"),
+        (("--tutor", "tiny", "--tutor-url", "localhost"), "looks like"),
+        (("--folder", "/proc/run"), "cannot be written"),
+        (("--buffer-size", "10"), "holds no moment"),
+        pytest.param(
+            ("--device", "cuda"), "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here"),
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_code_2_and_no_traceback(
+    flags: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    folder = () if "--folder" in flags else ("--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, *folder, *flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 12
+
+
+def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None:
+    with serving() as gone:
+        url = gone.url
+    flags = (
+        "--tutor",
+        "deepseek",
+        "--tutor-url",
+        url,
+        "--tutor-wait",
+        "1",
+        "--folder",
+        str(tmp_path / "run"),
+    )
+    done = program("train.py", "--algo", "dqn", "--env", "connect4", *flags)
+    assert done.returncode == 2
+    assert url in done.stderr
+    assert "vllm serve deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 12
+
+
+def test_evaluating_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    done = program("evaluate.py", str(tmp_path))
+    assert done.returncode == 2
+    assert "is not a run" in done.stderr
+
+
+def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious.sqlite"
+    precious.write_text("my diary" * 1000)
+    flags = ("--tutor", "scripted", "--advice-store", str(precious), "--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, *flags)
+    assert done.returncode == 2
+    assert "cannot be used" in done.stderr
+    assert precious.read_text() == "my diary" * 1000

@@ -1,0 +1,128 @@
+"""The tiny tutor behind a real vLLM server: the same model read here in PyTorch is what it is compared with."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from envs.base import State
+from tests.scripted_server import serving
+from tutors.base import TutorError
+from tutors.models import find_model
+from tutors.server import server_for
+from tutors.tiny.model import Llama, Shape
+from tutors.tiny.recipe import Reader, agreement, gather
+from tutors.views import make_view
+from tutors.vllm import Client, VllmTutor
+
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / "tutors" / "tiny" / "weights"
+VIEW = make_view("connect4")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of the tiny tutor's weights, which also goes by the name of deepseek."""
+    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
+        pytest.skip("there is no .venv-vllm: make setup")
+    with serving() as free:
+        url = free.url
+    client = Client(url)
+    tiny = find_model("tiny")
+    model = replace(tiny, serve=("--served-model-name", "tiny", "deepseek", *tiny.serve))
+    with server_for(model, client, True, 0, tmp_path_factory.mktemp("vllm") / "log", print):
+        yield url
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def positions() -> State:
+    """Positions of mixed play, as the recipe gathers them, from another seed."""
+    state = gather(VIEW, 1000, seed=99)
+    return {
+        name: tensor[torch.randperm(len(tensor), generator=torch.manual_seed(0))[:1000]]
+        for name, tensor in state.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    """The committed weights, read without vLLM."""
+    tokenizer = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
+    model = Llama(Shape(tokenizer.get_vocab_size()))
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS / "model.safetensors").items()})
+    return Reader(model.eval(), tokenizer, VIEW)
+
+
+def test_vllm_answers_as_the_model_does(url: str, positions: State, reader: Reader) -> None:
+    tutor = VllmTutor(VIEW, find_model("tiny"), Client(url))
+    advice = tutor.advise(positions)
+    tutor.close()
+    assert advice.given.all()
+    with torch.no_grad():
+        logits = reader.logits(positions)
+    legal = VIEW.legal(positions)
+    expected = logits[:, reader.labels].masked_fill(~legal, -torch.inf).softmax(1)
+    mass = (logits.softmax(1)[:, reader.labels] * legal).sum(1)
+    assert (advice.probs - expected).abs().max() < 0.1  # two bfloat16 programs
+    assert (advice.probs - expected).abs().mean() < 0.005
+    assert (advice.label_mass - mass).abs().max() < 0.05
+    assert (advice.probs.argmax(1) == expected.argmax(1)).float().mean() > 0.97
+
+
+def test_the_card_tells_the_truth(positions: State, reader: Reader) -> None:
+    card = json.loads((WEIGHTS / "card.json").read_text())
+    depth = int(card["recipe"]["depth"])
+    expected = VIEW.values(positions, depth)
+    found = agreement(reader, positions, expected)
+    assert found == pytest.approx(card["held_out_agreement"], abs=0.05)  # 1,000 positions: 3 standard errors
+    assert found > card["random_agreement"] + 0.3
+    size = sum(path.stat().st_size for path in WEIGHTS.iterdir())
+    assert size < 5_000_000
+
+
+def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> None:
+    flags = "--algo dqn --env connect4 --tutor deepseek --total-steps 3000 --num-envs 64 --eval-episodes 50"
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "train.py", *flags.split(), "--tutor-url", url, "--folder", str(run)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tutor = json.loads((run / "summary.json").read_text())["tutor"]
+    assert tutor["name"] == "deepseek"
+    assert tutor["asked"] > 100
+    assert tutor["hits"] > 100
+
+
+def test_a_model_that_is_not_served_is_refused_by_name(url: str) -> None:
+    client = Client(url)
+    with pytest.raises(TutorError, match="serves tiny, deepseek, not llama"):
+        VllmTutor(VIEW, find_model("llama"), client)
+    client.close()
+
+
+def test_no_server_and_no_weights_ends_with_code_2_and_three_ways_out(tmp_path: Path) -> None:
+    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
+        pytest.skip("there is no .venv-vllm: make setup")
+    nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    done = subprocess.run(
+        [sys.executable, "train.py", *["--algo", "dqn", "--env", "connect4", "--tutor", "deepseek"],
+         "--folder", str(tmp_path / "run")],
+        cwd=ROOT, env=os.environ | nowhere, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 12
+    for way in ("--tutor-url", "vllm serve", "--tutor tiny", "--tutor scripted"):
+        assert way in done.stderr
