@@ -59,8 +59,8 @@ class Config:
     tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
     agent: Annotated[DQNConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+    def check(self) -> None:
+        """Raise ValueError for what cannot be run."""
         if self.algo not in AGENTS:
             raise ValueError(closest("student", self.algo, AGENTS))
         for name in ("total_steps", "num_envs", "eval_every", "eval_episodes", "log_every"):

@@ -34,6 +34,7 @@ def train(config: Config) -> dict[str, object]:
         ValueError: something that was asked for is not there.
         TutorError: the tutor cannot be had, or not any longer; what was learned is saved.
     """
+    config.check()
     device = find_device(config.device)
     config = replace(config, device=device, folder=config.folder or new_folder(config))
     env = envs.make(config.env, config.num_envs, config.seed, device, config.opponent)
