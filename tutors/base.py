@@ -1,5 +1,8 @@
 """What advice is, who gives it, and how a game is put into words."""
 
+import logging
+import math
+import time
 from collections import Counter
 from typing import NamedTuple, Protocol
 
@@ -7,6 +10,8 @@ import torch
 from torch import Tensor
 
 from envs.base import State
+
+WARN_EVERY = 60.0  # seconds between two warnings of one kind
 
 
 class Advice(NamedTuple):
@@ -70,6 +75,20 @@ class Tutor(Protocol):
 
     def close(self) -> None:
         """Let go of whatever the tutor holds."""
+
+
+class Warner:
+    """Warns of each kind of trouble at most once a minute, so that a long run's log stays readable."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+        self.last: dict[str, float] = {}  # when each kind was last warned of
+
+    def __call__(self, kind: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self.last.get(kind, -math.inf) >= WARN_EVERY:
+            self.last[kind] = now
+            self.logger.warning(text)
 
 
 class TutorError(Exception):

@@ -1,7 +1,7 @@
 """The front desk: who asked, what is known already, and who must be asked."""
 
+import logging
 import time
-import warnings
 from collections import Counter, defaultdict
 
 import torch
@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from envs.base import State, rows_of
-from tutors.base import Advice, Tutor, View
+from tutors.base import Advice, Tutor, View, Warner
 from tutors.store import AdviceStore, reason
 from tutors.table import ENDLESS, AdviceTable
 
@@ -26,9 +26,11 @@ class Desk:
     def __init__(self, view: View, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
-        self.counts: Counter[str] = Counter()  # consulted, hits, stored, answered, calls
+        self.counts: Counter[str] = Counter()  # stored: found in the store; answered, calls: of the tutor
+        self.tally = torch.zeros(2, dtype=torch.int64, device=table.keys.device)  # consulted, hits
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
+        self.warn = Warner(logging.getLogger(__name__))
 
     @torch.no_grad()
     def advise(self, state: State, wanted: Tensor) -> Advice:
@@ -36,11 +38,8 @@ class Desk:
         canonical, turned = self.view.canonical(state)
         keys = self.view.key(canonical)
         advice = self.table.get(keys, wanted)
-        missing = wanted & ~advice.given
-        rows = missing.nonzero()[:, 0]
-        hits = int(advice.given.sum())
-        self.counts["consulted"] += hits + len(rows)
-        self.counts["hits"] += hits
+        self.tally += torch.stack([wanted.sum(), advice.given.sum()])
+        rows = (wanted & ~advice.given).nonzero()[:, 0]
         if len(rows):
             answers = self._answer(rows_of(canonical, rows), keys[rows])
             for known, new in zip(advice, answers, strict=True):
@@ -49,7 +48,8 @@ class Desk:
 
     def report(self) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
-        total = {**self.counts, **self.tutor.stats, **self.sums}
+        consulted, hits = self.tally.tolist()
+        total = {**self.counts, **self.tutor.stats, **self.sums, "consulted": consulted, "hits": hits}
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
@@ -65,14 +65,15 @@ class Desk:
 
     def summary(self) -> dict[str, object]:
         """Return what a whole run came to."""
-        counts, stats = self.counts, self.tutor.stats
+        consulted, hits = self.tally.tolist()
+        stats = self.tutor.stats
         return {
             "name": self.tutor.name,
-            "consulted": counts["consulted"],
+            "consulted": consulted,
             "asked": stats["asked"],
-            "stored": counts["stored"],
-            "hits": counts["hits"],
-            "hit_rate": round(counts["hits"] / max(counts["consulted"], 1), 4),
+            "stored": self.counts["stored"],
+            "hits": hits,
+            "hit_rate": round(hits / max(consulted, 1), 4),
             "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
             "seconds": round(self.sums["seconds"], 2),
         }
@@ -122,4 +123,4 @@ class Desk:
     def _without_store(self, error: SQLAlchemyError) -> None:
         """Go on when the store cannot be read or written: advice is dearer then, not wrong."""
         self.counts["store_failures"] += 1
-        warnings.warn(f"the advice store failed: {reason(error)}", RuntimeWarning, stacklevel=2)
+        self.warn("store", f"the advice store failed ({reason(error)}): training goes on without it")

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Awaitable, Coroutine
 from typing import Any
@@ -22,18 +21,15 @@ import tenacity
 import torch
 
 from envs.base import State
-from tutors.base import Advice, TutorError, View
+from tutors.base import Advice, TutorError, View, Warner
 from tutors.breaker import OPENS_AFTER, Breaker
 from tutors.models import Model
-
-logger = logging.getLogger(__name__)
 
 CHUNK = 1024  # prompts a request
 TRIES = 3
 LONGEST_PAUSE = 10.0  # seconds before a second try, whatever the server asks for
 LARGEST_ANSWER = 64 << 20  # bytes
 IDLE = 4.0  # seconds after which a connection is not used again: vLLM closes its end after 5
-WARN_EVERY = 60.0  # seconds between two warnings of one kind
 
 Answer = dict[str, float] | str  # log-probabilities by token, or the kind of silence
 
@@ -199,7 +195,7 @@ class VllmTutor:
         self.name, self.identity = model.name, model.model
         self.stats: Counter[str] = Counter()  # asked, requests, tokens; silent/<kind>
         self.breaker = Breaker()
-        self.warned: dict[str, float] = {}
+        self.warn = Warner(logging.getLogger(__name__))
         self.served = ""  # under which name; empty until the server has been probed
         self.label_ids: list[int] = []
         if (served := client.models()) is not None:
@@ -339,10 +335,7 @@ class VllmTutor:
     def _silent(self, kind: str, rows: int = 1) -> None:
         """Count silence, and say so once a minute for each kind."""
         self.stats[f"silent/{kind}"] += rows
-        now = time.monotonic()
-        if now - self.warned.get(kind, -math.inf) > WARN_EVERY:
-            self.warned[kind] = now
-            logger.warning("the tutor is silent (%s): training goes on without its advice", kind)
+        self.warn(kind, f"the tutor is silent ({kind}): training goes on without its advice")
 
 
 def sort_answers(body: dict[str, Any], count: int) -> list[Answer]:
