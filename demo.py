@@ -14,9 +14,9 @@ from evaluate import Evaluation, Result, evaluate
 from run import Config, run_program
 from train import new_folder, train
 from tutors import DEFAULT_URL, TutorConfig
+from tutors.client import Client
 from tutors.models import find_model
 from tutors.server import server_for
-from tutors.vllm import Client
 
 console = Console(highlight=False)
 

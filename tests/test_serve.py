@@ -16,12 +16,13 @@ from tokenizers import Tokenizer
 from envs.base import State
 from tests.scripted_server import serving
 from tutors.base import TutorError
+from tutors.client import Client
 from tutors.models import find_model
 from tutors.server import server_for
 from tutors.tiny.model import Llama, Shape
 from tutors.tiny.recipe import Reader, agreement, gather
 from tutors.views import make_view
-from tutors.vllm import Client, VllmTutor
+from tutors.vllm import VllmTutor
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
 

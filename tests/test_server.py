@@ -15,9 +15,9 @@ import pytest
 from tests.scripted_server import serving
 from tutors import server as serving_here
 from tutors.base import TutorError
+from tutors.client import Client
 from tutors.models import find_model, known_models
 from tutors.server import serve_command, server_for
-from tutors.vllm import Client
 
 ROOT = Path(__file__).parent.parent
 FAKE = """\
@@ -139,7 +139,7 @@ def test_a_server_ends_with_the_program_that_started_it(
         import tutors.server
         from run import run_program
         from tutors.models import find_model
-        from tutors.vllm import Client
+        from tutors.client import Client
         tutors.server.HERE = Path({str(tmp_path)!r})
         def main(told):
             client = Client({url!r})

@@ -17,10 +17,11 @@ from envs.luck import pick
 from tests.scripted_server import FAVOURITE, FIRST_ID, Handler, Server, choice, serving
 from tutors.base import TutorError
 from tutors.breaker import FIRST_WAIT, LONGEST_WAIT, OPENS_AFTER, Breaker
+from tutors.client import Client, seconds
 from tutors.models import Model, find_model
 from tutors.server import server_for
 from tutors.views import make_view
-from tutors.vllm import Client, VllmTutor, seconds, weigh
+from tutors.vllm import VllmTutor, weigh
 
 VIEW = make_view("connect4")
 MODEL = Model("tiny", "tiny", "<s>{words}</s>", ())

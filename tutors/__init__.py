@@ -8,6 +8,7 @@ from pathlib import Path
 
 from envs.base import Spec
 from tutors.base import Tutor, View
+from tutors.client import Client
 from tutors.desk import Desk
 from tutors.models import find_model
 from tutors.scripted import ScriptedTutor
@@ -15,7 +16,7 @@ from tutors.server import Say, server_for
 from tutors.store import AdviceStore, identity_of
 from tutors.table import AdviceTable
 from tutors.views import make_view
-from tutors.vllm import Client, VllmTutor
+from tutors.vllm import VllmTutor
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 

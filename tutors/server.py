@@ -17,8 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tutors.base import TutorError
+from tutors.client import Client, RequestError
 from tutors.models import Model
-from tutors.vllm import Client, RequestError
 
 HERE = Path(__file__).parent.parent
 STARTS_WITHIN = 900.0  # seconds that a child may take: it may have to fetch and load the weights

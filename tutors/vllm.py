@@ -1,4 +1,4 @@
-"""Ask a model that a vLLM server serves, many positions at a time; the only file that opens a socket.
+"""Ask a model that a vLLM server serves, many positions at a time.
 
 One question costs one prompt of some 150 to 250 tokens and one answered token: the log-probabilities of
 the labels come back, and softmax over the legal ones is the advice. Nothing is parsed and no move is
@@ -7,166 +7,22 @@ must mend (a wrong key, a model that is not served, a server too old) is raised,
 """
 
 import asyncio
-import json
 import logging
 import math
-import os
 from collections import Counter
-from collections.abc import Awaitable, Coroutine
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
-import tenacity
 import torch
 
 from envs.base import State
 from tutors.base import Advice, TutorError, View, Warner
 from tutors.breaker import OPENS_AFTER, Breaker
+from tutors.client import Client, RequestError
 from tutors.models import Model
 
 CHUNK = 1024  # prompts a request
-TRIES = 3
-LONGEST_PAUSE = 10.0  # seconds before a second try, whatever the server asks for
-LARGEST_ANSWER = 64 << 20  # bytes
-IDLE = 4.0  # seconds after which a connection is not used again: vLLM closes its end after 5
 
 Answer = dict[str, float] | str  # log-probabilities by token, or the kind of silence
-
-
-class RequestError(Exception):
-    """A request that came to nothing, of one kind."""
-
-    def __init__(self, kind: str, again: bool = False, pause: float = 0.1) -> None:
-        super().__init__(kind)
-        self.kind, self.again, self.pause = kind, again, pause
-
-
-class Client:
-    """HTTP to one server: total deadlines, bounded tries, no redirects, one event loop of its own.
-
-    Args:
-        url: of the server, such as http://127.0.0.1:8000.
-        deadline: seconds that one call may take, all tries together.
-    """
-
-    def __init__(self, url: str, deadline: float = 60.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a tutor's URL looks like http://127.0.0.1:8000, not {url!r}")
-        self.url, self.deadline = url.rstrip("/"), deadline
-        key = os.environ.get("TUTOR_API_KEY")
-        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.runner = asyncio.Runner()
-        self.session: aiohttp.ClientSession | None = None
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run `work` on this client's event loop until it is done."""
-        return self.runner.run(work)
-
-    def close(self) -> None:
-        """Close every connection and the loop."""
-        if self.session is not None:
-            self.runner.run(self.session.close())
-        self.runner.close()
-
-    def models(self, deadline: float = 2.0) -> list[str] | None:
-        """Return the names of the models served, or None where no server answers.
-
-        Raises:
-            RequestError: something answers, but not as vLLM does.
-        """
-        try:
-            body = self.run(self.within(deadline, self.once("GET", "/v1/models")))
-            return [str(model["id"]) for model in body["data"]]
-        except RequestError as error:
-            if error.again or error.kind == "deadline":
-                return None
-            raise
-        except (KeyError, TypeError):
-            raise RequestError("no_list_of_models") from None
-
-    async def within(self, deadline: float, work: Awaitable[Any]) -> Any:
-        """Run `work` for at most `deadline` seconds; a total, not one per read."""
-        try:
-            async with asyncio.timeout(deadline):
-                return await work
-        except TimeoutError:
-            raise RequestError("deadline") from None
-
-    async def post(self, path: str, body: dict[str, object]) -> Any:
-        """Return the JSON answer to `body`, tried at most TRIES times."""
-        retry = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.again),
-            stop=tenacity.stop_after_attempt(TRIES),
-            wait=pause_of,
-            reraise=True,
-        )
-        return await retry(self.once, "POST", path, body)
-
-    async def once(self, method: str, path: str, body: dict[str, object] | None = None) -> Any:
-        """Return the JSON answer to one request.
-
-        Raises:
-            RequestError: it did not work.
-            TutorError: it cannot work before a person mends something.
-        """
-        if self.session is None:
-            connector = aiohttp.TCPConnector(keepalive_timeout=IDLE)
-            timeout = aiohttp.ClientTimeout(total=None)  # `within` bounds the whole call
-            self.session = aiohttp.ClientSession(
-                headers=self.headers, connector=connector, timeout=timeout, trust_env=False
-            )
-        try:
-            request = self.session.request(method, self.url + path, json=body, allow_redirects=False)
-            async with request as response:
-                raw = await response.content.read(LARGEST_ANSWER + 1)
-                while chunk := await response.content.read(LARGEST_ANSWER + 1):
-                    raw += chunk
-                    if len(raw) > LARGEST_ANSWER:
-                        raise RequestError("too_large")
-                status, pause = response.status, response.headers.get("Retry-After")
-        except aiohttp.ClientConnectorError as error:
-            kind = "certificate" if isinstance(error, aiohttp.ClientConnectorCertificateError) else "refused"
-            raise RequestError(kind, again=kind == "refused") from None
-        except (aiohttp.ClientError, OSError):
-            raise RequestError("reset", again=True) from None
-        return read(status, raw, seconds(pause), self.url)
-
-
-def read(status: int, raw: bytes, pause: float, url: str) -> Any:
-    """Return what a server's answer holds, or raise what it means."""
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        body = None
-    if status in (401, 403):
-        raise TutorError(f"{url} refuses the key: put the right one into the variable TUTOR_API_KEY")
-    if status in (429, 503):
-        raise RequestError(f"status_{status}", again=True, pause=pause)
-    if status >= 500:
-        raise RequestError(f"status_{status}", again=True)
-    if status != 200:
-        raise RequestError(f"status_{status}")
-    if not isinstance(body, dict):
-        raise RequestError("not_json")
-    if "error" in body:
-        raise RequestError("error_in_200")
-    return body
-
-
-def pause_of(attempt: tenacity.RetryCallState) -> float:
-    """Return the seconds to wait after a try that failed."""
-    error = attempt.outcome and attempt.outcome.exception()
-    return error.pause if isinstance(error, RequestError) else 0.0
-
-
-def seconds(text: str | None) -> float:
-    """Return how long Retry-After asks to wait, at least a tenth of a second and at most LONGEST_PAUSE."""
-    try:
-        return min(max(float(text or 0), 0.1), LONGEST_PAUSE)
-    except ValueError:
-        return 1.0  # a date: wait a little
 
 
 class VllmTutor:
@@ -193,7 +49,7 @@ class VllmTutor:
     ) -> None:
         self.view, self.model, self.client, self.min_label_mass = view, model, client, min_label_mass
         self.name, self.identity = model.name, model.model
-        self.stats: Counter[str] = Counter()  # asked, requests, tokens; silent/<kind>
+        self.stats: Counter[str] = Counter()  # asked: prompts; requests; silent/<kind>
         self.breaker = Breaker()
         self.warn = Warner(logging.getLogger(__name__))
         self.served = ""  # under which name; empty until the server has been probed
@@ -307,18 +163,13 @@ class VllmTutor:
                 await self._ask(prompts, rows[middle:], answers)
                 return
             if failed.kind == "status_404":
-                raise TutorError(await self._not_served()) from None
+                names = ", ".join(await self.client.list_models())
+                raise TutorError(f"{self.client.url} serves {names}, no longer {self.served}") from None
             if failed.kind != "status_400":
                 self.breaker.failed()
             said = [failed.kind] * len(rows)
         for row, answer in zip(rows, said, strict=True):
             answers[row] = answer
-
-    async def _not_served(self) -> str:
-        """Say which models there are instead of the one that was asked."""
-        body = await self.client.once("GET", "/v1/models")
-        names = ", ".join(model["id"] for model in body["data"])
-        return f"{self.client.url} serves {names}, no longer {self.served}"
 
     def _body(self, name: str, prompts: list[str]) -> dict[str, object]:
         """Return the request: one token of answer, and the log-probability of every label in its place."""
