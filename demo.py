@@ -49,8 +49,9 @@ def demo(told: Demo) -> None:
             client = Client(DEFAULT_URL)
             stack.callback(client.close)
             log = tutored.folder / "vllm.log"
-            say = stack.enter_context(console.status("")).update
-            stack.enter_context(server_for(find_model(told.tutor), client, True, 0, log, say))
+            with console.status("") as status:
+                model = find_model(told.tutor)
+                stack.enter_context(server_for(model, client, True, 0, log, status.update))
         summary = train(tutored)
         train(alone)
         who = {

@@ -5,6 +5,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from envs.base import Env, Step
 from envs.luck import ADVISING, Luck, pick
 from run import config_from_json, find_device, make_agent, run_program
 from tutors import open_desk
+from tutors.base import TutorError
 from tutors.desk import Desk
 
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games as they stand
@@ -115,11 +117,23 @@ def evaluate(evaluation: Evaluation) -> Result:
         agent = make_agent(config, env.spec, device)
         agent.load_state_dict(load_checkpoint(evaluation.run / "checkpoints", device)["agent"])
         return play(student(agent), env)
-    wanted = replace(config.tutoring, tutor_url=evaluation.tutor_url or config.tutoring.tutor_url)
-    with open_desk(wanted, env.spec, config.seed, evaluation.run, device) as desk:
+    url = evaluation.tutor_url or config.tutoring.tutor_url
+    wanted = replace(config.tutoring, tutor_url=url, tutor_optional=False)
+    with open_desk(wanted, env.spec, config.seed, evaluation.run, device, say_aside) as desk:
         if desk is None:
             raise ValueError(f"{evaluation.run} had no tutor")
-        return play(tutor_alone(desk, luck), env)
+        result = play(tutor_alone(desk, luck), env)
+        told = desk.summary()
+        if told["silent"]:
+            print(f"the tutor was silent, and random play took its place: {told['silent']}", file=sys.stderr)
+        if not desk.counts["answered"] + desk.counts["stored"]:
+            raise TutorError("the tutor did not answer a single question")
+        return result
+
+
+def say_aside(line: str) -> None:
+    """Show progress where it does not mix with the result."""
+    print(line, file=sys.stderr)
 
 
 def main(evaluation: Evaluation) -> None:

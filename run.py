@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
+from rich.console import Console
 from rich.logging import RichHandler
 from torch.utils.tensorboard import SummaryWriter
 
@@ -68,6 +69,7 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed is {self.seed}; it must lie between 0 and 2**31 - 1")
+        self.agent.check(self.num_envs)
 
     def to_json(self) -> str:
         """Return everything, as `config_from_json` reads it; an endless budget is written as a string."""
@@ -117,7 +119,7 @@ def find_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if name not in ("cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))):
         raise ValueError(closest("device", name, ("auto", "cpu", "cuda")))
     return name
 
@@ -179,7 +181,11 @@ def run_program(main: Callable[[Told], object], told: type[Told], description: s
 
     SIGTERM unwinds like Ctrl-C, so that a server we started ends with us.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     try:

@@ -43,6 +43,14 @@ class DQNConfig:
     max_grad_norm: float = 10.0
     hidden: tuple[int, ...] = (256, 256)  # units of each layer
 
+    def check(self, num_envs: int) -> None:
+        """Raise ValueError for what cannot be trained with."""
+        if self.buffer_size < num_envs:
+            raise ValueError(f"a buffer of {self.buffer_size} holds no moment of {num_envs} games")
+        for name in ("batch_size", "updates_per_step", "target_network_frequency"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
 
 def epsilon_at(step: Tensor, config: DQNConfig, total_steps: int) -> Tensor:
     """Return the chance of a random action after `step` env steps (0-d): linear, then constant."""
@@ -80,8 +88,6 @@ class DQN:
         seed: int,
         device: str | torch.device,
     ) -> None:
-        if config.buffer_size < num_envs or config.batch_size < 1:
-            raise ValueError(f"a buffer of {config.buffer_size} holds no moment of {num_envs} games")
         self.config, self.num_envs, self.total_steps = config, num_envs, total_steps
         self.network = make_network(spec.obs_shape, config.hidden, spec.num_actions, seed).to(device)
         self.target = copy.deepcopy(self.network)

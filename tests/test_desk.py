@@ -44,9 +44,6 @@ class Witness:
         self.stats["silent/mute"] += int((~given).sum())
         return Advice(answer_to(keys) * given[:, None], given, given.float())
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 def answer_to(keys: Tensor) -> Tensor:
     """A distribution that belongs to one key only, over the actions of the canonical position."""

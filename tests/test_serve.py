@@ -68,7 +68,7 @@ def reader() -> Reader:
 def test_vllm_answers_as_the_model_does(url: str, positions: State, reader: Reader) -> None:
     tutor = VllmTutor(VIEW, find_model("tiny"), Client(url))
     advice = tutor.advise(positions)
-    tutor.close()
+    tutor.client.close()
     assert advice.given.all()
     with torch.no_grad():
         logits = reader.logits(positions)

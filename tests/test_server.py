@@ -83,7 +83,7 @@ def test_a_server_is_started_shown_and_stopped(fake: Path, client: Client, tmp_p
     said: list[str] = []
     with server_for(find_model("tiny"), client, True, 0, tmp_path / "log", said.append):
         pid = int(fake.read_text())
-        assert client.models() == ["tiny"]
+        assert client.models() == {"tiny": "tiny"}
         assert alive(pid)
     assert not alive(pid)
     assert any("starting vLLM" in line for line in said)
@@ -107,7 +107,7 @@ def test_a_server_that_runs_already_is_used_and_left_alone(
     with serving(int(url.rsplit(":", 1)[1])):
         with server_for(find_model("tiny"), client, True, 0, tmp_path / "log", print):
             pass
-        assert client.models() == ["tiny"]
+        assert client.models() == {"tiny": "tiny"}
     assert not fake.exists()
 
 

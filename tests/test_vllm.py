@@ -38,7 +38,7 @@ def tutor(server: Server) -> Iterator[VllmTutor]:
     tutor = VllmTutor(VIEW, MODEL, Client(server.url, deadline=5))
     server.asked.clear()
     yield tutor
-    tutor.close()
+    tutor.client.close()
 
 
 def positions(count: int, moves: int = 3) -> State:
@@ -125,7 +125,7 @@ def test_more_prompts_than_one_request_takes_are_split(server: Server, tutor: Vl
 def test_little_label_mass_is_silence(server: Server) -> None:
     strict = VllmTutor(VIEW, MODEL, Client(server.url), min_label_mass=0.95)
     advice = strict.advise(positions(3))
-    strict.close()
+    strict.client.close()
     assert not advice.given.any()
     assert silences(strict) == {"low_label_mass": 3}
 
@@ -166,7 +166,7 @@ def test_fault_1_an_optional_tutor_is_picked_up_later() -> None:
     with serving(port):
         tutor.breaker.look_at = 0
         assert tutor.advise(positions(2)).given.all()
-    tutor.close()
+    tutor.client.close()
     assert silences(tutor) == {"breaker": 2}
 
 
@@ -185,7 +185,7 @@ def test_fault_2_a_late_server_is_waited_for_and_that_is_shown(tmp_path: Path) -
     late = threading.Thread(target=come_late)
     late.start()
     with server_for(MODEL, client, False, 30, tmp_path / "log", said.append):
-        assert client.models() == ["tiny"]
+        assert client.models() == {"tiny": "tiny"}
     over.set()
     late.join()
     client.close()
@@ -212,7 +212,7 @@ def test_fault_3_refused_in_mid_run_opens_the_breaker_which_closes_on_recovery()
         tutor.breaker.look_at = 0
         assert tutor.advise(state).given.all()
     assert not tutor.breaker.is_open
-    tutor.close()
+    tutor.client.close()
 
 
 def test_the_breaker_opens_after_five_failures_in_a_row_and_looks_ever_more_rarely() -> None:
@@ -299,7 +299,7 @@ def test_faults_6_and_7_the_deadline_is_a_total(server: Server, misbehave: Calla
     began = time.monotonic()
     assert not tutor.advise(positions(2)).given.any()
     assert 1.9 < time.monotonic() - began < 2.2
-    tutor.close()
+    tutor.client.close()
     assert silences(tutor) == {"deadline": 2}
 
 
@@ -331,7 +331,7 @@ def test_fault_6_a_hundred_unanswered_questions_leak_nothing(server: Server) -> 
     ask(100)
     after = files()
     over.set()
-    tutor.close()
+    tutor.client.close()
     assert after <= before + 2
     assert silences(tutor) == {"deadline": 105}
 
@@ -345,7 +345,7 @@ def test_fault_8_a_redirect_is_not_followed_and_the_key_stays_here(
         server.misbehave = always(307, {}, Location=f"{elsewhere.url}/v1/completions")
         assert not tutor.advise(positions(1)).given.any()
         assert elsewhere.headers_seen == []
-    tutor.close()
+    tutor.client.close()
     assert all(headers["Authorization"] == "Bearer canary" for headers in server.headers_seen)
     assert silences(tutor) == {"status_307": 1}
 
@@ -416,7 +416,7 @@ def test_fault_13_a_refused_key_ends_the_run_and_is_not_printed(
     server.misbehave = always(401, {"error": "Unauthorized"})
     with pytest.raises(TutorError, match="TUTOR_API_KEY") as error:
         tutor.advise(positions(1))
-    tutor.close()
+    tutor.client.close()
     assert "canary" not in str(error.value)
 
 

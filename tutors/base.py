@@ -73,9 +73,6 @@ class Tutor(Protocol):
     def advise(self, state: State) -> Advice:
         """Return advice for every row of `state`, on the CPU or wherever `state` lives."""
 
-    def close(self) -> None:
-        """Let go of whatever the tutor holds."""
-
 
 class Warner:
     """Warns of each kind of trouble at most once a minute, so that a long run's log stays readable."""

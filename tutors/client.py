@@ -54,8 +54,8 @@ class Client:
             self.runner.run(self.session.close())
         self.runner.close()
 
-    def models(self, deadline: float = 2.0) -> list[str] | None:
-        """Return the names of the models served, or None where no server answers.
+    def models(self, deadline: float = 2.0) -> dict[str, str] | None:
+        """Return the names of the models served and what each really is, or None where no server answers.
 
         Raises:
             RequestError: something answers, but not as vLLM does.
@@ -67,12 +67,12 @@ class Client:
                 return None
             raise
 
-    async def list_models(self) -> list[str]:
-        """Return the names of the models served."""
+    async def list_models(self) -> dict[str, str]:
+        """Return the names of the models served, each with the id or folder that it was loaded from."""
         body = await self.once("GET", "/v1/models")
         try:
-            return [str(model["id"]) for model in body["data"]]
-        except (KeyError, TypeError):
+            return {str(model["id"]): str(model.get("root") or model["id"]) for model in body["data"]}
+        except (KeyError, TypeError, AttributeError):
             raise RequestError("no_list_of_models") from None
 
     async def within(self, deadline: float, work: Awaitable[Any]) -> Any:

@@ -58,7 +58,7 @@ class Desk:
             "tutor/asked": new["asked"],
             "tutor/hit_rate": new["hits"] / max(new["consulted"], 1),
             "tutor/latency_ms": 1000 * new["seconds"] / max(new["calls"], 1),
-            "tutor/label_mass": new["label_mass"] / max(new["answered"], 1),
+            "tutor/label_mass": new["label_mass"] / max(new["asked"], 1),
             "tutor/table_load": float(self.table.load()),
             **silent,
         }

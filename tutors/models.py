@@ -40,7 +40,7 @@ def find_model(name: str, served: str | None = None) -> Model:
     """
     models = known_models()
     if name not in models:
-        raise ValueError(closest("tutor", name, [*models, "scripted", "none"]))
+        raise ValueError(closest("language model", name, [*models, "scripted"]))
     model = models[name]
     return model if served is None else Model(served, served, model.template, model.serve)
 

@@ -46,9 +46,6 @@ class ScriptedTutor:
         self.stats["asked"] += rows
         return one_hot(action, legal.shape[1])
 
-    def close(self) -> None:
-        pass
-
 
 def one_hot(action: Tensor, num_actions: int) -> Advice:
     """Return advice that names one action a row, without a doubt."""

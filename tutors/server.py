@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,7 +71,7 @@ def server_for(model: Model, client: Client, start: bool, wait: float, log: Path
         stop(child)
 
 
-def listed(client: Client) -> list[str] | None:
+def listed(client: Client) -> dict[str, str] | None:
     """Return the models that the server lists, or None where there is no server."""
     try:
         return client.models()
@@ -127,16 +127,15 @@ def die_with_parent() -> None:
 
 def stop(child: subprocess.Popen[bytes]) -> None:
     """End a child and all that it started: politely, then not."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, how)
-        except ProcessLookupError:
-            break
-        try:
-            child.wait(STOPS_WITHIN)
-        except subprocess.TimeoutExpired:
-            continue
-    child.wait()
+    try:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait(STOPS_WITHIN)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+    finally:  # also when a second Ctrl-C cuts the waiting short
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def last_error(log: Path) -> str:
@@ -149,9 +148,9 @@ def last_error(log: Path) -> str:
 def ways_out(model: Model, url: str) -> str:
     """Say what a person can do when a tutor cannot be had."""
     serve = shlex.join(["vllm", "serve", *serve_flags(model, url)])
+    tiny = "  --tutor tiny: a small language model of this repository, which `make setup` can serve on any machine\n"
     return (
-        "three ways out:\n"
-        f"  serve it here or anywhere, and say where with --tutor-url:\n    {serve}\n"
-        "  --tutor tiny: a small language model of this repository, served on any machine by `make setup`\n"
+        f"ways out:\n  serve it, and say where with --tutor-url if it is not here:\n    {serve}\n"
+        f"{tiny if model.name != 'tiny' else ''}"
         "  --tutor scripted: a search in place of a language model"
     )

@@ -6,6 +6,7 @@ version, view, tutor, prompt and labels.
 
 import hashlib
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ class AdviceStore:
                 connection.execute(self._insert(identities), {"hash": digest, "text": text})
                 known = connection.scalar(sql.select(identities.c.id).where(identities.c.hash == digest))
         except (sql.exc.SQLAlchemyError, ImportError) as error:  # ImportError: a driver that is not installed
-            name = sql.make_url(address).render_as_string(hide_password=True)
+            name = getattr(address, "database", None) or re.sub(r":[^:@/]*@", ":***@", str(address))
             raise ValueError(f"the advice store {name} cannot be used: {reason(error)}") from None
         self.identity = int(known or 0)
         self.num_actions = len(identity["labels"])

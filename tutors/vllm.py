@@ -7,9 +7,11 @@ must mend (a wrong key, a model that is not served, a server too old) is raised,
 """
 
 import asyncio
+import hashlib
 import logging
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,12 +56,12 @@ class VllmTutor:
         self.warn = Warner(logging.getLogger(__name__))
         self.served = ""  # under which name; empty until the server has been probed
         self.label_ids: list[int] = []
-        if (served := client.models()) is not None:
-            self._probe(served)
-        elif optional:
+        try:
+            self._probe(client.models())
+        except RequestError as error:
+            if not optional:
+                raise TutorError(f"{client.url} does not answer a first question: {error.kind}") from None
             self.breaker.failures = OPENS_AFTER
-        else:
-            raise TutorError(f"no server answers at {client.url}")
 
     def advise(self, state: State) -> Advice:
         words = self.view.words(state)
@@ -72,21 +74,26 @@ class VllmTutor:
         answers = self.client.run(self._ask_all([self.model.prompt(text) for text in words]))
         for row, (answer, legal) in enumerate(zip(answers, self.view.legal(state).tolist(), strict=True)):
             said = answer if isinstance(answer, str) else weigh(answer, self.label_ids, legal)
-            if not isinstance(said, str) and said[1] < self.min_label_mass:
-                said = "low_label_mass"
+            if not isinstance(said, str):
+                advice.label_mass[row] = said[1]  # also where that is too little: the mean must show it
+                if said[1] < self.min_label_mass:
+                    said = "low_label_mass"
             if isinstance(said, str):
                 self._silent(said)
                 continue
             advice.probs[row] = torch.tensor(said[0])
             advice.given[row] = True
-            advice.label_mass[row] = said[1]
         return advice
 
-    def close(self) -> None:
-        self.client.close()
+    def _probe(self, served: dict[str, str] | None) -> None:
+        """Find the model among those served, learn its label tokens, and prove that it answers as asked.
 
-    def _probe(self, served: list[str]) -> None:
-        """Find the model among those served, learn its label tokens, and prove that it answers as asked."""
+        Raises:
+            RequestError: not now, perhaps later.
+            TutorError: not before a person mends something.
+        """
+        if served is None:
+            raise RequestError("refused")
         names = [name for name in (self.model.name, self.model.model) if name in served]
         if not names:
             raise TutorError(
@@ -96,26 +103,22 @@ class VllmTutor:
         name = names[0]
         self.label_ids = [self._label_id(name, label) for label in self.view.labels]
         prompt = self.model.prompt(self.view.rules)
-        try:
-            body = self.client.run(self._post("/v1/completions", self._body(name, [prompt])))
-            answer = sort_answers(body, 1)[0]
-        except RequestError as failed:
-            raise TutorError(f"{self.client.url} does not answer a first question: {failed.kind}") from None
+        body = self.client.run(self._post("/v1/completions", self._body(name, [prompt])))
+        answer = sort_answers(body, 1)[0]
         everything = [True] * len(self.label_ids)
         if isinstance(answer, str) or isinstance(weigh(answer, self.label_ids, everything), str):
             raise TutorError(
                 f"{self.client.url} does not return the log-probabilities of given tokens; "
                 "it takes vLLM 0.26 or later (logprob_token_ids)"
             )
-        self.served = name
+        self.served, self.identity = name, fingerprint(served[name])
 
     def _label_id(self, name: str, label: str) -> int:
         """Return the token that the served model has for `label`."""
         question = {"model": name, "prompt": label, "add_special_tokens": False}
-        try:
-            tokens = self.client.run(self._post("/tokenize", question))["tokens"]
-        except (RequestError, KeyError) as error:
-            raise TutorError(f"{self.client.url} does not say how it reads {label!r}: {error}") from None
+        tokens = self.client.run(self._post("/tokenize", question)).get("tokens")
+        if not isinstance(tokens, list):
+            raise TutorError(f"{self.client.url} does not say how it reads {label!r}; it is not vLLM")
         if len(tokens) != 1:
             raise TutorError(f"{name} reads the label {label!r} as {len(tokens)} tokens; a label must be one")
         return tokens[0]
@@ -124,14 +127,11 @@ class VllmTutor:
         """See whether the server is back."""
         try:
             served = self.client.models()
-        except RequestError:
-            served = None
-        if served is None:
-            self.breaker.failed()
-        else:
-            if not self.served:
+            if served is None or not self.served:
                 self._probe(served)
             self.breaker.recovered()
+        except RequestError:
+            self.breaker.failed()
 
     async def _post(self, path: str, body: dict[str, object]) -> Any:
         return await self.client.within(self.client.deadline, self.client.post(path, body))
@@ -187,6 +187,12 @@ class VllmTutor:
         """Count silence, and say so once a minute for each kind."""
         self.stats[f"silent/{kind}"] += rows
         self.warn(kind, f"the tutor is silent ({kind}): training goes on without its advice")
+
+
+def fingerprint(root: str) -> str:
+    """Return what tells a model's answers from another's: its id, or for a folder here a hash of its weights."""
+    weights = Path(root) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else root
 
 
 def sort_answers(body: dict[str, Any], count: int) -> list[Answer]:
