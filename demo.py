@@ -6,6 +6,7 @@ steps, and puts them beside the tutor alone and random play.
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,7 @@ console = Console(highlight=False)
 class Demo:
     """How long, and with whom."""
 
-    total_steps: int = 100_000
+    total_steps: int = 80_000
     """Env steps of each student."""
     tutor: str = "tiny"
     """A language model of tutors/models.toml, or scripted."""
@@ -64,10 +65,10 @@ def demo(told: Demo) -> None:
     show(results, told, summary["tutor"])
 
 
-def show(results: dict[str, Result], told: Demo, tutor: dict[str, int]) -> None:
+def show(results: dict[str, Result], told: Demo, tutor: dict[str, Any]) -> None:
     """Print the table, what the advice cost, and where to look next."""
     steps = f"{told.total_steps:,}"
-    table = Table(title=f"Connect Four against {told.opponent}, after {steps} steps, {told.episodes:,} games each")
+    table = Table(title=f"Connect Four against {told.opponent}, {steps} steps")
     table.add_column("who plays")
     table.add_column("mean return", justify="right")
     table.add_column("95 % interval", justify="right")
@@ -77,7 +78,8 @@ def show(results: dict[str, Result], told: Demo, tutor: dict[str, int]) -> None:
     console.print(table)
     console.print(
         f"The student asked for advice {tutor['consulted']:,} times: the table answered {tutor['hits']:,}, "
-        f"the model was asked {tutor['asked']:,} questions, the rest were the same question in the same step."
+        f"the model was asked {tutor['asked']:,} questions, and the rest shared one of these with another game "
+        f"in the same step. Without an answer: {sum(tutor['silent'].values()):,}."
     )
     console.print("To see the curves: .venv/bin/tensorboard --logdir runs")
 

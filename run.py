@@ -181,11 +181,8 @@ def run_program(main: Callable[[Told], object], told: type[Told], description: s
 
     SIGTERM unwinds like Ctrl-C, so that a server we started ends with us.
     """
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     try:

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 TORCH=2.13.0
 VLLM=0.32.0
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 if nvidia-smi -L >/dev/null 2>&1; then device=cuda; else device=cpu; fi
 wanted="$device $TORCH $VLLM $(cat setup.cfg requirements/* | cksum)"
@@ -39,11 +40,20 @@ server() {
     echo "$wanted" >.venv-vllm/made-of
 }
 
-export PIP_DISABLE_PIP_VERSION_CHECK=1
+if [ "${1:-}" = server ]; then
+    server
+    exit
+fi
+
 pid=
+trap '[ -z "$pid" ] || kill -- "-$pid" 2>/dev/null || :' EXIT
+trap 'exit 130' INT TERM
 if ! is_made .venv-vllm; then
-    server &
+    setsid requirements/setup.sh server & # in a group of its own, so that all of it can be ended with us
     pid=$!
 fi
 is_made .venv || trainer
-if [ -n "$pid" ]; then wait "$pid"; fi
+if [ -n "$pid" ]; then
+    wait "$pid"
+    pid=
+fi

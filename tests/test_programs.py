@@ -2,8 +2,11 @@
 
 import csv
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -214,3 +217,45 @@ def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -
     assert done.returncode == 2
     assert "cannot be used" in done.stderr
     assert precious.read_text() == "my diary" * 1000
+
+
+def test_the_demo_puts_four_players_side_by_side() -> None:
+    done = program("demo.py", "--tutor", "scripted", "--total-steps", "3000", "--episodes", "50")
+    assert done.returncode == 0, done.stderr
+    for who in ("tutored student, alone", "untutored student", "tutor alone (scripted)", "random play"):
+        assert who in done.stdout
+    assert "tensorboard --logdir" in done.stdout
+    for line in done.stdout.splitlines():
+        if ": dqn on connect4" in line:
+            shutil.rmtree(ROOT / line.split(":")[0])
+
+
+def test_a_second_run_in_one_folder_is_refused(run: Path) -> None:
+    done = program("train.py", *SMALL, "--folder", str(run))
+    assert done.returncode == 2
+    assert "holds a run already" in done.stderr
+
+
+def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None:
+    told = [sys.executable, "train.py", "--total-steps", "100000000", "--folder", str(tmp_path / "run")]
+    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        over = time.monotonic() + 60
+        while "SPS" not in (tmp_path / "run" / "metrics.csv").read_text() if (tmp_path / "run").exists() else True:
+            assert time.monotonic() < over
+            time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+    assert running.returncode == 143
+    assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["global_step"] > 0
+
+
+def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_path: Path) -> None:
+    with serving() as gone:
+        flags = ("--tutor", "tiny", "--tutor-url", gone.url, "--tutor-optional", "--tutor-wait", "0.1")
+    done = program("train.py", *SMALL, *flags, "--folder", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
+    assert tutor["asked"] == tutor["hits"] == 0
+    assert tutor["silent"]["breaker"] > 0
+    refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor", "--episodes", "10")
+    assert refused.returncode == 2
+    assert "no server answers" in refused.stderr
