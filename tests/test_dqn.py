@@ -22,6 +22,7 @@ from agents.replay import Batch, Replay
 from envs.base import Env, Game, Spec, State, Step
 
 CONFIG = DQNConfig(
+    updates_per_step=1,
     learning_rate=3e-3,
     gamma=0.9,
     buffer_size=4096,
@@ -557,7 +558,21 @@ def test_training_30_times_is_training_15_times_saving_loading_and_15_more(game:
 
 def test_a_buffer_that_holds_no_moment_is_refused() -> None:
     with pytest.raises(ValueError, match="buffer of 15"):
-        make(Echo(4), 16, replace(CONFIG, buffer_size=15))
+        replace(CONFIG, buffer_size=15).check(16)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "updates_per_step", "target_network_frequency"])
+def test_a_count_below_one_is_refused_by_its_name(name: str) -> None:
+    CONFIG.check(16)
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        replace(CONFIG, **{name: 0}).check(16)
+
+
+def test_so_many_updates_follow_each_step_of_all_games() -> None:
+    game = Echo(4)
+    agent = make(game, 16, replace(CONFIG, learning_starts=16, updates_per_step=3))
+    train(agent, Env(game, 16), 4)
+    assert agent.updates == 12
 
 
 def echo_accuracy(agent: DQN, columns: int) -> float:
