@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
+import tenacity
 import torch
 from sqlalchemy.dialects import postgresql, sqlite
 from torch import Tensor
@@ -76,16 +77,20 @@ class AdviceStore:
             self.engine = sql.create_engine(address)
             if self.engine.dialect.name == "sqlite":
                 sql.event.listen(self.engine, "connect", prepare_sqlite)
-            with self.engine.begin() as connection:
-                for table in tables.sorted_tables:
-                    connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
-                connection.execute(self._insert(identities), {"hash": digest, "text": text})
-                known = connection.scalar(sql.select(identities.c.id).where(identities.c.hash == digest))
+            known = when_unlocked(self._register, digest, text)
         except (sql.exc.SQLAlchemyError, ImportError) as error:  # ImportError: a driver that is not installed
             name = getattr(address, "database", None) or re.sub(r":[^:@/]*@", ":***@", str(address))
             raise ValueError(f"the advice store {name} cannot be used: {reason(error)}") from None
         self.identity = int(known or 0)
         self.num_actions = len(identity["labels"])
+
+    def _register(self, digest: str, text: str) -> int | None:
+        """Make the tables if they are not there, and return the number of our identity."""
+        with self.engine.begin() as connection:
+            for table in tables.sorted_tables:
+                connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
+            connection.execute(self._insert(identities), {"hash": digest, "text": text})
+            return connection.scalar(sql.select(identities.c.id).where(identities.c.hash == digest))
 
     def find(self, keys: Tensor) -> Advice:
         """Return what is stored for `keys` (B, 2), on the CPU; silence for the rest."""
@@ -143,6 +148,14 @@ class AdviceStore:
         """Return an insert that passes over rows which are there, in the database's own words."""
         dialect = {"sqlite": sqlite, "postgresql": postgresql}[self.engine.dialect.name]
         return dialect.insert(table).on_conflict_do_nothing()
+
+
+when_unlocked = tenacity.Retrying(  # SQLite's own waiting does not cover the change to WAL of a new file
+    retry=tenacity.retry_if_exception(lambda error: "database is locked" in str(error)),
+    stop=tenacity.stop_after_delay(10),
+    wait=tenacity.wait_random(0.01, 0.1),
+    reraise=True,
+)
 
 
 def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
