@@ -41,7 +41,10 @@ class Demo:
 def demo(told: Demo) -> None:
     """Train both students, evaluate all four, and print the table."""
     common = Config(
-        total_steps=told.total_steps, opponent=told.opponent, seed=told.seed, eval_every=max(told.total_steps // 4, 1)
+        total_steps=told.total_steps,
+        env_kwargs=(f"opponent={told.opponent}",),
+        seed=told.seed,
+        eval_every=max(told.total_steps // 4, 1),
     )
     tutored = replace(common, tutoring=TutorConfig(tutor=told.tutor))
     tutored, alone = (replace(config, folder=new_folder(config)) for config in (tutored, common))

@@ -15,19 +15,16 @@ import torch
 import tyro
 from torch import Tensor
 
-import envs
 from agents import Agent
 from agents.checkpoint import load_checkpoint
 from envs.base import Env, Step
 from envs.luck import ADVISING, Luck, pick
-from run import config_from_json, find_device, make_agent, run_program
+from run import EVALUATION_SEED, config_from_json, evaluation_env, find_device, make_agent, run_program
 from tutors import open_desk
 from tutors.base import TutorError
 from tutors.desk import Desk
 
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games as they stand
-
-EVALUATION_SEED = 1_000_003  # added to a run's seed: the games of an evaluation are never those of training
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,8 @@ class Evaluation:
     """A run's folder."""
     who: Literal["student", "tutor", "random"] = "student"
     """Who plays."""
-    opponent: str | None = None
-    """Whom; as in training if not given."""
+    env_kwargs: tuple[str, ...] = ()
+    """Options of the game that take the place of those of training, such as opponent=negamax:4."""
     episodes: int = 1000
     """Games to play."""
     tutor_url: str | None = None
@@ -107,10 +104,9 @@ def evaluate(evaluation: Evaluation) -> Result:
     if not path.is_file():
         raise ValueError(f"{evaluation.run} is not a run: there is no {path}")
     config = config_from_json(path.read_text())
-    device, opponent = find_device(evaluation.device), evaluation.opponent or config.opponent
-    seed = config.seed + EVALUATION_SEED
-    env = envs.make(config.env, evaluation.episodes, seed, device, opponent)
-    luck = Luck(seed, torch.arange(evaluation.episodes, device=device), ADVISING)
+    device = find_device(evaluation.device)
+    env = evaluation_env(config, evaluation.episodes, device, evaluation.env_kwargs)
+    luck = Luck(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), ADVISING)
     if evaluation.who == "random":
         return play(random_play(luck), env)
     if evaluation.who == "student":
@@ -119,7 +115,7 @@ def evaluate(evaluation: Evaluation) -> Result:
         return play(student(agent), env)
     url = evaluation.tutor_url or config.tutoring.tutor_url
     wanted = replace(config.tutoring, tutor_url=url, tutor_optional=False)
-    with open_desk(wanted, env.spec, config.seed, evaluation.run, device, say_aside) as desk:
+    with open_desk(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
         if desk is None:
             raise ValueError(f"{evaluation.run} had no tutor")
         result = play(tutor_alone(desk, luck), env)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -21,13 +21,15 @@ from rich.console import Console
 from rich.logging import RichHandler
 from torch.utils.tensorboard import SummaryWriter
 
+import envs
 from agents import AGENTS, Agent, DQNConfig
 from envs import closest
-from envs.base import Spec
+from envs.base import Env, Spec
 from tutors import TutorConfig
 from tutors.base import TutorError
 
 HERE = Path(__file__).parent
+EVALUATION_SEED = 1_000_003  # added to a run's seed: the games of an evaluation are never those of training
 Told = TypeVar("Told")
 
 
@@ -38,9 +40,9 @@ class Config:
     algo: str = "dqn"
     """The student: dqn."""
     env: str = "connect4"
-    """The game: connect4."""
-    opponent: str = "tactical"
-    """Whom the student plays: random or tactical."""
+    """The game: blackjack, connect4 or snake; gym:ID for a Gymnasium env, module:Class for one of your own."""
+    env_kwargs: tuple[str, ...] = ()
+    """The game's options as NAME=VALUE: opponent=negamax:2 or size=8, as the README lists them."""
     total_steps: int = 300_000
     """Env steps of all games together."""
     num_envs: int = 256
@@ -84,7 +86,7 @@ def config_from_json(text: str) -> Config:
     told = json.loads(text)
     del told["versions"]
     agent, tutoring = told.pop("agent"), told.pop("tutoring")
-    agent["hidden"] = tuple(agent["hidden"])
+    agent["hidden"], told["env_kwargs"] = tuple(agent["hidden"]), tuple(told["env_kwargs"])
     tutoring["reuse"] = float(tutoring["reuse"])
     told["folder"] = Path(told["folder"])
     _, agent_config = AGENTS[told["algo"]]
@@ -107,6 +109,23 @@ def make_agent(config: Config, spec: Spec, device: str) -> Agent:
     """Return a new student."""
     agent, _ = AGENTS[config.algo]
     return agent(config.agent, spec, config.num_envs, config.total_steps, config.seed, device)
+
+
+def make_env(config: Config, device: str) -> Env:
+    """Return the games to train in."""
+    return envs.make(config.env, config.num_envs, config.seed, device, **envs.read_options(config.env_kwargs))
+
+
+def evaluation_env(config: Config, num_envs: int, device: str, others: Sequence[str] = ()) -> Env:
+    """Return the run's game for an evaluation, with luck of its own.
+
+    Who learned against itself is evaluated against the default opponent.
+    """
+    options = envs.read_options(config.env_kwargs)
+    if options.get("opponent") == "self":
+        options = {}
+    options |= envs.read_options(others)
+    return envs.make(config.env, num_envs, config.seed + EVALUATION_SEED, device, **options)
 
 
 def find_device(name: str) -> str:

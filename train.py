@@ -10,15 +10,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-import envs
 from agents import Agent
 from agents.base import Guidance
 from agents.checkpoint import save_checkpoint
 from envs.base import Env, Step
 from envs.luck import ADVISING, Luck
+from envs.opponents import SelfPlay
 from envs.score import Score
-from evaluate import EVALUATION_SEED, Result, play, student
-from run import Config, Log, Stopwatch, find_device, make_agent, run_program
+from evaluate import Result, play, student
+from run import Config, Log, Stopwatch, evaluation_env, find_device, make_agent, make_env, run_program
 from tutors import open_desk
 from tutors.asking import by_chance, consult_probability
 from tutors.desk import Desk
@@ -41,7 +41,7 @@ def train(config: Config) -> dict[str, object]:
         raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own")
     if device == "cpu" and config.tutoring.tutor not in ("none", "scripted"):
         torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
-    env = envs.make(config.env, config.num_envs, config.seed, device, config.opponent)
+    env = make_env(config, device)
     agent = make_agent(config, env.spec, device)
     log = Log(config.folder)
     (config.folder / "config.json").write_text(config.to_json() + "\n")
@@ -49,7 +49,7 @@ def train(config: Config) -> dict[str, object]:
     try:
         with (
             console.status("") as status,
-            open_desk(config.tutoring, env.spec, config.seed, config.folder, device, status.update) as desk,
+            open_desk(config.tutoring, env.game, config.seed, config.folder, device, status.update) as desk,
         ):
             summary = Training(config, env, agent, desk, log, status.update).run()
     finally:
@@ -70,7 +70,7 @@ class Training:
         self.score = Score(env.num_envs, env.device)
         self.watch = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
-        self.global_step = 0
+        self.global_step = self.updates = 0
         self.began = self.logged_at = time.monotonic()
         self.logged_step = 0
         self.result: Result | None = None  # of the last evaluation, if nothing was learned since
@@ -90,6 +90,8 @@ class Training:
                     step = after
                     self.global_step += config.num_envs
                 stats = watch("update", agent.update)
+                self.updates += 1
+                self.refresh_opponent()
                 if before // config.log_every < self.global_step // config.log_every:
                     self.report(stats)
                 if before // config.eval_every < self.global_step // config.eval_every:
@@ -109,6 +111,12 @@ class Training:
         same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
         return self.guidance.choose(proposal, advice.probs, wanted)
+
+    def refresh_opponent(self) -> None:
+        """Give an opponent that is the student itself a new copy of it when it is time."""
+        opponent = getattr(self.env.game, "opponent", None)
+        if isinstance(opponent, SelfPlay) and self.updates % opponent.refresh == 0:
+            opponent.policy = self.agent.frozen()
 
     def consult_probability(self) -> float:
         """Return the chance that a position is asked about now."""
@@ -141,9 +149,7 @@ class Training:
 
     def evaluate(self) -> Result:
         """Play the student alone in games of its own, and log and print how it did."""
-        config = self.config
-        seed = config.seed + EVALUATION_SEED
-        env = envs.make(config.env, config.eval_episodes, seed, config.device, config.opponent)
+        env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
         result = self.watch("eval", play, student(self.agent), env)
         self.log.add(self.global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
         low, high = result.interval()
@@ -165,7 +171,8 @@ class Training:
 def new_folder(config: Config) -> Path:
     """Return a folder's name that no other run has."""
     when = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{config.env}_{config.algo}_{config.tutoring.tutor}_seed{config.seed}_{when}"
+    game = config.env.replace(":", "-").replace("/", "-")
+    name = f"{game}_{config.algo}_{config.tutoring.tutor}_seed{config.seed}_{when}"
     folder, again = Path("runs") / name, 1
     while folder.exists():
         again += 1

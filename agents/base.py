@@ -1,5 +1,6 @@
 """What a student is, and where advice may act on it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -42,6 +43,9 @@ class Agent(Protocol):
 
     def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
         """Return the student's best actions, (N,) int64, without exploration; changes nothing."""
+
+    def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return `greedy` as it is now: later updates do not change it."""
 
     def observe(self, step: Step, action: Tensor, after: Step) -> None:
         """Take note that `action` (N,) in `step` led to `after`."""

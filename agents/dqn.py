@@ -11,6 +11,7 @@ Deliberate deviations from the first paper, with its value in brackets:
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,10 @@ class DQN:
     @torch.no_grad()
     def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
         return best_legal(self.network(obs), legal)
+
+    def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
+        network = copy.deepcopy(self.network).requires_grad_(False)
+        return lambda obs, legal: best_legal(network(obs), legal)
 
     def observe(self, step: Step, action: Tensor, after: Step) -> None:
         self.replay.add(step, action, after)

@@ -1,40 +1,54 @@
 """Games as batched tensors: rules only, no word about learning or language."""
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any
 
-from envs.base import Env
-from envs.connect4 import Connect4
-from envs.opponents import OPPONENTS
+from envs.base import Env, Game
+from envs.blackjack import Blackjack
+from envs.bridge import GymEnv
+from envs.names import check_options, closest, load, read_options
+from envs.opponents import connect4_against
+from envs.snake import Snake
 
-__all__ = ["ENVS", "OPPONENTS", "closest", "make"]
+__all__ = ["ENVS", "closest", "load", "make", "make_game", "read_options"]
 
-ENVS = ("connect4",)
+ENVS: dict[str, Callable[..., Game]] = {"blackjack": Blackjack, "connect4": connect4_against, "snake": Snake}
 
 
-def make(
-    name: str,
-    num_envs: int,
-    seed: int = 0,
-    device: str = "cpu",
-    opponent: str = "tactical",
-    first_game: int = 0,
-) -> Env:
-    """Return `num_envs` copies of the game called `name`.
+def make(name: str, num_envs: int, seed: int = 0, device: str = "cpu", first_game: int = 0, **options: Any) -> Env:
+    """Return `num_envs` copies of a game.
+
+    Args:
+        name: of ENVS; gym:ID for any Gymnasium env; module:Class for a game of one's own.
+        num_envs: N.
+        seed: of the games' luck.
+        device: where all tensors live.
+        first_game: id of the first copy, so that shards of one run play different games.
+        options: the game's own.
 
     Raises:
-        ValueError: no game or opponent has that name; the message lists those there are.
+        ValueError: there is no such game, or it has no such option; the message lists those there are.
     """
-    if name not in ENVS:
-        raise ValueError(closest("env", name, ENVS))
-    if opponent not in OPPONENTS:
-        raise ValueError(closest("opponent", opponent, OPPONENTS))
-    return Env(Connect4(OPPONENTS[opponent]), num_envs, seed, device, first_game)
+    if name.startswith("gym:"):
+        return GymEnv(name.removeprefix("gym:"), num_envs, seed, device, first_game, **options)
+    return Env(make_game(name, **options), num_envs, seed, device, first_game)
 
 
-def closest(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that nothing is called `name`, what there is, and what was probably meant."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"no {kind} is called {name!r}; there are {', '.join(known)}{hint}"
+def make_game(name: str, **options: Any) -> Game:
+    """Return the rules of a game of ENVS, or of one's own as module:Class.
+
+    Raises:
+        ValueError: as `make`.
+    """
+    game = find(name)
+    check_options(name, game, options)
+    return game(**options)
+
+
+def find(name: str) -> Callable[..., Game]:
+    """Return what makes the game called `name`."""
+    if name in ENVS:
+        return ENVS[name]
+    if ":" in name:
+        return load(name)
+    raise ValueError(closest("env", name, [*ENVS, "gym:ID", "module:Class"]))

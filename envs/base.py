@@ -126,3 +126,8 @@ def where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 def rows_of(state: State, rows: Tensor) -> State:
     """Return the games at `rows` (B,) int64 as a state of B rows."""
     return {name: tensor[rows] for name, tensor in state.items()}
+
+
+def row_count(state: State) -> int:
+    """Return how many games a state holds."""
+    return len(next(iter(state.values())))

@@ -4,14 +4,14 @@ obs      (2, 6, 7) float32 in {0, 1}: plane 0 is the student's discs, plane 1 th
 action   the column to drop into, 0 at the left. A full column is illegal, and playing it loses.
 reward   +1 for a line of four, -1 when the opponent makes one, 0 otherwise and for a draw.
 ends     at a line of four or after 42 discs. There is no clock.
-luck     deal: who moves first, then the opponent's opening. play: the opponent's reply.
+luck     deal: who moves first, then the opponent's opening, in any column. play: the opponent's reply.
 
 A board is an int64 of seven columns, seven bits each, bottom bit first. The seventh bit of a column
 is always 0, so that no line of four can run from the top of one column into the next.
 Source: John Tromp's Fhourstones benchmark.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Connect4:
 
     def deal(self, luck: Tensor) -> State:
         empty = torch.zeros_like(luck[:, 0], dtype=torch.int64)
-        opening = drop(empty, empty, self.opponent(empty, empty, luck[:, 1]))
+        opening = drop(empty, empty, (luck[:, 1] * COLUMNS).long())
         return {"mine": empty, "theirs": where(luck[:, 0] < 0.5, opening, empty)}
 
     def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
@@ -101,7 +101,7 @@ def legal_columns(taken: Tensor) -> Tensor:
 def columns_of(cells: Tensor) -> Tensor:
     """Which columns hold at least one of `cells`. (N, 7) bool for (N,) bitboards."""
     shifts = torch.arange(COLUMNS, device=cells.device) * STRIDE
-    return cells[:, None] >> shifts & COLUMN != 0
+    return (cells >> shifts[:, None] & COLUMN != 0).T
 
 
 def is_full(taken: Tensor) -> Tensor:
@@ -131,3 +131,33 @@ def draw(mine: int, theirs: int, signs: str = ".xo") -> str:
         " ".join(signs[(mine >> at & 1) + 2 * (theirs >> at & 1)] for at in range(row, COLUMNS * STRIDE, STRIDE))
         for row in range(ROWS - 1, -1, -1)
     )
+
+
+def notation(states: Sequence[State]) -> str:
+    """Return the first of the games whose positions were `states`, as chess games are written.
+
+    A move is its cell, column a … g and row 1 … 6. The first tag says who began.
+    """
+    moves: list[str] = []
+    began, before = "student", (0, 0)
+    for state in states:
+        now = int(state["mine"][0]), int(state["theirs"][0])
+        for side in (0, 1):
+            new = now[side] & ~before[side]
+            if new and not moves:
+                began = ("student", "opponent")[side]
+            if new:
+                column, row = divmod(new.bit_length() - 1, STRIDE)
+                moves.append(f"{'abcdefg'[column]}{row + 1}")
+        before = now
+    pairs = (moves[at : at + 2] for at in range(0, len(moves), 2))
+    text = " ".join(f"{number}. {' '.join(pair)}" for number, pair in enumerate(pairs, 1))
+    return f'[First "{began}"]\n[Result "{outcome(before, began)}"]\n\n{text}'
+
+
+def outcome(discs: tuple[int, int], began: str) -> str:
+    """Return the result of a position as chess has it, the beginner's first: 1-0, 0-1, 1/2-1/2 or *."""
+    mine, theirs = (bool(has_four(torch.tensor(side))) for side in discs)
+    if mine or theirs:
+        return "1-0" if mine == (began == "student") else "0-1"
+    return "1/2-1/2" if discs[0] | discs[1] == BOARD else "*"

@@ -45,7 +45,7 @@ class Luck:
         """Return (N, columns) float32 in [0, 1), multiples of 2**-24. `step` is a number or a 0-d int64."""
         place = mix(torch.as_tensor(step, device=self.base.device) + GOLDEN)
         places = mix(place + torch.arange(columns, device=self.base.device))
-        return uniform(mix(self.base[:, None] + places))
+        return uniform(mix(self.base + places[:, None])).T
 
 
 def uniform(bits: Tensor) -> Tensor:
@@ -63,6 +63,9 @@ def pick(allowed: Tensor, luck: Tensor) -> Tensor:
     Returns:
         (N,) int64.
     """
-    rank = allowed.cumsum(1)
-    wanted = (luck * rank[:, -1]).long() + 1
-    return (allowed & (rank == wanted[:, None])).long().argmax(1)
+    wanted = (luck * allowed.sum(1)).long()
+    rank, column = torch.zeros_like(wanted), torch.zeros_like(wanted)
+    for one in allowed.unbind(1):  # no cumsum: a compiler makes one loop over N of this
+        rank = rank + one
+        column = column + (rank <= wanted)
+    return column * (rank > 0)

@@ -1,29 +1,38 @@
-"""Who the student plays in Connect Four, and a search that is stronger than both.
+"""Who the student plays in Connect Four, and the search behind the strongest of them.
 
 An opponent is a function (its discs, the other's discs, luck) -> column. It moves at once in all games.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from envs.bits import count
 from envs.connect4 import (
     BOARD,
     COLUMN,
     COLUMNS,
     STRIDE,
+    Connect4,
     Opponent,
     columns_of,
     completing,
     drop,
     is_full,
     legal_columns,
+    planes,
     playable,
 )
 from envs.luck import pick
+from envs.names import closest
+
+Policy = Callable[[Tensor, Tensor], Tensor]  # (obs, legal) -> action
 
 WIN = 1000  # the value of a line of four with the next disc; each disc until then costs 1
 FULL = -10 * WIN  # the value of a column without room
 THREAT = 4  # the value of an empty cell that would complete a line; our choice
+MOST = 8  # discs that a search looks ahead: some seconds a position
 LEAVES = 1 << 16  # positions at the bottom of a search that are held at once: 512 KiB a tensor
 
 
@@ -40,7 +49,61 @@ def tactical(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
     return pick(columns_of(choice), luck)
 
 
+class Negamax:
+    """Plays one of the best columns of a `search` of `depth`, all equally likely."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+    def __call__(self, pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+        values = search(pieces, others, self.depth)
+        return pick(values == values.amax(1, keepdim=True), luck)
+
+
+class SelfPlay:
+    """A frozen copy of the student, which sees the board from its own side.
+
+    It now and then drops anywhere, as our choice: two copies that never err would play one game for ever. It plays like
+    `random` until it is given a policy, and whoever trains the student gives it a new one every `refresh` updates.
+    """
+
+    ERRS = 0.05
+
+    def __init__(self, refresh: int) -> None:
+        if refresh < 1:
+            raise ValueError(f"refresh is {refresh}; an opponent is refreshed after at least 1 update")
+        self.refresh = refresh
+        self.policy: Policy | None = None
+
+    def __call__(self, pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+        if self.policy is None:
+            return random(pieces, others, luck)
+        legal = legal_columns(pieces | others)
+        anywhere = pick(legal, luck / self.ERRS)
+        legal = legal | ~legal.any(1, keepdim=True)
+        return torch.where(luck < self.ERRS, anywhere, self.policy(planes(pieces, others), legal))
+
+
 OPPONENTS: dict[str, Opponent] = {"random": random, "tactical": tactical}
+NAMES = (*OPPONENTS, "negamax:DEPTH", "self")
+
+
+def connect4_against(opponent: str = "tactical", refresh: int = 1000) -> Connect4:
+    """Return Connect Four against the opponent of that name; `refresh` is of the one called self.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kind, _, depth = opponent.partition(":")
+    if kind == "negamax" and depth.isdecimal():
+        if not 1 <= int(depth) <= MOST:
+            raise ValueError(f"{opponent}: a search looks 1 to {MOST} discs ahead")
+        return Connect4(Negamax(int(depth)))
+    if opponent == "self":
+        return Connect4(SelfPlay(refresh))
+    if opponent not in OPPONENTS:
+        raise ValueError(closest("opponent", opponent, NAMES))
+    return Connect4(OPPONENTS[opponent])
 
 
 def search(pieces: Tensor, others: Tensor, depth: int) -> Tensor:
@@ -102,14 +165,3 @@ def middle(cells: Tensor) -> Tensor:
     centre = COLUMN << STRIDE * 3
     beside = COLUMN << STRIDE * 2 | COLUMN << STRIDE * 4
     return count(cells & (centre | beside)) + count(cells & centre)
-
-
-def count(cells: Tensor) -> Tensor:
-    """How many bits of each bitboard are set. Same shape, int64.
-
-    Adds up fields of 1, 2 and 4 bits, then all bytes by one product.
-    """
-    cells = cells - (cells >> 1 & 0x5555555555555555)
-    cells = (cells & 0x3333333333333333) + (cells >> 2 & 0x3333333333333333)
-    cells = cells + (cells >> 4) & 0x0F0F0F0F0F0F0F0F
-    return cells * 0x0101010101010101 >> 56
