@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.base import Spec
+from envs.base import Game
 from tutors.base import Tutor, View
 from tutors.client import Client
 from tutors.desk import Desk
@@ -27,6 +27,8 @@ class TutorConfig:
 
     tutor: str = "none"
     """none, scripted, or a language model of tutors/models.toml: llama, vicuna, deepseek, tiny."""
+    view: str | None = None
+    """How the game is told, such as full or local for snake; module:Class for a view of your own."""
     tutor_url: str | None = None
     """Where a vLLM server answers. Without it, one is sought at http://127.0.0.1:8000 and started if need be."""
     tutor_model: str | None = None
@@ -57,14 +59,14 @@ class TutorConfig:
 
 @contextmanager
 def open_desk(
-    config: TutorConfig, spec: Spec, seed: int, folder: Path, device: str, say: Say = print
+    config: TutorConfig, game: Game, seed: int, folder: Path, device: str, say: Say = print
 ) -> Iterator[Desk | None]:
     """Yield a desk at which the tutor that `config` names answers, or None where it names none.
 
     Starts a server if the tutor needs one, and lets go of everything afterwards.
 
     Args:
-        spec: of the game.
+        game: what the questions are about.
         seed: decides what a scripted tutor is wrong about.
         folder: of the run, for the advice store and a server's output.
         say: shows one line of progress.
@@ -76,11 +78,11 @@ def open_desk(
     if config.tutor == "none":
         yield None
         return
-    view = make_view(spec.name)
-    table = AdviceTable(spec.num_actions, config.reuse, device=device)
+    view = make_view(game, config.view)
+    table = AdviceTable(game.spec.num_actions, config.reuse, device=device)
     with ExitStack() as stack:
         tutor, template = hire(config, view, seed, folder / "vllm.log", say, stack)
-        identity = identity_of(spec, view, tutor.identity, template)
+        identity = identity_of(game.spec, view, tutor.identity, template)
         store = AdviceStore(config.advice_store or folder / "advice.sqlite", identity)
         stack.callback(store.close)
         yield Desk(view, tutor, table, store)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from envs.base import State
+from envs.base import Game, State
 
 WARN_EVERY = 60.0  # seconds between two warnings of one kind
 
@@ -32,12 +32,14 @@ class Advice(NamedTuple):
         return Advice(*(tensor.to(device) for tensor in self))
 
 
-class View(Protocol):
+class View:
     """A game in words. The words decide what a tutor knows; equal words have equal keys, and only they.
 
-    A question is always asked about a canonical position, so that positions which are one and the same
-    to a player are one question. `symmetry[t, a]` is the canonical position's name for action `a` of a
-    position that transform `t` made canonical.
+    `canonical` reduces a game's state to what is told of it, in a form that is the same for positions which
+    are one and the same to a player; all the other methods take what it returned. `symmetry[t, a]` is the told
+    position's name for action `a` of a position that transform `t` led from.
+
+    A subclass says what the first five are, `key` and `words`; the rest defaults to no symmetry, all legal, no expert.
     """
 
     game: str
@@ -47,20 +49,40 @@ class View(Protocol):
     rules: str  # what all prompts begin with
     symmetry: Tensor  # (S, A) int64
 
+    def __init_subclass__(cls) -> None:
+        if not hasattr(cls, "symmetry"):
+            cls.symmetry = torch.arange(len(cls.labels))[None]
+
+    def __init__(self, game: Game) -> None:
+        """Take what must be known of the rules."""
+
     def canonical(self, state: State) -> tuple[State, Tensor]:
-        """Return (the canonical positions, the transform that led there (B,) int64)."""
+        """Return (what is told of B positions, tensors of B rows, the transform that led there (B,) int64)."""
+        rows = next(iter(state.values()))
+        return state, torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
 
     def key(self, state: State) -> Tensor:
         """Return (B, 2) int64, equal exactly when the words would be equal."""
-
-    def legal(self, state: State) -> Tensor:
-        """Return which actions are legal, (B, A) bool."""
+        raise NotImplementedError
 
     def words(self, state: State) -> list[str]:
         """Return the whole question about each position: rules first, position last."""
+        raise NotImplementedError
+
+    def legal(self, state: State) -> Tensor:
+        """Return which actions are legal, (B, A) bool."""
+        rows = next(iter(state.values()))
+        return torch.ones(len(rows), len(self.labels), dtype=torch.bool, device=rows.device)
 
     def values(self, state: State, depth: int) -> Tensor:
-        """Return how good a search of `depth` finds each action, (B, A); the best is the largest."""
+        """Return how good an expert finds each action by what is told, (B, A); the best is the largest.
+
+        `depth` is how far the expert looks ahead, where it searches. Differences are of some few units.
+
+        Raises:
+            ValueError: nobody has said what an expert would hold of this game.
+        """
+        raise ValueError(f"the view {self.name} of {self.game} has no expert, which a scripted tutor needs")
 
 
 class Tutor(Protocol):
@@ -71,7 +93,7 @@ class Tutor(Protocol):
     stats: Counter[str]  # asked: prompts sent; silent/<kind>: positions without an answer
 
     def advise(self, state: State) -> Advice:
-        """Return advice for every row of `state`, on the CPU or wherever `state` lives."""
+        """Return advice for every row of `state`, which a view has told, on the CPU or wherever it lives."""
 
 
 class Warner:

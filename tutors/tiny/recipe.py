@@ -1,14 +1,17 @@
-"""How the tiny tutor is made: positions of mixed play, labelled by search, told in the view's words.
+"""How the tiny tutor is made: positions of mixed play in every game, labelled by search, told in every view's words.
 
 The result is a folder in Hugging Face's format, which vLLM serves, and `card.json` with what was measured.
 """
 
+import itertools
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -17,16 +20,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import envs
-from envs.base import State, rows_of
+from envs.base import Env, State, row_count, rows_of
+from envs.exact import CELLS, optimum, value_of
 from envs.luck import ADVISING, Luck, pick
-from tutors.base import View
+from tutors.base import Advice, View
+from tutors.desk import Desk
+from tutors.table import AdviceTable
 from tutors.tiny.model import Llama, Shape
 from tutors.tiny.tokens import make_tokenizer, save_tokenizer
-from tutors.views import make_view
+from tutors.views import VIEWS, make_view
 
 GAMES = 4096  # at once, while positions are gathered
-WORTH = 20  # a win or a loss, among values of a few units
-HELD_OUT = 10_000  # positions that the model never learns from
+ROUND = 100  # steps between two looks at how many different positions there are
+WORTH = 20  # how much worse than the best a move can count, among values of a few units
+HELD_OUT = 10_000  # positions of a large game that the model never learns from; of a small one it learns all
+SNAKES = 30  # games that are scored; each is cut short after 1,000 steps
+WEIGHTS = {("connect4", "board"): 84, ("snake", "full"): 12, ("snake", "local"): 2, ("blackjack", "table"): 2}
 
 
 @dataclass(frozen=True)
@@ -34,99 +43,26 @@ class Recipe:
     """Everything that decides what the model becomes."""
 
     out: Path = Path("tutors/tiny/weights")
-    positions: int = 560_000  # to learn from, each seen once
+    positions: int = 800_000  # to learn from, each of a large game seen once, shared out by WEIGHTS
     depth: int = 4  # discs that the labelling search looks ahead
     temperature: float = 1.0  # of the labels: softmax(value / temperature)
     batch: int = 128
     learning_rate: float = 3e-3  # at its height, of both optimizers
     weight_decay: float = 0.05
-    report_every: int = 500  # batches; each report also saves
+    report_every: int = 1000  # batches; each report also saves
     seed: int = 1
 
 
-def cook(recipe: Recipe) -> dict[str, object]:
-    """Make the tiny tutor, write it to `recipe.out`, and return its card."""
-    torch.manual_seed(recipe.seed)
-    began = time.monotonic()
-    view = make_view("connect4")
-    state = gather(view, recipe.positions + HELD_OUT, recipe.seed)
-    learn, held_out = split(state, HELD_OUT)
-    print(f"{len(learn['mine']):,} positions to learn from, {HELD_OUT:,} held out")
-    some = rows_of(learn, torch.arange(min(10_000, len(learn["mine"]))))
-    tokenizer = make_tokenizer(view.words(some), view.labels)
-    model = Llama(Shape(tokenizer.get_vocab_size()))
-    size = sum(parameter.numel() for parameter in model.parameters())
-    student = Reader(model, tokenizer, view)
-    expected = view.values(held_out, recipe.depth)
-    by_chance = best(expected).float().sum(1) / view.legal(held_out).float().sum(1)
-    card: dict[str, object] = {
-        "recipe": {name: str(value) for name, value in asdict(recipe).items() if name != "out"},
-        "parameters": size,
-        "random_agreement": round(by_chance.mean().item(), 4),
-    }
-    for batch, loss in train(student, learn, recipe):
-        last = batch == batches(recipe)
-        if last or batch % recipe.report_every == 0:
-            card |= {
-                "batches": batch,
-                "held_out_agreement": round(agreement(student, held_out, expected), 4),
-                "seconds": round(time.monotonic() - began),
-            }
-            if last:
-                card["mean_return"] = {name: round(score(student, name), 4) for name in envs.OPPONENTS}
-            save(model, tokenizer, recipe.out, card)
-            print(
-                f"batch {batch}: loss {loss:.4f}, best move found {card['held_out_agreement']:.1%}",
-                flush=True,
-            )
-    return card
-
-
-def gather(view: View, count: int, seed: int) -> State:
-    """Return at least `count` different canonical positions from play of every strength.
-
-    In game i the student takes a move of a shallow search with a probability that grows with i, and any
-    legal move otherwise; half of the games are played against each opponent.
-    """
-    found: dict[str, Tensor] = {}
-    turns = [envs.make("connect4", GAMES, seed, opponent=name) for name in envs.OPPONENTS]
-    skill = torch.linspace(0, 1, GAMES)
-    luck = Luck(seed, torch.arange(GAMES), ADVISING)
-    for turn in range(100_000):
-        env = turns[turn % len(turns)]
-        state, _ = view.canonical(env.state)
-        found = {name: torch.cat([found[name], state[name]]) if found else state[name] for name in state}
-        if turn % 50 == 49:
-            keys, first = torch.unique(view.key(found)[:, 0], return_inverse=True)
-            rows = torch.zeros_like(keys).scatter_(0, first, torch.arange(len(first)))
-            found = rows_of(found, rows)
-            if len(rows) >= count:
-                break
-        chance = luck.draw(torch.tensor(turn), 2)
-        clever = best(view.values(env.state, 2)) & (chance[:, :1] < skill[:, None])
-        allowed = torch.where(clever.any(1, keepdim=True), clever, view.legal(env.state))
-        env.step(pick(allowed, chance[:, 1]))
-    return found
-
-
-def split(state: State, held_out: int) -> tuple[State, State]:
-    """Shuffle positions and set `held_out` of them aside."""
-    order = torch.randperm(len(state["mine"]))
-    return rows_of(state, order[held_out:]), rows_of(state, order[:held_out])
-
-
-def best(values: Tensor) -> Tensor:
-    """Which actions have the largest value of their row. (B, A) bool."""
-    return values == values.amax(1, keepdim=True)
-
-
 class Reader:
-    """A model with its tokenizer, asked like the served one: the question in, a letter out."""
+    """The model as it reads one view: asked like the served one, the question in, a letter out. It is a tutor."""
+
+    name = identity = "reader"
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, view: View) -> None:
         self.model, self.tokenizer, self.view = model, tokenizer, view
         self.beginning = torch.tensor(tokenizer.encode(view.rules).ids)
         self.labels = torch.tensor([tokenizer.token_to_id(label) for label in view.labels])
+        self.stats: Counter[str] = Counter()
         tokenizer.enable_padding(pad_id=0)
 
     def logits(self, state: State) -> Tensor:
@@ -140,36 +76,157 @@ class Reader:
         return logits.float()
 
     @torch.no_grad()
-    def choose(self, state: State) -> Tensor:
-        """Return the best legal label of each canonical position, (B,) int64."""
+    def advise(self, state: State) -> Advice:
+        """Return softmax over the legal labels of each position as it is told."""
         parts = [
-            self.logits(rows_of(state, rows))[:, self.labels] for rows in torch.arange(len(state["mine"])).split(1000)
+            self.logits(rows_of(state, rows))[:, self.labels] for rows in torch.arange(row_count(state)).split(1000)
         ]
-        return torch.cat(parts).masked_fill(~self.view.legal(state), -torch.inf).argmax(1)
+        probs = torch.cat(parts).masked_fill(~self.view.legal(state), -torch.inf).softmax(1)
+        sure = torch.ones(len(probs))
+        return Advice(probs, sure.bool(), sure)
 
 
-def batches(recipe: Recipe) -> int:
-    """How many batches the training takes."""
-    return recipe.positions // recipe.batch
+@dataclass
+class Lesson:
+    """What is learned of one view."""
+
+    game: Any
+    reader: Reader
+    learn: State  # positions as they are told
+    held_out: State  # those that the agreement is measured on
+    depth: int
+
+    @property
+    def name(self) -> str:
+        """How the card calls it."""
+        return f"{self.reader.view.game} {self.reader.view.name}"
+
+    def expected(self, state: State) -> Tensor:
+        """Return the search's values of each action."""
+        return self.reader.view.values(state, self.depth)
+
+    def agreement(self, rows: int) -> float:
+        """Return in what share of the first `rows` positions the best legal label is a best move of the search."""
+        state = rows_of(self.held_out, torch.arange(min(rows, row_count(self.held_out))))
+        chosen = self.reader.advise(state).probs.argmax(1, keepdim=True)
+        return self._best(state).gather(1, chosen).float().mean().item()
+
+    def chance(self) -> float:
+        """Return the agreement of random play."""
+        return (self._best(self.held_out).sum(1) / self.reader.view.legal(self.held_out).sum(1)).mean().item()
+
+    def _best(self, state: State) -> Tensor:
+        values = self.expected(state).float().masked_fill(~self.reader.view.legal(state), -torch.inf)
+        return best(values)
 
 
-def train(reader: Reader, state: State, recipe: Recipe) -> Iterator[tuple[int, float]]:
-    """Yield (batches so far, loss) after every batch: cross-entropy to the search's choice.
+def cook(recipe: Recipe) -> dict[str, object]:
+    """Make the tiny tutor, write it to `recipe.out`, and return its card."""
+    torch.manual_seed(recipe.seed)
+    began = time.monotonic()
+    counts = {place: recipe.positions * weight // sum(WEIGHTS.values()) for place, weight in WEIGHTS.items()}
+    views = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
+    told = {place: gather(view, counts[place] + HELD_OUT, recipe.seed) for place, view in views.items()}
+    some = [words for place, view in views.items() for words in view.words(first(told[place], 10_000))]
+    tokenizer = make_tokenizer(some, sorted({label for view in views.values() for label in view.labels}))
+    model = Llama(Shape(tokenizer.get_vocab_size()))
+    lessons = {
+        place: Lesson(envs.make_game(place[0]), Reader(model, tokenizer, view), *split(told[place]), recipe.depth)
+        for place, view in views.items()
+    }
+    card: dict[str, object] = {
+        "recipe": {name: str(value) for name, value in asdict(recipe).items() if name != "out"},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    plan = [place for place, count in counts.items() for _ in range(count // recipe.batch)]
+    for batch, loss in train(lessons, plan, recipe):
+        last = batch == len(plan)
+        if last or batch % recipe.report_every == 0:
+            reports = {lesson.name: report(lesson, last) for lesson in lessons.values()}
+            card |= {"batches": batch, "seconds": round(time.monotonic() - began), "views": reports}
+            save(model, tokenizer, recipe.out, card)
+            found = ", ".join(f"{name} {values['agreement']:.1%}" for name, values in reports.items())
+            print(f"batch {batch} of {len(plan)}: loss {loss:.4f}, best move found: {found}", flush=True)
+    return card
+
+
+def gather(view: View, count: int, seed: int) -> State:
+    """Return at least `count` different positions as they are told, from play of every strength.
+
+    In game i the student takes a move of a shallow search with a probability that grows with i, and any
+    legal move otherwise; Connect Four is played against each opponent in turn. Where a game has fewer positions, all
+    that came up.
+    """
+    turns = [envs.make(view.game, GAMES, seed)]
+    if view.game == "connect4":
+        turns.append(envs.make(view.game, GAMES, seed, opponent="random"))
+    found: list[State] = []
+    skill = torch.linspace(0, 1, GAMES)
+    luck = Luck(seed, torch.arange(GAMES), ADVISING)
+    back = view.symmetry.argsort(1)
+    for turn in itertools.count(1):
+        env = turns[turn % len(turns)]
+        told, turned = view.canonical(env.state)
+        found.append(told)
+        if turn % ROUND == 0:
+            known, found = row_count(found[0]), [distinct(view, found)]
+            if row_count(found[0]) >= count or row_count(found[0]) == known:
+                return found[0]
+        chance = luck.draw(turn, 2)
+        legal = view.legal(told)
+        clever = best(view.values(told, 2).masked_fill(~legal, -(1 << 20))) & (chance[:, :1] < skill[:, None])
+        move = pick(torch.where(clever.any(1, keepdim=True), clever, legal), chance[:, 1])
+        env.step(back[turned].gather(1, move[:, None])[:, 0])
+    raise AssertionError("counting does not end")
+
+
+def distinct(view: View, parts: list[State]) -> State:
+    """Join positions and drop those that are told in the same words as another."""
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    keys, which = torch.unique(view.key(joined), dim=0, return_inverse=True)
+    rows = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
+    return rows_of(joined, rows)
+
+
+def first(state: State, rows: int) -> State:
+    """Return the first rows, or all if there are fewer."""
+    return rows_of(state, torch.arange(min(rows, row_count(state))))
+
+
+def split(state: State) -> tuple[State, State]:
+    """Shuffle positions and set HELD_OUT of them aside; of a small game's both are all."""
+    order = torch.randperm(row_count(state))
+    if len(order) < 2 * HELD_OUT:
+        return rows_of(state, order), rows_of(state, order)
+    return rows_of(state, order[HELD_OUT:]), rows_of(state, order[:HELD_OUT])
+
+
+def best(values: Tensor) -> Tensor:
+    """Which actions have the largest value of their row. (B, A) bool."""
+    return values == values.amax(1, keepdim=True)
+
+
+def train(lessons: dict, plan: list, recipe: Recipe) -> Iterator[tuple[int, float]]:
+    """Yield (batches so far, loss) after every batch of `plan`, in random order: cross-entropy to the search's choice.
 
     Matrices learn by Muon (Jordan et al. 2024), the rest by AdamW; CHANGELOG.md has what AdamW alone does.
     """
-    model, optimizers = reader.model, make_optimizers(reader.model, recipe)
-    order = torch.randperm(recipe.positions)[: batches(recipe) * recipe.batch]
-    for batch, rows in enumerate(order.split(recipe.batch)):
-        chosen = rows_of(state, rows)
-        values, legal = reader.view.values(chosen, recipe.depth), reader.view.legal(chosen)
+    model = next(iter(lessons.values())).reader.model
+    optimizers = make_optimizers(model, recipe)
+    read = dict.fromkeys(lessons, 0)
+    for batch, at in enumerate(torch.randperm(len(plan)).tolist()):
+        lesson = lessons[plan[at]]
+        rows = torch.arange(read[plan[at]], read[plan[at]] + recipe.batch) % row_count(lesson.learn)
+        read[plan[at]] += recipe.batch
+        chosen = rows_of(lesson.learn, rows)
         wanted = torch.zeros(len(rows), model.shape.vocabulary)
-        wanted[:, reader.labels] = choice(values, legal, recipe.temperature)
-        loss = F.cross_entropy(reader.logits(chosen), wanted)
+        legal = lesson.reader.view.legal(chosen)
+        wanted[:, lesson.reader.labels] = choice(lesson.expected(chosen), legal, recipe.temperature)
+        loss = F.cross_entropy(lesson.reader.logits(chosen), wanted)
         loss.backward()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * schedule(batch / batches(recipe))
+                group["lr"] = recipe.learning_rate * schedule(batch / len(plan))
             optimizer.step()
             optimizer.zero_grad()
         yield batch + 1, loss.item()
@@ -188,8 +245,13 @@ def make_optimizers(model: Llama, recipe: Recipe) -> list[torch.optim.Optimizer]
 
 
 def choice(values: Tensor, legal: Tensor, temperature: float) -> Tensor:
-    """Mix softmax(value / temperature) with the best moves alone, half and half: order and winner both count."""
-    soft = (values.clamp(-WORTH, WORTH) / temperature).masked_fill(~legal, -torch.inf).softmax(1)
+    """Mix softmax(value / temperature) with the best moves alone, half and half: order and winner both count.
+
+    What is worse than the best by more than WORTH is as bad as that.
+    """
+    values = values.float().masked_fill(~legal, -torch.inf)
+    behind = (values - values.amax(1, keepdim=True)).clamp(min=-WORTH)
+    soft = (behind / temperature).masked_fill(~legal, -torch.inf).softmax(1)
     winners = best(values).float()
     return (soft + winners / winners.sum(1, keepdim=True)) / 2
 
@@ -201,20 +263,36 @@ def schedule(progress: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (progress - 0.05) / 0.95)
 
 
-def agreement(reader: Reader, state: State, expected: Tensor) -> float:
-    """Share of positions where the reader's best legal label is one of the search's best moves."""
-    return best(expected).gather(1, reader.choose(state)[:, None]).float().mean().item()
+def report(lesson: Lesson, last: bool) -> dict[str, object]:
+    """Return what the card says of one view; at the end also how the model plays alone."""
+    rows = HELD_OUT if last else 2000
+    values: dict[str, object] = {"agreement": round(lesson.agreement(rows), 4)}
+    if last:
+        values |= {"positions": row_count(lesson.learn), "chance": round(lesson.chance(), 4), **alone(lesson)}
+    return values
 
 
-def score(reader: Reader, opponent: str, games: int = 1000) -> float:
-    """The reader's mean return, alone, over each of `games` copies' first game."""
-    env = envs.make("connect4", games, seed=2, opponent=opponent)
+def alone(lesson: Lesson) -> dict[str, float]:
+    """Return what the model comes to when it plays a view's game itself."""
+    if lesson.reader.view.game == "blackjack":
+        chosen = lesson.reader.advise(lesson.learn).probs[:, 1].round().double()
+        policy = torch.zeros(CELLS, dtype=torch.float64)
+        policy[tuple(lesson.learn[name] for name in ("sum", "open", "usable"))] = chosen
+        return {"regret": round(optimum(lesson.game).hand - value_of(lesson.game, policy), 6)}
+    if lesson.reader.view.game == "snake":
+        return {"fruits": round(score(lesson, envs.make("snake", SNAKES, seed=2, time_limit=1000)), 2)}
+    games = {name: envs.make("connect4", 1000, seed=2, opponent=name) for name in ("random", "tactical")}
+    return {name: round(score(lesson, env), 4) for name, env in games.items()}
+
+
+def score(lesson: Lesson, env: Env) -> float:
+    """Return the reader's mean return over each copy's first game. What was asked once is kept in a table."""
+    view = lesson.reader.view
+    desk = Desk(view, lesson.reader, AdviceTable(len(view.labels), math.inf), None)
     env.reset()
-    total, playing = torch.zeros(games), torch.ones(games, dtype=torch.bool)
+    total, playing = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
     while playing.any():
-        state, turned = reader.view.canonical(env.state)
-        action = reader.view.symmetry[turned, reader.choose(state)]
-        step = env.step(action)
+        step = env.step(desk.advise(env.state, playing).probs.argmax(1))
         total += step.reward * playing
         playing &= ~(step.terminated | step.truncated)
     return total.mean().item()

@@ -1,4 +1,4 @@
-"""The tiny tutor's tokenizer: whole words, and a board four and three cells at a time.
+"""The tiny tutor's tokenizer: whole words, and a board a few cells at a time, wherever they lie in the same way.
 
 Few tokens a position are what makes the model cheap to train and to ask on two cores.
 """
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-CELL = "[.XO]"
+DISC, SIGN = "[.XO]", r"[.^>v<@*]"  # the cells of Connect Four and of Snake
 PIECES = "|".join(
     (
-        rf"{CELL}(?: {CELL}){{3}}",  # the left four cells of a row of seven
-        rf"(?: {CELL}){{3}}\n",  # the other three
+        rf"{DISC}(?: {DISC}){{3}}(?=(?: {DISC}){{3}}\n)",  # the left four cells of a row of seven discs
+        rf"(?: {DISC}){{3}}\n",  # the other three
+        rf" ?{SIGN}(?: {SIGN}){{2}}\n?",  # three cells of a row of signs
         r" ?[A-Za-z]+",
         r"\n+",
         r" ?[^\sA-Za-z]",
@@ -25,8 +26,10 @@ SPECIAL = ["<pad>", "<end>", "<unknown>"]
 
 def make_tokenizer(prompts: Iterable[str], labels: Iterable[str]) -> Tokenizer:
     """Return a tokenizer that knows every word of `prompts`, every piece of a board, and the labels."""
-    cells = [" ".join(cells) for cells in product(".XO", repeat=4)]
+    cells = [" ".join(cells) + " . . .\n" for cells in product(".XO", repeat=4) if set(cells) not in ({"X"}, {"O"})]
     cells += [" " + " ".join(cells) + "\n" for cells in product(".XO", repeat=3)]
+    signs = [" ".join(signs) for signs in product(".^>v<@*", repeat=3)]
+    cells += [start + three + end for three in signs for start, end in (("", ""), (" ", ""), (" ", "\n"))]
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[2]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")
     trainer = trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False)

@@ -1,11 +1,37 @@
 """Games in words: one file a game."""
 
+from typing import Any
+
+from envs import closest, load
+from envs.base import Game
 from tutors.base import View
+from tutors.views.blackjack import BlackjackView
 from tutors.views.connect4 import Connect4View
+from tutors.views.snake import FullView, LocalView
 
-VIEWS = {"connect4": Connect4View}
+VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless another is named
+    "blackjack": {"table": BlackjackView},
+    "connect4": {"board": Connect4View},
+    "snake": {"local": LocalView, "full": FullView},
+}
 
 
-def make_view(game: str) -> View:
-    """Return how `game` is told to a tutor."""
-    return VIEWS[game]()
+def make_view(game: Game, name: str | None = None) -> View:
+    """Return how `game` is told to a tutor.
+
+    Args:
+        game: the rules.
+        name: of VIEWS[game], or module:Class for a view of one's own; the game's first one if not given.
+
+    Raises:
+        ValueError: the game has no view, or none of that name.
+    """
+    if name is not None and ":" in name:
+        return load(name)(game)
+    views = VIEWS.get(game.spec.name, {})
+    if not views:
+        raise ValueError(f"{game.spec.name} has no view to tell it in; name one of yours with --view module:Class")
+    name = name or next(iter(views))
+    if name not in views:
+        raise ValueError(closest(f"view of {game.spec.name}", name, views))
+    return views[name](game)

@@ -11,9 +11,10 @@ from torch import Tensor
 from envs.base import State, where
 from envs.connect4 import BOTTOM, COLUMNS, draw, legal_columns, mirror
 from envs.opponents import search
+from tutors.base import View
 
 
-class Connect4View:
+class Connect4View(View):
     """The full board, seen by the student."""
 
     game, name, version = "connect4", "board", 1
