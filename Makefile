@@ -1,6 +1,6 @@
 # Short names for the commands of README.md.
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint benchmark
 
 setup:
 	@requirements/setup.sh
@@ -12,6 +12,13 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+benchmark: setup .venv-peers/bin/python
+	.venv/bin/python benchmark.py games
+
+.venv-peers/bin/python:
+	python3 -m venv .venv-peers
+	.venv-peers/bin/pip install -q -r requirements/peers.txt
 
 test: lint
 	.venv/bin/python -m pytest

@@ -1,0 +1,119 @@
+"""Random play by other programs, for benchmark.py to stand beside: `python peers.py PROGRAM GAME COPIES SECONDS`.
+
+Prints env steps a second of all copies together, as a line of JSON. It imports nothing of ours, so that it runs in an
+environment that holds the peers alone (requirements/peers.txt). Every program plays in its fastest way: those in JAX
+as one compiled loop of many steps, the others a step at a time.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+STEPS = 100  # in one compiled loop
+
+
+def gymnasium(game: str, copies: int) -> tuple[Callable[[], Any], int]:
+    """Gymnasium's own vector env, one copy after the other."""
+    import gymnasium as gym
+
+    games = gym.make_vec({"blackjack": "Blackjack-v1"}[game], num_envs=copies, vectorization_mode="sync")
+    games.reset(seed=1)
+    return lambda: games.step(games.action_space.sample()), copies
+
+
+def envpool(game: str, copies: int) -> tuple[Callable[[], Any], int]:
+    """Envpool's C++ on all cores."""
+    import envpool as pool
+    import numpy as np
+
+    names = {"blackjack": "Blackjack-v1", "connect4": "ConnectFour-v1", "snake": "Snake-v1"}
+    games = pool.make_gymnasium(names[game], num_envs=copies)
+    games.reset()
+    chance, actions = np.random.default_rng(1), games.action_space.n
+    return lambda: games.step(chance.integers(actions, size=copies)), copies
+
+
+def pgx(game: str, copies: int) -> tuple[Callable[[], Any], int]:
+    """Pgx, both sides at random: every step is one disc."""
+    import jax
+    import pgx as library
+    from pgx.experimental import auto_reset
+
+    env = library.make({"connect4": "connect_four"}[game])
+    step = jax.vmap(auto_reset(env.step, env.init))
+    state = jax.jit(jax.vmap(env.init))(jax.random.split(jax.random.PRNGKey(1), copies))
+
+    @jax.jit
+    def play(state: Any, key: Any) -> Any:
+        def once(carry: Any, key: Any) -> Any:
+            state, total = carry
+            action = jax.random.categorical(key, jax.numpy.log(state.legal_action_mask.astype("float32")), axis=1)
+            state = step(state, action, jax.random.split(key, copies))
+            return (state, total + state.rewards.sum()), None
+
+        return jax.lax.scan(once, (state, 0.0), jax.random.split(key, STEPS))[0]
+
+    return rolled(play, state), copies * STEPS
+
+
+def jumanji(game: str, copies: int) -> tuple[Callable[[], Any], int]:
+    """Jumanji, with its own automatic reset."""
+    import jax
+    import jumanji as library
+    from jumanji.wrappers import AutoResetWrapper
+
+    env = AutoResetWrapper(library.make({"snake": "Snake-v1"}[game]))
+    state, first = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.PRNGKey(1), copies))
+    step = jax.vmap(env.step)
+
+    @jax.jit
+    def play(state: Any, key: Any) -> Any:
+        def once(carry: Any, key: Any) -> Any:
+            (state, mask), total = carry
+            action = jax.random.categorical(key, jax.numpy.log(mask.astype("float32")), axis=1)
+            state, moment = step(state, action)
+            return ((state, moment.observation.action_mask), total + moment.reward.sum()), None
+
+        return jax.lax.scan(once, (state, 0.0), jax.random.split(key, STEPS))[0]
+
+    return rolled(play, (state, first.observation.action_mask)), copies * STEPS
+
+
+def rolled(play: Callable[[Any, Any], Any], state: Any) -> Callable[[], Any]:
+    """Return a function that goes on with a compiled loop from where it stopped, and waits for it."""
+    import jax
+
+    held = [state, jax.random.PRNGKey(2)]
+
+    def go() -> None:
+        held[1], key = jax.random.split(held[1])
+        held[0], total = play(held[0], key)
+        jax.block_until_ready(total)
+
+    return go
+
+
+PEERS: dict[str, tuple[Callable[[str, int], tuple[Callable[[], Any], int]], tuple[str, ...]]] = {
+    "gymnasium": (gymnasium, ("blackjack",)),
+    "envpool": (envpool, ("blackjack", "connect4", "snake")),
+    "pgx": (pgx, ("connect4",)),
+    "jumanji": (jumanji, ("snake",)),
+}
+
+
+def rate(go: Callable[[], Any], steps: int, seconds: float) -> float:
+    """Return steps a second of calling `go`, which makes `steps`, for that long after a warm-up."""
+    go()
+    go()
+    calls, began = 0, time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds:
+        go()
+        calls += 1
+    return calls * steps / spent
+
+
+if __name__ == "__main__":
+    program, game, copies, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    print(json.dumps(rate(*PEERS[program][0](game, copies), seconds)))
