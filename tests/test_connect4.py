@@ -1,8 +1,10 @@
 """Connect Four against OpenSpiel's, step by step over whole games; drawn boards for every rule; and every
-function on bitboards against the 69 lines and cells of a plain 6 x 7 grid.
+function on bitboards against the 69 lines and cells of a plain 6 x 7 grid. A game that is written down is read and
+played again.
 """
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import Env, Step
+from envs.base import Env, State, Step, rows_of
 from envs.connect4 import (
     BOARD,
     Connect4,
@@ -24,6 +26,8 @@ from envs.connect4 import (
     is_full,
     legal_columns,
     mirror,
+    notation,
+    outcome,
     planes,
     playable,
 )
@@ -216,17 +220,12 @@ def test_there_are_69_lines() -> None:
 
 
 def test_deal_luck_says_who_moves_first_and_what_the_opponent_opens_with() -> None:
-    asked = []
-
-    def opponent(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
-        asked.append((pieces.tolist(), others.tolist()))
-        return (luck * 7).long()
-
-    luck = torch.tensor([[0.0, 0.0], [0.25, 0.5], [0.499, 0.99], [0.5, 0.0], [0.99, 0.5]])
-    state = Connect4(opponent).deal(luck)
-    assert asked == [([0] * 5, [0] * 5)]
-    assert state["mine"].tolist() == [0] * 5
-    assert state["theirs"].tolist() == [bit(5, 0), bit(5, 3), bit(5, 6), 0, 0]
+    """In any column, whoever the opponent is."""
+    for opponent in (random, lambda pieces, others, luck: torch.full_like(pieces, 3)):
+        luck = torch.tensor([[0.0, 0.0], [0.25, 0.5], [0.499, 1 - 2**-24], [0.5, 0.0], [0.99, 0.5]])
+        state = Connect4(opponent).deal(luck)
+        assert state["mine"].tolist() == [0] * 5
+        assert state["theirs"].tolist() == [bit(5, 0), bit(5, 3), bit(5, 6), 0, 0]
 
 
 def test_play_luck_and_both_sides_discs_are_given_to_the_opponent_after_the_student_has_moved() -> None:
@@ -448,6 +447,166 @@ def test_a_drawing_leaves_no_cell_out() -> None:
     ours, others = random_heaps(50, seed=5)
     for x, o in zip(ours, others, strict=True):
         assert draw(x.item(), o.item()).replace(" ", "").replace("\n", " ") == drawn(x, o)
+
+
+class Played(NamedTuple):
+    """One game from the deal to its end."""
+
+    states: list[State]  # of one row each
+    first: str  # student or opponent
+    won: float  # the last reward: 1 by the student, -1 by the opponent, 0 by nobody
+
+
+@pytest.fixture(scope="module")
+def played() -> dict[tuple[str, float], list[Played]]:
+    """Random games by who moved first and who won."""
+    number, game = 4000, Connect4(random)
+    luck = Luck(6, torch.arange(number), EXPLORATION)
+    states, rewards, ends = [game.deal(luck.draw(0, 2))], [], []
+    for turn in range(1, 22):
+        numbers = luck.draw(turn, 2)
+        action = pick(game.look(states[-1])[1], numbers[:, 0])
+        state, reward, terminated = game.play(states[-1], action, numbers[:, 1:])
+        states.append(state)
+        rewards.append(reward)
+        ends.append(terminated)
+    lasts = torch.stack(ends).int().argmax(0).tolist()
+    kinds: dict[tuple[str, float], list[Played]] = {}
+    for index, last in enumerate(lasts):
+        first = "opponent" if states[0]["theirs"][index] else "student"
+        won = rewards[last][index].item()
+        if len(kinds.setdefault((first, won), [])) < 25:
+            rows = torch.tensor([index])
+            kinds[first, won].append(Played([rows_of(state, rows) for state in states[: last + 2]], first, won))
+    return kinds
+
+
+class Reading(NamedTuple):
+    """What a written game says."""
+
+    first: str
+    result: str
+    moves: list[str]
+    board: str  # as `drawn`: the student's discs are x
+    line: str  # the sign that has four in a line, if one has
+
+
+def read(text: str) -> Reading:
+    """Play a written game on a grid of signs; a disc must lie on the lowest empty cell of its column."""
+    first_tag, result_tag, gap, movetext = text.split("\n")
+    first = re.fullmatch(r'\[First "(student|opponent)"]', first_tag)[1]
+    result = re.fullmatch(r'\[Result "(1-0|0-1|1/2-1/2|\*)"]', result_tag)[1]
+    assert gap == ""
+    words = movetext.split(" ") if movetext else []
+    assert words[::3] == [f"{number + 1}." for number in range(len(words[::3]))]
+    moves = [word for index, word in enumerate(words) if index % 3]
+    assert not words or not words[-1].endswith(".")
+    grid = [["."] * 7 for _ in range(6)]
+    for sign, move in zip(itertools.cycle("xo" if first == "student" else "ox"), moves, strict=False):
+        column, row = "abcdefg".index(move[0]), 6 - int(move[1:])
+        assert row == max(r for r in range(6) if grid[r][column] == ".")
+        grid[row][column] = sign
+    fours = {sign for sign in "xo" for line in LINES if all(grid[r][c] == sign for r, c in line)}
+    assert len(fours) <= 1
+    return Reading(first, result, moves, " ".join("".join(row) for row in grid), "".join(fours))
+
+
+RESULTS = {  # (who moved first, the last reward): as chess has it, the first mover's points first
+    ("student", 1.0): "1-0",
+    ("student", -1.0): "0-1",
+    ("student", 0.0): "1/2-1/2",
+    ("opponent", 1.0): "0-1",
+    ("opponent", -1.0): "1-0",
+    ("opponent", 0.0): "1/2-1/2",
+}
+
+
+def drawing_of(state: State) -> str:
+    return drawn(state["mine"][0], state["theirs"][0])
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=str)
+def test_a_written_game_leads_to_the_same_board_and_result(
+    kind: tuple[str, float], played: dict[tuple[str, float], list[Played]]
+) -> None:
+    assert len(played[kind]) >= 2
+    for game in played[kind]:
+        told = read(notation(game.states))
+        assert told.first == game.first
+        assert told.result == RESULTS[kind]
+        assert told.board == drawing_of(game.states[-1])
+        assert told.line == {1.0: "x", -1.0: "o", 0.0: ""}[game.won]
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=str)
+def test_a_game_in_play_is_written_as_far_as_it_went_and_has_no_result(
+    kind: tuple[str, float], played: dict[tuple[str, float], list[Played]]
+) -> None:
+    for game in played[kind][:8]:
+        whole = read(notation(game.states)).moves
+        for length in range(1, len(game.states)):
+            told = read(notation(game.states[:length]))
+            assert told.moves == whole[: len(told.moves)]
+            assert told.board == drawing_of(game.states[length - 1])
+            assert told.result == "*"
+            assert told.first == (game.first if told.moves else "student")
+
+
+def test_of_several_games_the_first_is_written(played: dict[tuple[str, float], list[Played]]) -> None:
+    game, other = played["student", 1.0][0], played["opponent", -1.0][0]
+    together = [
+        {name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(game.states, other.states, strict=False)
+    ]
+    assert notation(together) == notation(game.states[: len(together)])
+
+
+def test_a_game_is_written_as_chess_games_are() -> None:
+    positions = [
+        "....... ....... ....... ....... ....... ...o...",
+        "....... ....... ....... ....... ...x... o..o...",
+        "....... ....... ....... ....... o..x... o..o..x",
+        "....... ....... ....... o...... o..x... o..o.xx",
+        "....... ....... o...... o...... o..x..x o..o.xx",
+    ]
+    states = [dict(zip(("mine", "theirs"), board(position), strict=True)) for position in positions]
+    assert notation(states) == '[First "opponent"]\n[Result "1-0"]\n\n1. d1 d2 2. a1 g1 3. a2 f1 4. a3 g2 5. a4'
+    assert notation(states[:1]) == '[First "opponent"]\n[Result "*"]\n\n1. d1'
+
+
+def test_a_game_without_a_move_is_written_without_one() -> None:
+    nothing = torch.zeros(1, dtype=torch.int64)
+    for states in ([], [{"mine": nothing, "theirs": nothing}]):
+        assert notation(states) == '[First "student"]\n[Result "*"]\n\n'
+
+
+def test_a_move_into_a_full_column_is_no_move() -> None:
+    game = Connect4(lambda pieces, others, luck: torch.zeros_like(pieces))
+    states = [game.deal(torch.tensor([[0.9, 0.0]]))]
+    for _ in range(4):
+        states.append(game.play(states[-1], torch.tensor([0]), torch.zeros(1, 1))[0])
+    assert read(notation(states)).moves == ["a1", "a2", "a3", "a4", "a5", "a6"]
+
+
+@pytest.mark.parametrize(
+    ("position", "first", "result"),
+    [
+        ("....... ....... ....... ....... ooo.... xxxx...", "student", "1-0"),
+        ("....... ....... ....... ....... oooo... xxxox..", "student", "0-1"),
+        ("....... ....... ....... ....... ooo.... xxxx..o", "opponent", "0-1"),
+        ("....... ....... ....... ....... oooo... xxxoxx.", "opponent", "1-0"),
+        ("....... ....... ....... ....... ooo.... xxx....", "student", "*"),
+        ("....... ....... ....... ....... ....... .......", "opponent", "*"),
+        (FULL_WITHOUT_A_LINE, "student", "1/2-1/2"),
+        (FULL_WITHOUT_A_LINE, "opponent", "1/2-1/2"),
+        ("." + FULL_WITHOUT_A_LINE[1:], "student", "*"),
+        (FULL_WITHOUT_A_LINE.replace("xxooxxo", "xxxxoxo", 1), "student", "1-0"),
+        (FULL_WITHOUT_A_LINE.replace("xxooxxo", "xoooooo", 1), "student", "0-1"),
+    ],
+)
+def test_the_outcome_of_drawn_boards(position: str, first: str, result: str) -> None:
+    """The last two are full boards whose last disc made a line."""
+    x, o = board(position)
+    assert outcome((x.item(), o.item()), first) == result
 
 
 @pytest.mark.parametrize("function", [has_four, completing, playable, is_full, mirror])

@@ -22,7 +22,7 @@ from tutors.store import AdviceStore, identity_of
 from tutors.table import AdviceTable
 from tutors.views import make_view
 
-VIEW = make_view("connect4")
+VIEW = make_view(envs.make_game("connect4"))
 SPEC = envs.make("connect4", 1).spec
 
 

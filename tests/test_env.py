@@ -1,19 +1,41 @@
-"""Env against its docstrings, sentence by sentence: every registered game, and small probe games whose
-every moment is known beforehand.
+"""Env against its docstrings, sentence by sentence: every registered game, with its options too, and small probe games
+whose every moment is known beforehand. Games are made by what a user writes.
 """
 
 import itertools
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import envs
-from envs.base import Env, Game, Spec, State, Step, rows_of, where
+from envs import opponents
+from envs.base import Env, Game, Spec, State, Step, row_count, rows_of, where
+from envs.blackjack import Blackjack
+from envs.bridge import GymEnv
+from envs.connect4 import Connect4
 from envs.luck import EXPLORATION, Luck, pick
+from envs.snake import Snake
 
-every_game = pytest.mark.parametrize("name", envs.ENVS)
+every_game = pytest.mark.parametrize(
+    "game",
+    [
+        *envs.ENVS,
+        "blackjack sab=false natural=true",
+        "connect4 opponent=self",
+        "snake size=3 time_limit=7 death_reward=-1",
+    ],
+)
+
+
+def make(game: str, num_envs: int, seed: int = 0, first_game: int = 0, device: str = "cpu") -> Env:
+    """Make a game from its name and options."""
+    name, *options = game.split()
+    return envs.make(name, num_envs, seed, device, first_game, **envs.read_options(options))
 
 
 def started(env: Env) -> tuple[Step, Callable[[Step], Tensor]]:
@@ -25,7 +47,7 @@ def started(env: Env) -> tuple[Step, Callable[[Step], Tensor]]:
 
 def trajectory(env: Env, steps: int, first_game: int = 0) -> list[Step]:
     """What `env` shows under random legal actions that belong to the games' ids."""
-    luck = Luck(99, torch.arange(first_game, first_game + env.num_envs), EXPLORATION)
+    luck = Luck(99, torch.arange(first_game, first_game + env.num_envs, device=env.device), EXPLORATION)
     shown = [env.reset()]
     for index in range(steps):
         shown.append(env.step(pick(shown[-1].legal, luck.draw(index, 1)[:, 0])))
@@ -49,10 +71,10 @@ def assert_equal_states(a: State, b: State) -> None:
 
 
 @every_game
-def test_a_step_has_the_shapes_and_types_of_the_spec(name: str) -> None:
-    env = envs.make(name, 5)
+def test_a_step_has_the_shapes_and_types_of_the_spec(game: str) -> None:
+    env = make(game, 5)
     spec = env.spec
-    assert spec.name == name
+    assert spec.name == game.split()[0]
     for step in trajectory(env, 30):
         for obs in (step.obs, step.final_obs):
             assert obs.shape == (5, *spec.obs_shape)
@@ -66,45 +88,49 @@ def test_a_step_has_the_shapes_and_types_of_the_spec(name: str) -> None:
 
 
 @every_game
-def test_a_state_is_tensors_of_n_rows(name: str) -> None:
-    env = envs.make(name, 5)
+def test_a_state_is_tensors_of_n_rows(game: str) -> None:
+    env = make(game, 5)
     trajectory(env, 3)
     assert all(len(tensor) == 5 for tensor in env.state.values())
 
 
 @every_game
-def test_legal_is_never_all_false(name: str) -> None:
-    for step in trajectory(envs.make(name, 256), 60):
+def test_legal_is_never_all_false(game: str) -> None:
+    for step in trajectory(make(game, 256), 60):
         assert step.legal.any(1).all()
         assert step.final_legal.any(1).all()
 
 
 @every_game
-def test_no_game_is_both_terminated_and_truncated(name: str) -> None:
-    env = envs.make(name, 256)
-    shown = trajectory(env, 60)
-    assert not any((step.terminated & step.truncated).any() for step in shown)
-    if env.spec.time_limit is None:
-        assert not any(step.truncated.any() for step in shown)
+def test_a_game_is_truncated_when_its_time_is_up_unless_it_terminates(game: str) -> None:
+    env = make(game, 256)
+    limit = env.spec.time_limit
+    age, truncated = torch.zeros(256, dtype=torch.int64), 0
+    for step in trajectory(env, 60)[1:]:
+        age += 1
+        assert torch.equal(step.truncated, ~step.terminated & (age == limit if limit else age < 0))
+        age *= ~(step.terminated | step.truncated)
+        truncated += int(step.truncated.sum())
+    assert (truncated > 100) == (limit is not None and limit < 60)
 
 
 @every_game
-def test_random_games_come_to_an_end_and_begin_again(name: str) -> None:
-    ends = sum(step.terminated.int() + step.truncated.int() for step in trajectory(envs.make(name, 16), 200))
+def test_random_games_come_to_an_end_and_begin_again(game: str) -> None:
+    ends = sum(step.terminated.int() + step.truncated.int() for step in trajectory(make(game, 16), 200))
     assert ends.min() >= 2
 
 
 @every_game
-def test_where_no_game_has_ended_the_final_pair_is_what_is_seen_now(name: str) -> None:
-    for step in trajectory(envs.make(name, 64), 60):
+def test_where_no_game_has_ended_the_final_pair_is_what_is_seen_now(game: str) -> None:
+    for step in trajectory(make(game, 64), 60):
         going_on = ~(step.terminated | step.truncated)
         assert torch.equal(step.obs[going_on], step.final_obs[going_on])
         assert torch.equal(step.legal[going_on], step.final_legal[going_on])
 
 
 @every_game
-def test_a_step_shows_the_state_that_the_env_is_in(name: str) -> None:
-    env = envs.make(name, 64)
+def test_a_step_shows_the_state_that_the_env_is_in(game: str) -> None:
+    env = make(game, 64)
     step, act = started(env)
     for _ in range(40):
         obs, legal = env.game.look(env.state)
@@ -114,8 +140,8 @@ def test_a_step_shows_the_state_that_the_env_is_in(name: str) -> None:
 
 
 @every_game
-def test_a_game_that_ended_starts_its_clock_again_in_the_same_step(name: str) -> None:
-    env = envs.make(name, 64)
+def test_a_game_that_ended_starts_its_clock_again_in_the_same_step(game: str) -> None:
+    env = make(game, 64)
     step, act = started(env)
     expected = torch.zeros(64, dtype=torch.int64)
     for _ in range(60):
@@ -125,8 +151,8 @@ def test_a_game_that_ended_starts_its_clock_again_in_the_same_step(name: str) ->
 
 
 @every_game
-def test_play_and_look_do_not_modify_their_state(name: str) -> None:
-    env = envs.make(name, 64)
+def test_play_and_look_do_not_modify_their_state(game: str) -> None:
+    env = make(game, 64)
     step, act = started(env)
     luck = Luck(3, torch.arange(64), EXPLORATION)
     for index in range(40):
@@ -138,8 +164,8 @@ def test_play_and_look_do_not_modify_their_state(name: str) -> None:
 
 
 @every_game
-def test_rules_keep_nothing_between_two_calls(name: str) -> None:
-    env = envs.make(name, 64)
+def test_rules_keep_nothing_between_two_calls(game: str) -> None:
+    env = make(game, 64)
     step, act = started(env)
     luck = Luck(3, torch.arange(64), EXPLORATION)
     for index in range(40):
@@ -153,8 +179,8 @@ def test_rules_keep_nothing_between_two_calls(name: str) -> None:
 
 
 @every_game
-def test_each_game_is_dealt_and_played_by_its_own_row(name: str) -> None:
-    env = envs.make(name, 32)
+def test_each_game_is_dealt_and_played_by_its_own_row(game: str) -> None:
+    env = make(game, 32)
     trajectory(env, 4)
     luck = Luck(3, torch.arange(32), EXPLORATION)
     dealt = env.game.deal(luck.draw(0, env.spec.deal_luck))
@@ -169,8 +195,8 @@ def test_each_game_is_dealt_and_played_by_its_own_row(name: str) -> None:
 
 
 @every_game
-def test_the_buffers_never_move(name: str) -> None:
-    env = envs.make(name, 64)
+def test_the_buffers_never_move(game: str) -> None:
+    env = make(game, 64)
 
     def places() -> list[int]:
         return [tensor.data_ptr() for tensor in (*env.state.values(), env.clock, env.steps)]
@@ -183,8 +209,8 @@ def test_the_buffers_never_move(name: str) -> None:
 
 
 @every_game
-def test_a_step_that_was_handed_out_never_changes(name: str) -> None:
-    env = envs.make(name, 64)
+def test_a_step_that_was_handed_out_never_changes(game: str) -> None:
+    env = make(game, 64)
     step, act = started(env)
     for _ in range(40):
         kept = Step(*[tensor.clone() for tensor in step])
@@ -194,8 +220,8 @@ def test_a_step_that_was_handed_out_never_changes(name: str) -> None:
 
 
 @every_game
-def test_a_step_does_not_modify_the_action(name: str) -> None:
-    env = envs.make(name, 64)
+def test_a_step_does_not_modify_the_action(game: str) -> None:
+    env = make(game, 64)
     step, act = started(env)
     action = act(step)
     kept = action.clone()
@@ -204,37 +230,45 @@ def test_a_step_does_not_modify_the_action(name: str) -> None:
 
 
 @every_game
-def test_a_game_plays_the_same_for_every_number_of_games_and_in_every_shard(name: str) -> None:
-    whole = trajectory(envs.make(name, 256, seed=4), 60)
-    assert_same(trajectory(envs.make(name, 7, seed=4), 60), whole, slice(0, 7))
-    assert_same(trajectory(envs.make(name, 1, seed=4), 60), whole, slice(0, 1))
-    shard = envs.make(name, 5, seed=4, first_game=3)
-    assert_same(trajectory(shard, 60, first_game=3), whole, slice(3, 8))
-    last = envs.make(name, 56, seed=4, first_game=200)
-    assert_same(trajectory(last, 60, first_game=200), whole, slice(200, 256))
+def test_a_game_plays_the_same_for_every_number_of_games_and_in_every_shard(game: str) -> None:
+    whole = trajectory(make(game, 4096, seed=4), 40)
+    assert_same(trajectory(make(game, 7, seed=4), 40), whole, slice(0, 7))
+    assert_same(trajectory(make(game, 1, seed=4), 40), whole, slice(0, 1))
+    shard = make(game, 5, seed=4, first_game=3)
+    assert_same(trajectory(shard, 40, first_game=3), whole, slice(3, 8))
+    last = make(game, 56, seed=4, first_game=4040)
+    assert_same(trajectory(last, 40, first_game=4040), whole, slice(4040, 4096))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@every_game
+def test_a_game_plays_the_same_on_cuda_as_on_the_cpu(game: str) -> None:
+    shown = trajectory(make(game, 4096, seed=4, device="cuda"), 40)
+    assert_same([Step(*(tensor.cpu() for tensor in step)) for step in shown], trajectory(make(game, 4096, seed=4), 40))
 
 
 @every_game
-def test_the_same_seed_gives_the_same_games(name: str) -> None:
-    assert_same(trajectory(envs.make(name, 16, seed=8), 60), trajectory(envs.make(name, 16, seed=8), 60))
+def test_the_same_seed_gives_the_same_games(game: str) -> None:
+    assert_same(trajectory(make(game, 16, seed=8), 60), trajectory(make(game, 16, seed=8), 60))
 
 
 @every_game
-def test_another_seed_gives_other_games(name: str) -> None:
-    shown = [trajectory(envs.make(name, 64, seed=seed), 20) for seed in (8, 9)]
+def test_another_seed_gives_other_games(game: str) -> None:
+    shown = [trajectory(make(game, 64, seed=seed), 20) for seed in (8, 9)]
     alike = [(a.obs == b.obs).flatten(1).all(1) for a, b in zip(*shown, strict=True)]
     assert torch.stack(alike).float().mean() < 0.5
 
 
 @every_game
-def test_games_of_one_run_differ(name: str) -> None:
-    late = torch.stack([step.obs for step in trajectory(envs.make(name, 64), 5)], 1)
+def test_games_of_one_run_differ(game: str) -> None:
+    late = torch.stack([step.obs for step in trajectory(make(game, 64), 5)], 1)
     assert len(late.flatten(1).unique(dim=0)) > 32
 
 
 @every_game
-def test_reset_deals_all_games_afresh_and_nothing_has_happened_yet(name: str) -> None:
-    env = envs.make(name, 64)
+def test_reset_deals_all_games_afresh_and_nothing_has_happened_yet(game: str) -> None:
+    env = make(game, 64)
     trajectory(env, 7)
     assert env.clock.any()
     step = env.reset()
@@ -248,32 +282,189 @@ def test_reset_deals_all_games_afresh_and_nothing_has_happened_yet(name: str) ->
 
 @every_game
 @pytest.mark.parametrize("num_envs", [0, -3])
-def test_there_is_at_least_one_game(name: str, num_envs: int) -> None:
+def test_there_is_at_least_one_game(game: str, num_envs: int) -> None:
     with pytest.raises(ValueError, match=f"num_envs is {num_envs}; there must be at least one game"):
-        envs.make(name, num_envs)
+        make(game, num_envs)
 
 
 def test_an_unknown_env_is_answered_with_those_there_are_and_the_closest() -> None:
-    with pytest.raises(ValueError, match="no env is called 'conect4'") as caught:
-        envs.make("conect4", 1)
-    assert all(name in str(caught.value) for name in envs.ENVS)
-    assert str(caught.value).endswith("did you mean 'connect4'?")
+    for make_it in (lambda: envs.make("conect4", 1), lambda: envs.make_game("conect4")):
+        with pytest.raises(ValueError, match="no env is called 'conect4'") as caught:
+            make_it()
+        assert all(name in str(caught.value) for name in (*envs.ENVS, "gym:ID", "module:Class"))
+        assert str(caught.value).endswith("did you mean 'connect4'?")
 
 
 def test_an_unknown_opponent_is_answered_with_those_there_are_and_the_closest() -> None:
     with pytest.raises(ValueError, match="no opponent is called 'tacticl'") as caught:
         envs.make("connect4", 1, opponent="tacticl")
-    assert "there are random, tactical" in str(caught.value)
+    assert all(name in str(caught.value) for name in ("random", "tactical", "negamax:DEPTH", "self"))
     assert str(caught.value).endswith("did you mean 'tactical'?")
 
 
-def test_a_name_like_no_other_gets_no_guess() -> None:
-    assert envs.closest("env", "zzz", ["b", "a"]) == "no env is called 'zzz'; there are a, b"
+def test_the_games_go_by_their_names() -> None:
+    kinds = {"blackjack": Blackjack, "connect4": Connect4, "snake": Snake}
+    assert list(envs.ENVS) == list(kinds)
+    for name, kind in kinds.items():
+        assert isinstance(envs.make_game(name), kind)
+        assert isinstance(envs.make(name, 1).game, kind)
 
 
-def test_make_plays_against_the_opponent_that_was_asked_for() -> None:
-    for opponent in envs.OPPONENTS:
-        assert envs.make("connect4", 1, opponent=opponent).game.opponent is envs.OPPONENTS[opponent]
+def test_options_reach_the_game() -> None:
+    assert envs.make_game("connect4").opponent is opponents.tactical
+    assert envs.make("connect4", 1, opponent="random").game.opponent is opponents.random
+    assert envs.make("connect4", 1, opponent="negamax:3").game.opponent.depth == 3
+    assert envs.make("connect4", 1, opponent="self", refresh=9).game.opponent.refresh == 9
+    snake = envs.make("snake", 1, size=5, time_limit=17, death_reward=-1)
+    assert snake.spec.obs_shape[1:] == (5, 5)
+    assert snake.spec.time_limit == 17
+    assert snake.game.death_reward == -1
+    assert envs.make_game("snake", size=4).spec.obs_shape[1:] == (4, 4)
+    hand = envs.make_game("blackjack", sab=False, natural=True)
+    assert (hand.sab, hand.natural) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("game", "option", "there_are"),
+    [
+        ("snake", "sise", "death_reward, size, time_limit; did you mean 'size'"),
+        ("connect4", "oponent", "opponent, refresh; did you mean 'opponent'"),
+        ("blackjack", "opponent", "natural, sab"),
+        ("snake", "opponent", "death_reward, size, time_limit"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_those_of_the_game(game: str, option: str, there_are: str) -> None:
+    for make_it in (envs.make_game, lambda name, **options: envs.make(name, 1, **options)):
+        with pytest.raises(ValueError, match=f"no option of {game} is called '{option}'; there are {there_are}"):
+            make_it(game, **{option: 1})
+
+
+@pytest.mark.parametrize(
+    ("game", "option", "value"),
+    [
+        ("snake", "size", "eight"),
+        ("snake", "size", 6.5),
+        ("snake", "death_reward", "much"),
+        ("blackjack", "sab", 1),
+        ("blackjack", "natural", "yes"),
+        ("connect4", "opponent", 2),
+        ("connect4", "refresh", "often"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(game: str, option: str, value: Any) -> None:
+    for make_it in (envs.make_game, lambda name, **options: envs.make(name, 1, **options)):
+        with pytest.raises(ValueError, match=f"{game}: {option} is of type .*, and {value!r} is not"):
+            make_it(game, **{option: value})
+
+
+OWN_GAME = """
+import torch
+from envs.base import Spec
+
+
+class Coin:
+    spec = Spec("coin", 1, (1,), 2, deal_luck=1, play_luck=1, time_limit=None)
+
+    def __init__(self, pays: float = 1.0, sides: int = 2) -> None:
+        self.pays, self.sides = pays, sides
+
+    def deal(self, luck):
+        return {"side": (luck[:, 0] * self.sides).long()}
+
+    def play(self, state, action, luck):
+        won = state["side"] == action
+        return state, won * self.pays, torch.ones_like(won)
+
+    def look(self, state):
+        return state["side"][:, None].float(), torch.ones(len(state["side"]), 2, dtype=torch.bool)
+
+
+def heavy(pays: float = 8.0):
+    return Coin(pays)
+
+
+class Bare(Coin):
+    def __init__(self) -> None:
+        super().__init__()
+"""
+
+
+@pytest.fixture
+def own_games(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module in the folder one is in, which no other test has imported."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    module = f"own_games_{next(UNIQUE)}"
+    (tmp_path / f"{module}.py").write_text(OWN_GAME)
+    return module
+
+
+UNIQUE = itertools.count()
+
+
+def test_a_game_of_ones_own_is_played_from_a_file_in_the_folder_one_is_in(own_games: str) -> None:
+    env = envs.make(f"{own_games}:Coin", 40, seed=3, pays=2.5)
+    step = env.reset()
+    assert set(step.obs.flatten().tolist()) == {0.0, 1.0}
+    after = env.step(torch.zeros(40, dtype=torch.int64))
+    assert torch.equal(after.reward, 2.5 * (step.obs[:, 0] == 0))
+    assert after.terminated.all()
+    assert torch.equal(after.final_obs, step.obs)
+    assert not torch.equal(after.obs, step.obs)
+
+
+def test_a_game_of_ones_own_has_a_seed_and_shards(own_games: str) -> None:
+    whole = trajectory(envs.make(f"{own_games}:Coin", 20, seed=3), 10)
+    shard = envs.make(f"{own_games}:Coin", 5, seed=3, first_game=15)
+    assert_same(trajectory(shard, 10, first_game=15), whole, slice(15, 20))
+
+
+def test_a_game_of_ones_own_is_made_by_a_class_or_a_function(own_games: str) -> None:
+    assert envs.make_game(f"{own_games}:Coin", pays=3).pays == 3
+    assert envs.make_game(f"{own_games}:heavy").pays == 8.0
+    assert envs.make_game(f"{own_games}:Bare").pays == 1.0
+
+
+def test_a_game_of_ones_own_has_its_own_options_and_no_others(own_games: str) -> None:
+    with pytest.raises(ValueError, match=f"no option of {own_games}:Coin is called 'pay'; .*did you mean 'pays'"):
+        envs.make_game(f"{own_games}:Coin", pay=3)
+    with pytest.raises(ValueError, match=f"{own_games}:Coin: sides is of type int, and 'two' is not"):
+        envs.make(f"{own_games}:Coin", 1, sides="two")
+    with pytest.raises(ValueError, match=f"{own_games}:Bare has no options"):
+        envs.make_game(f"{own_games}:Bare", pays=3)
+
+
+def test_a_game_that_is_not_where_it_is_said_to_be_is_refused(own_games: str) -> None:
+    for place in (f"{own_games}:Dice", "env_no_such_module:Coin", f"{own_games}:"):
+        with pytest.raises(ValueError, match=f"'{place}' is not to be had"):
+            envs.make(place, 1)
+        with pytest.raises(ValueError, match=f"'{place}' is not to be had"):
+            envs.make_game(place)
+
+
+def test_what_is_no_game_is_refused() -> None:
+    with pytest.raises(ValueError, match="math:pi"):
+        envs.make_game("math:pi")
+
+
+def test_a_gymnasium_env_goes_by_its_id() -> None:
+    """With seed, first game and options as they were given."""
+    made = envs.make("gym:FrozenLake-v1", 3, 4, "cpu", 2, map_name="8x8")
+    assert isinstance(made, GymEnv)
+    assert made.spec.name == "gym:FrozenLake-v1"
+    assert made.spec.obs_shape == (64,)
+    alone = GymEnv("FrozenLake-v1", 3, seed=4, first_game=2, map_name="8x8")
+    assert_same(trajectory(made, 30), trajectory(alone, 30))
+    others = envs.make("gym:FrozenLake-v1", 3, 5, first_game=2, map_name="8x8")
+    later, later_alone = trajectory(others, 30)[-1], trajectory(alone, 30)[-1]
+    assert not torch.equal(later.obs, later_alone.obs)
+
+
+def test_a_gymnasium_env_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gym:CartPol-v1 cannot be made: .*CartPole"):
+        envs.make("gym:CartPol-v1", 1)
+    with pytest.raises(ValueError, match=r"gym:CartPole-v1 cannot be made: .*sise"):
+        envs.make("gym:CartPole-v1", 1, sise=3)
 
 
 class Count:
@@ -475,3 +666,23 @@ def test_rows_of_a_state_are_a_state() -> None:
     some = rows_of(state, torch.tensor([3, 0, 3]))
     assert some["a"].tolist() == [3, 0, 3]
     assert some["b"].tolist() == [[6, 7], [0, 1], [6, 7]]
+
+
+def test_a_state_has_as_many_rows_as_games() -> None:
+    assert row_count({"a": torch.arange(4), "b": torch.arange(8).view(4, 2)}) == 4
+    assert row_count(make("snake", 9).state) == 9
+
+
+@pytest.mark.parametrize("name", envs.ENVS)
+def test_a_compiled_step_plays_as_an_eager_one(name: str) -> None:
+    eager, compiled = (envs.make(name, 37, seed=5) for _ in range(2))
+    step = torch.compile(compiled.step)
+    luck = Luck(99, torch.arange(37), EXPLORATION)
+    legal = eager.reset().legal
+    compiled.reset()
+    for index in range(60):
+        action = pick(legal, luck.draw(index, 1)[:, 0])
+        expected, found = eager.step(action), step(action)
+        assert_same([found], [expected])
+        assert_equal_states(compiled.state, eager.state)
+        legal = expected.legal

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("envs", "agents", "tutors")
-PROGRAMS = ("train.py", "evaluate.py", "demo.py", "run.py")
+PROGRAMS = ("train.py", "evaluate.py", "benchmark.py", "demo.py", "run.py")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 FILES += [ROOT / name for name in PROGRAMS]
 LONGEST = 320  # lines
@@ -18,7 +18,7 @@ ARROWS = {  # the first that fits counts; what is not of this house may always b
     "tutors/views/*": ("envs", "tutors.base", "tutors.views"),
     "tutors/guidance/*": ("tutors", "agents.base", "envs.base"),
     "tutors/tiny/*": ("tutors", "envs"),
-    "tutors/*": ("tutors", "envs.base", "envs.luck", "envs.closest"),
+    "tutors/*": ("tutors", "envs.base", "envs.luck", "envs.closest", "envs.names"),
 }
 SOCKETS = {"aiohttp", "socket", "requests", "httpx", "urllib.request", "http.client", "openai"}
 

@@ -1,9 +1,8 @@
 """Opponents and the search against slow definitions on a 6 x 7 grid: every line looked at for every move,
-and a negamax that follows one position at a time.
+and a negamax that follows one position at a time. Opponents that learn are watched by a policy that keeps what it sees.
 """
 
 import itertools
-import random as chance
 from collections import Counter
 
 import pytest
@@ -11,9 +10,23 @@ import torch
 from torch import Tensor
 
 from envs import opponents
-from envs.connect4 import drop, has_four, is_full, legal_columns, mirror, planes
+from envs.base import Env
+from envs.connect4 import Connect4, Opponent, drop, has_four, is_full, legal_columns, mirror, planes
 from envs.luck import EXPLORATION, Luck, pick
-from envs.opponents import FULL, OPPONENTS, THREAT, WIN, count, estimate, middle, random, search, tactical
+from envs.opponents import (
+    FULL,
+    OPPONENTS,
+    THREAT,
+    WIN,
+    Negamax,
+    SelfPlay,
+    connect4_against,
+    estimate,
+    middle,
+    random,
+    search,
+    tactical,
+)
 from tests.test_connect4 import CELLS, FULL_WITHOUT_A_LINE, LINES, Cell, bits, board
 
 Grid = list[list[str]]  # six rows from the top: "m" the side to move, "t" the other, "." empty
@@ -103,7 +116,7 @@ def search_by_definition(grid: Grid, depth: int) -> list[int]:
     return values
 
 
-def chosen(opponent: opponents.Opponent, mover: Tensor, other: Tensor) -> Counter[int]:
+def chosen(opponent: Opponent, mover: Tensor, other: Tensor) -> Counter[int]:
     """How often each column is chosen over a fine grid of luck; the two bitboards are (1,)."""
     return Counter(opponent(mover.expand(len(LUCKS)), other.expand(len(LUCKS)), LUCKS).tolist())
 
@@ -160,24 +173,232 @@ def test_tactical_on_drawn_boards(position: str, columns: set[int]) -> None:
 def test_opponents_choose_for_each_game_by_its_own_board_and_luck() -> None:
     mover, other = positions(200, seed=3)
     luck = Luck(7, torch.arange(200), EXPLORATION).draw(0, 1)[:, 0]
-    for opponent in OPPONENTS.values():
+    for opponent in (*OPPONENTS.values(), Negamax(2), taught(leftmost), SelfPlay(1)):
         together = opponent(mover, other, luck)
         alone = [opponent(mover[i : i + 1], other[i : i + 1], luck[i : i + 1]).item() for i in range(200)]
         assert together.tolist() == alone
 
 
+def best_columns(mover: Tensor, other: Tensor, depth: int) -> set[int]:
+    values = search_by_definition(grid_of(mover, other), depth)
+    return {column for column in range(7) if values[column] == max(values)}
+
+
+@pytest.mark.parametrize(("depth", "number"), [(1, 60), (2, 40), (3, 8)])
+def test_negamax_chooses_every_best_column_equally_often(depth: int, number: int) -> None:
+    sizes = set()
+    for mover, other in zip(*positions(number, seed=20 + depth, shortest=6), strict=True):
+        best = best_columns(mover, other, depth)
+        sizes.add(len(best))
+        assert chosen(Negamax(depth), mover.view(1), other.view(1)) == evenly(best)
+    assert len(sizes) > 1
+
+
+def test_negamax_wins_if_it_can_else_plays_the_only_column_that_saves_it() -> None:
+    kinds: Counter[str] = Counter()
+    for mover, other in zip(*positions(150, seed=24), strict=True):
+        grid = grid_of(mover, other)
+        wins = winning_columns(grid, "m")
+        cells = [cell for column in range(7) if (cell := landing(grid, column))]
+        saves = {cell[1] for cell in cells if not winning_columns(with_disc(grid, cell, "m"), "t")}
+        found = chosen(Negamax(2), mover.view(1), other.view(1))
+        if wins:
+            assert found == evenly(wins)
+        elif saves:
+            assert set(found) <= saves
+        kinds["win" if wins else "the only one" if len(saves) == 1 else "other"] += 1
+    assert min(kinds["win"], kinds["the only one"]) >= 20
+
+
+def test_negamax_sees_as_far_as_its_depth() -> None:
+    """x wins with its second disc after b or e alike; one disc ahead, e is better for being near the middle."""
+    x, o = board("....... ....... ....... ....... ..oo... ..xx...")
+    assert chosen(Negamax(3), x, o) == evenly({1, 4})
+    assert chosen(Negamax(1), x, o) == evenly({4})
+
+
+def returns_of(env: Env, student: Opponent) -> Tensor:
+    """The reward with which the first game of each copy ended, (N,)."""
+    luck = Luck(5, torch.arange(env.num_envs), EXPLORATION)
+    env.reset()
+    found = torch.full((env.num_envs,), torch.nan)
+    for turn in range(21):
+        after = env.step(student(env.state["mine"], env.state["theirs"], luck.draw(turn, 1)[:, 0]))
+        found = torch.where(found.isnan() & after.terminated, after.reward, found)
+    assert not found.isnan().any()
+    return found
+
+
+def test_negamax_of_depth_2_beats_tactical_on_either_side() -> None:
+    """A standard error of 400 games is at most 0.05."""
+    against_it = returns_of(Env(connect4_against("negamax:2"), 400, seed=1), tactical).mean()
+    with_it = returns_of(Env(connect4_against("tactical"), 400, seed=2), Negamax(2)).mean()
+    assert against_it < -0.4
+    assert with_it > 0.4
+
+
+def leftmost(obs: Tensor, legal: Tensor) -> Tensor:
+    """A policy: the first column with room."""
+    return legal.long().argmax(1)
+
+
+def taught(policy: opponents.Policy) -> SelfPlay:
+    opponent = SelfPlay(refresh=1)
+    opponent.policy = policy
+    return opponent
+
+
+class Watched:
+    """A policy that drops anywhere and keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, obs: Tensor, legal: Tensor) -> Tensor:
+        self.shown.append((obs.clone(), legal.clone()))
+        luck = Luck(11, torch.arange(len(obs)), EXPLORATION)
+        return pick(legal, luck.draw(len(self.shown), 1)[:, 0])
+
+
+def test_a_copy_of_the_student_plays_at_random_before_it_has_a_policy() -> None:
+    for mover, other in zip(*positions(60, seed=30, shortest=8), strict=True):
+        legal = {column for column in range(7) if landing(grid_of(mover, other), column)}
+        assert chosen(SelfPlay(1000), mover.view(1), other.view(1)) == evenly(legal)
+
+
+def test_a_copy_of_the_student_sees_its_own_discs_first() -> None:
+    x, o = board("....... ....... ....... ....... ...o... x..x..o")
+    watched = Watched()
+    taught(watched)(o, x, torch.tensor([0.5]))
+    [(obs, legal)] = watched.shown
+    assert obs.dtype == torch.float32
+    assert obs.shape == (1, 2, 6, 7)
+    assert obs[0, 0].nonzero().tolist() == [[4, 3], [5, 6]]
+    assert obs[0, 1].nonzero().tolist() == [[5, 0], [5, 3]]
+    assert legal.tolist() == [[True] * 7]
+
+
+def test_in_play_the_copy_sees_what_the_student_left_with_the_sides_exchanged() -> None:
+    """The position in which it moves has the student's new discs, but not yet its own."""
+    env = Env(connect4_against("self"), 64, seed=3)
+    watched = env.game.opponent.policy = Watched()
+    luck = Luck(4, torch.arange(64), EXPLORATION)
+    step = env.reset()
+    moved = 0
+    for turn in range(40):
+        watched.shown.clear()
+        before, action = step, pick(step.legal, luck.draw(turn, 1)[:, 0])
+        step = env.step(action)
+        [(obs, legal)] = watched.shown
+        mine, theirs = before.obs.unbind(1)
+        assert torch.equal(obs[:, 0], theirs)
+        assert torch.equal(obs[:, 1], step.final_obs[:, 0])
+        assert ((obs[:, 1] - mine).flatten(1).sum(1) == 1).all()
+        room = (obs.sum(1) == 0).any(1)
+        assert torch.equal(legal, room | ~room.any(1, keepdim=True))
+        added = (step.final_obs[:, 1] - obs[:, 0]).flatten(1).sum(1)
+        assert torch.equal(added[~step.terminated], torch.ones(int((~step.terminated).sum())))
+        moved += int(added.sum())
+    assert moved > 2000
+
+
+FINE = torch.arange(84_000) / 84_000 + 1 / 200_000  # 5 % of it: 600 numbers for each of 7 columns
+
+
+@pytest.mark.parametrize("position", ["....... " * 6, "x.o.o.. o.x.x.. x.o.o.. o.x.x.. x.o.o.. oxxxooo"])
+def test_one_move_in_20_of_the_copy_is_any_legal_column(position: str) -> None:
+    """The policy wants the middle in the first position, and the second column in the other."""
+    x, o = board(position)
+    legal = legal_columns(x | o)[0].nonzero()[:, 0].tolist()
+    wanted = 3 if len(legal) == 7 else legal[0]
+    opponent = taught(lambda obs, legal: torch.full((len(obs),), wanted))
+    found = Counter(opponent(x.expand(len(FINE)), o.expand(len(FINE)), FINE).tolist())
+    share = len(FINE) // 20 / len(legal)
+    assert sorted(found) == legal
+    for column in legal:
+        expected = share + (len(FINE) * 19 // 20 if column == wanted else 0)
+        assert abs(found[column] - expected) <= 2
+
+
+def test_the_copy_follows_its_policy_row_by_row_where_it_does_not_err() -> None:
+    empty = torch.zeros(700, dtype=torch.int64)
+    columns = torch.arange(700) % 7
+    luck = 0.051 + 0.949 * torch.arange(700) / 700
+    assert torch.equal(taught(lambda obs, legal: columns)(empty, empty, luck), columns)
+
+
+def test_a_full_board_reaches_the_policy_with_every_column_legal() -> None:
+    x, o = board(FULL_WITHOUT_A_LINE)
+    almost = board("." + FULL_WITHOUT_A_LINE[1:])
+    watched = Watched()
+    column = taught(watched)(torch.cat([x, almost[0]]), torch.cat([o, almost[1]]), torch.tensor([0.5, 0.5]))
+    [(_, legal)] = watched.shown
+    assert legal.tolist() == [[True] * 7, [True] + [False] * 6]
+    assert column[1] == 0
+
+
+def test_a_new_policy_takes_the_place_of_the_old_one() -> None:
+    empty = torch.zeros(3, dtype=torch.int64)
+    opponent = taught(leftmost)
+    assert opponent(empty, empty, torch.full((3,), 0.5)).tolist() == [0] * 3
+    opponent.policy = lambda obs, legal: torch.full((len(obs),), 6)
+    assert opponent(empty, empty, torch.full((3,), 0.5)).tolist() == [6] * 3
+
+
+@pytest.mark.parametrize("refresh", [0, -5])
+def test_a_copy_is_refreshed_after_at_least_one_update(refresh: int) -> None:
+    with pytest.raises(ValueError, match=f"refresh is {refresh}; .* at least 1 update"):
+        SelfPlay(refresh)
+    with pytest.raises(ValueError, match=f"refresh is {refresh}; .* at least 1 update"):
+        connect4_against("self", refresh=refresh)
+
+
 def test_the_opponents_go_by_their_names() -> None:
     assert OPPONENTS["random"] is random
     assert OPPONENTS["tactical"] is tactical
+    assert connect4_against("random").opponent is random
+    assert connect4_against("tactical").opponent is tactical
+    assert connect4_against().opponent is tactical
 
 
-def test_count_says_how_many_bits_are_set() -> None:
-    numbers = chance.Random(0)
-    some = [numbers.getrandbits(63) & numbers.getrandbits(63) for _ in range(500)]
-    some += [numbers.getrandbits(63) | numbers.getrandbits(63) for _ in range(500)]
-    some += [0, 2**63 - 1, *(1 << bit for bit in range(63)), *(2**63 - 1 ^ 1 << bit for bit in range(63))]
-    assert count(torch.tensor(some)).tolist() == [bin(x).count("1") for x in some]
-    assert count(torch.tensor([-1, -(2**63), -2])).tolist() == [64, 1, 63]
+def test_every_game_against_oneself_has_an_opponent_of_its_own() -> None:
+    one, other = (connect4_against("self", refresh=number).opponent for number in (7, 8))
+    assert isinstance(one, SelfPlay)
+    assert (one.refresh, other.refresh) == (7, 8)
+    one.policy = leftmost
+    assert other.policy is None
+
+
+@pytest.mark.parametrize("depth", range(1, 9))
+def test_a_search_of_1_to_8_discs_goes_by_its_name(depth: int) -> None:
+    """With four cells left it is one search for all depths from 4 on, and cheap."""
+    game = connect4_against(f"negamax:{depth}")
+    assert isinstance(game, Connect4)
+    assert isinstance(game.opponent, Negamax)
+    assert game.opponent.depth == depth
+    x, o = board("xx.o.x. ooxxoox xxooxxo ooxxoox xxooxxo ooxxoox")
+    assert game.opponent(x, o, torch.zeros(1)).item() in best_columns(x, o, depth)
+
+
+@pytest.mark.parametrize("name", ["negamax:0", "negamax:9", "negamax:100"])
+def test_a_search_of_no_or_of_more_than_8_discs_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: .* 1 to 8 discs"):
+        connect4_against(name)
+
+
+@pytest.mark.parametrize("name", ["negamax:x", "negamax", "negamax:", "negamax:-1", "negamax:2.5", "negamax:²"])
+def test_a_search_without_a_number_is_answered_with_how_it_is_written(name: str) -> None:
+    with pytest.raises(ValueError, match="no opponent is called") as caught:
+        connect4_against(name)
+    assert repr(name) in str(caught.value)
+    assert str(caught.value).endswith("did you mean 'negamax:DEPTH'?")
+
+
+@pytest.mark.parametrize("name", ["tactical:2", "random:1", "self:3", "Self", ""])
+def test_an_opponent_that_there_is_not_is_answered_with_those_there_are(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no opponent is called '{name}'") as caught:
+        connect4_against(name)
+    assert "there are negamax:DEPTH, random, self, tactical" in str(caught.value)
 
 
 def test_middle_counts_centre_discs_twice_and_their_neighbours_once() -> None:
@@ -204,7 +425,7 @@ def searched_positions() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_search_equals_a_negamax_that_follows_one_position_at_a_time(depth: int) -> None:
     mover, other = searched_positions()
-    discs = count(mover | other)
+    discs = planes(mover | other).sum((1, 2, 3))
     assert (~legal_columns(mover | other)).any(1).sum() >= 10
     assert (discs >= 42 - depth).any()
     found = search(mover, other, depth)

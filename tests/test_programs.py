@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import envs
 from agents.checkpoint import load_checkpoint
-from run import Config, config_from_json
+from envs.opponents import Negamax, tactical
+from run import Config, Log, config_from_json, evaluation_env, make_agent
 from tests.scripted_server import serving
-from train import train
+from train import Training, train
 from tutors import TutorConfig
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +101,7 @@ def test_evaluate_says_how_good_somebody_is_alone(run: Path, who: str) -> None:
 
 
 def test_evaluate_takes_another_opponent_and_prints_an_interval(run: Path) -> None:
-    done = program("evaluate.py", str(run), "--who", "random", "--opponent", "random", "--episodes", "400")
+    done = program("evaluate.py", str(run), "--who", "random", "--env-kwargs", "opponent=random", "--episodes", "400")
     assert done.returncode == 0
     assert "95 % interval" in done.stdout
     mean = float(done.stdout.split("mean return ")[1].split(",")[0])
@@ -152,8 +155,15 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--env", "conect4"), "did you mean 'connect4'"),
         (("--algo", "dqm"), "did you mean 'dqn'"),
         (("--tutor", "deepseak"), "did you mean 'deepseek'"),
-        (("--opponent", "tacticle"), "did you mean 'tactical'"),
-        (("--env", "chess"), "there are connect4"),
+        (("--env-kwargs", "opponent=tacticle"), "did you mean 'tactical'"),
+        (("--env", "chess"), "there are blackjack, connect4"),
+        (("--env-kwargs", "size=8"), "no option of connect4 is called 'size'"),
+        (("--env-kwargs", "size"), "NAME=VALUE"),
+        (("--env", "snake", "--env-kwargs", "size=one"), "size is of type int"),
+        (("--env", "snake", "--view", "ful", "--tutor", "scripted"), "did you mean 'full'"),
+        (("--env", "nowhere:Game"), "No module named 'nowhere'"),
+        (("--env", "gym:CartPole-v9"), "gym:CartPole-v9 cannot be made"),
+        (("--env", "gym:Pendulum-v1"), "wants a Discrete space"),
         (("--num-envs", "0"), "at least 1"),
         (("--total-steps", "-5"), "at least 1"),
         (("--seed", "-1"), "between 0 and"),
@@ -259,3 +269,110 @@ def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_pat
     refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor", "--episodes", "10")
     assert refused.returncode == 2
     assert "no server answers" in refused.stderr
+
+
+def trained(folder: Path, *flags: str, cwd: Path = ROOT) -> dict:
+    """The summary of a small run that ended well."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *SMALL, *flags, "--folder", str(folder)],
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--env blackjack --env-kwargs sab=false natural=true --tutor scripted",
+        "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted",
+        "--env snake --env-kwargs size=6 time_limit=50 --view full --tutor scripted --tutor-accuracy 0.8",
+        "--env connect4 --env-kwargs opponent=negamax:1",
+        "--env connect4 --env-kwargs opponent=self refresh=10",
+        "--env gym:CartPole-v1",
+        "--env gym:Blackjack-v1 --env-kwargs sab=false natural=true",
+    ],
+)
+def test_every_game_can_be_trained_in_and_evaluated(flags: str, tmp_path: Path) -> None:
+    summary = trained(tmp_path / "run", *flags.split())
+    assert summary["global_step"] == 4032
+    assert summary["eval"]["episodes"] == 64
+    if "scripted" in flags:
+        assert 0 < summary["tutor"]["asked"] < summary["tutor"]["consulted"]
+    done = program("evaluate.py", str(tmp_path / "run"), "--episodes", "64", "--json")
+    assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
+
+
+def test_a_tutored_student_of_blackjack_asks_about_each_hand_once(tmp_path: Path) -> None:
+    """There are 280 hands: with endless reuse no more can ever be asked about."""
+    flags = ("--env", "blackjack", "--tutor", "scripted", "--consult-to", "1")
+    assert 200 < trained(tmp_path / "run", *flags)["tutor"]["asked"] <= 280
+
+
+def test_a_gymnasium_env_wants_a_view_to_be_tutored(tmp_path: Path) -> None:
+    done = program(
+        "train.py", *SMALL, "--env", "gym:CartPole-v1", "--tutor", "scripted", "--folder", str(tmp_path / "r")
+    )
+    assert done.returncode == 2
+    assert "gym:CartPole-v1 has no view" in done.stderr
+    assert "--view module:Class" in done.stderr
+
+
+def test_the_readme_s_own_game_and_view_work_as_they_stand_there(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text().split("`guess.py`:")[1]
+    (tmp_path / "guess.py").write_text(readme.split("```python\n")[1].split("```")[0])
+    command = readme.split("```sh\n")[1].split("```")[0].split()
+    assert command[:2] == ["python", "train.py"]
+    summary = trained(tmp_path / "run", *command[2:], cwd=tmp_path)
+    assert summary["eval"]["mean_return"] > 0.9  # who guesses at random gets 0.25
+    assert summary["tutor"]["asked"] == 4
+
+
+def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp_path: Path) -> None:
+    env = envs.make("connect4", 16, opponent="self", refresh=3)
+    config = replace(config_from_json((fresh_run(tmp_path)).read_text()), total_steps=16 * 8, num_envs=16)
+    agent = make_agent(config, env.spec, "cpu")
+    log = Log(tmp_path / "log")
+    training = Training(config, env, agent, None, log, print)
+    policies = []
+    refresh = training.refresh_opponent
+
+    def noted() -> None:
+        refresh()
+        policies.append(env.game.opponent.policy)
+
+    training.refresh_opponent = noted
+    training.run()
+    log.close()
+    assert policies[:2] == [None, None]
+    changes = [index for index in range(1, 8) if policies[index] is not policies[index - 1]]
+    assert changes == [2, 5]
+
+
+def fresh_run(folder: Path) -> Path:
+    """The config of a small run."""
+    trained(folder / "fresh")
+    return folder / "fresh" / "config.json"
+
+
+def test_who_learned_against_itself_is_evaluated_against_another() -> None:
+    config = Config(env_kwargs=("opponent=self", "refresh=5"))
+    assert evaluation_env(config, 2, "cpu").game.opponent is tactical
+    assert isinstance(evaluation_env(config, 2, "cpu", ("opponent=negamax:2",)).game.opponent, Negamax)
+
+
+def test_the_benchmark_measures_us_and_says_who_is_not_here(tmp_path: Path) -> None:
+    done = program(
+        "benchmark.py", "games", "--games", "blackjack", "--copies", "64", "--repeats", "1", "--seconds", "0.1",
+        "--programs", "eager", "gymnasium", "envpool",
+        "--peers", str(tmp_path / "nowhere"), "--out", str(tmp_path / "games.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "games.json").read_text())
+    rows = {row["program"]: row for row in told["rows"]}
+    assert told["machine"]["commit"]
+    assert rows["eager"]["steps_per_second"] > 0
+    assert rows["gymnasium"]["steps_per_second"] > 0
+    assert rows["envpool"]["steps_per_second"] is None
+    assert "No module named 'envpool'" in rows["envpool"]["error"]
+    assert "No module named 'envpool'" in " ".join(done.stdout.split())

@@ -13,22 +13,25 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from envs.base import State
+import envs
+from envs.base import State, row_count, rows_of
 from tests.scripted_server import serving
 from tutors.base import TutorError
 from tutors.client import Client
 from tutors.models import find_model
 from tutors.server import server_for
+from tutors.tiny import recipe as recipes
 from tutors.tiny.model import Llama, Shape
-from tutors.tiny.recipe import Reader, agreement, gather
-from tutors.views import make_view
+from tutors.tiny.recipe import Lesson, Reader, alone, gather
+from tutors.views import VIEWS, make_view
 from tutors.vllm import VllmTutor
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "tutors" / "tiny" / "weights"
-VIEW = make_view("connect4")
+VIEW = make_view(envs.make_game("connect4"))
+EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
 
 
 @pytest.fixture(scope="module")
@@ -47,49 +50,69 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def positions() -> State:
-    """Positions of mixed play, as the recipe gathers them, from another seed."""
-    state = gather(VIEW, 1000, seed=99)
+def positions() -> dict[tuple[str, str], State]:
+    """Positions of mixed play in every view, as the recipe gathers them, from another seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "GAMES", 256)
+        patch.setattr(recipes, "ROUND", 20)
+        found = {place: gather(view, 1000, seed=99) for place, view in EVERY_VIEW.items()}
+    chance = torch.Generator().manual_seed(0)
     return {
-        name: tensor[torch.randperm(len(tensor), generator=torch.manual_seed(0))[:1000]]
-        for name, tensor in state.items()
+        place: rows_of(state, torch.randperm(row_count(state), generator=chance)[:1000])
+        for place, state in found.items()
     }
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
+def readers() -> dict[tuple[str, str], Reader]:
     """The committed weights, read without vLLM."""
     tokenizer = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
     model = Llama(Shape(tokenizer.get_vocab_size()))
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS / "model.safetensors").items()})
-    return Reader(model.eval(), tokenizer, VIEW)
+    return {place: Reader(model.eval(), tokenizer, view) for place, view in EVERY_VIEW.items()}
 
 
-def test_vllm_answers_as_the_model_does(url: str, positions: State, reader: Reader) -> None:
-    tutor = VllmTutor(VIEW, find_model("tiny"), Client(url))
-    advice = tutor.advise(positions)
+@pytest.mark.parametrize("place", EVERY_VIEW)
+def test_vllm_answers_as_the_model_does(
+    url: str,
+    positions: dict[tuple[str, str], State],
+    readers: dict[tuple[str, str], Reader],
+    place: tuple[str, str],
+) -> None:
+    view, reader, asked = EVERY_VIEW[place], readers[place], positions[place]
+    tutor = VllmTutor(view, find_model("tiny"), Client(url))
+    advice = tutor.advise(asked)
     tutor.client.close()
     assert advice.given.all()
     with torch.no_grad():
-        logits = reader.logits(positions)
-    legal = VIEW.legal(positions)
+        logits = reader.logits(asked)
+    legal = view.legal(asked)
     expected = logits[:, reader.labels].masked_fill(~legal, -torch.inf).softmax(1)
     mass = (logits.softmax(1)[:, reader.labels] * legal).sum(1)
-    assert (advice.probs - expected).abs().max() < 0.1  # two bfloat16 programs
+    assert (advice.probs - expected).abs().max() < 0.15  # two bfloat16 programs
     assert (advice.probs - expected).abs().mean() < 0.005
     assert (advice.label_mass - mass).abs().max() < 0.05
-    assert (advice.probs.argmax(1) == expected.argmax(1)).float().mean() > 0.97
+    assert (advice.probs.argmax(1) == expected.argmax(1)).float().mean() > 0.96
 
 
-def test_the_card_tells_the_truth(positions: State, reader: Reader) -> None:
+@pytest.mark.parametrize("place", EVERY_VIEW)
+def test_the_card_tells_the_truth(
+    positions: dict[tuple[str, str], State], readers: dict[tuple[str, str], Reader], place: tuple[str, str]
+) -> None:
     card = json.loads((WEIGHTS / "card.json").read_text())
-    depth = int(card["recipe"]["depth"])
-    expected = VIEW.values(positions, depth)
-    found = agreement(reader, positions, expected)
-    assert found == pytest.approx(card["held_out_agreement"], abs=0.05)  # 1,000 positions: 3 standard errors
-    assert found > card["random_agreement"] + 0.3
-    size = sum(path.stat().st_size for path in WEIGHTS.iterdir())
-    assert size < 5_000_000
+    lesson = Lesson(envs.make_game(place[0]), readers[place], positions[place], positions[place], 4)
+    told = card["views"][lesson.name]
+    assert lesson.agreement(1000) == pytest.approx(told["agreement"], abs=0.06)  # 1,000 positions: 3 standard errors
+    assert told["agreement"] > told["chance"] + 0.3
+    if place[0] == "blackjack":
+        assert alone(lesson)["regret"] == pytest.approx(told["regret"], abs=1e-6)
+        assert told["regret"] < 0.01
+    if place[1] == "local":
+        assert told["fruits"] >= 10
+
+
+def test_the_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 5_000_000
 
 
 def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> None:

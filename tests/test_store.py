@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import envs
 from envs.base import Spec
 from tutors.base import Advice
 from tutors.store import CHUNK, AdviceStore, identity_of
@@ -20,7 +21,7 @@ from tutors.views import make_view
 
 ROOT = Path(__file__).parent.parent
 SPEC = Spec("connect4", 1, (2, 6, 7), 7, deal_luck=2, play_luck=1, time_limit=None)
-IDENTITY = identity_of(SPEC, make_view("connect4"), "somebody")
+IDENTITY = identity_of(SPEC, make_view(envs.make_game("connect4")), "somebody")
 KEYS = torch.tensor([[5, 0], [5, 9], [-(2**63), 2**63 - 1], [2**63 - 1, -(2**63)], [-1, -1], [0, 0]])
 
 WRITER = """
@@ -130,10 +131,10 @@ def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        identity_of(replace(SPEC, name="snake"), make_view("connect4"), "somebody"),
-        identity_of(replace(SPEC, version=2), make_view("connect4"), "somebody"),
-        identity_of(SPEC, make_view("connect4"), "somebody else"),
-        identity_of(SPEC, make_view("connect4"), "somebody", "Think first. {words}"),
+        identity_of(replace(SPEC, name="snake"), make_view(envs.make_game("connect4")), "somebody"),
+        identity_of(replace(SPEC, version=2), make_view(envs.make_game("connect4")), "somebody"),
+        identity_of(SPEC, make_view(envs.make_game("connect4")), "somebody else"),
+        identity_of(SPEC, make_view(envs.make_game("connect4")), "somebody", "Think first. {words}"),
     ],
     ids=["game", "game version", "tutor", "template"],
 )
@@ -146,7 +147,7 @@ def test_another_game_tutor_or_template_never_answers(store: AdviceStore, path: 
     [("name", "list"), ("version", 2), ("rules", "Guess.\n"), ("labels", tuple("1234567"))],
 )
 def test_another_view_never_answers(store: AdviceStore, path: Path, part: str, value: object) -> None:
-    view = make_view("connect4")
+    view = make_view(envs.make_game("connect4"))
     setattr(view, part, value)
     assert_stranger(store, path, identity_of(SPEC, view, "somebody"))
 

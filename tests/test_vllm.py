@@ -23,7 +23,7 @@ from tutors.server import server_for
 from tutors.views import make_view
 from tutors.vllm import VllmTutor, weigh
 
-VIEW = make_view("connect4")
+VIEW = make_view(envs.make_game("connect4"))
 MODEL = Model("tiny", "tiny", "<s>{words}</s>", ())
 
 
