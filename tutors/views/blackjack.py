@@ -53,5 +53,5 @@ class BlackjackView(View):
 def position(total: int, open_card: int, usable: int) -> str:
     """One hand as the end of a question."""
     ace = "with an ace that counts 11" if usable else "without an ace that counts 11"
-    dealer = "an ace" if open_card == 1 else f"a {open_card}"
+    dealer = {1: "an ace", 8: "an 8"}.get(open_card, f"a {open_card}")
     return f"Your sum: {total}, {ace}\nThe dealer shows {dealer}\nOptions: A stick, B hit\nAnswer:"
