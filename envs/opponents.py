@@ -32,7 +32,7 @@ Policy = Callable[[Tensor, Tensor], Tensor]  # (obs, legal) -> action
 WIN = 1000  # the value of a line of four with the next disc; each disc until then costs 1
 FULL = -10 * WIN  # the value of a column without room
 THREAT = 4  # the value of an empty cell that would complete a line; our choice
-MOST = 8  # discs that a search looks ahead: some seconds a position
+MOST = 8  # discs that an opponent looks ahead; each makes it seven times slower
 LEAVES = 1 << 16  # positions at the bottom of a search that are held at once: 512 KiB a tensor
 
 

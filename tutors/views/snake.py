@@ -2,7 +2,7 @@
 
 `FullView` tells a position as a board of signs, of which one of the eight rotations and reflections is taken.
 `LocalView` tells what the four cells around the head hold and where the fruit is, turned so that the neck is
-behind: a few hundred different questions, so that an answer is used again thousands of times.
+behind: fewer than a hundred different questions, so that an answer is used again thousands of times.
 """
 
 import torch
