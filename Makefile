@@ -13,12 +13,10 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-benchmark: setup .venv-peers/bin/python
+benchmark: setup
+	@requirements/setup.sh peers
 	.venv/bin/python benchmark.py games
-
-.venv-peers/bin/python:
-	python3 -m venv .venv-peers
-	.venv-peers/bin/pip install -q -r requirements/peers.txt
+	.venv/bin/python benchmark.py train
 
 test: lint
 	.venv/bin/python -m pytest

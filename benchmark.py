@@ -1,4 +1,6 @@
-"""How fast every stage is, beside other programs on the same machine in the same run: `python benchmark.py games`.
+"""How fast every stage is, beside other programs on the same machine in the same run.
+
+`benchmark.py games` plays at random, `benchmark.py train` learns.
 
 Every number is the median of several runs, each in a process of its own; the runs of different programs take turns, so
 that a disturbance of the machine falls on all of them. A table is printed, and everything measured written as JSON.
@@ -8,35 +10,51 @@ import json
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import envs
+from agents import AGENTS
+from agents.capture import MODES
+from agents.parallel import join, leave, rank
 from envs.base import Env
 from envs.luck import EXPLORATION, Luck, pick
-from peers import PEERS, rate
-from run import run_program, versions
+from peers import LEARNERS, PEERS, rate
+from run import make_agent, make_env, run_program, tuned, versions
+from train import Training
 
 HERE = Path(__file__).parent
 OURS = ("eager", "compile", "compile, observations")
+TRAINERS = ("eager", "compile", "graph", "compile, bfloat16", "graph, bfloat16", "compile, 2 processes")
+PARTS = ("act", "env", "store", "learn")
+SIZES = {  # what is trained in, and how many games at once
+    "cartpole": ("envs.cartpole:CartPole", 1024),
+    "blackjack": ("blackjack", 1024),
+    "connect4": ("connect4", 1024),
+    "snake": ("snake", 512),
+}
+HIDDEN = (64, 64)  # as in Stable-Baselines3
+TIMED: dict[str, dict[str, Any]] = {
+    "ppo": {"num_steps": 32, "update_epochs": 4, "num_minibatches": 16},
+    "a2c": {"num_steps": 8},
+    "dqn": {"batch_size": 512, "updates_per_step": 4},
+}
 OPTIONS: dict[str, dict[str, Any]] = {"connect4": {"opponent": "random"}}  # both sides at random, as in the peers
 
 console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """What to measure."""
+class Games:
+    """Random play, env steps a second."""
 
-    stage: Annotated[Literal["games"], tyro.conf.Positional]
-    """games: random play, env steps a second."""
     games: tuple[str, ...] = ("blackjack", "snake", "connect4")
     """Which games."""
     copies: tuple[int, ...] = (1024, 8192, 65536)
@@ -53,23 +71,35 @@ class Benchmark:
     """Where the JSON goes."""
 
 
-def benchmark(told: Benchmark) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Train:
+    """Training, the whole loop of acting, playing and learning: env steps a second."""
+
+    algos: tuple[str, ...] = ("ppo", "a2c", "dqn")
+    """Which students."""
+    games: tuple[str, ...] = ("cartpole", "blackjack", "connect4")
+    """Which games; CartPole is there because everybody's programs are timed with it."""
+    programs: tuple[str, ...] = ("eager", "compile", "compile, bfloat16", "compile, 2 processes", *LEARNERS)
+    """Whose: those with eager, compile or graph in their name are ours."""
+    device: str = "cpu"
+    """Where ours and theirs learn."""
+    repeats: int = 3
+    """Runs of each program; the median counts."""
+    seconds: float = 5.0
+    """How long a run measures, after it has warmed up."""
+    peers: Path = Path(".venv-peers/bin/python")
+    """A Python that has the other programs; see requirements/peers.txt."""
+    out: Path = Path("results/train.json")
+    """Where the JSON goes."""
+
+
+def main(told: Games | Train) -> list[dict[str, Any]]:
     """Measure, print the table, write the JSON and return its rows.
 
     Raises:
-        ValueError: a game or a program is not known.
+        ValueError: a game, a student or a program is not known.
     """
-    for kind, names, known in (("game", told.games, envs.ENVS), ("program", told.programs, (*OURS, *PEERS))):
-        for name in names:
-            if name not in known:
-                raise ValueError(envs.closest(kind, name, known))
-    rows = [
-        {"program": program, "game": game, "copies": copies, "runs": [], "error": None}
-        for game in told.games
-        for program in told.programs
-        if program in OURS or game in PEERS[program][1]
-        for copies in told.copies
-    ]
+    rows = game_rows(told) if isinstance(told, Games) else train_rows(told)
     with Progress(console=console, transient=True) as progress:
         for row in progress.track(rows * told.repeats, description="measuring"):
             if row["error"] is None:
@@ -78,26 +108,82 @@ def benchmark(told: Benchmark) -> list[dict[str, Any]]:
         row["steps_per_second"] = statistics.median(row["runs"]) if row["error"] is None else None
     told.out.parent.mkdir(parents=True, exist_ok=True)
     machine = versions() | {"threads": torch.get_num_threads(), "cpu": cpu_name()}
+    for row in rows:
+        del row["command"]
     told.out.write_text(json.dumps({"command": " ".join(sys.argv), "machine": machine, "rows": rows}, indent=2) + "\n")
-    show(rows, told)
+    if isinstance(told, Games):
+        show_games(rows, told)
+    else:
+        show_training(rows)
+    for error in {f"{row['program']}: {row['error']}" for row in rows if row["error"] is not None}:
+        console.print(error)
     return rows
 
 
-def run_once(row: dict[str, Any], told: Benchmark) -> None:
+def game_rows(told: Games) -> list[dict[str, Any]]:
+    """Return a row for each game, program and number of copies, with the command that measures it."""
+    check_names("game", told.games, envs.ENVS)
+    check_names("program", told.programs, (*OURS, *PEERS))
+    rows = []
+    for game in told.games:
+        for program in told.programs:
+            for copies in told.copies if program in OURS or game in PEERS[program][1] else ():
+                what = [program, game, str(copies), str(told.seconds)]
+                row = {"program": program, "game": game, "copies": copies, "runs": [], "error": None}
+                rows.append(row | {"command": command_of("games", program in OURS, told.peers, what)})
+    return rows
+
+
+def train_rows(told: Train) -> list[dict[str, Any]]:
+    """Return a row for each student, game and program, with the command that measures it."""
+    check_names("student", told.algos, AGENTS)
+    check_names("game", told.games, SIZES)
+    check_names("program", told.programs, (*TRAINERS, *LEARNERS))
+    rows = []
+    for game in told.games:
+        for algo in told.algos:
+            for program in told.programs:
+                if program in LEARNERS and game not in LEARNERS[program]:
+                    continue
+                what = [program, algo, game, told.device, str(told.seconds)]
+                row = {"program": program, "algo": algo, "game": game, "runs": [], "error": None}
+                rows.append(row | {"command": command_of("training", program in TRAINERS, told.peers, what)})
+    return rows
+
+
+def check_names(kind: str, names: tuple[str, ...], known: Iterable[str]) -> None:
+    """Raise ValueError for a name that is not known."""
+    for name in names:
+        if name not in known:
+            raise ValueError(envs.closest(kind, name, list(known)))
+
+
+def command_of(stage: str, is_ours: bool, peers: Path, what: list[str]) -> list[str]:
+    """Return the command that prints one measurement as a line of JSON."""
+    if not is_ours:
+        return [str(peers if peers.exists() else sys.executable), "peers.py", stage, *what]
+    code = ["-c", f"import benchmark; benchmark.our_{stage}(*{what})"]
+    if "processes" not in what[0]:
+        return [sys.executable, *code]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    return [sys.executable, *launch, sys.executable, *code]
+
+
+def run_once(row: dict[str, Any], told: Games | Train) -> None:
     """Measure one row once, in a process of its own."""
-    what = [row["program"], row["game"], str(row["copies"]), str(told.seconds)]
-    if row["program"] in OURS:
-        command = [sys.executable, "-c", f"import benchmark; benchmark.ours(*{what})"]
-    else:
-        command = [str(told.peers if told.peers.exists() else sys.executable), "peers.py", *what]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    done = subprocess.run(row["command"], cwd=HERE, capture_output=True, text=True, check=False)
     try:
-        row["runs"].append(json.loads(done.stdout.splitlines()[-1]))
+        found = json.loads([line for line in done.stdout.splitlines() if line[:1] in "{0123456789"][-1])
     except (IndexError, json.JSONDecodeError):
         row["error"] = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        return
+    if isinstance(found, dict):
+        row |= {name: value for name, value in found.items() if name != "rate"}
+        found = found["rate"]
+    row["runs"].append(found)
 
 
-def ours(program: str, game: str, copies: str, seconds: str) -> None:
+def our_games(program: str, game: str, copies: str, seconds: str) -> None:
     """Print the steps a second of random play in our own game, as a line of JSON."""
     env = envs.make(game, int(copies), **OPTIONS.get(game, {}))
     luck = Luck(1, torch.arange(env.num_envs), EXPLORATION)
@@ -106,6 +192,41 @@ def ours(program: str, game: str, copies: str, seconds: str) -> None:
         go = torch.compile(go)
     env.reset()
     print(json.dumps(rate(go, env.num_envs, float(seconds))))
+
+
+def our_training(program: str, algo: str, game: str, device: str, seconds: str) -> None:
+    """Print the steps a second of training, where the time goes and with what settings, as a line of JSON."""
+    device = join(device)
+    mode = next(one for one in MODES if program.startswith(one))
+    config = replace(
+        tuned(algo, SIZES[game][0]), device=device, accelerate=mode, total_steps=1 << 40, num_envs=SIZES[game][1]
+    )
+    settings = TIMED[algo] | {"hidden": HIDDEN, "network": "mlp", "bfloat16": "bfloat16" in program}
+    config = replace(config, agent=replace(config.agent, **settings))
+    config.check()
+    env = make_env(config, device)
+    training = Training(config, env, make_agent(config, env), None, None, lambda line: None)
+    held = [env.reset()]
+
+    def go() -> None:
+        for _ in range(max(1, 32 // training.agent.horizon)):
+            held[0], _ = training.round(held[0])
+        training.score.sums.tolist()  # waits for a GPU
+
+    while not (stats := training.agent.update(held[0])):  # DQN begins to learn only when it has seen enough
+        go()
+    assert stats
+    go()
+    training.watch.shares()
+    before = training.global_step
+    go()
+    steps = training.global_step - before
+    found = rate(go, steps, float(seconds))
+    shares = {name.removeprefix("time/"): share for name, share in training.watch.shares().items()}
+    told = asdict(config.agent) | {"num_envs": config.num_envs}
+    if rank() == 0:
+        print(json.dumps({"rate": found, "shares": shares, "settings": told}))
+    leave()
 
 
 def random_play(env: Env, luck: Luck, observe: bool) -> Any:
@@ -126,7 +247,7 @@ def random_play(env: Env, luck: Luck, observe: bool) -> Any:
     return go
 
 
-def show(rows: list[dict[str, Any]], told: Benchmark) -> None:
+def show_games(rows: list[dict[str, Any]], told: Games) -> None:
     """Print the table: a line a program, a column a number of copies."""
     table = Table(title="random play, million env steps a second")
     table.add_column("game")
@@ -142,8 +263,21 @@ def show(rows: list[dict[str, Any]], told: Benchmark) -> None:
             ]
             table.add_row(game, f"ours, {program}" if program in OURS else program, *cells)
     console.print(table)
-    for error in {f"{row['program']}: {row['error']}" for row in rows if row["error"] is not None}:
-        console.print(error)
+
+
+def show_training(rows: list[dict[str, Any]]) -> None:
+    """Print the table: a line a program, and where the time goes."""
+    table = Table(title="training, thousand env steps a second")
+    for name in ("game", "student", "program", "games at once", "steps"):
+        table.add_column(name, justify="right" if name == "steps" else "left")
+    for part in PARTS:
+        table.add_column(part, justify="right")
+    for row in rows:
+        steps = "-" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e3:.3g}"
+        shares = [f"{row['shares'][part]:.0%}" if part in row.get("shares", {}) else "" for part in PARTS]
+        at_once = str(row.get("settings", {}).get("num_envs", ""))
+        table.add_row(row["game"], row["algo"], row["program"], at_once, steps, *shares)
+    console.print(table)
 
 
 def cpu_name() -> str:
@@ -153,4 +287,4 @@ def cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    run_program(benchmark, Benchmark, description=__doc__)
+    run_program(main, Games | Train, description=__doc__)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluate import Evaluation, Result, evaluate
-from run import Config, run_program
+from run import run_program, tuned
 from train import new_folder, train
 from tutors import DEFAULT_URL, TutorConfig
 from tutors.client import Client
@@ -40,7 +40,8 @@ class Demo:
 
 def demo(told: Demo) -> None:
     """Train both students, evaluate all four, and print the table."""
-    common = Config(
+    common = replace(
+        tuned("dqn", "connect4"),
         total_steps=told.total_steps,
         env_kwargs=(f"opponent={told.opponent}",),
         seed=told.seed,

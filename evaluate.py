@@ -18,8 +18,10 @@ from torch import Tensor
 from agents import Agent
 from agents.checkpoint import load_checkpoint
 from envs.base import Env, Step
+from envs.blackjack import Blackjack
+from envs.exact import value_of_greedy
 from envs.luck import ADVISING, Luck, pick
-from run import EVALUATION_SEED, config_from_json, evaluation_env, find_device, make_agent, run_program
+from run import EVALUATION_SEED, config_from_json, evaluation_env, find_device, make_agent, make_env, run_program
 from tutors import open_desk
 from tutors.base import TutorError
 from tutors.desk import Desk
@@ -29,7 +31,7 @@ Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games 
 
 @dataclass(frozen=True)
 class Result:
-    """The mean return of a number of games."""
+    """The mean return of a number of games; of none where it could be worked out without playing."""
 
     mean_return: float
     stderr: float
@@ -38,6 +40,12 @@ class Result:
     def interval(self) -> tuple[float, float]:
         """The mean's 95 % interval, by the normal approximation."""
         return self.mean_return - 1.96 * self.stderr, self.mean_return + 1.96 * self.stderr
+
+    def __str__(self) -> str:
+        if not self.episodes:
+            return f"{self.mean_return:+.6f}, exactly"
+        low, high = self.interval()
+        return f"{self.mean_return:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}], {self.episodes:,} games"
 
 
 def play(policy: Policy, env: Env) -> Result:
@@ -56,6 +64,13 @@ def play(policy: Policy, env: Env) -> Result:
 def student(agent: Agent) -> Policy:
     """The student alone: no advice, no exploration."""
     return lambda env, step: agent.greedy(step.obs, step.legal)
+
+
+def judge(agent: Agent, env: Env) -> Result:
+    """Return how good the student is alone: by playing, or exactly where the game is Blackjack."""
+    if isinstance(env.game, Blackjack):
+        return Result(value_of_greedy(env.game, agent.greedy, env.device), 0.0, 0)
+    return play(student(agent), env)
 
 
 def tutor_alone(desk: Desk, luck: Luck) -> Policy:
@@ -110,9 +125,9 @@ def evaluate(evaluation: Evaluation) -> Result:
     if evaluation.who == "random":
         return play(random_play(luck), env)
     if evaluation.who == "student":
-        agent = make_agent(config, env.spec, device)
+        agent = make_agent(config, make_env(config, device))
         agent.load_state_dict(load_checkpoint(evaluation.run / "checkpoints", device)["agent"])
-        return play(student(agent), env)
+        return judge(agent, env)
     url = evaluation.tutor_url or config.tutoring.tutor_url
     wanted = replace(config.tutoring, tutor_url=url, tutor_optional=False)
     with open_desk(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
@@ -138,11 +153,7 @@ def main(evaluation: Evaluation) -> None:
     if evaluation.json:
         print(json.dumps({"who": evaluation.who, **asdict(result)}))
     else:
-        low, high = result.interval()
-        print(
-            f"{evaluation.who}: mean return {result.mean_return:+.3f}, 95 % interval "
-            f"[{low:+.3f}, {high:+.3f}], {result.episodes:,} games"
-        )
+        print(f"{evaluation.who}: mean return {result}")
 
 
 if __name__ == "__main__":

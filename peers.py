@@ -1,6 +1,7 @@
-"""Random play by other programs, for benchmark.py to stand beside: `python peers.py PROGRAM GAME COPIES SECONDS`.
+"""Other programs at play and at learning, for benchmark.py to stand beside.
 
-Prints env steps a second of all copies together, as a line of JSON. It imports nothing of ours, so that it runs in an
+`peers.py games PROGRAM GAME COPIES SECONDS` and `peers.py training PROGRAM ALGO GAME DEVICE SECONDS` print
+env steps a second of all copies together, as a line of JSON. It imports nothing of ours, so that it runs in an
 environment that holds the peers alone (requirements/peers.txt). Every program plays in its fastest way: those in JAX
 as one compiled loop of many steps, the others a step at a time.
 """
@@ -114,6 +115,39 @@ def rate(go: Callable[[], Any], steps: int, seconds: float) -> float:
     return calls * steps / spent
 
 
+def stable_baselines3(algo: str, env: str, device: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Return one of its students in 8 games, with its own defaults but for the settings that are returned too."""
+    import stable_baselines3 as library
+    from stable_baselines3.common.env_util import make_vec_env
+
+    told: dict[str, Any] = {"policy_kwargs": {"net_arch": [64, 64]}}
+    if algo == "dqn":
+        told["learning_starts"] = 1000
+    make = {"ppo": library.PPO, "a2c": library.A2C, "dqn": library.DQN}[algo]
+    student = make("MlpPolicy", make_vec_env(env, n_envs=8, seed=seed), device=device, seed=seed, **told)
+    return student, told | {"num_envs": 8}
+
+
+LEARNERS = {"stable-baselines3": {"cartpole": "CartPole-v1", "blackjack": "Blackjack-v1"}}
+
+
+def training(program: str, algo: str, game: str, device: str, seconds: str) -> None:
+    """Print how fast a student of another program learns, with 8 games at once, and its settings."""
+    import torch
+
+    student, told = stable_baselines3(algo, LEARNERS[program][game], device, 1)
+    student.learn(4096)
+    began, steps = time.perf_counter(), student.num_timesteps
+    while (spent := time.perf_counter() - began) < float(seconds):
+        student.learn(4096, reset_num_timesteps=False)
+    found = (student.num_timesteps - steps) / spent
+    print(json.dumps({"rate": found, "settings": told | {"threads": torch.get_num_threads()}}))
+
+
+def games(program: str, game: str, copies: str, seconds: str) -> None:
+    """Print how fast another program plays at random."""
+    print(json.dumps(rate(*PEERS[program][0](game, int(copies)), float(seconds))))
+
+
 if __name__ == "__main__":
-    program, game, copies, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-    print(json.dumps(rate(*PEERS[program][0](game, copies), seconds)))
+    {"games": games, "training": training}[sys.argv[1]](*sys.argv[2:])

@@ -1,5 +1,6 @@
 """A run: what it was told, where it keeps things, what it logs and how it ends."""
 
+import argparse
 import csv
 import json
 import logging
@@ -10,10 +11,11 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 import tyro
@@ -22,13 +24,15 @@ from rich.logging import RichHandler
 from torch.utils.tensorboard import SummaryWriter
 
 import envs
-from agents import AGENTS, Agent, DQNConfig
+from agents import AGENTS, A2CConfig, Agent, DQNConfig, PPOConfig
+from agents.parallel import rank, ranks
 from envs import closest
-from envs.base import Env, Spec
+from envs.base import Env
 from tutors import TutorConfig
 from tutors.base import TutorError
 
 HERE = Path(__file__).parent
+TUNED = HERE / "agents" / "tuned.toml"
 EVALUATION_SEED = 1_000_003  # added to a run's seed: the games of an evaluation are never those of training
 Told = TypeVar("Told")
 
@@ -38,7 +42,7 @@ class Config:
     """One training run."""
 
     algo: str = "dqn"
-    """The student: dqn."""
+    """The student: dqn, ppo or a2c."""
     env: str = "connect4"
     """The game: blackjack, connect4 or snake; gym:ID for a Gymnasium env, module:Class for one of your own."""
     env_kwargs: tuple[str, ...] = ()
@@ -46,11 +50,13 @@ class Config:
     total_steps: int = 300_000
     """Env steps of all games together."""
     num_envs: int = 256
-    """Games played at once."""
+    """Games played at once, by all ranks together."""
     seed: int = 1
     """Of everything that is left to chance."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
+    accelerate: Literal["eager", "compile", "graph"] = "eager"
+    """eager; compile: fewer, larger loops, after some tens of seconds; graph: also recorded, on CUDA."""
     eval_every: int = 25_000
     """Env steps between two evaluations of the student alone."""
     eval_episodes: int = 500
@@ -60,7 +66,7 @@ class Config:
     folder: Path | None = None
     """Where the run keeps things; a new folder under runs/ if not given."""
     tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
-    agent: Annotated[DQNConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)
+    agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)
 
     def check(self) -> None:
         """Raise ValueError for what cannot be run."""
@@ -71,7 +77,9 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed is {self.seed}; it must lie between 0 and 2**31 - 1")
-        self.agent.check(self.num_envs)
+        if self.num_envs % ranks():
+            raise ValueError(f"{self.num_envs} games cannot be split between {ranks()} processes")
+        self.agent.check(self.num_envs // ranks())
 
     def to_json(self) -> str:
         """Return everything, as `config_from_json` reads it; an endless budget is written as a string."""
@@ -105,15 +113,43 @@ def versions() -> dict[str, str]:
     }
 
 
-def make_agent(config: Config, spec: Spec, device: str) -> Agent:
-    """Return a new student."""
+def tuned(algo: str, env: str) -> Config:
+    """Return the defaults of a student in a game: those of agents/tuned.toml where it has some.
+
+    Raises:
+        ValueError: there is no such student.
+    """
+    if algo not in AGENTS:
+        raise ValueError(closest("student", algo, AGENTS))
+    found = dict(tomllib.loads(TUNED.read_text()).get(algo, {}).get(env, {}))
+    found.pop("chosen", None)
+    told = {name: found.pop(name) for name in [one.name for one in fields(Config)] if name in found}
+    if "hidden" in found:
+        found["hidden"] = tuple(found["hidden"])
+    _, agent_config = AGENTS[algo]
+    return Config(algo=algo, env=env, agent=agent_config(**found), **told)
+
+
+def tuned_for(flags: Sequence[str]) -> Config:
+    """Return the defaults of the student and the game that a command line names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algo", default=Config.algo)
+    parser.add_argument("--env", default=Config.env)
+    named, _ = parser.parse_known_args(list(flags))
+    return tuned(named.algo, named.env)
+
+
+def make_agent(config: Config, env: Env) -> Agent:
+    """Return a new student of the run's games."""
     agent, _ = AGENTS[config.algo]
-    return agent(config.agent, spec, config.num_envs, config.total_steps, config.seed, device)
+    return agent(config.agent, env, config.total_steps, config.seed)
 
 
 def make_env(config: Config, device: str) -> Env:
-    """Return the games to train in."""
-    return envs.make(config.env, config.num_envs, config.seed, device, **envs.read_options(config.env_kwargs))
+    """Return the games to train in: this rank's share of them."""
+    num_envs = config.num_envs // ranks()
+    options = envs.read_options(config.env_kwargs)
+    return envs.make(config.env, num_envs, config.seed, device, rank() * num_envs, **options)
 
 
 def evaluation_env(config: Config, num_envs: int, device: str, others: Sequence[str] = ()) -> Env:
@@ -195,17 +231,25 @@ class Stopwatch:
         return shares
 
 
-def run_program(main: Callable[[Told], object], told: type[Told], description: str | None) -> None:
+def run_program(
+    main: Callable[[Told], object],
+    told: type[Told],
+    description: str | None,
+    defaults: Callable[[Sequence[str]], Told] | None = None,
+) -> None:
     """Read the flags, run `main`, and end as a program should: 2 for what the user must mend, no traceback.
+
+    `defaults` makes the default values from the flags themselves.
 
     SIGTERM unwinds like Ctrl-C, so that a server we started ends with us.
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
     try:
-        main(tyro.cli(told, description=description, config=config))
+        default = {} if defaults is None else {"default": defaults(sys.argv[1:])}
+        main(tyro.cli(told, description=description, config=config, **default))
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

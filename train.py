@@ -1,8 +1,10 @@
 """Train one student, with or without a tutor: `python train.py --algo dqn --env connect4 --tutor deepseek`."""
 
 import json
+import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,14 +13,16 @@ from rich.console import Console
 from torch import Tensor
 
 from agents import Agent
-from agents.base import Guidance
+from agents.base import Guidance, Proposal
+from agents.capture import accelerate
 from agents.checkpoint import save_checkpoint
+from agents.parallel import join, leave, rank, ranks, share, total
 from envs.base import Env, Step
 from envs.luck import ADVISING, Luck
 from envs.opponents import SelfPlay
 from envs.score import Score
-from evaluate import Result, play, student
-from run import Config, Log, Stopwatch, evaluation_env, find_device, make_agent, make_env, run_program
+from evaluate import Result, judge
+from run import Config, Log, Stopwatch, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
 from tutors.asking import by_chance, consult_probability
 from tutors.desk import Desk
@@ -34,27 +38,32 @@ def train(config: Config) -> dict[str, object]:
         ValueError: something that was asked for is not there.
         TutorError: the tutor cannot be had, or not any longer; what was learned is saved.
     """
+    device = join(find_device(config.device))
     config.check()
-    device = find_device(config.device)
-    config = replace(config, device=device, folder=config.folder or new_folder(config))
-    if (config.folder / "config.json").exists():
+    config = replace(config, device=device, folder=share(config.folder or new_folder(config)))
+    console.quiet = rank() > 0
+    if share((config.folder / "config.json").exists()):
         raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own")
     if device == "cpu" and config.tutoring.tutor not in ("none", "scripted"):
         torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
     env = make_env(config, device)
-    agent = make_agent(config, env.spec, device)
-    log = Log(config.folder)
-    (config.folder / "config.json").write_text(config.to_json() + "\n")
-    console.print(f"{config.folder}: {config.algo} on {config.env}, tutor {config.tutoring.tutor}, {device}")
-    try:
-        with (
-            console.status("") as status,
-            open_desk(config.tutoring, env.game, config.seed, config.folder, device, status.update) as desk,
-        ):
-            summary = Training(config, env, agent, desk, log, status.update).run()
-    finally:
-        log.close()
-    (config.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    agent = make_agent(config, env)
+    with ExitStack() as stack:
+        stack.callback(leave)
+        log = None
+        if rank() == 0:
+            log = Log(config.folder)
+            stack.callback(log.close)
+            (config.folder / "config.json").write_text(config.to_json() + "\n")
+        console.print(f"{config.folder}: {config.algo} on {config.env}, tutor {config.tutoring.tutor}, {device}")
+        status = stack.enter_context(console.status(""))
+        for turn in range(ranks()):  # one after the other: the first may start a server, which the others find
+            if share(turn) == rank():
+                told = (config.tutoring, env.game, config.seed, config.folder, device, status.update)
+                desk = stack.enter_context(open_desk(*told))
+        summary = Training(config, env, agent, desk, log, status.update).run()
+        if rank() == 0:
+            (config.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -62,11 +71,12 @@ class Training:
     """The loop, and what it counts."""
 
     def __init__(
-        self, config: Config, env: Env, agent: Agent, desk: Desk | None, log: Log, say: Callable[[str], None]
+        self, config: Config, env: Env, agent: Agent, desk: Desk | None, log: Log | None, say: Callable[[str], None]
     ) -> None:
         self.config, self.env, self.agent, self.desk, self.log, self.say = config, env, agent, desk, log, say
         self.guidance = Guidance() if desk is None else Override()
-        self.luck = Luck(config.seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+        games = torch.arange(env.first_game, env.first_game + env.num_envs, device=env.device)
+        self.luck = Luck(config.seed, games, ADVISING)
         self.score = Score(env.num_envs, env.device)
         self.watch = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
@@ -74,40 +84,61 @@ class Training:
         self.began = self.logged_at = time.monotonic()
         self.logged_step = 0
         self.result: Result | None = None  # of the last evaluation, if nothing was learned since
+        self.accelerate()
+
+    def accelerate(self) -> None:
+        """Make the loop's functions as fast as was asked for; a recorded rollout step is one function."""
+        mode = self.config.accelerate
+        accelerate(mode, self.agent, *self.agent.parts)
+        if mode == "graph" and self.desk is None:
+            accelerate(mode, self, "moment")
+            return
+        accelerate(mode, self.agent, "act", "observe")
+        if type(self.env) is Env:  # a Gymnasium env is not made of tensors
+            accelerate(mode, self.env, "step")
 
     def run(self) -> dict[str, object]:
         """Train to the end and return the summary; what was learned is saved however this ends."""
-        watch, agent, config = self.watch, self.agent, self.config
+        agent, config = self.agent, self.config
         step = self.env.reset()
         try:
             while self.global_step < config.total_steps:
                 before, self.result = self.global_step, None
-                for _ in range(agent.horizon):
-                    action = self.act(step)
-                    after = watch("env", self.env.step, action)
-                    agent.observe(step, action, after)
-                    self.score.add(after)
-                    step = after
-                    self.global_step += config.num_envs
-                stats = watch("update", agent.update)
-                self.updates += 1
+                step, stats = self.round(step)
                 self.refresh_opponent()
                 if before // config.log_every < self.global_step // config.log_every:
                     self.report(stats)
                 if before // config.eval_every < self.global_step // config.eval_every:
                     self.result = self.evaluate()
         finally:
-            state = {"agent": agent.state_dict(), "global_step": self.global_step}
-            save_checkpoint(config.folder / "checkpoints", self.global_step, state)
+            if rank() == 0:
+                state = {"agent": agent.state_dict(), "global_step": self.global_step}
+                save_checkpoint(config.folder / "checkpoints", self.global_step, state)
         return self.summary(self.result or self.evaluate())
 
-    def act(self, step: Step) -> Tensor:
-        """Return the actions to take in `step`, (N,) int64: the student's, the tutor's where it is asked."""
+    def round(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
+        """Collect once and learn once; return the next moment, and what to log."""
+        for _ in range(self.agent.horizon):
+            step = self.moment(step)
+            self.global_step += self.config.num_envs
+        self.updates += 1
+        return step, self.watch("learn", self.agent.update, step)
+
+    def moment(self, step: Step) -> Step:
+        """Act once in all games, and return the moment that this leads to."""
         proposal = self.watch("act", self.agent.act, step)
+        action = self.advised(step, proposal)
+        after = self.watch("env", self.env.step, action)
+        self.watch("store", self.agent.observe, step, proposal, action, after)
+        self.score.add(after)
+        return after.now()
+
+    def advised(self, step: Step, proposal: Proposal) -> Tensor:
+        """Return the actions to take in `step`, (N,) int64: the student's, the tutor's where it is asked."""
         if self.desk is None:
             return proposal.action
         wanted = by_chance(self.consult_probability(), self.luck.draw(self.env.steps, 1)[:, 0])
-        advice = self.watch("tutor", self.desk.advise, self.env.state, wanted)
+        advice = self.watch("tutor", self.desk.advise, step.state, wanted)
         same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
         return self.guidance.choose(proposal, advice.probs, wanted)
@@ -126,10 +157,11 @@ class Training:
 
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last report, and show it in one line."""
+        total(self.score.sums)
         now, played = time.monotonic(), self.score.take()
         sps = (self.global_step - self.logged_step) / (now - self.logged_at)
         self.logged_at, self.logged_step = now, self.global_step
-        values = {"charts/SPS": sps, "charts/learning_rate": self.config.agent.learning_rate}
+        values = {"charts/SPS": sps}
         line = f"step {self.global_step:,}  {sps:,.0f} steps/s"
         if played["episodes"]:
             values["charts/episodic_return"] = played["return"]
@@ -144,16 +176,18 @@ class Training:
             line += f"  P {self.consult_probability():.2f}  hit rate {values['tutor/hit_rate']:.0%}"
         if stats:
             values |= dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))
-        self.log.add(self.global_step, values | self.watch.shares())
+        if self.log is not None:
+            self.log.add(self.global_step, values | self.watch.shares())
         self.say(line)
 
     def evaluate(self) -> Result:
-        """Play the student alone in games of its own, and log and print how it did."""
+        """Play the student alone in games of its own, and log and print how it did. Only rank 0 does."""
+        if self.log is None:
+            return Result(math.nan, math.nan, 0)
         env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
-        result = self.watch("eval", play, student(self.agent), env)
+        result = self.watch("eval", judge, self.agent, env)
         self.log.add(self.global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
-        low, high = result.interval()
-        console.print(f"step {self.global_step:>9,}  student alone {result.mean_return:+.3f} [{low:+.3f}, {high:+.3f}]")
+        console.print(f"step {self.global_step:>9,}  student alone {result}")
         return result
 
     def summary(self, result: Result) -> dict[str, object]:
@@ -187,4 +221,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, Config, description=__doc__)
+    run_program(main, Config, description=__doc__, defaults=tuned_for)

@@ -1,13 +1,15 @@
-"""DQN (Mnih et al. 2015, doi:10.1038/nature14236) with double Q-learning (van Hasselt et al. 2016, arXiv:1509.06461).
+"""DQN (Mnih et al. 2015, doi:10.1038/nature14236): a network that learns what actions are worth.
 
-Deliberate deviations from the first paper, with its value in brackets:
+With double Q-learning (van Hasselt et al. 2016, arXiv:1509.06461) and targets of n steps (Hessel et al. 2018,
+arXiv:1710.02298). Deliberate deviations from the first paper, with its value in brackets:
 1. `num_envs` games act at once, and every step of them all is followed by `updates_per_step` updates (one
    game, one update every 4 steps).
 2. Illegal actions are left out, in acting and in the target (all actions are legal in Atari games).
-3. Adam (RMSProp); a multi-layer perceptron on the observation (a convolutional network on frames).
+3. Adam (RMSProp).
 4. A game cut short by its clock keeps its future: the target bootstraps from the last position (Atari
    games end when a life is lost).
 5. Exploration falls over a share of the whole run (over the first million frames).
+6. Targets of n steps are not corrected for what the student would do by now, as in Rainbow (one step).
 """
 
 import copy
@@ -19,19 +21,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.base import Proposal, best_legal
-from agents.networks import follow, make_network
+from agents.base import Proposal, best_legal, taken
+from agents.networks import Network, NetworkConfig, follow
+from agents.optimizer import Adam, learning_rate_at
+from agents.parallel import ranks
 from agents.replay import Batch, Replay
-from envs.base import Spec, Step
+from envs.base import Env, Step
 from envs.luck import EXPLORATION, SAMPLING, Luck, pick
 
 
 @dataclass(frozen=True)
-class DQNConfig:
+class DQNConfig(NetworkConfig):
     """Hyper-parameters, in CleanRL's words."""
 
     learning_rate: float = 5e-4
+    anneal_lr: bool = False  # let the learning rate fall to 0 over the run
     gamma: float = 0.97  # discount of one step
+    n_step: int = 1  # rewards in a target before the network's own estimate
     buffer_size: int = 100_000  # transitions
     learning_starts: int = 5_000  # env steps before the first update
     batch_size: int = 512  # transitions an update
@@ -42,15 +48,17 @@ class DQNConfig:
     end_e: float = 0.05  # and at the end
     exploration_fraction: float = 0.1  # share of the run in which it falls
     max_grad_norm: float = 10.0
-    hidden: tuple[int, ...] = (256, 256)  # units of each layer
 
     def check(self, num_envs: int) -> None:
         """Raise ValueError for what cannot be trained with."""
-        if self.buffer_size < num_envs:
-            raise ValueError(f"a buffer of {self.buffer_size} holds no moment of {num_envs} games")
-        for name in ("batch_size", "updates_per_step", "target_network_frequency"):
+        for name in ("batch_size", "updates_per_step", "target_network_frequency", "n_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.buffer_size < num_envs * self.n_step:
+            raise ValueError(
+                f"a buffer of {self.buffer_size} does not hold the {self.n_step} moments of {num_envs} games that "
+                "a target needs"
+            )
 
 
 def epsilon_at(step: Tensor, config: DQNConfig, total_steps: int) -> Tensor:
@@ -59,17 +67,16 @@ def epsilon_at(step: Tensor, config: DQNConfig, total_steps: int) -> Tensor:
     return config.start_e + progress * (config.end_e - config.start_e)
 
 
-def dqn_loss(network: nn.Module, target: nn.Module, batch: Batch, gamma: float) -> tuple[Tensor, dict[str, Tensor]]:
+def dqn_loss(network: nn.Module, target: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (Huber loss of the double-Q error, what to log).
 
-    y = r + gamma * Q'(s', argmax over legal a of Q(s', a)), without the second term where the game
-    terminated. Source: arXiv:1509.06461, eq. 4.
+    y = R + gamma^n * Q'(s', argmax over legal a of Q(s', a)), without the second term where the game
+    terminated. Source: arXiv:1509.06461, eq. 4; arXiv:1710.02298, section 3.
     """
     with torch.no_grad():
-        action = best_legal(network(batch.next_obs), batch.next_legal)
-        future = target(batch.next_obs).gather(1, action[:, None])[:, 0]
-        aim = batch.reward + gamma * future * ~batch.terminated
-    value = network(batch.obs).gather(1, batch.action[:, None])[:, 0]
+        future = taken(target(batch.next_obs), best_legal(network(batch.next_obs), batch.next_legal))
+        aim = batch.reward + batch.discount * future
+    value = taken(network(batch.obs), batch.action)
     assert value.shape == aim.shape == batch.reward.shape, "one value for each transition"
     loss = F.smooth_l1_loss(value, aim)
     return loss, {"losses/td_loss": loss.detach(), "losses/q_values": value.detach().mean()}
@@ -79,33 +86,32 @@ class DQN:
     """A student that learns the value of actions from everything it has lived through."""
 
     horizon = 1
+    parts = ("learn",)
 
-    def __init__(
-        self,
-        config: DQNConfig,
-        spec: Spec,
-        num_envs: int,
-        total_steps: int,
-        seed: int,
-        device: str | torch.device,
-    ) -> None:
-        self.config, self.num_envs, self.total_steps = config, num_envs, total_steps
-        self.network = make_network(spec.obs_shape, config.hidden, spec.num_actions, seed).to(device)
+    def __init__(self, config: DQNConfig, env: Env, total_steps: int, seed: int) -> None:
+        spec, device, first_game = env.spec, env.device, env.first_game
+        self.config, self.total_steps = config, total_steps
+        self.all_envs = env.num_envs * ranks()
+        self.network = Network(config, spec.obs_shape, spec.num_actions, seed).to(device)
         self.target = copy.deepcopy(self.network)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, fused=True)
-        self.replay = Replay(config.buffer_size, num_envs, spec.obs_shape, spec.num_actions, device)
-        self.luck = Luck(seed, torch.arange(num_envs, device=device), EXPLORATION)
-        self.batch_luck = Luck(seed, torch.arange(config.batch_size, device=device), SAMPLING)
+        self.optimizer = Adam(self.network, config.max_grad_norm)
+        self.replay = Replay(config.buffer_size // ranks(), env)
+        self.luck = Luck(seed, torch.arange(first_game, first_game + env.num_envs, device=device), EXPLORATION)
+        rows, rank = config.batch_size // ranks(), first_game // env.num_envs
+        self.batch_luck = Luck(seed, torch.arange(rank * rows, (rank + 1) * rows, device=device), SAMPLING)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)  # moments acted in
-        self.updates = 0
+        self.updates = torch.zeros((), dtype=torch.int64, device=device)
+        self.seen = 0  # moments observed, as the host counts them
 
     @torch.no_grad()
     def act(self, step: Step) -> Proposal:
         luck = self.luck.draw(self.steps, 2)
-        explore = luck[:, 0] < epsilon_at(self.steps * self.num_envs, self.config, self.total_steps)
-        greedy = self.greedy(step.obs, step.legal)
+        explore = luck[:, 0] < epsilon_at(self.steps * self.all_envs, self.config, self.total_steps)
+        values = self.network(step.obs)
+        greedy = best_legal(values, step.legal)
         self.steps += 1
-        return Proposal(torch.where(explore, pick(step.legal, luck[:, 1]), greedy), greedy)
+        action = torch.where(explore, pick(step.legal, luck[:, 1]), greedy)
+        return Proposal(action, greedy, values, taken(values, greedy))
 
     @torch.no_grad()
     def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
@@ -115,27 +121,27 @@ class DQN:
         network = copy.deepcopy(self.network).requires_grad_(False)
         return lambda obs, legal: best_legal(network(obs), legal)
 
-    def observe(self, step: Step, action: Tensor, after: Step) -> None:
+    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step) -> None:
         self.replay.add(step, action, after)
 
-    def update(self) -> dict[str, Tensor]:
+    def update(self, step: Step) -> dict[str, Tensor]:
+        self.seen += 1
         stats: dict[str, Tensor] = {}
-        if self.replay.written * self.num_envs >= self.config.learning_starts:
+        if self.seen * self.all_envs >= self.config.learning_starts and self.seen >= self.config.n_step:
             for _ in range(self.config.updates_per_step):
-                stats = self._update_once()
+                stats = self.learn()
         return stats
 
-    def _update_once(self) -> dict[str, Tensor]:
-        batch = self.replay.sample(self.batch_luck.draw(self.updates, 1)[:, 0])
-        loss, stats = dqn_loss(self.network, self.target, batch, self.config.gamma)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
-        self.optimizer.step()
+    def learn(self) -> dict[str, Tensor]:
+        """Go one step down the loss of a sample, and move the target network when it is time."""
+        told = self.config
+        batch = self.replay.sample(self.batch_luck.draw(self.updates, 1)[:, 0], told.n_step, told.gamma)
+        loss, stats = dqn_loss(self.network, self.target, batch)
+        rate = learning_rate_at(self.steps * self.all_envs, told.learning_rate, told.anneal_lr, self.total_steps)
+        norm = self.optimizer.step(loss, rate)
         self.updates += 1
-        if self.updates % self.config.target_network_frequency == 0:
-            follow(self.target, self.network, self.config.tau)
-        return stats | {"losses/grad_norm": norm}
+        follow(self.target, self.network, told.tau * (self.updates % told.target_network_frequency == 0))
+        return stats | {"losses/grad_norm": norm, "charts/learning_rate": rate}
 
     def state_dict(self) -> dict[str, object]:
         return {
@@ -145,6 +151,7 @@ class DQN:
             "replay": self.replay.state_dict(),
             "steps": self.steps,
             "updates": self.updates,
+            "seen": self.seen,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,4 +160,5 @@ class DQN:
         self.optimizer.load_state_dict(state["optimizer"])
         self.replay.load_state_dict(state["replay"])
         self.steps.copy_(state["steps"])
-        self.updates = state["updates"]
+        self.updates.copy_(state["updates"])
+        self.seen = state["seen"]

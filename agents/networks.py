@@ -2,35 +2,140 @@
 
 import itertools
 import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+CHANNELS = (16, 32)  # of the two convolutions
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+SMALLEST = 5  # rows and columns that are worth a convolution
 
 
-def make_network(obs_shape: tuple[int, ...], hidden: tuple[int, ...], outputs: int, seed: int) -> nn.Sequential:
-    """Return a multi-layer perceptron from observations (N, *obs_shape) to (N, outputs), on the CPU.
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What a student sees with."""
 
-    Orthogonal weights of gain sqrt(2), and of gain 0.01 in the last layer, so that it begins
-    without a preference (Andrychowicz et al. 2020, arXiv:2006.05990, section 3.2).
+    network: Literal["auto", "mlp", "conv"] = "auto"  # auto: conv for observations of (channels, rows, columns)
+    hidden: tuple[int, ...] = (256, 256)  # units of each dense layer; one dense layer follows the convolutions
+    bfloat16: bool = False  # products in bfloat16, weights and losses in float32
+
+
+class Network(nn.Module):
+    """A body and a linear head, from observations (N, *obs_shape) to (N, outputs) float32, made on the CPU.
+
+    Orthogonal weights of gain sqrt(2), and of gain `gain` in the head: small, so that a policy begins without a
+    preference (Andrychowicz et al. 2020, arXiv:2006.05990, section 3.2). Weights are drawn with `seed` and
+    `part`: networks of one student that differ in `part` begin differently.
     """
-    chance = torch.Generator().manual_seed(seed)
-    sizes = (math.prod(obs_shape), *hidden)
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        obs_shape: tuple[int, ...],
+        outputs: int,
+        seed: int,
+        gain: float = 0.01,
+        part: int = 0,
+    ) -> None:
+        super().__init__()
+        chance = generator(seed, part)
+        self.coarse = config.bfloat16
+        if sees_pictures(config, obs_shape):
+            self.body, width = convolutions(obs_shape, config.hidden[0], chance), config.hidden[0]
+        else:
+            self.body, width = dense((math.prod(obs_shape), *config.hidden), chance), config.hidden[-1]
+        self.head = linear(width, outputs, gain, chance)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.coarse):
+            output = self.head(self.body(obs))
+        return output.float()
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value, from observations (N, *obs_shape) to logits (N, A) and values (N,), float32.
+
+    Two dense networks that share nothing; or one of convolutions, which are dear, with both heads.
+    """
+
+    def __init__(self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int, seed: int) -> None:
+        super().__init__()
+        self.shared = sees_pictures(config, obs_shape)
+        self.policy = Network(config, obs_shape, num_actions, seed)
+        if self.shared:
+            chance = generator(seed, 1)
+            self.value: nn.Module = linear(config.hidden[0], 1, 1.0, chance)
+        else:
+            self.value = Network(config, obs_shape, 1, seed, gain=1.0, part=1)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.shared:
+            return self.policy(obs), self.value(obs)[:, 0]
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.policy.coarse):
+            seen = self.policy.body(obs)
+            logits, value = self.policy.head(seen), self.value(seen)[:, 0]
+        return logits.float(), value.float()
+
+    def judge(self, obs: Tensor) -> Tensor:
+        """Return the values alone, (N,)."""
+        return self(obs)[1] if self.shared else self.value(obs)[:, 0]
+
+
+def generator(seed: int, part: int) -> torch.Generator:
+    """Return the chance of one part of a student; PyTorch's generator on the CPU knows the last 32 bits of a seed."""
+    return torch.Generator().manual_seed((seed + part * 0x9E3779B1) % (1 << 32))
+
+
+def sees_pictures(config: NetworkConfig, obs_shape: tuple[int, ...]) -> bool:
+    """Return whether the observation is looked at with convolutions."""
+    if config.network == "auto":
+        return len(obs_shape) == 3 and min(obs_shape[1:]) >= SMALLEST
+    if config.network == "conv" and len(obs_shape) != 3:
+        raise ValueError(f"--network conv wants observations of (channels, rows, columns), not of {obs_shape}")
+    return config.network == "conv"
+
+
+def dense(sizes: tuple[int, ...], chance: torch.Generator) -> nn.Sequential:
+    """Return a multi-layer perceptron's hidden layers."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, units in itertools.pairwise(sizes):
         layers += [linear(inputs, units, math.sqrt(2), chance), nn.ReLU()]
-    return nn.Sequential(*layers, linear(sizes[-1], outputs, 0.01, chance))
+    return nn.Sequential(*layers)
+
+
+def convolutions(obs_shape: tuple[int, ...], units: int, chance: torch.Generator) -> nn.Sequential:
+    """Return two convolutions of 3 x 3, the second with stride 2, and a dense layer."""
+    inputs, rows, columns = obs_shape
+    first, second = CHANNELS
+    cells = ((rows + 1) // 2) * ((columns + 1) // 2)
+    return nn.Sequential(
+        begin(nn.utils.skip_init(nn.Conv2d, inputs, first, 3, padding=1), math.sqrt(2), chance),
+        nn.ReLU(),
+        begin(nn.utils.skip_init(nn.Conv2d, first, second, 3, stride=2, padding=1), math.sqrt(2), chance),
+        nn.ReLU(),
+        nn.Flatten(),
+        linear(second * cells, units, math.sqrt(2), chance),
+        nn.ReLU(),
+    )
 
 
 def linear(inputs: int, outputs: int, gain: float, chance: torch.Generator) -> nn.Linear:
-    """Return a linear layer with orthogonal weights and no bias to begin with."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)  # its own weights would use up everybody's chance
+    """Return a linear layer."""
+    return begin(nn.utils.skip_init(nn.Linear, inputs, outputs), gain, chance)
+
+
+def begin(layer: Layer, gain: float, chance: torch.Generator) -> Layer:
+    """Give a layer, made without weights that would use up everybody's chance, orthogonal ones and no bias."""
     nn.init.orthogonal_(layer.weight, gain, generator=chance)
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
 
 @torch.no_grad()
-def follow(target: nn.Module, source: nn.Module, tau: float) -> None:
-    """Move the target's weights a share `tau` of the way to the source's."""
+def follow(target: nn.Module, source: nn.Module, share: Tensor | float) -> None:
+    """Move the target's weights a share of the way to the source's."""
     for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):
-        ours.lerp_(theirs, tau)
+        ours.lerp_(theirs, share)

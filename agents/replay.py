@@ -1,20 +1,24 @@
-"""What the student has lived through, in a ring on the device."""
+"""What the student has lived through, in a ring on the device.
+
+The ring keeps states, not observations: two boards of Connect Four are 32 bytes where two observations are 672.
+What was seen is looked at once more when it is sampled.
+"""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from envs.base import Step
+from envs.base import Env, Step
 
 
 class Batch(NamedTuple):
-    """B transitions. `next_obs` is where the action led, before any fresh deal."""
+    """B transitions of n steps each, or fewer where a game ended. `next_obs` comes before any fresh deal."""
 
     obs: Tensor  # (B, *obs_shape) float32
-    action: Tensor  # (B,) int64
-    reward: Tensor  # (B,) float32
-    terminated: Tensor  # (B,) bool; a truncated game is not terminated: it had a future
+    action: Tensor  # (B,) int64, the first of the n
+    reward: Tensor  # (B,) float32, the discounted sum of those n
+    discount: Tensor  # (B,) float32: gamma^n, or 0 where the game terminated. A truncated game had a future
     next_obs: Tensor  # (B, *obs_shape) float32
     next_legal: Tensor  # (B, A) bool
 
@@ -23,53 +27,71 @@ class Replay:
     """The last `buffer_size` transitions of all games; the oldest make room.
 
     Args:
-        buffer_size: transitions, rounded down to whole moments of `num_envs` games, at least one.
+        buffer_size: transitions, rounded down to whole moments of all games.
+        env: whose games they are.
     """
 
-    def __init__(
-        self,
-        buffer_size: int,
-        num_envs: int,
-        obs_shape: tuple[int, ...],
-        num_actions: int,
-        device: str | torch.device,
-    ) -> None:
-        self.moments = max(1, buffer_size // num_envs)
-        self.num_envs = num_envs
-        rows = self.moments * num_envs
-        self.data = Batch(
-            obs=torch.zeros(rows, *obs_shape, device=device),
-            action=torch.zeros(rows, dtype=torch.int64, device=device),
-            reward=torch.zeros(rows, device=device),
-            terminated=torch.zeros(rows, dtype=torch.bool, device=device),
-            next_obs=torch.zeros(rows, *obs_shape, device=device),
-            next_legal=torch.zeros(rows, num_actions, dtype=torch.bool, device=device),
-        )
-        self.written = 0  # moments, ever
+    def __init__(self, buffer_size: int, env: Env) -> None:
+        self.moments, self.num_envs, self.look = buffer_size // env.num_envs, env.num_envs, env.game.look
+        self.states = {name: tensor.new_zeros(self.moments, *tensor.shape) for name, tensor in env.state.items()}
+        self.final_states = {name: torch.zeros_like(ring) for name, ring in self.states.items()}
+        self.actions = torch.zeros(self.moments, env.num_envs, dtype=torch.int64, device=env.device)
+        self.rewards = torch.zeros(self.actions.shape, device=env.device)
+        self.terminations = torch.zeros(self.actions.shape, dtype=torch.bool, device=env.device)
+        self.truncations = torch.zeros_like(self.terminations)
+        self.written = torch.zeros((), dtype=torch.int64, device=env.device)  # moments, ever
 
     def add(self, step: Step, action: Tensor, after: Step) -> None:
         """Write one moment of all games."""
-        start = self.written % self.moments * self.num_envs
-        values = (step.obs, action, after.reward, after.terminated, after.final_obs, after.final_legal)
-        for column, value in zip(self.data, values, strict=True):
-            column[start : start + self.num_envs] = value
+        place = self.written % self.moments
+        rings = (self.actions, self.rewards, self.terminations, self.truncations)
+        values = (action, after.reward, after.terminated, after.truncated)
+        for ring, value in zip(rings, values, strict=True):
+            ring.index_copy_(0, place[None], value[None])
+        for states, state in ((self.states, step.state), (self.final_states, after.final_state)):
+            for name, tensor in state.items():
+                states[name].index_copy_(0, place[None], tensor[None])
         self.written += 1
 
-    def __len__(self) -> int:
-        """Return how many transitions can be sampled."""
-        return min(self.written, self.moments) * self.num_envs
+    def sample(self, luck: Tensor, n_step: int, gamma: float) -> Batch:
+        """Return one transition for each number of `luck` (B,) in [0, 1), all equally likely.
 
-    def sample(self, luck: Tensor) -> Batch:
-        """Return one transition for each number of `luck` (B,) in [0, 1), all equally likely."""
-        rows = (luck.double() * len(self)).long()
-        return Batch(*(column[rows] for column in self.data))
+        The newest n - 1 moments are no beginnings yet. There must be n moments.
+        """
+        kept = self.written.clamp(max=self.moments)
+        oldest = self.written - kept
+        which = (luck.double() * ((kept - (n_step - 1)) * self.num_envs)).long()
+        game, first = which % self.num_envs, oldest + which // self.num_envs
+        last, reward = first % self.moments, torch.zeros_like(luck)
+        discount, alive = torch.ones_like(luck), torch.ones_like(luck, dtype=torch.bool)
+        for further in range(n_step):
+            place = (first + further) % self.moments
+            last = torch.where(alive, place, last)
+            reward = reward + discount * self.rewards[place, game] * alive
+            discount = torch.where(alive, discount * gamma, discount)
+            alive = alive & ~(self.terminations[place, game] | self.truncations[place, game])
+        first = first % self.moments
+        obs, _ = self.look({name: ring[first, game] for name, ring in self.states.items()})
+        next_obs, next_legal = self.look({name: ring[last, game] for name, ring in self.final_states.items()})
+        discount = discount * ~self.terminations[last, game]
+        return Batch(obs, self.actions[first, game], reward, discount, next_obs, next_legal)
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole ring."""
-        return {"written": self.written, "data": dict(self.data._asdict())}
+        return {
+            "written": self.written,
+            "states": self.states,
+            "final_states": self.final_states,
+            "actions": self.actions,
+            "rewards": self.rewards,
+            "terminations": self.terminations,
+            "truncations": self.truncations,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Take over a ring of the same size."""
-        self.written = state["written"]
-        for name, column in self.data._asdict().items():
-            column.copy_(state["data"][name])
+        for ours, theirs in ((self.states, state["states"]), (self.final_states, state["final_states"])):
+            for name, ring in ours.items():
+                ring.copy_(theirs[name])
+        for name in ("written", "actions", "rewards", "terminations", "truncations"):
+            getattr(self, name).copy_(state[name])

@@ -60,6 +60,15 @@ class Step(NamedTuple):
     truncated: Tensor  # (N,) bool: the clock ran out; never True together with terminated
     final_obs: Tensor  # (N, *obs_shape) float32
     final_legal: Tensor  # (N, A) bool
+    state: State  # what `obs` and `legal` show; not modified by later steps
+    final_state: State  # what `final_obs` and `final_legal` show
+
+    def now(self) -> "Step":
+        """Return the moment alone, as if it were the first: what the next action needs and no more."""
+        nothing = torch.zeros_like(self.terminated)
+        return Step(
+            self.obs, self.legal, nothing.float(), nothing, nothing, self.obs, self.legal, self.state, self.state
+        )
 
 
 class Env:
@@ -77,6 +86,7 @@ class Env:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; there must be at least one game")
         self.game, self.spec, self.num_envs, self.device = game, game.spec, num_envs, device
+        self.first_game = first_game
         games = torch.arange(first_game, first_game + num_envs, device=device)
         self.luck = Luck(seed, games, GAMES)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
@@ -85,15 +95,17 @@ class Env:
 
     def reset(self) -> Step:
         """Deal all games afresh and return the first moment, in which nothing has happened yet."""
-        self._write(self.game.deal(self._draw()[0]), torch.zeros_like(self.clock))
-        obs, legal = self.game.look(self.state)
+        state = self.game.deal(self._draw()[0])
+        self._write(state, torch.zeros_like(self.clock))
+        obs, legal = self.game.look(state)
         nothing = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        return Step(obs, legal, nothing.float(), nothing, nothing, obs, legal)
+        return Step(obs, legal, nothing.float(), nothing, nothing, obs, legal, state, state)
 
     def step(self, action: Tensor) -> Step:
         """Play one action (N,) int64 in every game; a game that ends is dealt afresh at once."""
         deal_luck, play_luck = self._draw()
-        state, reward, terminated = self.game.play(self.state, action, play_luck)
+        before = {name: buffer.clone() for name, buffer in self.state.items()}  # what a game hands on must not change
+        state, reward, terminated = self.game.play(before, action, play_luck)
         clock = self.clock + 1
         truncated = torch.zeros_like(terminated)
         if self.spec.time_limit is not None:
@@ -101,9 +113,10 @@ class Env:
         final_obs, final_legal = self.game.look(state)
         ended = terminated | truncated
         fresh = self.game.deal(deal_luck)
-        self._write({name: where(ended, fresh[name], state[name]) for name in state}, clock * ~ended)
-        obs, legal = self.game.look(self.state)
-        return Step(obs, legal, reward, terminated, truncated, final_obs, final_legal)
+        now = {name: where(ended, fresh[name], state[name]) for name in state}
+        self._write(now, clock * ~ended)
+        obs, legal = self.game.look(now)
+        return Step(obs, legal, reward, terminated, truncated, final_obs, final_legal, now, state)
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """Return this step's luck for `deal` and for `play`, and go on to the next step's."""

@@ -54,14 +54,15 @@ class GymEnv(Env):
         self.spec = Spec(f"gym:{id}", 0, tuple(space.shape or ()), int(actions.n), 0, 0, limit)
         self.game: Any = self  # what a view is asked with
         self.num_envs, self.device, self.first_action = num_envs, device, int(actions.start)
-        self.seed, self.ids = seed, range(first_game, first_game + num_envs)
+        self.seed, self.first_game = seed, first_game
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         self.legal = torch.ones(num_envs, self.spec.num_actions, dtype=torch.bool, device=device)
-        self.state: State = {}
+        self.state: State = {"obs": torch.zeros(num_envs, *self.spec.obs_shape, device=device)}
 
     def reset(self) -> Step:
         """Begin all games afresh; the second time they are others than the first."""
-        seeds = [np.random.SeedSequence([self.seed, game, int(self.steps)]) for game in self.ids]
+        ids = range(self.first_game, self.first_game + self.num_envs)
+        seeds = [np.random.SeedSequence([self.seed, game, int(self.steps)]) for game in ids]
         each: Any = [int(one.generate_state(1)[0]) for one in seeds]
         obs, _ = self.games.reset(seed=each)
         self.steps += 1
@@ -79,9 +80,15 @@ class GymEnv(Env):
         return self._step(obs, final, self._tensor(reward).float(), *done)
 
     def _step(self, obs: np.ndarray, final: np.ndarray, reward: Tensor, terminated: Tensor, truncated: Tensor) -> Step:
-        seen = self._tensor(obs).float()
+        seen, last = self._tensor(obs).float(), self._tensor(final).float()
         self.state = {"obs": seen}
-        return Step(seen, self.legal, reward, terminated, truncated, self._tensor(final).float(), self.legal)
+        return Step(seen, self.legal, reward, terminated, truncated, last, self.legal, self.state, {"obs": last})
+
+    def look(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return what is seen of a state, as `envs.base.Game` does."""
+        return state["obs"].clone(), torch.ones(
+            len(state["obs"]), self.spec.num_actions, dtype=torch.bool, device=self.device
+        )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -4,12 +4,13 @@ A policy is a table (32, 11, 2) of the chance to hit, by the sum, the dealer's o
 usable: the three numbers that `envs.blackjack.raw` shows. Dynamic programming over those 704 cells, in float64.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from envs.blackjack import HIGH, STANDS, Blackjack
+from envs.blackjack import HIGH, HIT, LOW, STANDS, Blackjack
 
 CELLS = (32, 11, 2)
 CHANCES = {card: (4 if card == 10 else 1) / 13 for card in range(1, 11)}
@@ -26,6 +27,18 @@ class Values(NamedTuple):
 def value_of(game: Blackjack, policy: Tensor) -> float:
     """Return the mean reward of a hand under `policy`, CELLS in [0, 1]: the chance to hit."""
     return solve(game, policy.double()).hand
+
+
+def value_of_greedy(game: Blackjack, greedy: Callable[[Tensor, Tensor], Tensor], device: str = "cpu") -> float:
+    """Return the mean reward of a hand of who plays `greedy` (obs, legal) -> (N,) actions, 1 to hit."""
+    total, open_card, usable = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, CELLS), indexing="ij"))
+    there = (total <= HIGH) & (open_card >= 1) & (total >= torch.where(usable == 1, 12, LOW))
+    cells = (total[there], open_card[there], usable[there])
+    state = {"sum": cells[0] - 10 * cells[2], "aces": cells[2], "cards": torch.full_like(cells[0], 3), "open": cells[1]}
+    action = greedy(*game.look({name: tensor.to(device) for name, tensor in state.items()}))
+    policy = torch.zeros(CELLS)
+    policy[cells] = (action == HIT).float().cpu()
+    return value_of(game, policy)
 
 
 def optimum(game: Blackjack) -> Values:

@@ -40,8 +40,19 @@ server() {
     echo "$wanted" >.venv-vllm/made-of
 }
 
+peers() { # of PyTorch the CPU build where pip knows an index that has it, as for the trainer
+    fresh .venv-peers
+    .venv-peers/bin/pip install -q "torch==$TORCH+cpu" 2>/dev/null || .venv-peers/bin/pip install -q "torch==$TORCH"
+    .venv-peers/bin/pip install -q -r requirements/peers.txt
+    echo "$wanted" >.venv-peers/made-of
+}
+
 if [ "${1:-}" = server ]; then
     server
+    exit
+fi
+if [ "${1:-}" = peers ]; then
+    is_made .venv-peers || peers
     exit
 fi
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from envs.base import Env, Step
 from envs.bridge import GymEnv
 from envs.luck import EXPLORATION, Luck, pick
-from tests.test_env import assert_same, started, trajectory
+from tests.test_env import assert_same, each, parts, started, trajectory
 
 LIMIT = 4
 
@@ -221,7 +221,50 @@ def test_the_state_is_what_is_seen(id: str) -> None:
     step, act = started(env)
     for _ in range(40):
         assert torch.equal(env.state["obs"], step.obs)
+        assert torch.equal(step.state["obs"], step.obs)
+        assert torch.equal(step.final_state["obs"], step.final_obs)
         step = env.step(act(step))
+
+
+@every_env
+def test_a_state_can_be_looked_at_again_though_only_some_of_its_rows(id: str) -> None:
+    other = GymEnv(id, 3)
+    for step in trajectory(GymEnv(id, 8), 30):
+        for state, obs, legal in (
+            (step.state, step.obs, step.legal),
+            (step.final_state, step.final_obs, step.final_legal),
+        ):
+            for rows in (slice(None), slice(2, 7)):
+                seen, may = other.look({name: tensor[rows] for name, tensor in state.items()})
+                assert torch.equal(seen, obs[rows])
+                assert torch.equal(may, legal[rows])
+
+
+@every_env
+def test_before_the_first_reset_the_state_has_the_shape_and_type_of_those_to_come(id: str) -> None:
+    env = GymEnv(id, 5)
+    before = {name: (tensor.shape, tensor.dtype) for name, tensor in env.state.items()}
+    obs, legal = env.look(env.state)
+    assert not obs.any()
+    assert legal.all()
+    for step in trajectory(env, 6):
+        for state in (step.state, step.final_state, env.state):
+            assert {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} == before
+
+
+@every_env
+def test_the_moment_alone_is_as_if_it_were_the_first(id: str) -> None:
+    for step in trajectory(GymEnv(id, 8), 30):
+        alone = parts(step.now())
+        for name, tensor in alone.items():
+            expected = parts(step)[name.removeprefix("final_")]
+            happened = name in ("reward", "terminated", "truncated")
+            assert torch.equal(tensor, torch.zeros_like(expected) if happened else expected)
+
+
+def test_an_env_says_which_is_its_first_game() -> None:
+    assert GymEnv("CartPole-v1", 2).first_game == 0
+    assert GymEnv("CartPole-v1", 2, first_game=6).first_game == 6
 
 
 @every_env
@@ -230,7 +273,7 @@ def test_a_step_that_was_handed_out_never_changes(id: str) -> None:
     step, act = started(env)
     given = []
     for _ in range(40):
-        given.append((step, Step(*[tensor.clone() for tensor in step])))
+        given.append((step, each(step, Tensor.clone)))
         step = env.step(act(step))
     env.reset()
     for step, kept in given:

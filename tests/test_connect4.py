@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, Step, rows_of
+from envs.base import Env, State, rows_of
 from envs.connect4 import (
     BOARD,
     Connect4,
@@ -133,20 +133,23 @@ def records() -> list[Record]:
         steps.append(env.step(actions[-1]))
     opening = column_of_difference(torch.zeros(GAMES_PLAYED, 6, 7), steps[0].obs[:, 1]).tolist()
     replies = [column_of_difference(step.obs[:, 1], after.final_obs[:, 1]) for step, after in itertools.pairwise(steps)]
-    shown = Step(*[torch.stack(field, 1) for field in zip(*steps, strict=True)])
+    seen, legal, final, reward, terminated = (
+        torch.stack([getattr(step, field) for step in steps], 1)
+        for field in ("obs", "legal", "final_obs", "reward", "terminated")
+    )
     actions, replies = torch.stack(actions, 1).tolist(), torch.stack(replies, 1).tolist()
-    turns = shown.terminated[:, 1:].float().argmax(1) + 1
-    assert shown.terminated[:, 1:].any(1).all()
+    turns = terminated[:, 1:].float().argmax(1) + 1
+    assert terminated[:, 1:].any(1).all()
     return [
         Record(
             opening[game],
             actions[game][:n],
             replies[game][:n],
-            shown.obs[game, :n],
-            shown.legal[game, :n],
-            shown.final_obs[game, 1 : n + 1],
-            shown.reward[game, 1 : n + 1].tolist(),
-            shown.terminated[game, 1 : n + 1].tolist(),
+            seen[game, :n],
+            legal[game, :n],
+            final[game, 1 : n + 1],
+            reward[game, 1 : n + 1].tolist(),
+            terminated[game, 1 : n + 1].tolist(),
         )
         for game, n in enumerate(turns.tolist())
     ]

@@ -18,8 +18,9 @@ from envs.base import Env, Game, Spec, State, Step, row_count, rows_of, where
 from envs.blackjack import Blackjack
 from envs.bridge import GymEnv
 from envs.connect4 import Connect4
-from envs.luck import EXPLORATION, Luck, pick
+from envs.luck import EXPLORATION, GAMES, Luck, pick
 from envs.snake import Snake
+from tests.probes import Echo, Walk
 
 every_game = pytest.mark.parametrize(
     "game",
@@ -54,10 +55,30 @@ def trajectory(env: Env, steps: int, first_game: int = 0) -> list[Step]:
     return shown
 
 
+def each(step: Step, change: Callable[[Tensor], Tensor]) -> Step:
+    """A step whose every tensor is changed, those of its two states too."""
+    return Step(
+        *(
+            {name: change(tensor) for name, tensor in field.items()} if isinstance(field, dict) else change(field)
+            for field in step
+        )
+    )
+
+
+def parts(step: Step) -> dict[str, Tensor]:
+    """Every tensor of a step by its name; those of the states are called "state board" and alike."""
+    named = {name: field for name, field in step._asdict().items() if isinstance(field, Tensor)}
+    for name in ("state", "final_state"):
+        named |= {f"{name} {part}": tensor for part, tensor in getattr(step, name).items()}
+    return named
+
+
 def assert_same(ours: list[Step], theirs: list[Step], rows: slice = slice(None)) -> None:
     for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        for field in Step._fields:
-            assert torch.equal(getattr(a, field), getattr(b, field)[rows]), f"{field} of step {index}"
+        expected = parts(b)
+        assert parts(a).keys() == expected.keys()
+        for name, tensor in parts(a).items():
+            assert torch.equal(tensor, expected[name][rows]), f"{name} of step {index}"
 
 
 def copy_of(state: State) -> State:
@@ -140,6 +161,45 @@ def test_a_step_shows_the_state_that_the_env_is_in(game: str) -> None:
 
 
 @every_game
+def test_a_step_holds_the_states_that_it_shows(game: str) -> None:
+    env = make(game, 64)
+    step, act = started(env)
+    ends = 0
+    for _ in range(60):
+        for state, obs, legal in (
+            (step.state, step.obs, step.legal),
+            (step.final_state, step.final_obs, step.final_legal),
+        ):
+            seen, may = env.game.look(state)
+            assert torch.equal(seen, obs)
+            assert torch.equal(may, legal)
+        assert_equal_states(step.state, env.state)
+        ended = step.terminated | step.truncated
+        going_on = (~ended).nonzero()[:, 0]
+        assert_equal_states(rows_of(step.state, going_on), rows_of(step.final_state, going_on))
+        ends += int(ended.sum())
+        step = env.step(act(step))
+    assert ends > 64
+
+
+@every_game
+def test_the_final_state_is_what_the_rules_make_of_the_state_before(game: str) -> None:
+    env = make(game, 64, seed=6)
+    luck = Luck(6, torch.arange(64), GAMES)
+    step, act = started(env)
+    for _ in range(40):
+        action, chance = act(step), luck.draw(env.steps, env.spec.deal_luck + env.spec.play_luck)
+        played, reward, terminated = env.game.play(step.state, action, chance[:, env.spec.deal_luck :])
+        dealt = env.game.deal(chance[:, : env.spec.deal_luck])
+        step = env.step(action)
+        assert_equal_states(step.final_state, played)
+        assert torch.equal(step.reward, reward)
+        assert torch.equal(step.terminated, terminated)
+        ended = (step.terminated | step.truncated).nonzero()[:, 0]
+        assert_equal_states(rows_of(step.state, ended), rows_of(dealt, ended))
+
+
+@every_game
 def test_a_game_that_ended_starts_its_clock_again_in_the_same_step(game: str) -> None:
     env = make(game, 64)
     step, act = started(env)
@@ -212,11 +272,29 @@ def test_the_buffers_never_move(game: str) -> None:
 def test_a_step_that_was_handed_out_never_changes(game: str) -> None:
     env = make(game, 64)
     step, act = started(env)
+    given = []
     for _ in range(40):
-        kept = Step(*[tensor.clone() for tensor in step])
-        after = env.step(act(step))
+        given.append((step, each(step, Tensor.clone)))
+        step = env.step(act(step))
+    env.reset()
+    for step, kept in given:
         assert_same([step], [kept])
-        step = after
+
+
+@every_game
+def test_the_moment_alone_is_what_the_next_action_needs_as_if_it_were_the_first(game: str) -> None:
+    first, *later = trajectory(make(game, 64), 40)
+    assert_same([first.now()], [first])
+    assert any((step.terminated | step.truncated).any() for step in later)
+    for step in later:
+        kept, alone = each(step, Tensor.clone), step.now()
+        for name, tensor in parts(alone).items():
+            assert tensor.dtype == parts(step)[name].dtype
+            if name in ("reward", "terminated", "truncated"):
+                assert torch.equal(tensor, torch.zeros_like(parts(step)[name]))
+            else:
+                assert torch.equal(tensor, parts(step)[name.removeprefix("final_")])
+        assert_same([step], [kept])
 
 
 @every_game
@@ -240,12 +318,18 @@ def test_a_game_plays_the_same_for_every_number_of_games_and_in_every_shard(game
     assert_same(trajectory(last, 40, first_game=4040), whole, slice(4040, 4096))
 
 
+@every_game
+def test_an_env_says_which_is_its_first_game(game: str) -> None:
+    assert make(game, 3).first_game == 0
+    assert make(game, 3, first_game=7).first_game == 7
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @every_game
 def test_a_game_plays_the_same_on_cuda_as_on_the_cpu(game: str) -> None:
     shown = trajectory(make(game, 4096, seed=4, device="cuda"), 40)
-    assert_same([Step(*(tensor.cpu() for tensor in step)) for step in shown], trajectory(make(game, 4096, seed=4), 40))
+    assert_same([each(step, Tensor.cpu) for step in shown], trajectory(make(game, 4096, seed=4), 40))
 
 
 @every_game
@@ -653,6 +737,47 @@ def test_a_step_does_not_write_into_what_the_game_returned() -> None:
     assert all(torch.equal(number, kept) for number, kept in returned)
 
 
+class Still:
+    """Nothing ever changes: `play` hands on the very tensors that it was given. The clock cuts it into threes."""
+
+    spec = Spec("still", 1, (1,), 2, deal_luck=1, play_luck=0, time_limit=3)
+
+    def deal(self, luck: Tensor) -> State:
+        return {"dealt": luck[:, 0] * 1, "again": luck[:, 0] * 2}
+
+    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+        return state, torch.zeros(len(action)), torch.zeros_like(action, dtype=torch.bool)
+
+    def look(self, state: State) -> tuple[Tensor, Tensor]:
+        return state["dealt"][:, None] * 1, torch.ones(len(state["dealt"]), 2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("game", [Still(), Echo(), Walk(), Count(4), Grid()], ids=lambda game: game.spec.name)
+def test_a_step_keeps_its_states_though_a_game_hands_on_the_very_tensors_it_was_given(game: Game) -> None:
+    env = Env(game, 3, seed=1)
+    given = [env.reset()]
+    kept = [each(given[0], Tensor.clone)]
+    for index in range(12):
+        given.append(env.step(torch.tensor([index % 2, 0, index % 3 == 0]).long()))
+        kept.append(each(given[-1], Tensor.clone))
+    env.reset()
+    assert_same(given, kept)
+    assert any(step.terminated.any() or step.truncated.any() for step in given)
+    for name in game.deal(torch.zeros(3, game.spec.deal_luck)):
+        buffers = {tensor.data_ptr() for tensor in env.state.values()}
+        assert not buffers & {state[name].data_ptr() for step in given for state in (step.state, step.final_state)}
+
+
+def test_the_last_position_is_in_the_final_state_and_the_fresh_deal_in_the_state() -> None:
+    env, game = count_env(3, time_limit=None)
+    first = env.reset().state["number"]
+    step = env.step(torch.tensor([0, 1, 0]))
+    assert step.final_state["number"].tolist() == (first + 1).tolist()
+    fresh = int(game.dealt[-1][1, 0] * 1000) * 100
+    assert step.state["number"].tolist() == [first[0] + 1, fresh, first[2] + 1]
+    assert step.now().final_state["number"].tolist() == step.state["number"].tolist()
+
+
 def test_where_chooses_whole_rows() -> None:
     yes, no = torch.ones(2, 3, 4), torch.zeros(2, 3, 4)
     chosen = where(torch.tensor([True, False]), yes, no)
@@ -680,9 +805,13 @@ def test_a_compiled_step_plays_as_an_eager_one(name: str) -> None:
     luck = Luck(99, torch.arange(37), EXPLORATION)
     legal = eager.reset().legal
     compiled.reset()
+    shown: list[tuple[Step, Step]] = []
     for index in range(60):
         action = pick(legal, luck.draw(index, 1)[:, 0])
-        expected, found = eager.step(action), step(action)
+        shown.append((step(action), eager.step(action)))
+        found, expected = shown[-1]
         assert_same([found], [expected])
         assert_equal_states(compiled.state, eager.state)
         legal = expected.legal
+    for found, expected in shown:
+        assert_same([found], [expected])

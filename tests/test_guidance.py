@@ -5,7 +5,7 @@ import torch
 from agents.base import Guidance, Proposal, best_legal
 from tutors.guidance.override import Override
 
-PROPOSAL = Proposal(torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 3]))
+PROPOSAL = Proposal(torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 3]), torch.zeros(4, 4), torch.zeros(4))
 ADVISED = torch.tensor([[0.0, 0.2, 0.7, 0.1], [0.6, 0.2, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
 
 

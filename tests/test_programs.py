@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs
+from agents import A2CConfig
 from agents.checkpoint import load_checkpoint
 from envs.opponents import Negamax, tactical
-from run import Config, Log, config_from_json, evaluation_env, make_agent
+from run import Config, Log, config_from_json, evaluation_env, make_agent, tuned_for
 from tests.scripted_server import serving
 from train import Training, train
 from tutors import TutorConfig
@@ -32,7 +34,7 @@ TAGS = {
     "eval/mean_return", "eval/stderr", "eval/episodes",
     "tutor/consult_probability", "tutor/consulted", "tutor/asked", "tutor/hit_rate", "tutor/latency_ms",
     "tutor/label_mass", "tutor/agreement", "tutor/table_load",
-    "time/env", "time/act", "time/tutor", "time/update",
+    "time/env", "time/act", "time/tutor", "time/store", "time/learn",
 }  # fmt: skip
 
 
@@ -173,7 +175,8 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--tutor", "scripted", "--tutor-depth", "0"), "at least 1"),
         (("--tutor", "tiny", "--tutor-url", "localhost"), "looks like"),
         (("--folder", "/proc/run"), "cannot be written"),
-        (("--buffer-size", "10"), "holds no moment"),
+        (("--buffer-size", "10"), "does not hold the 1 moments of 64 games"),
+        (("--network", "conv", "--env", "blackjack"), "wants observations of"),
         pytest.param(
             ("--device", "cuda"), "no CUDA device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here"),
@@ -285,6 +288,7 @@ def trained(folder: Path, *flags: str, cwd: Path = ROOT) -> dict:
     "flags",
     [
         "--env blackjack --env-kwargs sab=false natural=true --tutor scripted",
+        "--env blackjack --accelerate compile",
         "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted",
         "--env snake --env-kwargs size=6 time_limit=50 --view full --tutor scripted --tutor-accuracy 0.8",
         "--env connect4 --env-kwargs opponent=negamax:1",
@@ -296,11 +300,67 @@ def trained(folder: Path, *flags: str, cwd: Path = ROOT) -> dict:
 def test_every_game_can_be_trained_in_and_evaluated(flags: str, tmp_path: Path) -> None:
     summary = trained(tmp_path / "run", *flags.split())
     assert summary["global_step"] == 4032
-    assert summary["eval"]["episodes"] == 64
+    assert summary["eval"]["episodes"] == (0 if "--env blackjack" in flags else 64)  # its value is worked out
     if "scripted" in flags:
         assert 0 < summary["tutor"]["asked"] < summary["tutor"]["consulted"]
     done = program("evaluate.py", str(tmp_path / "run"), "--episodes", "64", "--json")
     assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("flags", ["--env connect4 --tutor scripted", "--env snake --env-kwargs size=6 time_limit=9"])
+def test_every_student_can_be_trained_tutored_and_evaluated(algo: str, flags: str, tmp_path: Path) -> None:
+    small = ["--num-envs", "64", "--total-steps", "4096", "--hidden", "32", "--num-steps", "8", "--eval-episodes", "64"]
+    folder = ("--folder", str(tmp_path / "run"))
+    done = program("train.py", "--algo", algo, *small, "--log-every", "1024", *flags.split(), *folder)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["global_step"] == 4096
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["tag"] == "charts/learning_rate"]
+    rates = [float(row["value"]) for row in rows]
+    full = config_from_json((tmp_path / "run" / "config.json").read_text()).agent.learning_rate
+    assert rates == pytest.approx([full * left for left in (0.875, 0.625, 0.375, 0.125)])
+    done = program("evaluate.py", str(tmp_path / "run"), "--episodes", "64", "--json")
+    assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
+
+
+def test_a_student_s_defaults_are_those_found_for_its_game() -> None:
+    for algo, games in tomllib.loads((ROOT / "agents" / "tuned.toml").read_text()).items():
+        for env, told in games.items():
+            config = tuned_for(["--seed", "4", f"--env={env}", "--algo", algo])
+            assert (config.algo, config.env) == (algo, env)
+            for name, value in told.items():
+                if name != "chosen":
+                    found = getattr(config, name, None) or getattr(config.agent, name)
+                    assert found == (tuple(value) if isinstance(value, list) else value)
+    assert tuned_for([]).algo == Config.algo
+    assert tuned_for(["--env", "gym:CartPole-v1", "--algo", "a2c"]).agent == A2CConfig()
+
+
+def test_a_curve_and_a_search_write_what_came_out(tmp_path: Path) -> None:
+    common = ["--algo", "ppo", "--env", "blackjack", "--total-steps", "8192", "--points", "2", "--seeds", "1", "2"]
+    where = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv")]
+    done = program("sweep.py", "curve", *common, *where)
+    assert done.returncode == 0, done.stderr
+    first, header, *rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert first.startswith("# python sweep.py curve --algo ppo --env blackjack")
+    assert header == "global_step,mean,low,high,seed1,seed2"
+    for row in rows:
+        step, mean, low, high, *seeds = map(float, row.split(","))
+        assert step in (8192, 4096, 16384)
+        assert mean == pytest.approx(sum(seeds) / 2, abs=1e-5)
+        assert min(seeds) - 1e-5 <= low <= mean <= high <= max(seeds) + 1e-5
+    done = program("sweep.py", "search", *common, *where, "--trials", "2", "--finalists", "2")
+    assert done.returncode == 0, done.stderr
+    _, header, *rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert header == "mean,seeds,settings"
+    table = [(float(row.split(",")[0]), int(row.split(",")[1])) for row in rows]
+    assert sorted(number for _, number in table) == [1, 2, 2]
+    assert table[0][0] >= table[1][0]
+    done = program("sweep.py", "curve", "--algo", "pqo")
+    assert done.returncode == 2
+    assert "did you mean 'ppo'" in done.stderr
 
 
 def test_a_tutored_student_of_blackjack_asks_about_each_hand_once(tmp_path: Path) -> None:
@@ -331,7 +391,7 @@ def test_the_readme_s_own_game_and_view_work_as_they_stand_there(tmp_path: Path)
 def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp_path: Path) -> None:
     env = envs.make("connect4", 16, opponent="self", refresh=3)
     config = replace(config_from_json((fresh_run(tmp_path)).read_text()), total_steps=16 * 8, num_envs=16)
-    agent = make_agent(config, env.spec, "cpu")
+    agent = make_agent(config, env)
     log = Log(tmp_path / "log")
     training = Training(config, env, agent, None, log, print)
     policies = []
@@ -376,3 +436,19 @@ def test_the_benchmark_measures_us_and_says_who_is_not_here(tmp_path: Path) -> N
     assert rows["envpool"]["steps_per_second"] is None
     assert "No module named 'envpool'" in rows["envpool"]["error"]
     assert "No module named 'envpool'" in " ".join(done.stdout.split())
+
+
+def test_the_benchmark_times_training_and_says_where_the_time_goes(tmp_path: Path) -> None:
+    done = program(
+        "benchmark.py", "train", "--games", "blackjack", "--repeats", "1", "--seconds", "0.1", "--programs", "eager",
+        "stable-baselines3", "--peers", str(tmp_path / "nowhere"), "--out", str(tmp_path / "train.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "train.json").read_text())["rows"]
+    ours = [row for row in rows if row["program"] == "eager"]
+    assert [row["algo"] for row in ours] == ["ppo", "a2c", "dqn"]
+    for row in ours:
+        assert row["steps_per_second"] > 0
+        assert sum(row["shares"].values()) == pytest.approx(1)
+        assert row["settings"]["hidden"] == [64, 64]
+    assert all("No module named" in row["error"] for row in rows if row["program"] != "eager")

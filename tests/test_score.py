@@ -18,7 +18,7 @@ def random_steps(steps: int, games: int, seed: int) -> tuple[Tensor, Tensor, Ten
 
 def moment(reward: Tensor, terminated: Tensor, truncated: Tensor) -> Step:
     nothing = torch.empty(len(reward), 0)
-    return Step(nothing, nothing.bool(), reward, terminated, truncated, nothing, nothing.bool())
+    return Step(nothing, nothing.bool(), reward, terminated, truncated, nothing, nothing.bool(), {}, {})
 
 
 def episodes_one_by_one(rewards: Tensor, ended: Tensor) -> list[tuple[int, float, int]]:

@@ -1,0 +1,63 @@
+"""Several processes that train one student: `torchrun --nproc_per_node=K train.py …`.
+
+Each rank plays its share of the games and learns from them; gradients are averaged, so all ranks hold the same
+weights. Without torchrun there is one rank and nothing here does anything.
+"""
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def join(device: str) -> str:
+    """Join the other ranks if torchrun started us, and return this rank's device.
+
+    NCCL connects CUDA devices, one a rank; gloo connects CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return device
+
+
+def leave() -> None:
+    """Part from the other ranks."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's number."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """Return how many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Return the sum of all ranks' tensors, which must have one shape. The given one is written over."""
+    if ranks() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def average(tensor: Tensor) -> Tensor:
+    """Return the mean of all ranks' tensors, as `total` does."""
+    return total(tensor) / ranks()
+
+
+def share(something: Any) -> Any:
+    """Return rank 0's `something`; all ranks wait for it."""
+    box = [something]
+    if ranks() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]

@@ -1,0 +1,82 @@
+"""PPO (Schulman et al. 2017, arXiv:1707.06347): a policy that takes several careful steps on each rollout.
+
+Deliberate deviations from the paper, with its value in brackets:
+1. Illegal actions have probability 0, in acting and in the loss (all actions are legal in Atari games).
+2. Policy and value share nothing in dense networks, all but their heads in convolutional ones (the same).
+3. A game cut short by its clock keeps its future: V of its last position (time-outs are not mentioned).
+4. Advantages are normalised over the whole rollout, with a floor under the spread (not mentioned; CleanRL does
+   it in each minibatch and without a floor).
+5. The value's error is not clipped: Andrychowicz et al. 2020, arXiv:2006.05990, section 3.3, found no gain in it.
+6. With `target_kl`, steps of the rollout after the limit move nothing, as the learning rate is 0 then (CleanRL
+   leaves the loop, for which the device would have to be asked).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agents.base import taken
+from agents.networks import ActorCritic
+from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy, log_policy
+from agents.parallel import average
+from envs.base import Env
+
+
+@dataclass(frozen=True)
+class PPOConfig(OnPolicyConfig):
+    """Hyper-parameters, in CleanRL's words."""
+
+    num_minibatches: int = 4  # parts of a rollout, one learned from after the other
+    update_epochs: int = 4  # passes over a rollout
+    clip_coef: float = 0.2  # how far the policy's ratio may go from 1 and still count
+    target_kl: float | None = None  # stop learning from a rollout when the policy is 1.5 times as far away; nats
+
+    def check(self, num_envs: int) -> None:
+        super().check(num_envs)
+        if self.update_epochs < 1:
+            raise ValueError(f"update_epochs is {self.update_epochs}; it must be at least 1")
+
+
+def ppo_loss(network: ActorCritic, batch: Batch, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return (the loss, what to log).
+
+    L = -mean(min(r A, clip(r, 1 - c, 1 + c) A)) + vf_coef * mean((V - R)^2) / 2 - ent_coef * mean(entropy).
+    Source: arXiv:1707.06347, eq. 7 and 9. The KL's estimate is mean(r - 1 - log r): Schulman, "Approximating KL
+    Divergence", 2020.
+    """
+    logits, value = network(batch.obs)
+    log_probs = log_policy(logits, batch.legal)
+    log_ratio = taken(log_probs, batch.action) - batch.log_prob
+    ratio = log_ratio.exp()
+    assert ratio.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
+    clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
+    policy_loss = -torch.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
+    value_loss = 0.5 * (value - batch.returns).square().mean()
+    spread = entropy(log_probs).mean()
+    loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread
+    return loss, {
+        "losses/policy_loss": policy_loss.detach(),
+        "losses/value_loss": value_loss.detach(),
+        "losses/entropy": spread.detach(),
+        "losses/approx_kl": (ratio - 1 - log_ratio).detach().mean(),
+        "losses/clipfrac": ((ratio - 1).abs() > config.clip_coef).float().mean(),
+    }
+
+
+class PPO(OnPolicy):
+    """A student whose policy moves a little way in each of several passes over a rollout."""
+
+    def __init__(self, config: PPOConfig, env: Env, total_steps: int, seed: int) -> None:
+        super().__init__(config, env, total_steps, seed)
+        self.epochs = config.update_epochs
+
+    def learn(self, rows: Tensor) -> dict[str, Tensor]:
+        stats = super().learn(rows)
+        if self.config.target_kl is not None:
+            near = average(stats["losses/approx_kl"].clone()) <= 1.5 * self.config.target_kl
+            self.learning_rate.mul_(near)
+        return stats
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return ppo_loss(self.network, batch, self.config)

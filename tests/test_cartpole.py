@@ -1,0 +1,48 @@
+"""CartPole against Gymnasium's own, step by step from the same positions, and its ends."""
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+import envs
+from envs.base import Env
+from envs.cartpole import CartPole
+
+NAMES = ("place", "speed", "angle", "turning")
+
+
+def test_every_step_is_gymnasium_s_from_the_same_position() -> None:
+    theirs = gym.make("CartPole-v1").unwrapped
+    theirs.reset(seed=1)
+    chance, ours, ends = np.random.default_rng(1), CartPole(), 0
+    spread = np.array([2.4, 3.0, 0.25, 3.0])
+    starts = chance.uniform(-spread, spread, (3000, 4)).astype(np.float32)
+    actions = chance.integers(2, size=len(starts))
+    state = {name: torch.from_numpy(starts[:, column].copy()) for column, name in enumerate(NAMES)}
+    moved, reward, terminated = ours.play(state, torch.from_numpy(actions), torch.zeros(len(starts), 0))
+    seen, _ = ours.look(moved)
+    for row, (start, action) in enumerate(zip(starts, actions, strict=True)):
+        theirs.state, theirs.steps_beyond_terminated = start.astype(np.float64), None
+        obs, paid, over, _, _ = theirs.step(int(action))
+        np.testing.assert_allclose(seen[row].numpy(), obs, rtol=1e-5, atol=1e-6)
+        assert reward[row].item() == paid
+        if min(abs(abs(obs[0]) - 2.4), abs(abs(obs[2]) - 12 * 2 * np.pi / 360)) > 1e-5:
+            assert terminated[row].item() == over
+            ends += over
+    assert 500 < ends < 2500, "both kinds of moments were seen"
+
+
+def test_a_game_begins_near_the_middle() -> None:
+    obs = envs.make("envs.cartpole:CartPole", 4000, seed=1).reset().obs
+    assert (obs.abs() <= 0.05).all()
+    assert obs.std(0).sub(0.1 / 12**0.5).abs().max() < 0.002
+
+
+def test_a_balanced_pole_is_cut_short_after_500_steps() -> None:
+    env = Env(CartPole(), 64, seed=2)
+    step = env.reset()
+    for number in range(1, 501):
+        _, speed, angle, turning = step.obs.T
+        step = env.step((angle + 0.5 * turning + 0.01 * speed > 0).long())
+        assert not step.terminated.any()
+        assert step.truncated.all() == (number == 500)
