@@ -48,6 +48,7 @@ class DQNConfig(NetworkConfig):
     end_e: float = 0.05  # and at the end
     exploration_fraction: float = 0.1  # share of the run in which it falls
     max_grad_norm: float = 10.0
+    huber_delta: float = 1.0  # errors beyond this count linearly, which pulls a value from the mean towards the median
 
     def check(self, num_envs: int) -> None:
         """Raise ValueError for what cannot be trained with."""
@@ -67,7 +68,9 @@ def epsilon_at(step: Tensor, config: DQNConfig, total_steps: int) -> Tensor:
     return config.start_e + progress * (config.end_e - config.start_e)
 
 
-def dqn_loss(network: nn.Module, target: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def dqn_loss(
+    network: nn.Module, target: nn.Module, batch: Batch, huber_delta: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (Huber loss of the double-Q error, what to log).
 
     y = R + gamma^n * Q'(s', argmax over legal a of Q(s', a)), without the second term where the game
@@ -78,7 +81,7 @@ def dqn_loss(network: nn.Module, target: nn.Module, batch: Batch) -> tuple[Tenso
         aim = batch.reward + batch.discount * future
     value = taken(network(batch.obs), batch.action)
     assert value.shape == aim.shape == batch.reward.shape, "one value for each transition"
-    loss = F.smooth_l1_loss(value, aim)
+    loss = F.huber_loss(value, aim, delta=huber_delta)
     return loss, {"losses/td_loss": loss.detach(), "losses/q_values": value.detach().mean()}
 
 
@@ -136,7 +139,7 @@ class DQN:
         """Go one step down the loss of a sample, and move the target network when it is time."""
         told = self.config
         batch = self.replay.sample(self.batch_luck.draw(self.updates, 1)[:, 0], told.n_step, told.gamma)
-        loss, stats = dqn_loss(self.network, self.target, batch)
+        loss, stats = dqn_loss(self.network, self.target, batch, told.huber_delta)
         rate = learning_rate_at(self.steps * self.all_envs, told.learning_rate, told.anneal_lr, self.total_steps)
         norm = self.optimizer.step(loss, rate)
         self.updates += 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from envs.base import Env, State
 from envs.blackjack import HIT, STICK, Blackjack, best_sum, cards, dealer_hand, is_natural, raw
-from envs.exact import CELLS, best_policy, optimum, value_of
+from envs.exact import CELLS, best_policy, optimum, value_of, value_of_greedy
 from envs.luck import EXPLORATION, GAMES, Luck
 
 Hand = tuple[int, ...]
@@ -524,3 +524,17 @@ def test_playing_a_policy_gives_on_average_what_the_table_says(rules: str) -> No
     error = total_reward.std().item() / SIMULATED**0.5
     assert 0.0019 < error < 0.0023
     assert abs(total_reward.double().mean().item() - value_of(game, policy)) < 5 * error
+
+
+@pytest.mark.parametrize("who", ["best", "always sticks", "hits below 17"])
+def test_the_exact_value_of_a_student_is_that_of_the_table_it_plays(who: str) -> None:
+    game = Blackjack()
+    below_17 = (torch.arange(CELLS[0]) < 17)[:, None, None].expand(CELLS).double()
+    policy = {"best": best_policy(game), "always sticks": torch.zeros(CELLS), "hits below 17": below_17}[who]
+
+    def greedy(obs: Tensor, legal: Tensor) -> Tensor:
+        assert legal.all()
+        total, open_card, usable = obs[:, :18].argmax(1) + 4, obs[:, 18:28].argmax(1) + 1, obs[:, 28].long()
+        return policy[total, open_card, usable].long()
+
+    assert value_of_greedy(game, greedy) == pytest.approx(value_of(game, policy), abs=1e-12)

@@ -113,6 +113,16 @@ def test_the_loss_equals_its_definition_row_by_row(seed: int) -> None:
     assert not any(stat.requires_grad for stat in stats.values())
 
 
+def test_with_a_large_delta_the_loss_is_half_the_squared_error() -> None:
+    network, target = two_networks()
+    batch = random_batch()
+    value = network(batch.obs).gather(1, batch.action[:, None])[:, 0]
+    aims = [aim_by_definition(network, target, batch, row) for row in range(len(batch.reward))]
+    assert (value - torch.tensor(aims)).abs().max() > 1, "delta 1 would make a difference"
+    loss, _ = dqn_loss(network, target, batch, huber_delta=100.0)
+    torch.testing.assert_close(loss, 0.5 * (value - torch.tensor(aims)).square().mean())
+
+
 def test_an_illegal_action_is_never_chosen_though_its_value_is_the_largest() -> None:
     network, target = nn.Linear(1, 3), nn.Linear(1, 3)
     with torch.no_grad():

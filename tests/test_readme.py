@@ -1,5 +1,6 @@
-"""The README's numbers against the files that programs wrote: the tiny tutor's card and the benchmark's rows."""
+"""The README's numbers against the files that programs wrote: the tiny tutor's card, curves, the benchmarks' rows."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -38,3 +39,29 @@ def test_how_fast_the_games_are_is_what_the_benchmark_wrote() -> None:
         name = f"ours, {program}" if program.startswith(("eager", "compile")) else program
         cell = row_with(row["game"], name)[2 + copies.index(row["copies"])]
         assert cell == ("–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e6:.3g}")
+
+
+def test_what_students_learn_is_what_the_curves_end_with() -> None:
+    paths = sorted((ROOT / "results" / "curves").glob("*.csv"))
+    assert paths
+    for path in paths:
+        command, *lines = path.read_text().splitlines()
+        last = list(csv.DictReader(lines))[-1]
+        algo, game = path.stem.split("_")
+        assert f"--algo {algo} " in command
+        _, _, steps, mean, interval, seeds = row_with(algo, game.replace("gym-", "gym:"))
+        assert steps == f"{int(last['global_step']):,}"
+        digits = ".4f" if game == "blackjack" else ".2f" if game == "connect4" else ".1f"
+        shown = [format(float(last[name]), digits).replace("-", "−") for name in ("mean", "low", "high")]
+        assert [mean, interval] == [shown[0], f"{shown[1]} to {shown[2]}"]
+        assert int(seeds) == sum(name.startswith("seed") for name in last)
+
+
+def test_how_fast_students_learn_is_what_the_benchmark_wrote() -> None:
+    for row in json.loads((ROOT / "results" / "train.json").read_text())["rows"]:
+        program = row["program"]
+        name = program if program == "stable-baselines3" else f"ours, {program}"
+        _, _, _, rate, *shares = row_with(row["game"], row["algo"], name)
+        assert rate == ("–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e3:.3g}")
+        for part, cell in zip(("act", "env", "store", "learn"), shares, strict=True):
+            assert cell == (f"{100 * row['shares'][part]:.0f} %" if "shares" in row else "")
