@@ -32,7 +32,9 @@ from train import Training
 
 HERE = Path(__file__).parent
 OURS = ("eager", "compile", "compile, observations")
-TRAINERS = ("eager", "compile", "graph", "compile, bfloat16", "graph, bfloat16", "compile, 2 processes")
+TRAINERS = tuple(
+    f"{mode}{rest}" for mode in MODES for rest in ("", ", bfloat16", ", 2 processes", ", bfloat16, 2 processes")
+)
 PARTS = ("act", "env", "store", "learn")
 SIZES = {  # what is trained in, and how many games at once
     "cartpole": ("envs.cartpole:CartPole", 1024),
@@ -79,7 +81,7 @@ class Train:
     """Which students."""
     games: tuple[str, ...] = ("cartpole", "blackjack", "connect4")
     """Which games; CartPole is there because everybody's programs are timed with it."""
-    programs: tuple[str, ...] = ("eager", "compile", "compile, bfloat16", "compile, 2 processes", *LEARNERS)
+    programs: tuple[str, ...] = ("eager", *(one for one in TRAINERS if "compile" in one), *LEARNERS)
     """Whose: those with eager, compile or graph in their name are ours."""
     device: str = "cpu"
     """Where ours and theirs learn."""
