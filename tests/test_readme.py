@@ -55,3 +55,13 @@ def test_what_students_learn_is_what_the_curves_end_with() -> None:
         shown = [format(float(last[name]), digits).replace("-", "−") for name in ("mean", "low", "high")]
         assert [mean, interval] == [shown[0], f"{shown[1]} to {shown[2]}"]
         assert int(seeds) == sum(name.startswith("seed") for name in last)
+
+
+def test_how_fast_students_learn_is_what_the_benchmark_wrote() -> None:
+    for row in json.loads((ROOT / "results" / "train.json").read_text())["rows"]:
+        program = row["program"]
+        name = program if program == "stable-baselines3" else f"ours, {program}"
+        _, _, _, rate, *shares = row_with(row["game"], row["algo"], name)
+        assert rate == ("–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e3:.3g}")
+        for part, cell in zip(("act", "env", "store", "learn"), shares, strict=True):
+            assert cell == (f"{100 * row['shares'][part]:.0f} %" if "shares" in row else "")
