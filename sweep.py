@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,7 @@ def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Points:
     common = f"--algo {told.algo} --env {told.env} --total-steps {told.total_steps} --seed {seed}"
     common += f" --eval-every {every} --log-every {every} --eval-episodes {told.eval_episodes}"
     if not (folder / "summary.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what a sweep that was stopped has left
         command = [sys.executable, "train.py", *shlex.split(common), *shlex.split(told.flags), *flags]
         done = subprocess.run(
             [*command, "--folder", str(folder.absolute())],
