@@ -208,22 +208,19 @@ def our_training(program: str, algo: str, game: str, device: str, seconds: str) 
     config.check()
     env = make_env(config, device)
     training = Training(config, env, make_agent(config, env), None, None, lambda line: None)
-    held = [env.reset()]
+    rounds = max(1, 32 // training.agent.horizon)
+    held, stats = [env.reset()], {}
+    while not stats:  # DQN begins to learn only when it has seen enough
+        held[0], stats = training.round(held[0])
 
     def go() -> None:
-        for _ in range(max(1, 32 // training.agent.horizon)):
+        for _ in range(rounds):
             held[0], _ = training.round(held[0])
         training.score.sums.tolist()  # waits for a GPU
 
-    while not (stats := training.agent.update(held[0])):  # DQN begins to learn only when it has seen enough
-        go()
-    assert stats
     go()
     training.watch.shares()
-    before = training.global_step
-    go()
-    steps = training.global_step - before
-    found = rate(go, steps, float(seconds))
+    found = rate(go, rounds * training.agent.horizon * config.num_envs, float(seconds))
     shares = {name.removeprefix("time/"): share for name, share in training.watch.shares().items()}
     told = asdict(config.agent) | {"num_envs": config.num_envs}
     if rank() == 0:

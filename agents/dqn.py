@@ -51,7 +51,7 @@ class DQNConfig(NetworkConfig):
     huber_delta: float = 1.0  # errors beyond this count linearly, which pulls a value from the mean towards the median
 
     def check(self, num_envs: int) -> None:
-        """Raise ValueError for what cannot be trained with."""
+        super().check(num_envs)
         for name in ("batch_size", "updates_per_step", "target_network_frequency", "n_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -21,6 +21,11 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (256, 256)  # units of each dense layer; one dense layer follows the convolutions
     bfloat16: bool = False  # products in bfloat16, weights and losses in float32
 
+    def check(self, num_envs: int) -> None:
+        """Raise ValueError for what cannot be trained with in `num_envs` games."""
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden is {self.hidden}; there must be a layer, and each of at least 1 unit")
+
 
 class Network(nn.Module):
     """A body and a linear head, from observations (N, *obs_shape) to (N, outputs) float32, made on the CPU.

@@ -40,7 +40,7 @@ class OnPolicyConfig(NetworkConfig):
         return 1
 
     def check(self, num_envs: int) -> None:
-        """Raise ValueError for what cannot be trained with."""
+        super().check(num_envs)
         for name in ("num_steps", "num_minibatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

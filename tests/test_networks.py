@@ -248,3 +248,10 @@ def test_the_target_goes_its_share_of_the_way(share: float, as_tensor: bool) -> 
         assert new.requires_grad
     assert same(target, before) == (share == 0)
     assert same(target, aim) == (share == 1)
+
+
+@pytest.mark.parametrize("hidden", [(), (8, 0)])
+def test_a_network_without_layers_or_units_is_refused(hidden: tuple[int, ...]) -> None:
+    NetworkConfig(hidden=(8,)).check(16)
+    with pytest.raises(ValueError, match="there must be a layer"):
+        NetworkConfig(hidden=hidden).check(16)

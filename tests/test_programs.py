@@ -177,6 +177,7 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--folder", "/proc/run"), "cannot be written"),
         (("--buffer-size", "10"), "does not hold the 1 moments of 64 games"),
         (("--network", "conv", "--env", "blackjack"), "wants observations of"),
+        (("--hidden", "0"), "each of at least 1 unit"),
         pytest.param(
             ("--device", "cuda"), "no CUDA device",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here"),
