@@ -100,8 +100,8 @@ class Evaluation:
     """Options of the game that take the place of those of training, such as opponent=negamax:4."""
     episodes: int = 1000
     """Games to play."""
-    tutor_url: str | None = None
-    """Where the tutor's server is; as in training if not given."""
+    tutor_url: tuple[str, ...] = ()
+    """Where the tutor's servers are; as in training if not given."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     json: bool = False

@@ -84,6 +84,8 @@ class Config:
     def to_json(self) -> str:
         """Return everything, as `config_from_json` reads it; an endless budget is written as a string."""
         told = asdict(self) | {"folder": str(self.folder)}
+        if self.tutoring.tutor_key_file is not None:
+            told["tutoring"]["tutor_key_file"] = str(self.tutoring.tutor_key_file)
         if math.isinf(told["tutoring"]["reuse"]):
             told["tutoring"]["reuse"] = "inf"
         return json.dumps(told | {"versions": versions()}, indent=2)
@@ -95,7 +97,9 @@ def config_from_json(text: str) -> Config:
     del told["versions"]
     agent, tutoring = told.pop("agent"), told.pop("tutoring")
     agent["hidden"], told["env_kwargs"] = tuple(agent["hidden"]), tuple(told["env_kwargs"])
-    tutoring["reuse"] = float(tutoring["reuse"])
+    tutoring["reuse"], tutoring["tutor_url"] = float(tutoring["reuse"]), tuple(tutoring["tutor_url"])
+    if tutoring["tutor_key_file"] is not None:
+        tutoring["tutor_key_file"] = Path(tutoring["tutor_key_file"])
     told["folder"] = Path(told["folder"])
     _, agent_config = AGENTS[told["algo"]]
     return Config(**told, agent=agent_config(**agent), tutoring=TutorConfig(**tutoring))

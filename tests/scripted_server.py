@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 LETTERS = "ABCDEFG"
 FIRST_ID = 65  # the token id of the label A
 FAVOURITE = 3  # the column that this tutor likes best
+CHAT = ("/v1/chat/completions",)
+TOP = {"D": 0.3, " D": 0.2, "A": 0.25, "The": 0.1}  # the first token of a chat's answer
 
 Misbehaviour = Callable[["Handler", dict[str, Any]], bool]  # True: the request has been dealt with
 
@@ -21,14 +23,30 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
-    models = ("tiny",)
+    models: tuple[str, ...] = ("tiny",)
+    roots: ClassVar[dict[str, str]] = {}  # what each model was loaded from, if not its name
     misbehave: Misbehaviour | None = None
+    is_vllm = True  # or another server, which knows chat only
+    metrics = ""  # what /metrics says
+    text = "<action>D</action>"  # what it says in words
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.asked: list[dict[str, Any]] = []  # bodies of /v1/completions
         self.headers_seen: list[dict[str, str]] = []
         self.connections: list[socket.socket] = []
+
+    def answer(self, index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
+        """One choice, as it was asked for."""
+        if "logprob_token_ids" in body:
+            return choice(index, body)
+        if "messages" not in body:
+            return {"index": index, "text": self.text, "finish_reason": "stop"}
+        message = {"index": index, "message": {"role": "assistant", "content": self.text}, "finish_reason": "stop"}
+        if body.get("logprobs"):
+            top = [{"token": token, "logprob": math.log(share)} for token, share in TOP.items()]
+            message["logprobs"] = {"content": [{"token": "D", "logprob": math.log(0.5), "top_logprobs": top}]}
+        return message
 
     @property
     def url(self) -> str:
@@ -50,17 +68,33 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.headers_seen.append(dict(self.headers))
-        self.reply(200, {"object": "list", "data": [{"id": name} for name in self.server.models]})
+        if self.path == "/metrics":
+            self.send_raw(200, self.server.metrics.encode())
+            return
+        roots = self.server.roots
+        models = [{"id": name, "root": roots.get(name, name)} for name in self.server.models]
+        self.reply(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.headers_seen.append(dict(self.headers))
-        if self.path == "/tokenize":
+        if self.path == "/tokenize" and self.server.is_vllm:
             self.reply(200, {"tokens": [ord(letter) for letter in body["prompt"]]})
             return
+        if self.path not in (("/v1/completions", "/v1/chat/completions") if self.server.is_vllm else CHAT):
+            self.reply(404, {"error": {"message": "Not Found"}})
+            return
         self.server.asked.append(body)
-        if self.server.misbehave is None or not self.server.misbehave(self, body):
-            self.reply(200, {"choices": [choice(row, body) for row in range(len(body["prompt"]))]})
+        if self.server.misbehave is not None and self.server.misbehave(self, body):
+            return
+        prompts = body["prompt"] if "prompt" in body else [body["messages"][0]["content"]]
+        choices = [
+            self.server.answer(row * body.get("n", 1) + sample, prompt, body)
+            for row, prompt in enumerate(prompts)
+            for sample in range(body.get("n", 1))
+        ]
+        usage = {"prompt_tokens": 100 * len(prompts), "completion_tokens": len(choices)}
+        self.reply(200, {"model": body["model"], "choices": choices, "usage": usage})
 
     def reply(self, status: int, body: object, **headers: str) -> None:
         self.send_raw(status, json.dumps(body).encode(), **headers)

@@ -29,12 +29,16 @@ SPEC = envs.make("connect4", 1).spec
 class Witness:
     """Answers by key, is silent about every key that is a multiple of `mute`, and remembers."""
 
-    name = identity = "witness"
+    name = "witness"
 
     def __init__(self, mute: int = 0) -> None:
         self.mute = mute
+        self.identity = {"tutor": "witness"}
         self.heard: list[int] = []
         self.stats: Counter[str] = Counter()
+
+    def report(self) -> dict[str, float]:
+        return {"vllm/requests_waiting": 3.0}
 
     def advise(self, state: State) -> Advice:
         keys = VIEW.key(state)[:, 0]
@@ -184,7 +188,7 @@ def test_a_finite_budget_asks_again_though_the_store_knows(tmp_path: Path) -> No
 
 
 def test_the_store_keeps_the_words_without_the_rules(tmp_path: Path) -> None:
-    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, "witness"))
+    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
     desk = make_desk(math.inf, Witness(), store)
     state = rows_of(states(3)[2], torch.tensor([5]))
     desk.advise(state, torch.ones(1, dtype=torch.bool))
@@ -198,7 +202,7 @@ def test_the_store_keeps_the_words_without_the_rules(tmp_path: Path) -> None:
 def test_a_store_that_fails_costs_advice_nothing_and_is_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, "witness"))
+    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
     desk = make_desk(math.inf, Witness(), store)
     with store.engine.begin() as connection:
         connection.exec_driver_sql("drop table answers")

@@ -16,7 +16,7 @@ from tests.scripted_server import serving
 from tutors import server as serving_here
 from tutors.base import TutorError
 from tutors.client import Client
-from tutors.models import find_model, known_models
+from tutors.models import fill, find_model, known_models
 from tutors.server import serve_command, server_for
 
 ROOT = Path(__file__).parent.parent
@@ -175,7 +175,7 @@ def test_a_server_of_ours_listens_to_this_machine_only(fake: Path) -> None:
 
 def test_every_model_asks_its_question_and_nothing_begins_with_a_first_token() -> None:
     for model in known_models().values():
-        assert model.prompt("QUESTION {x}").count("QUESTION {x}") == 1
+        assert fill(model.brief, "QUESTION {x}").count("QUESTION {x}") == 1
         assert not model.template.startswith(("<s>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"))
 
 

@@ -21,7 +21,7 @@ from tutors.views import make_view
 
 ROOT = Path(__file__).parent.parent
 SPEC = Spec("connect4", 1, (2, 6, 7), 7, deal_luck=2, play_luck=1, time_limit=None)
-IDENTITY = identity_of(SPEC, make_view(envs.make_game("connect4")), "somebody")
+IDENTITY = identity_of(SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody"})
 KEYS = torch.tensor([[5, 0], [5, 9], [-(2**63), 2**63 - 1], [2**63 - 1, -(2**63)], [-1, -1], [0, 0]])
 
 WRITER = """
@@ -131,10 +131,12 @@ def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        identity_of(replace(SPEC, name="snake"), make_view(envs.make_game("connect4")), "somebody"),
-        identity_of(replace(SPEC, version=2), make_view(envs.make_game("connect4")), "somebody"),
-        identity_of(SPEC, make_view(envs.make_game("connect4")), "somebody else"),
-        identity_of(SPEC, make_view(envs.make_game("connect4")), "somebody", "Think first. {words}"),
+        identity_of(replace(SPEC, name="snake"), make_view(envs.make_game("connect4")), {"tutor": "somebody"}),
+        identity_of(replace(SPEC, version=2), make_view(envs.make_game("connect4")), {"tutor": "somebody"}),
+        identity_of(SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody else"}),
+        identity_of(
+            SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody", "template": "Think first. {words}"}
+        ),
     ],
     ids=["game", "game version", "tutor", "template"],
 )
@@ -149,7 +151,7 @@ def test_another_game_tutor_or_template_never_answers(store: AdviceStore, path: 
 def test_another_view_never_answers(store: AdviceStore, path: Path, part: str, value: object) -> None:
     view = make_view(envs.make_game("connect4"))
     setattr(view, part, value)
-    assert_stranger(store, path, identity_of(SPEC, view, "somebody"))
+    assert_stranger(store, path, identity_of(SPEC, view, {"tutor": "somebody"}))
 
 
 def assert_stranger(store: AdviceStore, path: Path, identity: dict[str, object]) -> None:
@@ -329,5 +331,5 @@ def test_a_put_needs_words_for_every_row(store: AdviceStore) -> None:
 
 
 def test_the_identity_names_everything_that_two_answers_must_share() -> None:
-    parts = {"game", "game_version", "view", "view_version", "tutor", "template", "rules", "labels"}
+    parts = {"game", "game_version", "view", "view_version", "tutor", "rules", "labels"}
     assert set(IDENTITY) == parts

@@ -3,10 +3,12 @@
 The server is the standard library's; how it misbehaves stands in each test.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +20,32 @@ from tests.scripted_server import FAVOURITE, FIRST_ID, Handler, Server, choice, 
 from tutors.base import TutorError
 from tutors.breaker import FIRST_WAIT, LONGEST_WAIT, OPENS_AFTER, Breaker
 from tutors.client import Client, seconds
-from tutors.models import Model, find_model
+from tutors.label import LabelWay
+from tutors.models import Model, fill, find_model
 from tutors.server import server_for
 from tutors.views import make_view
-from tutors.vllm import VllmTutor, weigh
+from tutors.vllm import VllmTutor
 
 VIEW = make_view(envs.make_game("connect4"))
-MODEL = Model("tiny", "tiny", "<s>{words}</s>", ())
+MODEL = Model("tiny", "tiny", "<s>{words}</s>")
+
+
+def hire(url: str, deadline: float = 60, optional: bool = False, **how: Any) -> VllmTutor:
+    """A tutor that is asked for labels at `url`."""
+    client = Client(url, deadline)
+    try:
+        return VllmTutor(VIEW, MODEL, [client], LabelWay(VIEW, **how), optional)
+    except TutorError:
+        client.close()
+        raise
+
+
+def breaker(tutor: VllmTutor) -> Breaker:
+    return tutor.lines[0].breaker
+
+
+def close(tutor: VllmTutor) -> None:
+    tutor.lines[0].client.close()
 
 
 @pytest.fixture
@@ -35,10 +56,10 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def tutor(server: Server) -> Iterator[VllmTutor]:
-    tutor = VllmTutor(VIEW, MODEL, Client(server.url, deadline=5))
+    tutor = hire(server.url, deadline=5)
     server.asked.clear()
     yield tutor
-    tutor.client.close()
+    close(tutor)
 
 
 def positions(count: int, moves: int = 3) -> State:
@@ -123,23 +144,37 @@ def test_more_prompts_than_one_request_takes_are_split(server: Server, tutor: Vl
 
 
 def test_little_label_mass_is_silence(server: Server) -> None:
-    strict = VllmTutor(VIEW, MODEL, Client(server.url), min_label_mass=0.95)
+    strict = hire(server.url, min_mass=0.95)
     advice = strict.advise(positions(3))
-    strict.client.close()
+    close(strict)
     assert not advice.given.any()
     assert silences(strict) == {"low_label_mass": 3}
 
 
+def with_logs(logs: dict) -> Callable[[Handler, dict], bool]:
+    """A server whose every answer has these log-probabilities in place of some."""
+
+    def misbehave(handler: Handler, body: dict) -> bool:
+        choices = [choice(row, body) for row in range(len(body["prompt"]))]
+        for one in choices:
+            one["logprobs"]["top_logprobs"][0] |= logs
+        handler.reply(200, {"choices": choices})
+        return True
+
+    return misbehave
+
+
 @pytest.mark.parametrize("log", [None, float("nan"), float("inf"), "-0.5", 0.5, [], True], ids=repr)
-def test_a_log_probability_that_is_none_is_silence(log: object) -> None:
-    answer = {f"token_id:{token}": -1.0 for token in range(6)} | {"token_id:6": log}
-    assert weigh(answer, list(range(7)), [True] * 7) == "malformed"
+def test_fault_18_a_log_probability_that_is_none_is_silence(server: Server, tutor: VllmTutor, log: object) -> None:
+    server.misbehave = with_logs({f"token_id:{FIRST_ID + 6}": log})
+    assert not tutor.advise(positions(2)).given.any()
+    assert silences(tutor) == {"malformed": 2}
 
 
-def test_a_missing_label_is_silence_and_minus_infinity_everywhere_is_no_mass() -> None:
-    answer = {f"token_id:{token}": -9999.0 for token in range(7)}
-    assert weigh(answer, list(range(7)), [True] * 7) == "low_label_mass"
-    assert weigh(answer, list(range(8)), [True] * 8) == "malformed"
+def test_fault_18_minus_infinity_everywhere_is_no_mass(server: Server, tutor: VllmTutor) -> None:
+    server.misbehave = with_logs({f"token_id:{FIRST_ID + label}": -9999.0 for label in range(7)})
+    assert not tutor.advise(positions(2)).given.any()
+    assert silences(tutor) == {"low_label_mass": 2}
 
 
 def test_fault_1_no_server_at_start_names_the_url_and_the_command(tmp_path: Path) -> None:
@@ -161,12 +196,12 @@ def test_fault_1_no_server_at_start_names_the_url_and_the_command(tmp_path: Path
 def test_fault_1_an_optional_tutor_is_picked_up_later() -> None:
     with serving() as gone:
         port, url = gone.server_address[1], gone.url
-    tutor = VllmTutor(VIEW, MODEL, Client(url), optional=True)
+    tutor = hire(url, optional=True)
     assert not tutor.advise(positions(2)).given.any()
     with serving(port):
-        tutor.breaker.look_at = 0
+        breaker(tutor).look_at = 0
         assert tutor.advise(positions(2)).given.all()
-    tutor.client.close()
+    close(tutor)
     assert silences(tutor) == {"breaker": 2}
 
 
@@ -196,23 +231,23 @@ def test_fault_3_refused_in_mid_run_opens_the_breaker_which_closes_on_recovery()
     state = positions(2)
     with serving() as server:
         port = server.server_address[1]
-        tutor = VllmTutor(VIEW, MODEL, Client(server.url))
+        tutor = hire(server.url)
         assert tutor.advise(state).given.all()
     for _ in range(OPENS_AFTER):
         assert not tutor.advise(state).given.any()
     assert set(silences(tutor)) <= {"refused", "reset"}
-    assert tutor.breaker.is_open
+    assert breaker(tutor).is_open
     before = tutor.stats["requests"]
     assert not tutor.advise(state).given.any()
     assert tutor.stats["requests"] == before, "an open breaker asks nothing"
-    tutor.breaker.look_at = 0
+    breaker(tutor).look_at = 0
     assert not tutor.advise(state).given.any()
-    assert tutor.breaker.is_open, "a look that failed leaves it open"
+    assert breaker(tutor).is_open, "a look that failed leaves it open"
     with serving(port):
-        tutor.breaker.look_at = 0
+        breaker(tutor).look_at = 0
         assert tutor.advise(state).given.all()
-    assert not tutor.breaker.is_open
-    tutor.client.close()
+    assert not breaker(tutor).is_open
+    close(tutor)
 
 
 def test_the_breaker_opens_after_five_failures_in_a_row_and_looks_ever_more_rarely() -> None:
@@ -256,7 +291,7 @@ def test_fault_4_a_connection_that_the_server_dropped_is_replaced_in_silence(ser
     assert tutor.advise(positions(3)).given.all()
     assert dropped
     assert silences(tutor) == {}
-    assert tutor.breaker.failures == 0
+    assert breaker(tutor).failures == 0
 
 
 def test_fault_5_half_an_answer_is_tried_three_times(server: Server, tutor: VllmTutor) -> None:
@@ -294,18 +329,18 @@ def one_byte_at_a_time(handler: Handler, _body: dict) -> bool:
 
 @pytest.mark.parametrize("misbehave", [never, one_byte_at_a_time])
 def test_faults_6_and_7_the_deadline_is_a_total(server: Server, misbehave: Callable) -> None:
-    tutor = VllmTutor(VIEW, MODEL, Client(server.url, deadline=2))
+    tutor = hire(server.url, deadline=2)
     server.misbehave = misbehave
     began = time.monotonic()
     assert not tutor.advise(positions(2)).given.any()
     assert 1.9 < time.monotonic() - began < 2.2
-    tutor.client.close()
+    close(tutor)
     assert silences(tutor) == {"deadline": 2}
 
 
 def test_fault_6_a_hundred_unanswered_questions_leak_nothing(server: Server) -> None:
-    tutor = VllmTutor(VIEW, MODEL, Client(server.url))
-    tutor.client.deadline = 0.03
+    tutor = hire(server.url)
+    tutor.lines[0].client.deadline = 0.03
     over = threading.Event()
 
     def hang(handler: Handler, _body: dict) -> bool:
@@ -323,7 +358,7 @@ def test_fault_6_a_hundred_unanswered_questions_leak_nothing(server: Server) -> 
 
     def ask(times: int) -> None:
         for _ in range(times):
-            tutor.breaker.worked()
+            breaker(tutor).worked()
             tutor.advise(state)
 
     ask(5)
@@ -331,7 +366,7 @@ def test_fault_6_a_hundred_unanswered_questions_leak_nothing(server: Server) -> 
     ask(100)
     after = files()
     over.set()
-    tutor.client.close()
+    close(tutor)
     assert after <= before + 2
     assert silences(tutor) == {"deadline": 105}
 
@@ -340,12 +375,12 @@ def test_fault_8_a_redirect_is_not_followed_and_the_key_stays_here(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUTOR_API_KEY", "canary")
-    tutor = VllmTutor(VIEW, MODEL, Client(server.url))
+    tutor = hire(server.url)
     with serving() as elsewhere:
         server.misbehave = always(307, {}, Location=f"{elsewhere.url}/v1/completions")
         assert not tutor.advise(positions(1)).given.any()
         assert elsewhere.headers_seen == []
-    tutor.client.close()
+    close(tutor)
     assert all(headers["Authorization"] == "Bearer canary" for headers in server.headers_seen)
     assert silences(tutor) == {"status_307": 1}
 
@@ -387,13 +422,13 @@ def test_fault_11_one_500_is_forgotten_and_many_open_the_breaker(server: Server,
     server.misbehave = always(500, {"error": {"message": "engine"}})
     for _ in range(OPENS_AFTER):
         tutor.advise(positions(2))
-    assert tutor.breaker.is_open
+    assert breaker(tutor).is_open
     assert silences(tutor) == {"status_500": 2 * OPENS_AFTER}
 
 
 def test_fault_12_only_the_poisoned_prompt_is_silent(server: Server, tutor: VllmTutor) -> None:
     state = positions(33)
-    poison = MODEL.prompt(VIEW.words(state)[20])
+    poison = fill(MODEL.brief, VIEW.words(state)[20])
 
     def choke(handler: Handler, body: dict) -> bool:
         if poison in body["prompt"]:
@@ -404,7 +439,7 @@ def test_fault_12_only_the_poisoned_prompt_is_silent(server: Server, tutor: Vllm
     advice = tutor.advise(state)
     assert (~advice.given).nonzero()[:, 0].tolist() == [20]
     assert silences(tutor) == {"status_400": 1}
-    assert not tutor.breaker.failures
+    assert not breaker(tutor).failures
     assert len(server.asked) < 2 * 6 + 2
 
 
@@ -412,27 +447,66 @@ def test_fault_13_a_refused_key_ends_the_run_and_is_not_printed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUTOR_API_KEY", "canary")
-    tutor = VllmTutor(VIEW, MODEL, Client(server.url))
+    tutor = hire(server.url)
     server.misbehave = always(401, {"error": "Unauthorized"})
     with pytest.raises(TutorError, match="TUTOR_API_KEY") as error:
         tutor.advise(positions(1))
-    tutor.client.close()
+    close(tutor)
     assert "canary" not in str(error.value)
 
 
-def test_fault_14_a_model_that_is_gone_ends_the_run_and_lists_those_served(server: Server, tutor: VllmTutor) -> None:
+def test_fault_14_another_model_at_the_start_is_refused_and_those_served_are_listed(server: Server) -> None:
+    server.models = ("llama", "gemma")
+    with pytest.raises(TutorError, match="llama, gemma"):
+        hire(server.url)
+
+
+def test_faults_14_and_22_a_model_that_is_gone_is_not_asked_until_it_is_back(
+    server: Server, tutor: VllmTutor, caplog: pytest.LogCaptureFixture
+) -> None:
     server.models = ("llama", "gemma")
     server.misbehave = always(404, {"error": {"message": "no such model"}})
-    with pytest.raises(TutorError, match="llama, gemma"):
-        tutor.advise(positions(1))
+    assert not tutor.advise(positions(2)).given.any()
+    asked = len(server.asked)
+    assert not tutor.advise(positions(2)).given.any()
+    assert len(server.asked) == asked
+    assert silences(tutor) == {"other_model": 4}
+    assert "its advice is not used" in caplog.text
+    server.models, server.misbehave = ("tiny",), None
+    breaker(tutor).look_at = 0
+    assert tutor.advise(positions(2)).given.all()
 
 
-def test_fault_14_another_model_at_the_start_is_refused(server: Server) -> None:
-    server.models = ("llama", "gemma")
-    client = Client(server.url)
-    with pytest.raises(TutorError, match="llama, gemma"):
-        VllmTutor(VIEW, MODEL, client)
-    client.close()
+def test_fault_22_another_model_of_the_same_name_is_recognised_by_what_it_was_loaded_from(
+    server: Server, tutor: VllmTutor
+) -> None:
+    server.roots = {"tiny": "/somewhere/else"}
+    tutor.lines[0].heard_at = -math.inf  # a server that was asked a moment ago cannot have been replaced unnoticed
+    assert not tutor.advise(positions(2)).given.any()
+    assert silences(tutor) == {"other_model": 2}
+    server.roots = {}
+    breaker(tutor).look_at = 0
+    assert tutor.advise(positions(2)).given.all()
+
+
+def test_fault_22_another_model_of_the_same_name_and_place_is_recognised_by_its_answers(
+    server: Server, tutor: VllmTutor
+) -> None:
+    server.misbehave = with_logs({f"token_id:{FIRST_ID + FAVOURITE}": -3.0})
+    tutor.lines[0].heard_at = -math.inf
+    assert not tutor.advise(positions(2)).given.any()
+    assert silences(tutor) == {"other_model": 2}
+
+
+def test_fault_22_an_answer_in_another_name_is_not_used(server: Server, tutor: VllmTutor) -> None:
+    def someone_else(handler: Handler, body: dict) -> bool:
+        choices = [choice(row, body) for row in range(len(body["prompt"]))]
+        handler.reply(200, {"model": "gemma", "choices": choices})
+        return True
+
+    server.misbehave = someone_else
+    assert not tutor.advise(positions(2)).given.any()
+    assert silences(tutor) == {"other_model": 2}
 
 
 def test_fault_15_an_error_in_a_200_is_silence(server: Server, tutor: VllmTutor) -> None:
@@ -463,12 +537,10 @@ def test_choices_that_say_nothing_are_silence(server: Server, tutor: VllmTutor, 
     assert sum(silences(tutor).values()) == 1
 
 
-def test_a_server_that_ignores_the_labels_is_found_at_the_start(server: Server) -> None:
+def test_fault_21_a_server_that_ignores_the_labels_is_found_at_the_start(server: Server) -> None:
     server.misbehave = always(200, {"choices": [{"index": 0, "logprobs": {"top_logprobs": [{"token_id:9": -1.0}]}}]})
-    client = Client(server.url)
     with pytest.raises(TutorError, match=r"vLLM 0\.26"):
-        VllmTutor(VIEW, MODEL, client)
-    client.close()
+        hire(server.url)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", ""])

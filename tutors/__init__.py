@@ -5,16 +5,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from envs.base import Game
+from envs.base import Game, Spec
 from tutors.base import Tutor, View
 from tutors.client import Client
 from tutors.desk import Desk
+from tutors.label import LabelWay
 from tutors.models import find_model
+from tutors.recorded import PREFIX, RecordedTutor
 from tutors.scripted import ScriptedTutor
 from tutors.server import Say, server_for
 from tutors.store import AdviceStore, identity_of
 from tutors.table import AdviceTable
+from tutors.text import TextWay
 from tutors.views import make_view
 from tutors.vllm import VllmTutor
 
@@ -26,13 +30,27 @@ class TutorConfig:
     """Who is asked, how, and how far."""
 
     tutor: str = "none"
-    """none, scripted, or a language model of tutors/models.toml: llama, vicuna, deepseek, tiny."""
+    """none, scripted, llama, vicuna, deepseek, deepseek-llama, tiny (tutors/models.toml), or recorded:STORE."""
     view: str | None = None
     """How the game is told, such as full or local for snake; module:Class for a view of your own."""
-    tutor_url: str | None = None
-    """Where a vLLM server answers. Without it, one is sought at http://127.0.0.1:8000 and started if need be."""
+    tutor_url: tuple[str, ...] = ()
+    """Where servers answer. Without it, one is sought at http://127.0.0.1:8000 and started if need be."""
     tutor_model: str | None = None
-    """The name of another served model, asked with the tutor's chat template."""
+    """Another served model, asked in the tutor's template; or whose answers a recorded tutor repeats."""
+    tutor_key_file: Path | None = None
+    """A file with the key that the servers want, if it is not in the variable TUTOR_API_KEY."""
+    tutor_mode: Literal["label", "text"] = "label"
+    """label: a letter, by its log-probabilities; text: free text with <action></action>, after thinking if need be."""
+    label_permutations: int = 1
+    """label: ask with the letters dealt in so many ways, and average; up to the number of actions."""
+    calibrate: bool = False
+    """label: divide out what the model answers without a position."""
+    tutor_tokens: int = 512
+    """text: tokens of an answer at most, thinking included."""
+    tutor_samples: int = 1
+    """text: answers to each question, whose shares are the advice."""
+    tutor_tries: int = 3
+    """text: how often a question is asked until an answer is legal; then the tutor is silent."""
     tutor_wait: float = 10.0
     """Seconds to wait for a server that is not started here."""
     tutor_deadline: float = 60.0
@@ -81,21 +99,33 @@ def open_desk(
     view = make_view(game, config.view)
     table = AdviceTable(game.spec.num_actions, config.reuse, device=device)
     with ExitStack() as stack:
-        tutor, template = hire(config, view, seed, folder / "vllm.log", say, stack)
-        identity = identity_of(game.spec, view, tutor.identity, template)
-        store = AdviceStore(config.advice_store or folder / "advice.sqlite", identity)
+        tutor = hire(config, view, game.spec, seed, folder / "vllm.log", say, stack)
+        store = AdviceStore(
+            config.advice_store or folder / "advice.sqlite", identity_of(game.spec, view, tutor.identity)
+        )
         stack.callback(store.close)
         yield Desk(view, tutor, table, store)
 
 
-def hire(config: TutorConfig, view: View, seed: int, log: Path, say: Say, stack: ExitStack) -> tuple[Tutor, str]:
-    """Return (the tutor, the template of its questions); `stack` lets go of it."""
+def hire(config: TutorConfig, view: View, spec: Spec, seed: int, log: Path, say: Say, stack: ExitStack) -> Tutor:
+    """Return the tutor; `stack` lets go of it."""
     if config.tutor == "scripted":
-        return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed), "{words}"
+        return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed)
+    if config.tutor.startswith(PREFIX):
+        tutor = RecordedTutor(config.tutor.removeprefix(PREFIX), spec, view, config.tutor_model)
+        stack.callback(tutor.close)
+        return tutor
     model = find_model(config.tutor, config.tutor_model)
-    client = Client(config.tutor_url or DEFAULT_URL, config.tutor_deadline)
-    stack.callback(client.close)
-    if not config.tutor_optional:
-        start = config.tutor_url is None
-        stack.enter_context(server_for(model, client, start, config.tutor_wait, log, say))
-    return VllmTutor(view, model, client, config.min_label_mass, config.tutor_optional), model.template
+    way: LabelWay | TextWay
+    if config.tutor_mode == "label":
+        way = LabelWay(view, config.label_permutations, config.calibrate, config.min_label_mass)
+    else:
+        way = TextWay(view, bool(model.closing), config.tutor_tokens, config.tutor_samples, config.tutor_tries)
+    clients: list[Client] = []
+    for url in config.tutor_url or (DEFAULT_URL,):
+        beside = clients[0] if clients else None
+        clients.append(Client(url, config.tutor_deadline, config.tutor_key_file, beside))
+        stack.callback(clients[-1].close)
+        if not config.tutor_optional:
+            stack.enter_context(server_for(model, clients[-1], not config.tutor_url, config.tutor_wait, log, say))
+    return VllmTutor(view, model, clients, way, config.tutor_optional)

@@ -1,10 +1,11 @@
 """What advice is, who gives it, and how a game is put into words."""
 
+import copy
 import logging
 import math
 import time
 from collections import Counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from envs.base import Game, State
 
 WARN_EVERY = 60.0  # seconds between two warnings of one kind
+BRIEFLY = "Answer with the letter of one option only."  # what the rules of every view ask for
+ANSWER = "Answer:"  # and how a question ends
 
 
 class Advice(NamedTuple):
@@ -40,6 +43,8 @@ class View:
     position's name for action `a` of a position that transform `t` led from.
 
     A subclass says what the first five are, `key` and `words`; the rest defaults to no symmetry, all legal, no expert.
+    Where `words` and `rules` name the actions by nothing but `labels`, it may say `relabels = True`: then its letters
+    can be dealt anew.
     """
 
     game: str
@@ -48,6 +53,7 @@ class View:
     labels: tuple[str, ...]  # one letter an action
     rules: str  # what all prompts begin with
     symmetry: Tensor  # (S, A) int64
+    relabels = False
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "symmetry"):
@@ -55,6 +61,27 @@ class View:
 
     def __init__(self, game: Game) -> None:
         """Take what must be known of the rules."""
+
+    def relabelled(self, labels: tuple[str, ...]) -> "View":
+        """Return the same view with other letters for the actions: the same ones in another order.
+
+        Raises:
+            ValueError: its words name the actions by more than `labels`.
+        """
+        if not self.relabels:
+            raise ValueError(f"the view {self.name} of {self.game} cannot deal its letters anew (--label-permutations)")
+        other = copy.copy(self)
+        other.labels = labels
+        other.rules = other.introduce()
+        return other
+
+    def introduce(self) -> str:
+        """Return the rules as they read with these `labels`."""
+        return self.rules
+
+    def blank(self) -> str:
+        """Return a question without a position: what is answered to it was held before anything was seen."""
+        return self.rules + ANSWER
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
         """Return (what is told of B positions, tensors of B rows, the transform that led there (B,) int64)."""
@@ -74,6 +101,11 @@ class View:
         rows = next(iter(state.values()))
         return torch.ones(len(rows), len(self.labels), dtype=torch.bool, device=rows.device)
 
+    @property
+    def has_expert(self) -> bool:
+        """Whether somebody has said what an expert would hold of this game."""
+        return type(self).values is not View.values
+
     def values(self, state: State, depth: int) -> Tensor:
         """Return how good an expert finds each action by what is told, (B, A); the best is the largest.
 
@@ -89,11 +121,14 @@ class Tutor(Protocol):
     """Whoever can be asked. Failure is silence, never an exception, never an illegal action."""
 
     name: str
-    identity: str  # whose answers these are, as the advice store tells answers apart
+    identity: dict[str, Any]  # whose answers these are and how they are asked for: the advice store tells them apart
     stats: Counter[str]  # asked: prompts sent; silent/<kind>: positions without an answer
 
     def advise(self, state: State) -> Advice:
         """Return advice for every row of `state`, which a view has told, on the CPU or wherever it lives."""
+
+    def report(self) -> dict[str, float]:
+        """Return what the tutor's own side has to say since the last report, as TensorBoard tags."""
 
 
 class Warner:

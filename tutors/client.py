@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Coroutine
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ import tenacity
 
 from tutors.base import TutorError
 
+KEY = "TUTOR_API_KEY"  # the variable that may hold a server's key
 TRIES = 3
 LONGEST_PAUSE = 10.0  # seconds before a second try, whatever the server asks for
 LARGEST_ANSWER = 64 << 20  # bytes
@@ -27,21 +29,29 @@ class RequestError(Exception):
 
 
 class Client:
-    """HTTP to one server: total deadlines, bounded tries, no redirects, one event loop of its own.
+    """HTTP to one server: total deadlines, bounded tries, no redirects, an event loop.
 
     Args:
         url: of the server, such as http://127.0.0.1:8000.
         deadline: seconds that one call may take, all tries together.
+        key_file: holds the key that the server wants, if it is not in the variable TUTOR_API_KEY.
+        beside: another client, whose event loop this one shares, so that both can be waited for at once.
+
+    Raises:
+        ValueError: the URL is none, or the key cannot be read.
     """
 
-    def __init__(self, url: str, deadline: float = 60.0) -> None:
+    def __init__(
+        self, url: str, deadline: float = 60.0, key_file: Path | None = None, beside: "Client | None" = None
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"a tutor's URL looks like http://127.0.0.1:8000, not {url!r}")
         self.url, self.deadline = url.rstrip("/"), deadline
-        key = os.environ.get("TUTOR_API_KEY")
+        key = os.environ.get(KEY) if key_file is None else read_key(key_file)
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.runner = asyncio.Runner()
+        self.runner: asyncio.Runner = asyncio.Runner() if beside is None else beside.runner
+        self.owns_runner = beside is None
         self.session: aiohttp.ClientSession | None = None
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -49,10 +59,11 @@ class Client:
         return self.runner.run(work)
 
     def close(self) -> None:
-        """Close every connection and the loop."""
+        """Close every connection and, if it is ours, the loop."""
         if self.session is not None:
             self.runner.run(self.session.close())
-        self.runner.close()
+        if self.owns_runner:
+            self.runner.close()
 
     def models(self, deadline: float = 2.0) -> dict[str, str] | None:
         """Return the names of the models served and what each really is, or None where no server answers.
@@ -100,6 +111,26 @@ class Client:
             RequestError: it did not work.
             TutorError: it cannot work before a person mends something.
         """
+        status, raw, pause = await self.fetch(method, path, body)
+        return read(status, raw, pause, self.url)
+
+    async def text(self, path: str) -> str:
+        """Return what a page says.
+
+        Raises:
+            RequestError: it is not there.
+        """
+        status, raw, _ = await self.fetch("GET", path)
+        if status != 200:
+            raise RequestError(f"status_{status}")
+        return raw.decode(errors="replace")
+
+    async def fetch(self, method: str, path: str, body: dict[str, object] | None = None) -> tuple[int, bytes, float]:
+        """Return (status, body, seconds to wait before a second try) of the answer to one request.
+
+        Raises:
+            RequestError: none came.
+        """
         if self.session is None:
             connector = aiohttp.TCPConnector(keepalive_timeout=IDLE)
             timeout = aiohttp.ClientTimeout(total=None)  # `within` bounds the whole call
@@ -120,7 +151,22 @@ class Client:
             raise RequestError(kind, again=kind == "refused") from None
         except (aiohttp.ClientError, OSError):
             raise RequestError("reset", again=True) from None
-        return read(status, raw, seconds(pause), self.url)
+        return status, raw, seconds(pause)
+
+
+def read_key(path: Path) -> str:
+    """Return the key that a file holds.
+
+    Raises:
+        ValueError: it holds none that can be sent.
+    """
+    try:
+        key = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"the key's file {path} cannot be read") from None
+    if not key or not key.isascii() or not key.isprintable():
+        raise ValueError(f"the key's file {path} holds no key")
+    return key
 
 
 def read(status: int, raw: bytes, pause: float, url: str) -> Any:
@@ -130,7 +176,9 @@ def read(status: int, raw: bytes, pause: float, url: str) -> Any:
     except (ValueError, RecursionError):
         body = None
     if status in (401, 403):
-        raise TutorError(f"{url} refuses the key: put the right one into the variable TUTOR_API_KEY")
+        raise TutorError(
+            f"{url} refuses the key: put the right one into the variable {KEY}, or a file (--tutor-key-file)"
+        )
     if status in (429, 503):
         raise RequestError(f"status_{status}", again=True, pause=pause)
     if status >= 500:

@@ -13,6 +13,8 @@ from tutors.base import Advice, Tutor, View, Warner
 from tutors.store import AdviceStore, reason
 from tutors.table import ENDLESS, AdviceTable
 
+EXPERT_DEPTH = 4  # how far ahead the expert looks with whose moves advice is compared
+
 
 class Desk:
     """Answers a step's questions from the table, then from the store, then by asking the tutor, and waits.
@@ -26,7 +28,9 @@ class Desk:
     def __init__(self, view: View, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
-        self.counts: Counter[str] = Counter()  # stored: found in the store; answered, calls: of the tutor
+        self.counts: Counter[str] = (
+            Counter()
+        )  # stored: found in the store; told (of which answered), calls: the tutor's
         self.tally = torch.zeros(2, dtype=torch.int64, device=table.keys.device)  # consulted, hits
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
@@ -56,11 +60,16 @@ class Desk:
         return {
             "tutor/consulted": new["consulted"],
             "tutor/asked": new["asked"],
+            "tutor/prompt_tokens": new["prompt_tokens"],
+            "tutor/answer_tokens": new["answer_tokens"],
+            "tutor/seconds": new["seconds"],
             "tutor/hit_rate": new["hits"] / max(new["consulted"], 1),
             "tutor/latency_ms": 1000 * new["seconds"] / max(new["calls"], 1),
-            "tutor/label_mass": new["label_mass"] / max(new["asked"], 1),
+            "tutor/label_mass": new["label_mass"] / max(new["told"], 1),
+            "tutor/expert_agreement": new["expert_agreed"] / max(new["answered"], 1),
             "tutor/table_load": float(self.table.load()),
             **silent,
+            **self.tutor.report(),
         }
 
     def summary(self) -> dict[str, object]:
@@ -71,6 +80,9 @@ class Desk:
             "name": self.tutor.name,
             "consulted": consulted,
             "asked": stats["asked"],
+            "prompt_tokens": stats["prompt_tokens"],
+            "answer_tokens": stats["answer_tokens"],
+            "expert_agreement": round(self.counts["expert_agreed"] / max(self.counts["answered"], 1), 4),
             "stored": self.counts["stored"],
             "hits": hits,
             "hit_rate": round(hits / max(consulted, 1), 4),
@@ -110,9 +122,16 @@ class Desk:
         return Advice.silence(len(keys), self.symmetry.shape[1], keys.device)
 
     def _keep(self, state: State, keys: Tensor, said: Advice) -> None:
-        """Write new answers to the store and count them."""
+        """Write new answers to the store, count them, and compare them with an expert's where there is one."""
+        self.counts["told"] += len(keys)
         self.counts["answered"] += int(said.given.sum())
         self.sums["label_mass"] += float(said.label_mass.sum())
+        if self.view.has_expert:
+            values, legal = self.view.values(state, EXPERT_DEPTH).float(), self.view.legal(state)
+            values = values.masked_fill(~legal, -torch.inf)
+            best = values == values.amax(1, keepdim=True)
+            agreed = best.gather(1, said.probs.argmax(1, keepdim=True))[:, 0] & said.given
+            self.counts["expert_agreed"] += int(agreed.sum())
         if self.store is not None:
             words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
             try:

@@ -1,7 +1,7 @@
 """The language models that can be tutors, from `models.toml`."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from envs import closest
@@ -16,18 +16,21 @@ class Model:
     name: str  # of the tutor, and under which a server may serve it
     model: str  # its id on the Hugging Face hub, or a folder
     template: str  # holds {words}
-    serve: tuple[str, ...]  # flags of the server
+    serve: tuple[str, ...] = ()  # flags of the server
+    closing: str = ""  # ends the thinking that the template begins
+    before_label: str = ""  # between prompt and label, where the tokens need it
 
-    def prompt(self, words: str) -> str:
-        """Return a question as the model is asked it."""
-        return self.template.replace("{words}", words)
+    @property
+    def brief(self) -> str:
+        """The template after which the next token is the answer."""
+        return self.template + self.closing
 
 
 def known_models() -> dict[str, Model]:
     """Return all models by name."""
     entries = tomllib.loads((HERE / "models.toml").read_text())
     return {
-        name: Model(name, local(entry["model"]), entry["template"], tuple(entry["serve"]))
+        name: Model(name, **entry | {"model": local(entry["model"]), "serve": tuple(entry["serve"])})
         for name, entry in entries.items()
     }
 
@@ -40,9 +43,14 @@ def find_model(name: str, served: str | None = None) -> Model:
     """
     models = known_models()
     if name not in models:
-        raise ValueError(closest("language model", name, [*models, "scripted"]))
+        raise ValueError(closest("language model", name, [*models, "scripted", "recorded:STORE"]))
     model = models[name]
-    return model if served is None else Model(served, served, model.template, model.serve)
+    return model if served is None else replace(model, name=served, model=served)
+
+
+def fill(template: str, words: str) -> str:
+    """Return a question as a model is asked it."""
+    return template.replace("{words}", words)
 
 
 def local(model: str) -> str:

@@ -32,7 +32,7 @@ class ScriptedTutor:
             raise ValueError(f"a search looks at least 1 disc ahead, not {depth}")
         self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
         self.name = "scripted"
-        self.identity = f"scripted depth={depth} accuracy={accuracy} seed={seed}"
+        self.identity = {"tutor": "scripted", "depth": depth, "accuracy": accuracy, "seed": seed}
         self.stats: Counter[str] = Counter()
 
     def advise(self, state: State) -> Advice:
@@ -45,6 +45,9 @@ class ScriptedTutor:
         action = pick(torch.where(right[:, None], best, legal), uniform(mix(chance)))
         self.stats["asked"] += rows
         return one_hot(action, legal.shape[1])
+
+    def report(self) -> dict[str, float]:
+        return {}
 
 
 def one_hot(action: Tensor, num_actions: int) -> Advice:

@@ -44,18 +44,38 @@ answers = sql.Table(
 CHUNK = 400  # keys a query; SQLite takes at least 999 values
 
 
-def identity_of(spec: Spec, view: View, tutor: str, template: str = "{words}") -> dict[str, Any]:
-    """Return everything that two answers must share to be answers to the same question."""
+def question_of(spec: Spec, view: View) -> dict[str, Any]:
+    """Return everything that two questions must share to be asked in the same words."""
     return {
         "game": spec.name,
         "game_version": spec.version,
         "view": view.name,
         "view_version": view.version,
-        "tutor": tutor,
-        "template": template,
         "rules": view.rules,
         "labels": list(view.labels),
     }
+
+
+def identity_of(spec: Spec, view: View, tutor: dict[str, Any]) -> dict[str, Any]:
+    """Return everything that two answers must share to be answers to the same question; see `Tutor.identity`."""
+    return question_of(spec, view) | tutor
+
+
+def recorded_identities(url: str | Path) -> list[dict[str, Any]]:
+    """Return the identities under which a store has answers.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        engine = open_engine(url)
+        query = sql.select(identities.c.text).where(identities.c.id.in_(sql.select(answers.c.identity)))
+        with engine.connect() as connection:
+            found = [json.loads(text) for (text,) in connection.execute(query)]
+        engine.dispose()
+    except (sql.exc.SQLAlchemyError, ImportError) as error:
+        raise unusable(url, error) from None
+    return found
 
 
 class AdviceStore:
@@ -72,15 +92,11 @@ class AdviceStore:
     def __init__(self, url: str | Path, identity: dict[str, Any]) -> None:
         text = json.dumps(identity, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        address = str(url) if "://" in str(url) else sql.URL.create("sqlite", database=str(url))
         try:
-            self.engine = sql.create_engine(address)
-            if self.engine.dialect.name == "sqlite":
-                sql.event.listen(self.engine, "connect", prepare_sqlite)
+            self.engine = open_engine(url)
             known = when_unlocked(self._register, digest, text)
-        except (sql.exc.SQLAlchemyError, ImportError) as error:  # ImportError: a driver that is not installed
-            name = getattr(address, "database", None) or re.sub(r":[^:@/]*@", ":***@", str(address))
-            raise ValueError(f"the advice store {name} cannot be used: {reason(error)}") from None
+        except (sql.exc.SQLAlchemyError, ImportError) as error:
+            raise unusable(url, error) from None
         self.identity = int(known or 0)
         self.num_actions = len(identity["labels"])
 
@@ -156,6 +172,19 @@ when_unlocked = tenacity.Retrying(  # SQLite's own waiting does not cover the ch
     wait=tenacity.wait_random(0.01, 0.1),
     reraise=True,
 )
+
+
+def open_engine(url: str | Path) -> sql.Engine:
+    """Return a database by its URL, or by the path of an SQLite file. Raises ImportError for want of a driver."""
+    engine = sql.create_engine(str(url) if "://" in str(url) else sql.URL.create("sqlite", database=str(url)))
+    if engine.dialect.name == "sqlite":
+        sql.event.listen(engine, "connect", prepare_sqlite)
+    return engine
+
+
+def unusable(url: str | Path, error: Exception) -> ValueError:
+    """Return what is said of a store that does not work; a password in its URL is left out."""
+    return ValueError(f"the advice store {re.sub(r':[^:@/]*@', ':***@', str(url))} cannot be used: {reason(error)}")
 
 
 def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

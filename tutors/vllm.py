@@ -1,225 +1,151 @@
-"""Ask a model that a vLLM server serves, many positions at a time.
+"""A tutor that is a served language model: asked by one or several servers, many positions at a time.
 
-One question costs one prompt of some 150 to 250 tokens and one answered token: the log-probabilities of
-the labels come back, and softmax over the legal ones is the advice. Nothing is parsed and no move is
-illegal. A failure is silence for the positions concerned, counted by kind in `stats`; only what a person
-must mend (a wrong key, a model that is not served, a server too old) is raised, as TutorError.
+What a question costs, and what is made of its answer, is the way of asking's (label.py, text.py); who is asked, and
+whether, is the line's (line.py). A failure is silence for the positions concerned, counted by kind in `stats`; only
+what a person must mend (a wrong key, a model that is not served, a server that cannot answer so) is raised, as
+TutorError.
 """
 
 import asyncio
-import hashlib
 import logging
-import math
 from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from envs.base import State
+from envs.luck import mix, shift_right
 from tutors.base import Advice, TutorError, View, Warner
-from tutors.breaker import OPENS_AFTER, Breaker
+from tutors.breaker import OPENS_AFTER
 from tutors.client import Client, RequestError
+from tutors.dialects import Answer, Chat, Trouble
+from tutors.label import LabelWay, Verdict
+from tutors.line import Line, fingerprint
+from tutors.metrics import read_metrics, since
 from tutors.models import Model
-
-CHUNK = 1024  # prompts a request
-
-Answer = dict[str, float] | str  # log-probabilities by token, or the kind of silence
+from tutors.text import TextWay, is_worth_another_try
 
 
 class VllmTutor:
-    """A served language model, asked for the log-probabilities of the labels.
+    """A served language model.
 
     Args:
         view: the words, the labels and which are legal.
-        model: how it is asked.
-        client: the server.
-        min_label_mass: silence where less of the model's probability than this is on legal labels.
+        model: who is asked, and in which template.
+        clients: the servers. A question goes to the same one whenever it is asked: its beginning is cached there.
+        way: how it is asked.
         optional: go on where no server answers at the start, and ask once one does.
 
     Raises:
-        TutorError: no server answers, it serves another model, or it is too old to answer this way.
+        TutorError: a server does not answer, serves another model, or cannot answer this way.
     """
 
     def __init__(
-        self,
-        view: View,
-        model: Model,
-        client: Client,
-        min_label_mass: float = 0.01,
-        optional: bool = False,
+        self, view: View, model: Model, clients: Sequence[Client], way: LabelWay | TextWay, optional: bool = False
     ) -> None:
-        self.view, self.model, self.client, self.min_label_mass = view, model, client, min_label_mass
-        self.name, self.identity = model.name, model.model
-        self.stats: Counter[str] = Counter()  # asked: prompts; requests; silent/<kind>
-        self.breaker = Breaker()
+        self.view, self.model, self.way = view, model, way
+        self.name = model.name
+        self.stats: Counter[str] = Counter()  # asked: prompts; requests; prompt_tokens; answer_tokens; silent/<kind>
         self.warn = Warner(logging.getLogger(__name__))
-        self.served = ""  # under which name; empty until the server has been probed
-        self.label_ids: list[int] = []
-        try:
-            self._probe(client.models())
-        except RequestError as error:
-            if not optional:
-                raise TutorError(f"{client.url} does not answer a first question: {error.kind}") from None
-            self.breaker.failures = OPENS_AFTER
+        self.lines = [Line(client, model, way.wanted(0), way.blanks(), self.stats) for client in clients]
+        self.learned = False  # whether the way knows what is answered to a blank
+        self.seen: dict[str, float] = {}  # the servers' own counts at the last report
+        for line in self.lines:
+            line.expected = self.lines[0].fingerprint
+            try:
+                line.meet()
+            except RequestError as error:
+                if not optional:
+                    raise TutorError(f"{line.client.url} does not answer a first question: {error.kind}") from None
+                line.breaker.failures = OPENS_AFTER
+        self.stats.clear()
+        template = model.brief if isinstance(way, LabelWay) else model.template
+        if self.lines[0].served and isinstance(self.lines[0].dialect, Chat):
+            template = "the server's own"
+        who = self.lines[0].fingerprint or fingerprint(model.model)
+        self.identity = {"tutor": who, "template": template, **way.identity}
 
     def advise(self, state: State) -> Advice:
-        words = self.view.words(state)
-        advice = Advice.silence(len(words), len(self.view.labels))
-        if self.breaker.wants_a_look:
-            self._look()
-        if self.breaker.is_open:
-            self._silent("breaker", len(words))
-            return advice
-        answers = self.client.run(self._ask_all([self.model.prompt(text) for text in words]))
-        for row, (answer, legal) in enumerate(zip(answers, self.view.legal(state).tolist(), strict=True)):
-            said = answer if isinstance(answer, str) else weigh(answer, self.label_ids, legal)
-            if not isinstance(said, str):
-                advice.label_mass[row] = said[1]  # also where that is too little: the mean must show it
-                if said[1] < self.min_label_mass:
-                    said = "low_label_mass"
-            if isinstance(said, str):
-                self._silent(said)
+        questions = self.way.questions(state)
+        advice = Advice.silence(len(questions), len(self.view.labels))
+        verdicts = self._verdicts(state, questions)
+        for row, (verdict, mass) in enumerate(verdicts):
+            advice.label_mass[row] = mass  # also where that is too little: the mean must show it
+            if isinstance(verdict, Trouble):
+                self.stats[f"silent/{verdict}"] += 1
+                self.warn(verdict, f"the tutor is silent ({verdict}): training goes on without its advice")
                 continue
-            advice.probs[row] = torch.tensor(said[0])
+            advice.probs[row] = torch.tensor(verdict)
             advice.given[row] = True
         return advice
 
-    def _probe(self, served: dict[str, str] | None) -> None:
-        """Find the model among those served, learn its label tokens, and prove that it answers as asked.
+    def report(self) -> dict[str, float]:
+        """Return the servers' own numbers since the last report, summed over those that have any."""
+        found: dict[str, float] = {}
+        for line in self.lines:
+            if line.served and not line.breaker.is_open:
+                for tag, value in read_metrics(line.client).items():
+                    found[tag] = found.get(tag, 0.0) + value
+        shown, self.seen = since(self.seen, found), found
+        return shown
 
-        Raises:
-            RequestError: not now, perhaps later.
-            TutorError: not before a person mends something.
-        """
-        if served is None:
-            raise RequestError("refused")
-        names = [name for name in (self.model.name, self.model.model) if name in served]
-        if not names:
-            raise TutorError(
-                f"{self.client.url} serves {', '.join(served) or 'nothing'}, not {self.model.name} "
-                f"({self.model.model}); name a served model with --tutor-model, or ask another server"
-            )
-        name = names[0]
-        self.label_ids = [self._label_id(name, label) for label in self.view.labels]
-        prompt = self.model.prompt(self.view.rules)
-        body = self.client.run(self._post("/v1/completions", self._body(name, [prompt])))
-        answer = sort_answers(body, 1)[0]
-        everything = [True] * len(self.label_ids)
-        if isinstance(answer, str) or isinstance(weigh(answer, self.label_ids, everything), str):
-            raise TutorError(
-                f"{self.client.url} does not return the log-probabilities of given tokens; "
-                "it takes vLLM 0.26 or later (logprob_token_ids)"
-            )
-        self.served, self.identity = name, fingerprint(served[name])
+    def _verdicts(self, state: State, questions: list[list[str]]) -> list[tuple[Verdict, float]]:
+        """Return what the tutor holds of each position, and the label mass."""
+        is_open = [line.is_open() for line in self.lines]
+        if not self.learned:
+            self.learned = self._learn_blanks()
+        if not any(is_open):
+            strange = any(line.is_strange for line in self.lines)
+            return [(Trouble("other_model" if strange else "breaker"), 0.0)] * len(questions)
+        rows_of_line: list[list[int]] = [[] for _ in self.lines]
+        for row, first in enumerate(self._shards(state)):
+            turn = next(turn for turn in range(len(self.lines)) if is_open[(first + turn) % len(self.lines)])
+            rows_of_line[(first + turn) % len(self.lines)].append(row)
+        rounds = self._rounds(questions, self.view.legal(state).tolist(), rows_of_line)
+        return self.lines[0].client.run(rounds)
 
-    def _label_id(self, name: str, label: str) -> int:
-        """Return the token that the served model has for `label`."""
-        question = {"model": name, "prompt": label, "add_special_tokens": False}
-        tokens = self.client.run(self._post("/tokenize", question)).get("tokens")
-        if not isinstance(tokens, list):
-            raise TutorError(f"{self.client.url} does not say how it reads {label!r}; it is not vLLM")
-        if len(tokens) != 1:
-            raise TutorError(f"{name} reads the label {label!r} as {len(tokens)} tokens; a label must be one")
-        return tokens[0]
+    async def _rounds(
+        self, questions: list[list[str]], legal: list[list[bool]], rows_of_line: list[list[int]]
+    ) -> list[tuple[Verdict, float]]:
+        """Ask, and ask again what came to nothing, all within one deadline."""
+        orders = len(questions[0])
+        verdicts: list[Any] = [None] * len(questions)
+        client = self.lines[0].client
+        deadline = asyncio.get_running_loop().time() + client.deadline
+        for attempt in range(self.way.tries):
+            answers: list[Answer] = [Trouble("deadline")] * (len(questions) * orders)
+            wanted = self.way.wanted(attempt)
+            asking = []
+            for line, rows in zip(self.lines, rows_of_line, strict=True):
+                if rows:
+                    words = [text for row in rows for text in questions[row]]
+                    places = [row * orders + order for row in rows for order in range(orders)]
+                    asking.append(line.ask(words, wanted, answers, places))
+            left = deadline - asyncio.get_running_loop().time()
+            in_time = True
+            try:
+                await client.within(left, asyncio.gather(*asking))
+            except RequestError:
+                in_time = False
+            for line, rows in zip(self.lines, rows_of_line, strict=True):
+                for row in rows:
+                    verdicts[row] = self.way.judge(answers[row * orders : (row + 1) * orders], legal[row])
+                if any(verdicts[row][0] == "deadline" for row in rows):
+                    line.breaker.failed()
+            rows_of_line = [[row for row in rows if is_worth_another_try(verdicts[row][0])] for rows in rows_of_line]
+            if not in_time or not any(rows_of_line):
+                break
+        return verdicts
 
-    def _look(self) -> None:
-        """See whether the server is back."""
-        try:
-            served = self.client.models()
-            if served is None or not self.served:
-                self._probe(served)
-            self.breaker.recovered()
-        except RequestError:
-            self.breaker.failed()
+    def _shards(self, state: State) -> list[int]:
+        """Return the number of the server that each position belongs to."""
+        keys = self.view.key(state)
+        return (shift_right(mix(keys[:, 0] ^ mix(keys[:, 1])), 1) % len(self.lines)).tolist()
 
-    async def _post(self, path: str, body: dict[str, object]) -> Any:
-        return await self.client.within(self.client.deadline, self.client.post(path, body))
-
-    async def _ask_all(self, prompts: list[str]) -> list[Answer]:
-        """Return an answer to each prompt, all within one deadline."""
-        answers: list[Answer] = ["deadline"] * len(prompts)
-        chunks = [range(at, min(at + CHUNK, len(prompts))) for at in range(0, len(prompts), CHUNK)]
-        try:
-            asking = asyncio.gather(*(self._ask(prompts, rows, answers) for rows in chunks))
-            await self.client.within(self.client.deadline, asking)
-        except RequestError:
-            self.breaker.failed()
-        return answers
-
-    async def _ask(self, prompts: list[str], rows: range, answers: list[Answer]) -> None:
-        """Fill in the answers of `rows`. A request that the server calls bad is halved until the bad row is found."""
-        try:
-            body = self._body(self.served, [prompts[row] for row in rows])
-            self.stats["asked"] += len(rows)
-            self.stats["requests"] += 1
-            reply = await self.client.post("/v1/completions", body)
-            self.breaker.worked()
-            said = sort_answers(reply, len(rows))
-        except RequestError as failed:
-            if failed.kind == "status_400" and len(rows) > 1:
-                middle = len(rows) // 2
-                await self._ask(prompts, rows[:middle], answers)
-                await self._ask(prompts, rows[middle:], answers)
-                return
-            if failed.kind == "status_404":
-                names = ", ".join(await self.client.list_models())
-                raise TutorError(f"{self.client.url} serves {names}, no longer {self.served}") from None
-            if failed.kind != "status_400":
-                self.breaker.failed()
-            said = [failed.kind] * len(rows)
-        for row, answer in zip(rows, said, strict=True):
-            answers[row] = answer
-
-    def _body(self, name: str, prompts: list[str]) -> dict[str, object]:
-        """Return the request: one token of answer, and the log-probability of every label in its place."""
-        return {
-            "model": name,
-            "prompt": prompts,
-            "max_tokens": 1,
-            "temperature": 0,
-            "logprobs": 1,
-            "logprob_token_ids": self.label_ids,
-            "return_tokens_as_token_ids": True,
-        }
-
-    def _silent(self, kind: str, rows: int = 1) -> None:
-        """Count silence, and say so once a minute for each kind."""
-        self.stats[f"silent/{kind}"] += rows
-        self.warn(kind, f"the tutor is silent ({kind}): training goes on without its advice")
-
-
-def fingerprint(root: str) -> str:
-    """Return what tells a model's answers from another's: its id, or for a folder here a hash of its weights."""
-    weights = Path(root) / "model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else root
-
-
-def sort_answers(body: dict[str, Any], count: int) -> list[Answer]:
-    """Return the first token's log-probabilities of each of `count` prompts, in the order of asking."""
-    answers: list[Answer] = ["no_answer"] * count
-    choices = body.get("choices")
-    for choice in choices if isinstance(choices, list) else []:
-        try:
-            row, answer = choice["index"], choice["logprobs"]["top_logprobs"][0]
-        except (TypeError, KeyError, IndexError):
-            continue
-        if isinstance(row, int) and 0 <= row < count:
-            answers[row] = answer if answers[row] == "no_answer" and isinstance(answer, dict) else "malformed"
-    return answers
-
-
-def weigh(answer: dict[str, float], label_ids: list[int], legal: list[bool]) -> tuple[list[float], float] | str:
-    """Return (softmax over the legal labels, their probability together), or the kind of silence."""
-    logs = []
-    for token, allowed in zip(label_ids, legal, strict=True):
-        log = answer.get(f"token_id:{token}")
-        if not isinstance(log, int | float) or isinstance(log, bool) or not log <= 1e-3:
-            return "malformed"
-        logs.append(float(log) if allowed else -math.inf)
-    best = max(logs)
-    if best < -1000:  # vLLM writes -9999 for minus infinity
-        return "low_label_mass"
-    weights = [math.exp(log - best) for log in logs]
-    total = sum(weights)
-    return [weight / total for weight in weights], min(total * math.exp(best), 1.0)
+    def _learn_blanks(self) -> bool:
+        """Tell the way what a server has answered to the blanks, once one has."""
+        known = [line.first for line in self.lines if line.served]
+        if known:
+            self.way.learn_blanks(known[0])
+        return bool(known)

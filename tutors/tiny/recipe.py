@@ -56,12 +56,13 @@ class Recipe:
 class Reader:
     """The model as it reads one view: asked like the served one, the question in, a letter out. It is a tutor."""
 
-    name = identity = "reader"
+    name = "reader"
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, view: View) -> None:
         self.model, self.tokenizer, self.view = model, tokenizer, view
         self.beginning = torch.tensor(tokenizer.encode(view.rules).ids)
         self.labels = torch.tensor([tokenizer.token_to_id(label) for label in view.labels])
+        self.identity = {"tutor": "reader"}
         self.stats: Counter[str] = Counter()
         tokenizer.enable_padding(pad_id=0)
 
@@ -84,6 +85,10 @@ class Reader:
         probs = torch.cat(parts).masked_fill(~self.view.legal(state), -torch.inf).softmax(1)
         sure = torch.ones(len(probs))
         return Advice(probs, sure.bool(), sure)
+
+    def report(self) -> dict[str, float]:
+        """Return nothing: no server is behind it."""
+        return {}
 
 
 @dataclass

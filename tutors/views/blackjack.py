@@ -9,7 +9,7 @@ from torch import Tensor
 from envs.base import State
 from envs.blackjack import Blackjack, raw
 from envs.exact import optimum
-from tutors.base import View
+from tutors.base import ANSWER, BRIEFLY, View
 
 CENT = 100  # values are told in hundredths of a stake
 
@@ -19,6 +19,7 @@ class BlackjackView(View):
 
     game, name, version = "blackjack", "table", 1
     labels = ("A", "B")
+    relabels = True
 
     def __init__(self, game: Blackjack) -> None:
         optimal = optimum(game)
@@ -31,7 +32,7 @@ class BlackjackView(View):
             "kings count 10; an ace counts 11 where that does not lead over 21, else 1. All cards are equally "
             "likely at every draw. The dealer draws until the sum is 17 or more, and loses when it is over 21. "
             f"{naturals}Equal sums are a draw. Each turn you stick, which ends your turn, or hit, which draws one "
-            "card; going over 21 loses at once. Answer with the letter of one option only.\n\n"
+            f"card; going over 21 loses at once. {BRIEFLY}\n\n"
         )
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
@@ -44,14 +45,15 @@ class BlackjackView(View):
 
     def words(self, state: State) -> list[str]:
         hands = zip(state["sum"].tolist(), state["open"].tolist(), state["usable"].tolist(), strict=True)
-        return [self.rules + position(*hand) for hand in hands]
+        return [self.rules + position(*hand, self.labels) for hand in hands]
 
     def values(self, state: State, depth: int) -> Tensor:
         return self.worth.to(state["sum"].device)[state["sum"], state["open"], state["usable"]]
 
 
-def position(total: int, open_card: int, usable: int) -> str:
+def position(total: int, open_card: int, usable: int, labels: tuple[str, ...]) -> str:
     """One hand as the end of a question."""
     ace = "with an ace that counts 11" if usable else "without an ace that counts 11"
     dealer = {1: "an ace", 8: "an 8"}.get(open_card, f"a {open_card}")
-    return f"Your sum: {total}, {ace}\nThe dealer shows {dealer}\nOptions: A stick, B hit\nAnswer:"
+    stick, hit = labels
+    return f"Your sum: {total}, {ace}\nThe dealer shows {dealer}\nOptions: {stick} stick, {hit} hit\n{ANSWER}"

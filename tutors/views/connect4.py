@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from envs.base import State, where
-from envs.connect4 import BOTTOM, COLUMNS, draw, legal_columns, mirror
+from envs.connect4 import BOTTOM, COLUMNS, Connect4, draw, legal_columns, mirror
 from envs.opponents import search
-from tutors.base import View
+from tutors.base import ANSWER, BRIEFLY, View
 
 
 class Connect4View(View):
@@ -19,15 +19,23 @@ class Connect4View(View):
 
     game, name, version = "connect4", "board", 1
     labels = tuple("ABCDEFG")
-    rules = (
-        "This is Connect Four. Two players take turns to drop a disc into one of seven columns, named "
-        "A to G from left to right; it falls to the lowest empty cell. The first to have four discs in "
-        "a line, across, upright or diagonal, wins. Your discs are X, your opponent's are O, an empty "
-        "cell is a dot. Find the best column: win if you can, block if you must, and leave your "
-        "opponent no winning reply. Answer with the letter of one option only.\n\n"
-        "It is your turn. The board, top row first:\n"
-    )
+    relabels = True
     symmetry = torch.stack([torch.arange(COLUMNS), torch.arange(COLUMNS).flip(0)])
+
+    def __init__(self, game: Connect4) -> None:
+        self.rules = self.introduce()
+
+    def introduce(self) -> str:
+        in_order = self.labels == tuple(sorted(self.labels))
+        names = f"{self.labels[0]} to {self.labels[-1]}" if in_order else ", ".join(self.labels)
+        return (
+            "This is Connect Four. Two players take turns to drop a disc into one of seven columns, named "
+            f"{names} from left to right; it falls to the lowest empty cell. The first to have four discs in "
+            "a line, across, upright or diagonal, wins. Your discs are X, your opponent's are O, an empty "
+            "cell is a dot. Find the best column: win if you can, block if you must, and leave your "
+            f"opponent no winning reply. {BRIEFLY}\n\n"
+            "It is your turn. The board, top row first:\n"
+        )
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
         flipped = {name: mirror(cells) for name, cells in state.items()}
@@ -44,13 +52,13 @@ class Connect4View(View):
     def words(self, state: State) -> list[str]:
         legal = self.legal(state).tolist()
         boards = zip(state["mine"].tolist(), state["theirs"].tolist(), legal, strict=True)
-        return [self.rules + position(mine, theirs, options) for mine, theirs, options in boards]
+        return [self.rules + position(*board, self.labels) for board in boards]
 
     def values(self, state: State, depth: int) -> Tensor:
         return search(state["mine"], state["theirs"], depth)
 
 
-def position(mine: int, theirs: int, options: list[bool]) -> str:
+def position(mine: int, theirs: int, options: list[bool], labels: tuple[str, ...]) -> str:
     """One position as the end of a question."""
-    letters = " ".join(label for label, legal in zip(Connect4View.labels, options, strict=True) if legal)
-    return f"{draw(mine, theirs, '.XO')}\nOptions: {letters}\nAnswer:"
+    letters = " ".join(label for label, legal in zip(labels, options, strict=True) if legal)
+    return f"{draw(mine, theirs, '.XO')}\nOptions: {letters}\n{ANSWER}"

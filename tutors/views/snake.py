@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from envs.base import State
 from envs.luck import mix
 from envs.snake import EMPTY, FRUIT, HEAD, SIGNS, Snake, signs
-from tutors.base import View
+from tutors.base import ANSWER, BRIEFLY, View
 
 KINDS = ("your neck", "free", "wall", "your body")  # what a side of the head can hold; a tail that leaves is free
 NECK, FREE, WALL, BODY = range(len(KINDS))
@@ -33,19 +33,24 @@ class FullView(View):
 
     game, name, version = "snake", "full", 1
     labels = tuple("ABCD")
+    relabels = True
     symmetry = SYMMETRY
 
     def __init__(self, game: Snake) -> None:
         self.size = game.size
         cells = torch.arange(game.cells * len(SIGNS)).view(game.cells, len(SIGNS))
         self.hashes = torch.stack([mix(mix(cells) + half) for half in range(1, 3)], 2)  # (cells, signs, 2)
-        self.rules = (
-            f"This is Snake on a board of {game.size} by {game.size} cells. Your head is @, the fruit is *, an empty "
+        self.rules = self.introduce()
+
+    def introduce(self) -> str:
+        up, right, down, left = self.labels
+        return (
+            f"This is Snake on a board of {self.size} by {self.size} cells. Your head is @, the fruit is *, an empty "
             "cell is a dot. The other cells of your body are ^ > v <, each pointing to the next one towards your "
             "head. Each turn your head moves one cell; your tail follows, except when you eat the fruit and "
             "grow. Moving off the board or into your body ends the game; into the cell that your tail leaves you "
-            "may move. Find the best move: go to the fruit, and never shut yourself in. A is up, B is right, C "
-            "is down, D is left. Answer with the letter of one option only.\n\nThe board, top row first:\n"
+            f"may move. Find the best move: go to the fruit, and never shut yourself in. {up} is up, {right} is right, "
+            f"{down} is down, {left} is left. {BRIEFLY}\n\nThe board, top row first:\n"
         )
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
@@ -63,7 +68,7 @@ class FullView(View):
     def words(self, state: State) -> list[str]:
         boards = zip(state["board"].tolist(), self.legal(state).tolist(), strict=True)
         return [
-            self.rules + "\n".join(" ".join(SIGNS[sign] for sign in row) for row in board) + options(legal)
+            self.rules + "\n".join(" ".join(SIGNS[sign] for sign in row) for row in board) + options(legal, self.labels)
             for board, legal in boards
         ]
 
@@ -86,16 +91,21 @@ class LocalView(View):
 
     game, name, version = "snake", "local", 1
     labels = tuple("ABCD")
+    relabels = True
     symmetry = SYMMETRY
-    rules = (
-        "This is Snake. Each turn your head moves one cell. Moving into a wall or into your body ends the game; eating "
-        "the fruit makes you one cell longer. You see what lies on each side of your head, and on which sides the "
-        "fruit is. Find the best move: stay alive, and go towards the fruit. A is ahead, B is right, C is behind, D is "
-        "left. Answer with the letter of one option only.\n\n"
-    )
 
     def __init__(self, game: Snake) -> None:
         self.size = game.size
+        self.rules = self.introduce()
+
+    def introduce(self) -> str:
+        ahead, right, behind, left = self.labels
+        return (
+            "This is Snake. Each turn your head moves one cell. Moving into a wall or into your body ends the game; "
+            "eating the fruit makes you one cell longer. You see what lies on each side of your head, and on which "
+            f"sides the fruit is. Find the best move: stay alive, and go towards the fruit. {ahead} is ahead, {right} "
+            f"is right, {behind} is behind, {left} is left. {BRIEFLY}\n\n"
+        )
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
         board = signs(state, self.size)
@@ -117,7 +127,7 @@ class LocalView(View):
 
     def words(self, state: State) -> list[str]:
         return [
-            self.rules + surroundings(sides) + options(legal)
+            self.rules + surroundings(sides) + options(legal, self.labels)
             for sides, legal in zip(state["sides"].tolist(), self.legal(state).tolist(), strict=True)
         ]
 
@@ -220,7 +230,7 @@ def distance(goal: Tensor, blocked: Tensor) -> Tensor:
     return result
 
 
-def options(legal: list[bool]) -> str:
+def options(legal: list[bool], labels: tuple[str, ...]) -> str:
     """Return the end of a question."""
-    letters = " ".join(label for label, may in zip("ABCD", legal, strict=True) if may)
-    return f"\nOptions: {letters}\nAnswer:"
+    letters = " ".join(label for label, may in zip(labels, legal, strict=True) if may)
+    return f"\nOptions: {letters}\n{ANSWER}"
