@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 CHANNELS = (16, 32)  # of the two convolutions
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 SMALLEST = 5  # rows and columns that are worth a convolution
@@ -19,6 +20,7 @@ class NetworkConfig:
 
     network: Literal["auto", "mlp", "conv"] = "auto"  # auto: conv for observations of (channels, rows, columns)
     hidden: tuple[int, ...] = (256, 256)  # units of each dense layer; one dense layer follows the convolutions
+    activation: Literal["relu", "tanh"] = "relu"  # of a network that is all dense: tanh is bounded where nobody was yet
     bfloat16: bool = False  # products in bfloat16, weights and losses in float32
 
     def check(self, num_envs: int) -> None:
@@ -50,7 +52,8 @@ class Network(nn.Module):
         if sees_pictures(config, obs_shape):
             self.body, width = convolutions(obs_shape, config.hidden[0], chance), config.hidden[0]
         else:
-            self.body, width = dense((math.prod(obs_shape), *config.hidden), chance), config.hidden[-1]
+            sizes = (math.prod(obs_shape), *config.hidden)
+            self.body, width = dense(sizes, ACTIVATIONS[config.activation], chance), config.hidden[-1]
         self.head = linear(width, outputs, gain, chance)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -102,11 +105,11 @@ def sees_pictures(config: NetworkConfig, obs_shape: tuple[int, ...]) -> bool:
     return config.network == "conv"
 
 
-def dense(sizes: tuple[int, ...], chance: torch.Generator) -> nn.Sequential:
+def dense(sizes: tuple[int, ...], activation: type[nn.Module], chance: torch.Generator) -> nn.Sequential:
     """Return a multi-layer perceptron's hidden layers."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, units in itertools.pairwise(sizes):
-        layers += [linear(inputs, units, math.sqrt(2), chance), nn.ReLU()]
+        layers += [linear(inputs, units, math.sqrt(2), chance), activation()]
     return nn.Sequential(*layers)
 
 

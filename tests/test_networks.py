@@ -6,6 +6,7 @@ forward pass is done once more with the weights and plain products.
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -72,12 +73,13 @@ def test_a_student_s_policy_begins_without_a_preference_and_its_value_head_has_g
     assert (value_head.bias == 0).all()
 
 
-def test_a_dense_network_is_its_products_and_relus() -> None:
-    network = Network(NetworkConfig(network="mlp", hidden=(7, 6)), BOARD, 3, seed=2, gain=1.0)
+@pytest.mark.parametrize(("activation", "bend"), [("relu", lambda x: x.clamp(min=0)), ("tanh", torch.tanh)])
+def test_a_dense_network_is_its_products_and_its_activation(activation: str, bend: Callable) -> None:
+    told = NetworkConfig(network="mlp", hidden=(7, 6), activation=activation)
+    network = Network(told, BOARD, 3, seed=2, gain=1.0)
     obs = looked_at(BOARD)
     first, second, head = (layer.weight for layer in layers(network))
-    expected = (obs.flatten(1) @ first.T).clamp(min=0)
-    expected = (expected @ second.T).clamp(min=0) @ head.T
+    expected = bend(bend(obs.flatten(1) @ first.T) @ second.T) @ head.T
     torch.testing.assert_close(network(obs), expected)
 
 
