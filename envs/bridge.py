@@ -15,6 +15,8 @@ from torch import Tensor
 
 from envs.base import Env, Spec, State, Step
 
+UNKNOWN = 1 << 62  # a limit where none is told: an env may still truncate a game by itself, so there is a clock
+
 
 class GymEnv(Env):
     """N copies of the Gymnasium env `id`, in the form of `envs.base.Env`; before the first step comes `reset`.
@@ -51,7 +53,7 @@ class GymEnv(Env):
         if not isinstance(actions, gym.spaces.Discrete):
             raise ValueError(f"gym:{id} has the actions {actions}; a student wants a Discrete space")
         limit = options.get("max_episode_steps", self.games.spec.max_episode_steps if self.games.spec else None)
-        self.spec = Spec(f"gym:{id}", 0, tuple(space.shape or ()), int(actions.n), 0, 0, limit)
+        self.spec = Spec(f"gym:{id}", 0, tuple(space.shape or ()), int(actions.n), 0, 0, limit or UNKNOWN)
         self.game: Any = self  # what a view is asked with
         self.num_envs, self.device, self.first_action = num_envs, device, int(actions.start)
         self.seed, self.first_game = seed, first_game

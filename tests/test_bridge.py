@@ -14,8 +14,9 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.envs.toy_text import BlackjackEnv, FrozenLakeEnv
 from torch import Tensor
 
+from agents.ppo import PPO, PPOConfig
 from envs.base import Env, Step
-from envs.bridge import GymEnv
+from envs.bridge import UNKNOWN, GymEnv
 from envs.luck import EXPLORATION, Luck, pick
 from tests.test_env import assert_same, each, parts, started, trajectory
 
@@ -165,12 +166,12 @@ def test_options_reach_the_env() -> None:
     ("id", "shape", "actions", "time_limit"),
     [
         ("CartPole-v1", (4,), 2, 500),
-        ("Blackjack-v1", (45,), 2, None),
+        ("Blackjack-v1", (45,), 2, UNKNOWN),
         ("FrozenLake-v1", (16,), 4, 100),
         ("Steps-v0", (1, 2), 3, LIMIT),
     ],
 )
-def test_the_spec_says_what_gymnasium_says(id: str, shape: tuple[int], actions: int, time_limit: int | None) -> None:
+def test_the_spec_says_what_gymnasium_says(id: str, shape: tuple[int], actions: int, time_limit: int) -> None:
     env = GymEnv(id, 2)
     assert isinstance(env, Env)
     assert env.spec.name == f"gym:{id}"
@@ -183,6 +184,28 @@ def test_a_time_limit_that_is_asked_for_counts_and_stands_in_the_spec() -> None:
     truncated = [env.step(torch.tensor([0, 1])).truncated.tolist() for _ in range(7)]
     assert truncated == [[index % 3 == 2] * 2 for index in range(7)]
     assert env.spec.time_limit == 3
+
+
+def test_a_game_that_its_env_cuts_short_without_a_known_limit_keeps_its_future() -> None:
+    class CutsItself(Steps):
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            seen, reward, terminated, _, info = super().step(action)
+            return seen, reward, terminated, self.number % 3 == 0, info
+
+    gym.register("CutsItself-v0", entry_point=CutsItself)
+    env = GymEnv("CutsItself-v0", 3)
+    del gym.registry["CutsItself-v0"]
+    agent = PPO(PPOConfig(num_steps=6, num_minibatches=1), env, 1000, seed=1)
+    step, cut = env.reset(), 0
+    for moment in range(6):
+        proposal = agent.act(step)
+        after = env.step(torch.zeros(3, dtype=torch.int64))
+        agent.observe(step, proposal, torch.zeros(3, dtype=torch.int64), after)
+        expected = agent.network.judge(after.final_obs).detach()
+        torch.testing.assert_close(agent.rollout.next_values[moment], expected)
+        cut += int(after.truncated.sum())
+        step = after.now()
+    assert cut
 
 
 @every_env
