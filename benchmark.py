@@ -1,6 +1,6 @@
 """How fast every stage is, beside other programs on the same machine in the same run.
 
-`benchmark.py games` plays at random, `benchmark.py train` learns.
+`benchmark.py games` plays at random, `benchmark.py train` learns, `benchmark.py tutor` asks (questions.py).
 
 Every number is the median of several runs, each in a process of its own; the runs of different programs take turns, so
 that a disturbance of the machine falls on all of them. A table is printed, and everything measured written as JSON.
@@ -27,6 +27,7 @@ from agents.parallel import join, leave, rank
 from envs.base import Env
 from envs.luck import EXPLORATION, Luck, pick
 from peers import LEARNERS, PEERS, rate
+from questions import Tutor, show_questions, tutor_rows
 from run import make_agent, make_env, run_program, tuned, versions
 from train import Training
 
@@ -95,12 +96,30 @@ class Train:
     """Where the JSON goes."""
 
 
-def main(told: Games | Train) -> list[dict[str, Any]]:
+def main(told: Games | Train | Tutor) -> list[dict[str, Any]]:
     """Measure, print the table, write the JSON and return its rows.
 
     Raises:
-        ValueError: a game, a student or a program is not known.
+        ValueError: a game, a student, a tutor or a program is not known.
+        TutorError: the tutor cannot be had.
     """
+    rows = tutor_rows(told) if isinstance(told, Tutor) else timed(told)
+    told.out.parent.mkdir(parents=True, exist_ok=True)
+    machine = versions() | {"threads": torch.get_num_threads(), "cpu": cpu_name()}
+    told.out.write_text(json.dumps({"command": " ".join(sys.argv), "machine": machine, "rows": rows}, indent=2) + "\n")
+    if isinstance(told, Games):
+        show_games(rows, told)
+    elif isinstance(told, Tutor):
+        console.print(show_questions(rows))
+    else:
+        show_training(rows)
+    for error in {f"{row['program']}: {row['error']}" for row in rows if row["error"] is not None}:
+        console.print(error)
+    return rows
+
+
+def timed(told: Games | Train) -> list[dict[str, Any]]:
+    """Measure every row in turn, as often as was told, and return the rows with their medians."""
     rows = game_rows(told) if isinstance(told, Games) else train_rows(told)
     with Progress(console=console, transient=True) as progress:
         for row in progress.track(rows * told.repeats, description="measuring"):
@@ -108,17 +127,7 @@ def main(told: Games | Train) -> list[dict[str, Any]]:
                 run_once(row, told)
     for row in rows:
         row["steps_per_second"] = statistics.median(row["runs"]) if row["error"] is None else None
-    told.out.parent.mkdir(parents=True, exist_ok=True)
-    machine = versions() | {"threads": torch.get_num_threads(), "cpu": cpu_name()}
-    for row in rows:
         del row["command"]
-    told.out.write_text(json.dumps({"command": " ".join(sys.argv), "machine": machine, "rows": rows}, indent=2) + "\n")
-    if isinstance(told, Games):
-        show_games(rows, told)
-    else:
-        show_training(rows)
-    for error in {f"{row['program']}: {row['error']}" for row in rows if row["error"] is not None}:
-        console.print(error)
     return rows
 
 
@@ -286,4 +295,4 @@ def cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    run_program(main, Games | Train, description=__doc__)
+    run_program(main, Games | Train | Tutor, description=__doc__)

@@ -1,18 +1,21 @@
 """How good a student is alone; for comparison its tutor alone, and random play.
 
 `python evaluate.py RUN` plays the student of a run's newest checkpoint without advice or exploration.
+`python evaluate.py --who tutor --report --env connect4 --tutor tiny` needs no run: it says what advice is worth.
 """
 
 import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
+from rich.console import Console
 from torch import Tensor
 
 from agents import Agent
@@ -21,10 +24,23 @@ from envs.base import Env, Step
 from envs.blackjack import Blackjack
 from envs.exact import value_of_greedy
 from envs.luck import ADVISING, Luck, pick
-from run import EVALUATION_SEED, config_from_json, evaluation_env, find_device, make_agent, make_env, run_program
-from tutors import open_desk
+from run import (
+    EVALUATION_SEED,
+    Config,
+    config_from_json,
+    evaluation_env,
+    find_device,
+    make_agent,
+    make_env,
+    run_program,
+)
+from tutors import TutorConfig, hire, open_desk
 from tutors.base import TutorError
 from tutors.desk import Desk
+from tutors.report import GAMES, Report, gather, report
+from tutors.store import AdviceStore, identity_of
+from tutors.table import AdviceTable
+from tutors.views import VIEWS, make_view
 
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games as they stand
 
@@ -92,20 +108,60 @@ def random_play(luck: Luck) -> Policy:
 class Evaluation:
     """What to evaluate."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """A run's folder."""
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """A run's folder; only --report can do without."""
     who: Literal["student", "tutor", "random"] = "student"
     """Who plays."""
+    env: str | None = None
+    """--report without RUN: the game; connect4 if not given."""
     env_kwargs: tuple[str, ...] = ()
     """Options of the game that take the place of those of training, such as opponent=negamax:4."""
     episodes: int = 1000
     """Games to play."""
-    tutor_url: tuple[str, ...] = ()
-    """Where the tutor's servers are; as in training if not given."""
+    report: bool = False
+    """Play nothing: compare the tutor's answers with an expert's, in all views of the game or in that of --view."""
+    positions: int = 1000
+    """--report: different positions to ask about, in each view."""
+    picture: Path | None = None
+    """--report: where the PNG goes; report.png in the run's folder, or here without RUN, if not given."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     json: bool = False
     """Print one line of JSON."""
+    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
+
+    def config(self) -> Config:
+        """Return the run that this is about; without RUN, one of the game and the tutor that are named.
+
+        Raises:
+            ValueError: there is no run, or it would have to be another one.
+        """
+        named = self.tutoring
+        if self.run is None:
+            if not self.report:
+                raise ValueError(
+                    "whose student? Name a run's folder: evaluate.py RUN. Without one a tutor can be judged: "
+                    "evaluate.py --who tutor --report --env connect4 --tutor tiny"
+                )
+            return Config(env=self.env or Config.env, tutoring=named)
+        path = self.run / "config.json"
+        if not path.is_file():
+            raise ValueError(f"{self.run} is not a run: there is no {path}")
+        if (
+            self.env is not None
+            or replace(named, tutor_url=(), tutor_key_file=None, advice_store=None) != TutorConfig()
+        ):
+            raise ValueError(
+                f"the game and the tutor are those of {self.run}: beside it, of their flags only --env-kwargs, "
+                "--tutor-url, --tutor-key-file and --advice-store can be given"
+            )
+        config = config_from_json(path.read_text())
+        other = {
+            name: getattr(named, name)
+            for name in ("tutor_url", "tutor_key_file", "advice_store")
+            if getattr(named, name)
+        }
+        return replace(config, tutoring=replace(config.tutoring, **other))
 
 
 def evaluate(evaluation: Evaluation) -> Result:
@@ -115,10 +171,8 @@ def evaluate(evaluation: Evaluation) -> Result:
         ValueError: the run's folder holds no run, or a name is not known.
         TutorError: the tutor cannot be had.
     """
-    path = evaluation.run / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{evaluation.run} is not a run: there is no {path}")
-    config = config_from_json(path.read_text())
+    config = evaluation.config()
+    assert evaluation.run is not None, "only a report can do without a run"
     device = find_device(evaluation.device)
     env = evaluation_env(config, evaluation.episodes, device, evaluation.env_kwargs)
     luck = Luck(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), ADVISING)
@@ -128,8 +182,7 @@ def evaluate(evaluation: Evaluation) -> Result:
         agent = make_agent(config, make_env(config, device))
         agent.load_state_dict(load_checkpoint(evaluation.run / "checkpoints", device)["agent"])
         return judge(agent, env)
-    url = evaluation.tutor_url or config.tutoring.tutor_url
-    wanted = replace(config.tutoring, tutor_url=url, tutor_optional=False)
+    wanted = replace(config.tutoring, tutor_optional=False)
     with open_desk(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
         if desk is None:
             raise ValueError(f"{evaluation.run} had no tutor")
@@ -142,6 +195,71 @@ def evaluate(evaluation: Evaluation) -> Result:
         return result
 
 
+def reports(evaluation: Evaluation) -> list[Report]:
+    """Return what the tutor's advice is worth, in each view of the game; of a run, in the view that it uses.
+
+    Answers are kept, and found again, only in the store of --advice-store: to ask afresh is what a report is for.
+
+    Raises:
+        ValueError: there is no tutor to report on, or a name is not known.
+        TutorError: the tutor cannot be had.
+    """
+    if evaluation.who != "tutor":
+        raise ValueError(f"--report is about a tutor, not about {evaluation.who}: add --who tutor")
+    if evaluation.positions < 1:
+        raise ValueError(f"positions is {evaluation.positions}; it must be at least 1")
+    config = evaluation.config()
+    tutoring = replace(config.tutoring, tutor_optional=False)
+    if tutoring.tutor == "none":
+        raise ValueError(f"{evaluation.run} had no tutor" if evaluation.run else "whose advice? Name it with --tutor")
+    seed = config.seed + EVALUATION_SEED
+    env = evaluation_env(config, GAMES, find_device(evaluation.device), evaluation.env_kwargs)
+    alone = tutoring.view is not None or evaluation.run is not None
+    names = [tutoring.view] if alone else list(VIEWS.get(env.spec.name, {})) or [None]
+    log = picture_of(evaluation).parent / "vllm.log"
+    found = []
+    with ExitStack() as stack:  # one for all views: a server that is started for the first serves the others
+        for name in names:
+            view = make_view(env.game, name)
+            if not view.has_expert:
+                raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
+            tutor = hire(tutoring, view, env.spec, config.seed, log, say_aside, stack)
+            store = None
+            if tutoring.advice_store is not None:
+                store = AdviceStore(tutoring.advice_store, identity_of(env.spec, view, tutor.identity))
+                stack.callback(store.close)
+            positions = gather(env, view, evaluation.positions, seed)
+            table = AdviceTable(env.spec.num_actions, math.inf, evaluation.positions)
+            found.append(report(Desk(view, tutor, table, store), positions, tutoring.tutor_depth))
+    return found
+
+
+def picture_of(evaluation: Evaluation) -> Path:
+    """Return where a report's picture goes.
+
+    Raises:
+        ValueError: there is no such folder. Found out before a question is paid for.
+    """
+    path = evaluation.picture or (evaluation.run or Path()) / "report.png"
+    if not path.parent.is_dir():
+        raise ValueError(f"the picture {path} cannot be written: there is no folder {path.parent}")
+    return path
+
+
+def show_reports(evaluation: Evaluation) -> None:
+    """Print a report's measures, and write its picture."""
+    from tutors.charts import draw, letters_table, measures_table  # matplotlib takes a second to load
+
+    told, picture, tutor = reports(evaluation), picture_of(evaluation), evaluation.config().tutoring.tutor
+    if evaluation.json:
+        print(json.dumps({"who": "tutor", "tutor": tutor, "reports": [one.as_json() for one in told]}))
+    else:
+        console = Console(highlight=False)
+        console.print(measures_table(told, tutor), letters_table(told))
+    draw(told, tutor, picture)
+    say_aside(f"the picture is in {picture}")
+
+
 def say_aside(line: str) -> None:
     """Show progress where it does not mix with the result."""
     print(line, file=sys.stderr)
@@ -149,6 +267,9 @@ def say_aside(line: str) -> None:
 
 def main(evaluation: Evaluation) -> None:
     """Print the result."""
+    if evaluation.report:
+        show_reports(evaluation)
+        return
     result = evaluate(evaluation)
     if evaluation.json:
         print(json.dumps({"who": evaluation.who, **asdict(result)}))

@@ -1,9 +1,9 @@
 """Other programs at play and at learning, for benchmark.py to stand beside.
 
 `peers.py games PROGRAM GAME COPIES SECONDS` and `peers.py training PROGRAM ALGO GAME DEVICE SECONDS` print
-env steps a second of all copies together, as a line of JSON. It imports nothing of ours, so that it runs in an
-environment that holds the peers alone (requirements/peers.txt). Every program plays in its fastest way: those in JAX
-as one compiled loop of many steps, the others a step at a time.
+env steps a second of all copies together, `peers.py questions` questions a second, as a line of JSON. It imports
+nothing of ours, so that it runs in an environment that holds the peers alone (requirements/peers.txt). Every program
+plays in its fastest way: those in JAX as one compiled loop of many steps, the others a step at a time.
 """
 
 import json
@@ -149,5 +149,39 @@ def games(program: str, game: str, copies: str, seconds: str) -> None:
     print(json.dumps(rate(*PEERS[program][0](game, int(copies)), float(seconds))))
 
 
+def questions() -> None:
+    """Ask a server through the openai client, one request a question, and print questions a second.
+
+    Standard input says what: a JSON object of url, model, prompts, ids (of the labels' tokens) and at_once.
+    """
+    import asyncio
+
+    from openai import AsyncOpenAI
+
+    told = json.load(sys.stdin)
+
+    async def ask_all() -> float:
+        client = AsyncOpenAI(base_url=f"{told['url']}/v1", api_key="none", max_retries=0)
+        room = asyncio.Semaphore(min(told["at_once"], 64))
+
+        async def ask(prompt: str) -> None:
+            async with room:
+                await client.completions.create(
+                    model=told["model"],
+                    prompt=prompt,
+                    max_tokens=1,
+                    temperature=0,
+                    logprobs=1,
+                    extra_body={"logprob_token_ids": told["ids"], "return_tokens_as_token_ids": True},
+                )
+
+        await ask(told["prompts"][0])
+        began = time.perf_counter()
+        await asyncio.gather(*(ask(prompt) for prompt in told["prompts"][1:]))
+        return (len(told["prompts"]) - 1) / (time.perf_counter() - began)
+
+    print(json.dumps(asyncio.run(ask_all())))
+
+
 if __name__ == "__main__":
-    {"games": games, "training": training}[sys.argv[1]](*sys.argv[2:])
+    {"games": games, "training": training, "questions": questions}[sys.argv[1]](*sys.argv[2:])

@@ -3,6 +3,7 @@
 import json
 import math
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +28,8 @@ class Server(ThreadingHTTPServer):
     roots: ClassVar[dict[str, str]] = {}  # what each model was loaded from, if not its name
     misbehave: Misbehaviour | None = None
     is_vllm = True  # or another server, which knows chat only
-    metrics = ""  # what /metrics says
+    metrics, metrics_status = "", 200  # what /metrics says
+    scheme = "http"
     text = "<action>D</action>"  # what it says in words
 
     def __init__(self, port: int = 0) -> None:
@@ -50,7 +52,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hung up is no news."""
@@ -60,6 +62,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the acknowledgement of its head
     server: Server
 
     def setup(self) -> None:
@@ -69,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.headers_seen.append(dict(self.headers))
         if self.path == "/metrics":
-            self.send_raw(200, self.server.metrics.encode())
+            self.send_raw(self.server.metrics_status, self.server.metrics.encode())
             return
         roots = self.server.roots
         models = [{"id": name, "root": roots.get(name, name)} for name in self.server.models]
@@ -122,9 +125,11 @@ def choice(row: int, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(port: int = 0) -> Iterator[Server]:
+def serving(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Serve from a thread while the block runs."""
     server = Server(port)
+    if tls is not None:
+        server.socket, server.scheme = tls.wrap_socket(server.socket, server_side=True), "https"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -1,17 +1,22 @@
-"""The tutor against a scripted server: what it asks, what it makes of answers, and FAULTS.md 1 to 15.
+"""The tutor against a scripted server: what it asks, what it makes of answers, and FAULTS.md 1 to 18, 21 and 22.
 
 The server is the standard library's; how it misbehaves stands in each test.
 """
 
 import math
+import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import torch
+import trustme
 
 import envs
 from envs.base import State, rows_of
@@ -19,7 +24,7 @@ from envs.luck import pick
 from tests.scripted_server import FAVOURITE, FIRST_ID, Handler, Server, choice, serving
 from tutors.base import TutorError
 from tutors.breaker import FIRST_WAIT, LONGEST_WAIT, OPENS_AFTER, Breaker
-from tutors.client import Client, seconds
+from tutors.client import Client, RequestError, seconds
 from tutors.label import LabelWay
 from tutors.models import Model, fill, find_model
 from tutors.server import server_for
@@ -164,7 +169,7 @@ def with_logs(logs: dict) -> Callable[[Handler, dict], bool]:
     return misbehave
 
 
-@pytest.mark.parametrize("log", [None, float("nan"), float("inf"), "-0.5", 0.5, [], True], ids=repr)
+@pytest.mark.parametrize("log", [None, float("nan"), float("inf"), "-0.5", 0.5, [], True, False], ids=repr)
 def test_fault_18_a_log_probability_that_is_none_is_silence(server: Server, tutor: VllmTutor, log: object) -> None:
     server.misbehave = with_logs({f"token_id:{FIRST_ID + 6}": log})
     assert not tutor.advise(positions(2)).given.any()
@@ -547,3 +552,242 @@ def test_fault_21_a_server_that_ignores_the_labels_is_found_at_the_start(server:
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="looks like"):
         Client(url)
+
+
+@pytest.fixture
+def secure() -> Iterator[Server]:
+    """A server whose certificate nobody vouches for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1", "localhost").configure_cert(context)
+    with serving(tls=context) as server:
+        yield server
+
+
+def test_fault_9_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_said(
+    secure: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTOR_API_KEY", "canary")
+    client = Client(secure.url)
+    assert secure.url.startswith("https://")
+    for work in (lambda: client.models(), lambda: client.run(client.post("/v1/completions", {"prompt": "x"}))):
+        with pytest.raises(RequestError) as error:
+            work()
+        assert error.value.kind == "certificate"
+        assert not error.value.again
+    with pytest.raises(TutorError, match="certificate"), server_for(MODEL, client, False, 1, tmp_path / "log", print):
+        pass
+    client.close()
+    with pytest.raises(TutorError, match="certificate") as refused:
+        hire(secure.url)
+    assert "canary" not in str(refused.value)
+    assert secure.asked == []
+    assert secure.headers_seen == []
+
+
+def test_a_certificate_that_is_trusted_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    connector = aiohttp.TCPConnector
+    monkeypatch.setattr(aiohttp, "TCPConnector", lambda **how: connector(ssl=trusting, **how))
+    with serving(tls=context) as server:
+        tutor = hire(server.url)
+        assert tutor.advise(positions(2)).given.all()
+        close(tutor)
+
+
+def test_a_key_file_is_sent_without_the_space_around_it_and_before_the_variable(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTOR_API_KEY", "another")
+    path = tmp_path / "key"
+    path.write_text("\n  canary-7 \n")
+    client = Client(server.url, key_file=path)
+    client.models()
+    client.run(client.post("/v1/completions", {"model": "tiny", "prompt": ["x"]}))
+    client.close()
+    assert [headers["Authorization"] for headers in server.headers_seen] == ["Bearer canary-7"] * 2
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b" \n", "cänary".encode(), b"\xff\xfe canary", b"canary\nX-Evil: 1", None], ids=repr
+)
+def test_a_key_file_without_a_key_is_refused_and_not_shown(tmp_path: Path, held: bytes | None) -> None:
+    path = tmp_path / "key"
+    if held is not None:
+        path.write_bytes(held)
+    with pytest.raises(ValueError, match=str(path)) as error:
+        Client("http://127.0.0.1:1", key_file=path)
+    assert "nary" not in str(error.value)
+
+
+def test_without_a_key_none_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUTOR_API_KEY", raising=False)
+    client = Client(server.url)
+    client.models()
+    client.close()
+    assert all("Authorization" not in headers for headers in server.headers_seen)
+
+
+def peak() -> int:
+    """Bytes that this process has held at most since `clear_peak`."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
+
+
+def clear_peak() -> int:
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def test_fault_16_two_hundred_megabytes_are_not_read_to_their_end(server: Server, tutor: VllmTutor) -> None:
+    sent = []
+
+    def endless(handler: Handler, _body: dict) -> bool:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        piece = b" " * (1 << 20)
+        try:
+            for _ in range(200):
+                handler.wfile.write(b"100000\r\n" + piece + b"\r\n")
+                sent.append(len(piece))
+            handler.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            handler.close_connection = True
+        return True
+
+    tutor.lines[0].client.deadline = 60
+    state = positions(2)
+    tutor.advise(state)
+    server.misbehave = endless
+    before = clear_peak()
+    began = time.monotonic()
+    assert not tutor.advise(state).given.any()
+    assert time.monotonic() - began < 5
+    assert peak() - before < 150 << 20
+    assert sum(sent) < 100 << 20
+    assert silences(tutor) == {"too_large": 2}
+
+
+@pytest.mark.parametrize(
+    ("order", "silent"),
+    [
+        ([0, 1, 3], {2: "no_answer"}),
+        ([0, 1, 2, 3, 4, -1], {}),
+        ([0, 1, 1, 2, 3], {1: "malformed"}),
+        ([2, 2, 2, 0, 1, 3], {2: "malformed"}),
+        ([3, 1, 0, 2], {}),
+        ([3, 3, 9], {0: "no_answer", 1: "no_answer", 2: "no_answer", 3: "malformed"}),
+        ([], dict.fromkeys(range(4), "no_answer")),
+    ],
+    ids=["missing", "extra", "twice", "three times", "out of order", "all of it", "none"],
+)
+def test_fault_17_choices_belong_to_the_questions_of_their_index(
+    server: Server, tutor: VllmTutor, order: list[int], silent: dict[int, str]
+) -> None:
+    def misbehave(handler: Handler, body: dict) -> bool:
+        choices = [choice(index, body) for index in order]
+        for one in choices:  # each index likes a column of its own
+            logs = one["logprobs"]["top_logprobs"][0]
+            logs[f"token_id:{FIRST_ID + one['index'] % 7}"] = -0.01
+        handler.reply(200, {"choices": choices})
+        return True
+
+    server.misbehave = misbehave
+    advice = tutor.advise(positions(4, moves=1))
+    assert (~advice.given).nonzero()[:, 0].tolist() == list(silent)
+    assert silences(tutor) == dict(Counter(silent.values()))
+    rows = [row for row in range(4) if row not in silent]
+    assert advice.probs[rows].argmax(1).tolist() == rows
+
+
+@contextmanager
+def two_servers(**how: Any) -> Iterator[tuple[Server, Server, VllmTutor]]:
+    with serving() as one, serving() as other:
+        first = Client(one.url)
+        clients = [first, Client(other.url, beside=first)]
+        try:
+            tutor = VllmTutor(VIEW, MODEL, clients, LabelWay(VIEW), **how)
+            one.asked.clear()
+            other.asked.clear()
+            yield one, other, tutor
+        finally:
+            for client in clients[::-1]:
+                client.close()
+
+
+def prompts(server: Server) -> list[str]:
+    found = [prompt for body in server.asked for prompt in body["prompt"]]
+    server.asked.clear()
+    return found
+
+
+def test_of_two_servers_each_question_always_goes_to_the_same() -> None:
+    state = positions(40)
+    with two_servers() as (one, other, tutor):
+        assert tutor.advise(state).given.all()
+        shares = [set(prompts(server)) for server in (one, other)]
+        assert not shares[0] & shares[1]
+        assert shares[0] | shares[1] == {f"<s>{words}</s>" for words in VIEW.words(state)}
+        assert min(map(len, shares)) >= 10
+        for rows in (torch.arange(40).flip(0), torch.arange(7), torch.tensor([5] * 3)):
+            assert tutor.advise(rows_of(state, rows)).given.all()
+            for server, share in zip((one, other), shares, strict=True):
+                assert set(prompts(server)) <= share
+        assert tutor.stats["asked"] == 40 + 40 + 7 + 3
+
+
+def test_answers_of_two_servers_are_put_where_they_were_asked_for() -> None:
+    state = positions(20, moves=1)
+    with two_servers() as (one, other, tutor):
+        other.answer = lambda index, prompt, body: (
+            choice(index, body)
+            | {"logprobs": {"top_logprobs": [{f"token_id:{FIRST_ID + label}": -1.0 - label for label in range(7)}]}}
+        )
+        liked = tutor.advise(state).probs.argmax(1).tolist()
+        mine = set(prompts(one))
+    assert liked == [FAVOURITE if f"<s>{words}</s>" in mine else 0 for words in VIEW.words(state)]
+
+
+def test_when_one_of_two_servers_dies_the_other_gets_everything() -> None:
+    state = positions(30)
+    with serving() as one:
+        with serving() as other:
+            first = Client(one.url)
+            clients = [first, Client(other.url, beside=first)]
+            tutor = VllmTutor(VIEW, MODEL, clients, LabelWay(VIEW))
+            prompts(other)
+            assert tutor.advise(state).given.all()
+            theirs = len(prompts(other))
+        for _ in range(OPENS_AFTER):
+            given = tutor.advise(state).given
+            assert int((~given).sum()) == theirs, "what went to the dead one is silent until its breaker opens"
+        assert tutor.lines[1].breaker.is_open
+        assert not tutor.lines[0].breaker.failures
+        counted = sum(silences(tutor).values())
+        assert counted == OPENS_AFTER * theirs
+        prompts(one)
+        assert tutor.advise(state).given.all()
+        assert len(prompts(one)) == 30
+        assert sum(silences(tutor).values()) == counted
+        for client in clients[::-1]:
+            client.close()
+
+
+def test_servers_of_different_models_are_refused_at_the_start() -> None:
+    with serving() as one, serving() as other:
+        other.roots = {"tiny": "/somewhere/else"}
+        first = Client(one.url)
+        second = Client(other.url, beside=first)
+        with pytest.raises(TutorError, match=r"/somewhere/else.*one model is meant"):
+            VllmTutor(VIEW, MODEL, [first, second], LabelWay(VIEW))
+        second.close()
+        first.close()
+
+
+def test_a_wait_that_is_no_number_is_a_short_one() -> None:
+    assert seconds("nan") == 0.1
+    assert seconds("inf") == 10
+    assert seconds("-inf") == 0.1

@@ -140,9 +140,9 @@ class Client:
         try:
             request = self.session.request(method, self.url + path, json=body, allow_redirects=False)
             async with request as response:
-                raw = await response.content.read(LARGEST_ANSWER + 1)
-                while chunk := await response.content.read(LARGEST_ANSWER + 1):
-                    raw += chunk
+                raw = bytearray()  # bytes would be copied with every piece
+                async for piece in response.content.iter_any():
+                    raw += piece
                     if len(raw) > LARGEST_ANSWER:
                         raise RequestError("too_large")
                 status, pause = response.status, response.headers.get("Retry-After")
@@ -151,7 +151,7 @@ class Client:
             raise RequestError(kind, again=kind == "refused") from None
         except (aiohttp.ClientError, OSError):
             raise RequestError("reset", again=True) from None
-        return status, raw, seconds(pause)
+        return status, bytes(raw), seconds(pause)
 
 
 def read_key(path: Path) -> str:
@@ -187,7 +187,7 @@ def read(status: int, raw: bytes, pause: float, url: str) -> Any:
         raise RequestError(f"status_{status}")
     if not isinstance(body, dict):
         raise RequestError("not_json")
-    if "error" in body:
+    if body.get("error") is not None:
         raise RequestError("error_in_200")
     return body
 
@@ -201,6 +201,6 @@ def pause_of(attempt: tenacity.RetryCallState) -> float:
 def seconds(text: str | None) -> float:
     """Return how long Retry-After asks to wait, at least a tenth of a second and at most LONGEST_PAUSE."""
     try:
-        return min(max(float(text or 0), 0.1), LONGEST_PAUSE)
+        return min(max(0.1, float(text or 0)), LONGEST_PAUSE)  # in this order, NaN is a tenth
     except ValueError:
         return 1.0  # a date: wait a little

@@ -34,6 +34,7 @@ class LabelWay:
     """
 
     tries = 1
+    thinks = False
 
     def __init__(self, view: View, permutations: int = 1, calibrate: bool = False, min_mass: float = 0.01) -> None:
         count = len(view.labels)

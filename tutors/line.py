@@ -23,6 +23,7 @@ from tutors.models import Model, fill
 
 AT_ONCE = 64  # requests under way where each holds one question
 SAME = 0.2  # how far a model's answer may lie from its first to the same question: batches change logits slightly
+MOST_TOKENS = 1 << 40  # of one answer that are believed: a number too large for a float could not be logged
 SAMPLE = 1 << 20  # bytes at either end of a file of weights that tell it from others
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Line:
             self.stats["asked"] += len(words)
             self.stats["requests"] += 1
             try:
-                said = await self._request(self.served, words, wanted)
+                said = await self._request(words, wanted)
             except RequestError as failed:
                 if failed.kind == "status_400" and len(words) > 1:
                     half = len(words) // 2
@@ -117,21 +118,19 @@ class Line:
         for place, answer in zip(places, said, strict=True):
             answers[place] = answer
 
-    async def _request(self, served: str, words: Sequence[str], wanted: Wanted) -> list[Answer]:
+    async def _request(self, words: Sequence[str], wanted: Wanted) -> list[Answer]:
         """Return the answers to one request, which only the model that was met first may give."""
-        reply = await self.client.post(self.dialect.path, self.dialect.body(served, words, wanted))
+        reply = await self.client.post(self.dialect.path, self.dialect.body(self.served, words, wanted))
         answerer = reply.get("model")
-        if not self.first:
-            self.answerer = answerer
-        elif isinstance(answerer, str) and answerer != self.answerer:
-            self._estrange(f"{self.client.url} answers as {answerer[:80]}")
+        if isinstance(answerer, str) and answerer != self.answerer:
+            self._estrange(f"{self.client.url} answers as {answerer[:80]!a}")
             return [Trouble("other_model")] * len(words)
         self.breaker.worked()
         self.heard_at = time.monotonic()
         usage = reply.get("usage")
         for name, count in (("prompt_tokens", "prompt_tokens"), ("completion_tokens", "answer_tokens")):
             spent = usage.get(name) if isinstance(usage, dict) else None
-            self.stats[count] += spent if isinstance(spent, int) else 0
+            self.stats[count] += spent if isinstance(spent, int) and 0 <= spent <= MOST_TOKENS else 0
         return self.dialect.read(reply, len(words), wanted)
 
     def _list(self) -> dict[str, str]:
@@ -150,9 +149,8 @@ class Line:
         ids = await self._label_ids(name)
         kind = "no_answer"
         for dialect in ([] if ids is None else [Completions(self.model, ids)]) + [Chat()]:
-            self.dialect, self.first = dialect, []
             try:
-                answers = [one for part in self._parts() for one in await self._request(name, part, self.wanted)]
+                answers, self.answerer = await self._ask_blanks(dialect, name)
             except RequestError as error:
                 if error.again or error.kind == "deadline":
                     raise
@@ -173,10 +171,14 @@ class Line:
             )
         raise TutorError(f"{self.client.url} does not answer a question ({kind})")
 
-    def _parts(self) -> list[list[str]]:
-        """Return the blanks, a list a request."""
-        chunk = self.dialect.chunk
-        return [self.blanks[start : start + chunk] for start in range(0, len(self.blanks), chunk)]
+    async def _ask_blanks(self, dialect: Dialect, name: str) -> tuple[list[Answer], Any]:
+        """Return the answers to the blanks, and who says that they are his; nothing of it is counted."""
+        answers: list[Answer] = []
+        for start in range(0, len(self.blanks), dialect.chunk):
+            part = self.blanks[start : start + dialect.chunk]
+            reply = await self.client.post(dialect.path, dialect.body(name, part, self.wanted))
+            answers += dialect.read(reply, len(part), self.wanted)
+        return answers, reply.get("model")
 
     async def _label_ids(self, name: str) -> dict[str, int] | None:
         """Return the served model's token for each letter where an answer begins; None where it is not vLLM's."""
@@ -235,14 +237,8 @@ class Line:
         self.heard_at = time.monotonic()
         if not isinstance(self.wanted, Labels):
             return  # a text costs too much, and varies
-        first, self.first = self.first, []
-        try:
-            parts = [
-                self.client.run(self._within(self._request(self.served, part, self.wanted))) for part in self._parts()
-            ]
-        finally:
-            self.first = first
-        for answer, known in zip([answer for part in parts for answer in part], first, strict=True):
+        answers, _ = self.client.run(self._within(self._ask_blanks(self.dialect, self.served)))
+        for answer, known in zip(answers, self.first, strict=True):
             if isinstance(answer, Trouble) or isinstance(known, Trouble) or distance(answer, known) > SAME:
                 raise TutorError(f"{self.client.url} answers otherwise than before, under the same name")
 

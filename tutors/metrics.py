@@ -1,5 +1,7 @@
 """vLLM's own numbers, as its `/metrics` shows them."""
 
+import math
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from tutors.base import TutorError
@@ -28,16 +30,22 @@ def read_metrics(client: Client) -> dict[str, float]:
     tags = LEVELS | COUNTS
     found: dict[str, float] = {}
     for sample in samples:
-        if sample.name in tags:
+        if sample.name in tags and math.isfinite(sample.value):
             found[tags[sample.name]] = found.get(tags[sample.name], 0.0) + sample.value
     return found
 
 
 def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
-    """Return how it stands, what was counted between two readings, and the share of tokens that was cached already."""
+    """Return how a server stands, and what it has counted between two readings; all of it if it has begun anew."""
     shown = {tag: now[tag] for tag in LEVELS.values() if tag in now}
-    new = {tag: max(now[tag] - before.get(tag, 0.0), 0.0) for tag in COUNTS.values() if tag in now}
-    queries, hits = (new.pop(tag, 0.0) for tag in ("vllm/prefix_cache_queries", "vllm/prefix_cache_hits"))
-    if queries:
-        shown["vllm/prefix_cache_hit_rate"] = hits / queries
-    return shown | new
+    for tag in COUNTS.values():
+        if tag in now:
+            shown[tag] = now[tag] - before.get(tag, 0.0) if now[tag] >= before.get(tag, 0.0) else now[tag]
+    return shown
+
+
+def add(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Return the sums over several servers, and the share of their tokens that was cached already."""
+    total = {tag: sum(part.get(tag, 0.0) for part in parts) for tag in {tag for part in parts for tag in part}}
+    queries, hits = (total.pop(tag, 0.0) for tag in ("vllm/prefix_cache_queries", "vllm/prefix_cache_hits"))
+    return total | ({"vllm/prefix_cache_hit_rate": hits / queries} if queries else {})

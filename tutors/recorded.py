@@ -60,7 +60,8 @@ class RecordedTutor:
             self.warn("store", f"the recorded advice cannot be read ({reason(error)}): the tutor is silent")
             self.stats["silent/store"] += len(keys)
             return Advice.silence(len(keys), len(self.view.labels))
-        self.stats["silent/not_recorded"] += int((~advice.given).sum())
+        if unknown := int((~advice.given).sum()):
+            self.stats["silent/not_recorded"] += unknown
         return advice
 
     def report(self) -> dict[str, float]:

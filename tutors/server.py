@@ -76,7 +76,9 @@ def listed(client: Client) -> dict[str, str] | None:
     try:
         return client.models()
     except RequestError as error:
-        raise TutorError(f"{client.url} is not a vLLM server: /v1/models says {error.kind}") from None
+        if error.kind == "certificate":
+            raise TutorError(f"{client.url} shows a certificate that this machine does not trust") from None
+        raise TutorError(f"{client.url} is not a server of language models: /v1/models says {error.kind}") from None
 
 
 def wait_for(client: Client, wait: float, say: Say, ended: Callable[[], int | None]) -> None:

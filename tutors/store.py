@@ -73,7 +73,7 @@ def recorded_identities(url: str | Path) -> list[dict[str, Any]]:
         with engine.connect() as connection:
             found = [json.loads(text) for (text,) in connection.execute(query)]
         engine.dispose()
-    except (sql.exc.SQLAlchemyError, ImportError) as error:
+    except (sql.exc.SQLAlchemyError, ImportError, json.JSONDecodeError) as error:
         raise unusable(url, error) from None
     return found
 

@@ -81,7 +81,7 @@ def is_worth_another_try(verdict: Verdict) -> bool:
 
 def tagged(words: str) -> str:
     """Return a question that asks for tags in place of a letter."""
-    return f"{words.replace(BRIEFLY, '').removesuffix(ANSWER).rstrip()}\n\n{TAGGED}"
+    return f"{words.replace(f' {BRIEFLY}', '').removesuffix(ANSWER).rstrip()}\n\n{TAGGED}"
 
 
 def read_action(text: str, labels: Sequence[str], thinks: bool) -> int | Trouble:
@@ -106,7 +106,7 @@ def read_action(text: str, labels: Sequence[str], thinks: bool) -> int | Trouble
 
 def action_of(said: str, labels: Sequence[str]) -> int | None:
     """Return the action of the only letter that is named, None where that is not clear."""
-    alone = re.fullmatch(r"[\W_]*(\w)[\W_]*", said)
+    alone = re.fullmatch(r"[\W_]*([^\W_])[\W_]*", said)  # no sign fits twice: linear in the text
     words = {alone[1].upper()} if alone else set(re.findall(r"\w+", said))
     named = words.intersection(labels)
     return labels.index(named.pop()) if len(named) == 1 else None

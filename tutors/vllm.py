@@ -22,7 +22,7 @@ from tutors.client import Client, RequestError
 from tutors.dialects import Answer, Chat, Trouble
 from tutors.label import LabelWay, Verdict
 from tutors.line import Line, fingerprint
-from tutors.metrics import read_metrics, since
+from tutors.metrics import add, read_metrics, since
 from tutors.models import Model
 from tutors.text import TextWay, is_worth_another_try
 
@@ -50,7 +50,7 @@ class VllmTutor:
         self.warn = Warner(logging.getLogger(__name__))
         self.lines = [Line(client, model, way.wanted(0), way.blanks(), self.stats) for client in clients]
         self.learned = False  # whether the way knows what is answered to a blank
-        self.seen: dict[str, float] = {}  # the servers' own counts at the last report
+        self.seen: list[dict[str, float]] = [{} for _ in self.lines]  # each server's own counts at the last report
         for line in self.lines:
             line.expected = self.lines[0].fingerprint
             try:
@@ -60,9 +60,11 @@ class VllmTutor:
                     raise TutorError(f"{line.client.url} does not answer a first question: {error.kind}") from None
                 line.breaker.failures = OPENS_AFTER
         self.stats.clear()
+        self.report()  # what the servers counted before does not concern us
         template = model.brief if isinstance(way, LabelWay) else model.template
         if self.lines[0].served and isinstance(self.lines[0].dialect, Chat):
             template = "the server's own"
+            way.thinks = False  # whether the model thinks is the server's affair: it may not show it at all
         who = self.lines[0].fingerprint or fingerprint(model.model)
         self.identity = {"tutor": who, "template": template, **way.identity}
 
@@ -82,13 +84,13 @@ class VllmTutor:
 
     def report(self) -> dict[str, float]:
         """Return the servers' own numbers since the last report, summed over those that have any."""
-        found: dict[str, float] = {}
-        for line in self.lines:
+        parts = []
+        for line, before in zip(self.lines, self.seen, strict=True):
             if line.served and not line.breaker.is_open:
-                for tag, value in read_metrics(line.client).items():
-                    found[tag] = found.get(tag, 0.0) + value
-        shown, self.seen = since(self.seen, found), found
-        return shown
+                now = read_metrics(line.client)
+                parts.append(since(before, now))
+                before.update(now)
+        return add(parts)
 
     def _verdicts(self, state: State, questions: list[list[str]]) -> list[tuple[Verdict, float]]:
         """Return what the tutor holds of each position, and the label mass."""

@@ -1,0 +1,182 @@
+"""Every family of language models, at toy size, asked through real vLLM: letters, words, two servers, one that changes.
+
+What the served tokenizer makes of our prompts is compared with what it makes of the same message by the family's own
+chat template.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+import envs
+from envs.base import State
+from tests.scripted_server import serving
+from tests.test_vllm import positions, silences
+from tests.toys import FAMILIES, LETTERS, make_toy
+from tutors.client import Client
+from tutors.dialects import Completions
+from tutors.label import LabelWay
+from tutors.models import Model, fill
+from tutors.server import listed, serve_command, stop, surroundings
+from tutors.text import TextWay
+from tutors.views import make_view
+from tutors.vllm import VllmTutor
+
+pytestmark = pytest.mark.serve
+ROOT = Path(__file__).parent.parent
+VIEW = make_view(envs.make_game("connect4"))
+
+
+class Served:
+    """A model and its server, which can be ended and started again."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        with serving() as free:
+            self.url = free.url
+        self.model, self.folder = model, folder
+        self.client = Client(self.url)
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def start(self, model: Model | None = None) -> None:
+        """Start the server, under the name of its model, of another one if told so."""
+        model = model or self.model
+        command = serve_command(model, self.url)
+        assert command is not None
+        with (self.folder / f"{model.name}{self.url[-4:]}.log").open("w") as log:
+            self.child = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | surroundings(), start_new_session=True
+            )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        until = time.monotonic() + 280
+        while listed(self.client) is None:
+            assert self.child is not None
+            assert self.child.poll() is None, "the server has ended"
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.5)
+
+    def end(self) -> None:
+        if self.child is not None:
+            stop(self.child)
+            self.child = None
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    """A toy of each family, and Llama's a second time."""
+    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
+        pytest.skip("there is no .venv-vllm: make setup")
+    folder = tmp_path_factory.mktemp("toys")
+    models = {name: make_toy(name, folder / name) for name in FAMILIES}
+    servers = {name: Served(model, folder) for name, model in models.items()}
+    servers["llama again"] = Served(models["llama"], folder)
+    with ExitStack() as stack:
+        for one in servers.values():
+            stack.callback(one.client.close)
+            stack.callback(one.end)
+            one.start()
+        for one in servers.values():
+            one.wait()
+        yield servers
+
+
+def tokens_of(one: Served, **what: object) -> list[int]:
+    """How a server reads a prompt, or messages by its chat template."""
+    question = {"model": one.model.name, **what}
+    return one.client.run(one.client.post("/tokenize", question))["tokens"]
+
+
+@pytest.mark.parametrize("name", ["llama", "deepseek"])
+def test_our_prompt_is_token_by_token_that_of_the_chat_template(served: dict[str, Served], name: str) -> None:
+    one, words = served[name], VIEW.words(positions(1))[0]
+    ours = tokens_of(one, prompt=fill(one.model.template, words))
+    theirs = tokens_of(one, messages=[{"role": "user", "content": words}], add_generation_prompt=True)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_answers_in_letters(served: dict[str, Served], name: str) -> None:
+    one, state = served[name], positions(20)
+    tutor = VllmTutor(VIEW, one.model, [one.client], LabelWay(VIEW, min_mass=0.0))
+    advice = tutor.advise(state)
+    assert advice.given.all()
+    torch.testing.assert_close(advice.probs.sum(1), torch.ones(20))
+    assert not advice.probs[~VIEW.legal(state)].any()
+    dialect = tutor.lines[0].dialect
+    assert isinstance(dialect, Completions)
+    before = fill(one.model.brief, "Which?")
+    for letter in LETTERS:  # the token that a model would really write there
+        spaced = before + (" " if name == "vicuna" else "") + letter
+        assert tokens_of(one, prompt=spaced)[-1] == dialect.ids[letter]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_answers_in_words(served: dict[str, Served], name: str) -> None:
+    one = served[name]
+    tutor = VllmTutor(
+        VIEW, one.model, [one.client], TextWay(VIEW, bool(one.model.closing), tokens=8, samples=2, tries=2)
+    )
+    assert not tutor.advise(positions(5)).given.any(), "random weights do not find the tags"
+    assert silences(tutor) == {"unfinished" if name == "deepseek" else "no_action": 5}
+    assert tutor.stats["asked"] == 10
+    assert 10 < tutor.stats["answer_tokens"] <= 2 * 5 * 2 * 8
+
+
+def test_two_servers_share_the_questions_and_answer_alike(served: dict[str, Served]) -> None:
+    first, second = served["llama"], served["llama again"]
+    clients = [Client(first.url)]
+    clients.append(Client(second.url, beside=clients[0]))
+    state = positions(64)
+    both = VllmTutor(VIEW, first.model, clients, LabelWay(VIEW, min_mass=0.0))
+    alone = VllmTutor(VIEW, first.model, [first.client], LabelWay(VIEW, min_mass=0.0))
+    before = [tokens_used(one) for one in (first, second)]
+    advice = both.advise(state)
+    used = [tokens_used(one) - count for one, count in zip((first, second), before, strict=True)]
+    assert min(used) > 0.2 * sum(used)
+    assert advice.given.all()
+    assert both.report()["vllm/prompt_tokens"] == pytest.approx(sum(used))
+    assert (advice.probs - alone.advise(state).probs).abs().max() < 0.02
+    for client in reversed(clients):
+        client.close()
+
+
+def tokens_used(one: Served) -> float:
+    """Prompt tokens by the server's own count."""
+    text = one.client.run(one.client.text("/metrics"))
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vllm:prompt_tokens_total"))
+
+
+def test_a_server_that_is_killed_and_comes_back_is_asked_again_but_another_model_in_its_place_is_not(
+    served: dict[str, Served],
+) -> None:
+    one, other = served["llama again"], served["deepseek"]
+    tutor = VllmTutor(VIEW, one.model, [one.client], LabelWay(VIEW, min_mass=0.0))
+    state = positions(8)
+    first = tutor.advise(state)
+
+    def ask() -> State:
+        tutor.lines[0].breaker.look_at = 0.0  # it is time for a look
+        return tutor.advise(state)
+
+    one.end()
+    for _ in range(6):
+        assert not tutor.advise(state).given.any()
+    assert tutor.lines[0].breaker.is_open
+    one.start(Model("llama", other.model.model, "", other.model.serve))  # under the same name
+    one.wait()
+    for _ in range(3):
+        assert not ask().given.any()
+    assert silences(tutor)["other_model"] == 24
+    one.end()
+    one.start()
+    one.wait()
+    again = ask()
+    assert again.given.all()
+    assert (again.probs - first.probs).abs().max() < 0.02

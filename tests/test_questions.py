@@ -1,0 +1,22 @@
+"""The timing of a tutor, against a scripted server: what is asked, what is counted, and who is not here."""
+
+from pathlib import Path
+
+from questions import OPENAI, Tutor, show_questions, tutor_rows
+from tests.scripted_server import serving
+
+
+def test_every_question_is_a_new_one_and_the_rows_say_what_it_cost() -> None:
+    with serving() as server:
+        rows = tutor_rows(Tutor(url=server.url, batches=(1, 8), repeats=2, seconds=0.1, peers=Path("nowhere")))
+        prompts = [prompt for body in server.asked for prompt in body["prompt"] if "Options" in prompt]
+    assert len(set(prompts)) == len(prompts) > 20
+    assert [(row["batch"], row["program"]) for row in rows] == [(1, "ours"), (1, OPENAI), (8, "ours"), (8, OPENAI)]
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        assert len(ours["runs"]) == 2
+        assert min(ours["runs"]) <= ours["questions_per_second"] <= max(ours["runs"])
+        assert ours["tokens"] == [100, 100], "what the scripted server says of every prompt"
+        assert all(0 < share < 1.5 for share in ours["shares"])
+        assert theirs["error"] == "there is no nowhere"
+        assert theirs["questions_per_second"] is None
+    assert show_questions(rows).row_count == 4

@@ -1,0 +1,121 @@
+"""A tutor's report for the eye: two tables and a picture."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from tutors.report import BINS, Report
+
+INK, TUTOR, EXPERT = "#303030", "#3b6ea8", "#e0a030"
+SIDE = (5.0, 3.4)  # inches, one of a view's two charts
+
+
+def measures_table(reports: Sequence[Report], tutor: str) -> Table:
+    """Return the measures, a row a view, in 80 columns; below them, who was silent about how many positions and why."""
+    silence = [f"{one.game} {one.view}: {n:,} {kind}" for one in reports for kind, n in one.silent.items()]
+    caption = f"silent, positions: {', '.join(silence)}" if silence else None
+    title = f"{tutor}, beside an expert, in positions of mixed play"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("view", "answered", "agrees", "chance", "ECE", "entropy", "mass", "cost (tokens)"):
+        table.add_column(name, justify="left" if name == "view" else "right", no_wrap=True)
+    for one in reports:
+        low, high = one.interval
+        cost = [
+            f"{one.prompts:,} prompts",
+            f"{one.prompt_tokens:,} in",
+            f"{one.answer_tokens:,} out",
+            f"{number(one.seconds_per_1000, 1)} s / 1,000",
+        ]
+        table.add_row(
+            f"{one.game}\n{one.view}",
+            f"{one.answered:,}\nof {one.positions:,}" + (f"\n{one.stored:,} stored" if one.stored else ""),
+            f"{percent(one.agreement)}\n{100 * low:.1f}–{100 * high:.1f}",
+            percent(one.chance),
+            number(one.calibration_error, 3),
+            f"{number(one.entropy, 2)}\n{percent(one.entropy_share)}",
+            number(one.label_mass, 3),
+            "\n".join(cost),
+            end_section=True,
+        )
+    return table
+
+
+def letters_table(reports: Sequence[Report]) -> Table:
+    """Return each letter's bias with its 95 % interval, a row a view."""
+    table = Table(
+        title="bias by letter: probability advised minus the expert's, %",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    letters = sorted({letter for one in reports for letter in one.letters})
+    table.add_column("view", no_wrap=True)
+    for letter in letters:
+        table.add_column(letter, justify="right")
+    for one in reports:
+        found = [one.letters.get(letter) for letter in letters]
+        cells = [
+            f"{100 * told['bias']:+.1f}\n±{100 * told['within']:.1f}" if told and one.answered else "" for told in found
+        ]
+        table.add_row(f"{one.game} {one.view}", *cells)
+    return table
+
+
+def percent(share: float) -> str:
+    """Return a share as it is read; a dash for nan."""
+    return "–" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def number(value: float, digits: int) -> str:
+    """Return a number as it is read; a dash for nan."""
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def draw(reports: Sequence[Report], tutor: str, path: Path) -> None:
+    """Write a PNG with two charts a view: the reliability curve with its bins' counts, and the bias by letter.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    width, height = SIDE
+    figure = Figure((2 * width, height * len(reports)), layout="constrained")
+    figure.suptitle(tutor)
+    for (left, right), one in zip(figure.subplots(len(reports), 2, squeeze=False), reports, strict=True):
+        draw_curve(left, one)
+        draw_letters(right, one)
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise ValueError(f"the picture {path} cannot be written: {error.strerror}") from error
+
+
+def draw_curve(axes: Axes, one: Report) -> None:
+    """Draw a bar a bin, as high as the share of its answers that agree, and how many answers there are above it."""
+    places = [(place + 0.5) / BINS for place in range(BINS)]
+    heights = one.curve["agreement"]
+    axes.bar(places, [0 if math.isnan(height) else height for height in heights], 0.9 / BINS, color=TUTOR)
+    axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, label="as sure as right")
+    if one.answered:
+        axes.axhline(one.chance, color=EXPERT, linewidth=1, label=f"chance {percent(one.chance)}")
+    for place, height, count in zip(places, heights, one.curve["count"], strict=True):
+        if count:
+            behind = {"facecolor": "white", "linewidth": 0, "pad": 0.5}
+            axes.text(place, height + 0.025, f"{count:,.0f}", ha="center", color=INK, fontsize=8, bbox=behind)
+    axes.set(xlim=(0, 1), ylim=(0, 1.1), xlabel="probability of the advised action", ylabel="agrees with the expert")
+    axes.set_title(f"{one.game} {one.view}: {percent(one.agreement)}, ECE {number(one.calibration_error, 3)}")
+    axes.legend(loc="upper left", fontsize=8)
+
+
+def draw_letters(axes: Axes, one: Report) -> None:
+    """Draw a bar a letter, as long as its bias, with the 95 % interval."""
+    letters = list(one.letters)
+    if one.answered:
+        bias, within = ([one.letters[letter][name] for letter in letters] for name in ("bias", "within"))
+        axes.bar(letters, bias, color=TUTOR, yerr=within, ecolor=INK, capsize=3)
+    axes.axhline(0, color=INK, linewidth=1)
+    axes.set(ylabel="advised minus expert's probability", title="bias by letter")
