@@ -182,7 +182,7 @@ def evaluate(evaluation: Evaluation) -> Result:
         agent = make_agent(config, make_env(config, device))
         agent.load_state_dict(load_checkpoint(evaluation.run / "checkpoints", device)["agent"])
         return judge(agent, env)
-    wanted = replace(config.tutoring, tutor_optional=False)
+    wanted = replace(config.tutoring, tutor_optional=False, nowait=False)
     with open_desk(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
         if desk is None:
             raise ValueError(f"{evaluation.run} had no tutor")
@@ -209,7 +209,7 @@ def reports(evaluation: Evaluation) -> list[Report]:
     if evaluation.positions < 1:
         raise ValueError(f"positions is {evaluation.positions}; it must be at least 1")
     config = evaluation.config()
-    tutoring = replace(config.tutoring, tutor_optional=False)
+    tutoring = replace(config.tutoring, tutor_optional=False, nowait=False)
     if tutoring.tutor == "none":
         raise ValueError(f"{evaluation.run} had no tutor" if evaluation.run else "whose advice? Name it with --tutor")
     seed = config.seed + EVALUATION_SEED

@@ -121,6 +121,8 @@ class Training:
         for _ in range(self.agent.horizon):
             step = self.moment(step)
             self.global_step += self.config.num_envs
+            if self.desk is not None:
+                self.watch("tutor", self.desk.tend)
         self.updates += 1
         return step, self.watch("learn", self.agent.update, step)
 

@@ -71,6 +71,8 @@ class TutorConfig:
     """Consult probability from step theta on (P_final)."""
     theta: int | None = None
     """Env steps over which it falls; half of the run if not given."""
+    nowait: bool = False
+    """Play on while the tutor is asked: its answers serve later steps."""
     advice_store: str | None = None
     """A file or a database's URL that keeps all answers; advice.sqlite in the run's folder if not given."""
 
@@ -104,7 +106,14 @@ def open_desk(
             config.advice_store or folder / "advice.sqlite", identity_of(game.spec, view, tutor.identity)
         )
         stack.callback(store.close)
-        yield Desk(view, tutor, table, store)
+        cancel = tutor.cancel if isinstance(tutor, VllmTutor) else do_nothing
+        desk = Desk(view, tutor, table, store, config.nowait, cancel)
+        stack.callback(desk.close)
+        yield desk
+
+
+def do_nothing() -> None:
+    """Cancel what cannot be waited for."""
 
 
 def hire(config: TutorConfig, view: View, spec: Spec, seed: int, log: Path, say: Say, stack: ExitStack) -> Tutor:

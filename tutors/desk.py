@@ -1,8 +1,10 @@
-"""The front desk: who asked, what is known already, and who must be asked."""
+"""The front desk: what is known already, and who must be asked, now or while the games go on."""
 
 import logging
+import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import torch
 from sqlalchemy.exc import SQLAlchemyError
@@ -10,22 +12,42 @@ from torch import Tensor
 
 from envs.base import State, rows_of
 from tutors.base import Advice, Tutor, View, Warner
+from tutors.clerk import Clerk, Ring
 from tutors.store import AdviceStore, reason
 from tutors.table import ENDLESS, AdviceTable
 
+RING = 8192  # questions that wait at most, where the games do not
 EXPERT_DEPTH = 4  # how far ahead the expert looks with whose moves advice is compared
 
 
 class Desk:
-    """Answers a step's questions from the table, then from the store, then by asking the tutor, and waits.
+    """Answers a step's questions from the table, then from the store, then by asking the tutor.
 
     Equal questions of one step are asked once, whatever the reuse budget; a budget counts later uses. The
     store is read only where answers may be used without end: a budget of k says to ask again.
 
-    Costs one read-back a step, and the tutor's time where something is not known.
+    A desk that waits answers every question in the step in which it comes up. That costs one read-back a step, and the
+    tutor's time where something is not known. With `nowait` a step gets what the table holds, and nothing is read back;
+    the rest is asked by a clerk meanwhile, and is in the table some steps later: call `tend` between two steps.
+
+    Args:
+        view: how positions are told.
+        tutor: who is asked.
+        table: what is known.
+        store: what was ever answered.
+        nowait: whether the games go on while the tutor is asked.
+        cancel: makes a call of the tutor come back at once, from another thread.
     """
 
-    def __init__(self, view: View, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
+    def __init__(
+        self,
+        view: View,
+        tutor: Tutor,
+        table: AdviceTable,
+        store: AdviceStore | None,
+        nowait: bool = False,
+        cancel: Callable[[], None] = lambda: None,
+    ) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
         self.counts: Counter[str] = (
@@ -35,6 +57,9 @@ class Desk:
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
         self.warn = Warner(logging.getLogger(__name__))
+        self.talking = threading.Lock()  # one talk with the tutor at a time, whoever has it
+        self.clerk = Clerk(self._ask, cancel) if nowait else None
+        self.ring: Ring | None = None  # made when a first step shows what positions look like
 
     @torch.no_grad()
     def advise(self, state: State, wanted: Tensor) -> Advice:
@@ -43,17 +68,46 @@ class Desk:
         keys = self.view.key(canonical)
         advice = self.table.get(keys, wanted)
         self.tally += torch.stack([wanted.sum(), advice.given.sum()])
-        rows = (wanted & ~advice.given).nonzero()[:, 0]
-        if len(rows):
-            answers = self._answer(rows_of(canonical, rows), keys[rows])
-            for known, new in zip(advice, answers, strict=True):
-                known[rows] = new
+        if self.clerk is not None:
+            if self.ring is None:
+                self.ring = Ring(canonical, max(RING, 4 * len(keys)))
+            self.ring.add(keys, canonical, wanted & ~advice.given)
+        else:
+            rows = (wanted & ~advice.given).nonzero()[:, 0]
+            if len(rows):
+                answers = self._answer(rows_of(canonical, rows), keys[rows])
+                for known, new in zip(advice, answers, strict=True):
+                    known[rows] = new
         return advice._replace(probs=advice.probs.gather(1, self.symmetry[turned]))
+
+    def tend(self) -> None:
+        """Put what the clerk brings into the table, and hand over what has come up meanwhile. Never waits.
+
+        Raises:
+            TutorError: the tutor cannot be had any longer before a person mends something.
+        """
+        if self.clerk is None or self.ring is None:
+            return
+        done = self.clerk.collect()
+        if done is not None:
+            keys, advice, dropped = done
+            self.counts["dropped"] += dropped
+            if len(keys):
+                device = self.table.keys.device
+                self.table.put(keys.to(device), advice.to(device))
+        if not self.clerk.is_busy and (self.ring.count.is_cuda or self.ring.count):  # a look that costs nothing here
+            self.clerk.hand(self.ring.drain())
+
+    def close(self) -> None:
+        """Let go of the clerk; what has not been answered will not be."""
+        if self.clerk is not None and not self.clerk.close():
+            self.warn("clerk", "the tutor's thread does not end; it is left alone")
 
     def report(self) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
         consulted, hits = self.tally.tolist()
-        total = {**self.counts, **self.tutor.stats, **self.sums, "consulted": consulted, "hits": hits}
+        # copies, since a clerk may be counting
+        total = {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, "consulted": consulted, "hits": hits}
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
@@ -68,14 +122,24 @@ class Desk:
             "tutor/label_mass": new["label_mass"] / max(new["told"], 1),
             "tutor/expert_agreement": new["expert_agreed"] / max(new["answered"], 1),
             "tutor/table_load": float(self.table.load()),
+            **({} if self.clerk is None else {"tutor/dropped": new["dropped"]}),
             **silent,
-            **self.tutor.report(),
+            **self._servers(),
         }
+
+    def _servers(self) -> dict[str, float]:
+        """Return what the tutor's own side has to say, unless it is being asked just now."""
+        if not self.talking.acquire(blocking=False):
+            return {}
+        try:
+            return self.tutor.report()
+        finally:
+            self.talking.release()
 
     def summary(self) -> dict[str, object]:
         """Return what a whole run came to."""
         consulted, hits = self.tally.tolist()
-        stats = self.tutor.stats
+        stats = self.tutor.stats.copy()
         return {
             "name": self.tutor.name,
             "consulted": consulted,
@@ -95,20 +159,25 @@ class Desk:
         distinct, which = keys.unique(dim=0, return_inverse=True)
         first = torch.full_like(distinct[:, 0], len(keys))
         first.scatter_reduce_(0, which, torch.arange(len(keys), device=keys.device), "amin")
-        state = rows_of(state, first)
-        answers = self._stored(distinct)
+        answers = self._ask(rows_of(state, first), distinct)
+        self.table.put(distinct, answers)
+        return Advice(*(tensor[which] for tensor in answers))
+
+    def _ask(self, state: State, keys: Tensor) -> Advice:
+        """Return advice about distinct positions from the store, and from the tutor where it has none."""
+        answers = self._stored(keys)
         rows = (~answers.given).nonzero()[:, 0]
         if len(rows):
             asked = rows_of(state, rows)
             began = time.monotonic()
-            said = self.tutor.advise(asked).to(distinct.device)
+            with self.talking:
+                said = self.tutor.advise(asked).to(keys.device)
             self.sums["seconds"] += time.monotonic() - began
             self.counts["calls"] += 1
             for known, new in zip(answers, said, strict=True):
                 known[rows] = new
-            self._keep(asked, distinct[rows], said)
-        self.table.put(distinct, answers)
-        return Advice(*(tensor[which] for tensor in answers))
+            self._keep(asked, keys[rows], said)
+        return answers
 
     def _stored(self, keys: Tensor) -> Advice:
         """Return what the store knows."""

@@ -82,6 +82,11 @@ class VllmTutor:
             advice.given[row] = True
         return advice
 
+    def cancel(self) -> None:
+        """Make a call that another thread waits for come back at once, with an exception."""
+        loop = self.lines[0].client.runner.get_loop()
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+
     def report(self) -> dict[str, float]:
         """Return the servers' own numbers since the last report, summed over those that have any."""
         parts = []
