@@ -118,14 +118,17 @@ def rate(go: Callable[[], Any], steps: int, seconds: float) -> float:
 def stable_baselines3(algo: str, env: str, device: str, seed: int) -> tuple[Any, dict[str, Any]]:
     """Return one of its students in 8 games, with its own defaults but for the settings that are returned too."""
     import stable_baselines3 as library
+    from gymnasium.wrappers import FlattenObservation
     from stable_baselines3.common.env_util import make_vec_env
 
-    told: dict[str, Any] = {"policy_kwargs": {"net_arch": [64, 64]}}
+    told: dict[str, Any] = {}
     if algo == "dqn":
         told["learning_starts"] = 1000
     make = {"ppo": library.PPO, "a2c": library.A2C, "dqn": library.DQN}[algo]
-    student = make("MlpPolicy", make_vec_env(env, n_envs=8, seed=seed), device=device, seed=seed, **told)
-    return student, told | {"num_envs": 8}
+    games = make_vec_env(env, n_envs=8, seed=seed, wrapper_class=FlattenObservation)  # it knows no tuples
+    net = {"net_arch": [64, 64]}
+    student = make("MlpPolicy", games, device=device, seed=seed, policy_kwargs=dict(net), **told)
+    return student, told | net | {"num_envs": 8}
 
 
 LEARNERS = {"stable-baselines3": {"cartpole": "CartPole-v1", "blackjack": "Blackjack-v1"}}
