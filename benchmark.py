@@ -1,6 +1,7 @@
 """How fast every stage is, beside other programs on the same machine in the same run.
 
-`benchmark.py games` plays at random, `benchmark.py train` learns, `benchmark.py tutor` asks (questions.py).
+`benchmark.py games` plays at random, `benchmark.py train` learns, `benchmark.py tutor` asks a tutor (questions.py),
+`benchmark.py table` looks up advice (lookups.py).
 
 Every number is the median of several runs, each in a process of its own; the runs of different programs take turns, so
 that a disturbance of the machine falls on all of them. A table is printed, and everything measured written as JSON.
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Table as Grid
 
 import envs
 from agents import AGENTS
@@ -26,6 +27,7 @@ from agents.capture import MODES
 from agents.parallel import join, leave, rank
 from envs.base import Env
 from envs.luck import EXPLORATION, Luck, pick
+from lookups import Table, show_lookups, table_rows
 from peers import LEARNERS, PEERS, rate
 from questions import Tutor, show_questions, tutor_rows
 from run import make_agent, make_env, run_program, tuned, versions
@@ -96,14 +98,17 @@ class Train:
     """Where the JSON goes."""
 
 
-def main(told: Games | Train | Tutor) -> list[dict[str, Any]]:
+def main(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
     """Measure, print the table, write the JSON and return its rows.
 
     Raises:
         ValueError: a game, a student, a tutor or a program is not known.
         TutorError: the tutor cannot be had.
     """
-    rows = tutor_rows(told) if isinstance(told, Tutor) else timed(told)
+    if isinstance(told, Tutor):
+        rows = tutor_rows(told)
+    else:
+        rows = table_rows(told) if isinstance(told, Table) else timed(told)
     told.out.parent.mkdir(parents=True, exist_ok=True)
     machine = versions() | {"threads": torch.get_num_threads(), "cpu": cpu_name()}
     told.out.write_text(json.dumps({"command": " ".join(sys.argv), "machine": machine, "rows": rows}, indent=2) + "\n")
@@ -111,9 +116,11 @@ def main(told: Games | Train | Tutor) -> list[dict[str, Any]]:
         show_games(rows, told)
     elif isinstance(told, Tutor):
         console.print(show_questions(rows))
+    elif isinstance(told, Table):
+        console.print(show_lookups(rows))
     else:
         show_training(rows)
-    for error in {f"{row['program']}: {row['error']}" for row in rows if row["error"] is not None}:
+    for error in {f"{row['program']}: {row['error']}" for row in rows if row.get("error") is not None}:
         console.print(error)
     return rows
 
@@ -257,7 +264,7 @@ def random_play(env: Env, luck: Luck, observe: bool) -> Any:
 
 def show_games(rows: list[dict[str, Any]], told: Games) -> None:
     """Print the table: a line a program, a column a number of copies."""
-    table = Table(title="random play, million env steps a second")
+    table = Grid(title="random play, million env steps a second")
     table.add_column("game")
     table.add_column("program")
     for copies in told.copies:
@@ -275,7 +282,7 @@ def show_games(rows: list[dict[str, Any]], told: Games) -> None:
 
 def show_training(rows: list[dict[str, Any]]) -> None:
     """Print the table: a line a program, and where the time goes."""
-    table = Table(title="training, thousand env steps a second")
+    table = Grid(title="training, thousand env steps a second")
     for name in ("game", "student", "program", "games at once", "steps"):
         table.add_column(name, justify="right" if name == "steps" else "left")
     for part in PARTS:
@@ -295,4 +302,4 @@ def cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    run_program(main, Games | Train | Tutor, description=__doc__)
+    run_program(main, Games | Train | Tutor | Table, description=__doc__)

@@ -32,6 +32,7 @@ from tutors.views import make_view
 from tutors.vllm import VllmTutor
 
 OPENAI = "openai client"
+ENOUGH = 1024  # questions that the openai client is timed with, at most
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def ask(tutor: VllmTutor, fresh: Iterator[State], row: dict[str, Any], seconds: 
 def ask_one_by_one(tutor: VllmTutor, fresh: Iterator[State], row: dict[str, Any], told: Tutor) -> None:
     """Let the openai client ask the same kind of questions, one request each."""
     line = tutor.lines[0]
-    prompts = [fill(tutor.model.brief, words) for words in tutor.view.words(take(fresh, 8 * row["batch"]))]
+    prompts = [
+        fill(tutor.model.brief, words) for words in tutor.view.words(take(fresh, min(8 * row["batch"] + 8, ENOUGH)))
+    ]
     ids = list(getattr(line.dialect, "ids", {}).values())
     question = {"url": told.url, "model": line.served, "ids": ids, "prompts": prompts, "at_once": row["batch"]}
     if not told.peers.exists():
