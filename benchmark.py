@@ -105,10 +105,7 @@ def main(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
         ValueError: a game, a student, a tutor or a program is not known.
         TutorError: the tutor cannot be had.
     """
-    if isinstance(told, Tutor):
-        rows = tutor_rows(told)
-    else:
-        rows = table_rows(told) if isinstance(told, Table) else timed(told)
+    rows = rows_of(told)
     told.out.parent.mkdir(parents=True, exist_ok=True)
     machine = versions() | {"threads": torch.get_num_threads(), "cpu": cpu_name()}
     told.out.write_text(json.dumps({"command": " ".join(sys.argv), "machine": machine, "rows": rows}, indent=2) + "\n")
@@ -123,6 +120,15 @@ def main(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
     for error in {f"{row['program']}: {row['error']}" for row in rows if row.get("error") is not None}:
         console.print(error)
     return rows
+
+
+def rows_of(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
+    """Measure, and return the rows."""
+    if isinstance(told, Tutor):
+        return tutor_rows(told)
+    if isinstance(told, Table):
+        return table_rows(told)
+    return timed(told)
 
 
 def timed(told: Games | Train) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def table_rows(told: Table) -> list[dict[str, Any]]:
                 programs: dict[str, tuple[Callable[[], object], int]] = {
                     "eager": (lambda t=table, a=asked, e=everybody: t.get(a, e), count),
                     "compile": (lambda f=look, a=asked, e=everybody: f(a, e), count),
-                    "searchsorted": (lambda o=ordered, a=asked: torch.searchsorted(o, a[:, 0]), count),
+                    "searchsorted": (lambda o=ordered, a=asked[:, 0].contiguous(): torch.searchsorted(o, a), count),
                     "dict": (lambda p=plain, f=few: [p.get(key) for key in f], len(few)),
                 }
                 row: dict[str, Any] = {
