@@ -3,6 +3,8 @@
 import logging
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +16,14 @@ from tutors.store import AdviceStore, reason
 from tutors.table import ENDLESS, AdviceTable
 
 EXPERT_DEPTH = 4  # how far ahead the expert looks with whose moves advice is compared
+
+
+class Told(NamedTuple):
+    """N positions as a view tells them."""
+
+    state: State  # what is told
+    turned: Tensor  # (N,) int64: the transform that led there
+    keys: Tensor  # (N, 2) int64
 
 
 class Desk:
@@ -30,25 +40,37 @@ class Desk:
         self.symmetry = view.symmetry.to(table.keys.device)
         self.counts: Counter[str] = (
             Counter()
-        )  # stored: found in the store; told (of which answered), calls: the tutor's
+        )  # positions: all that came by; stored: found in the store; told (of which answered), calls: the tutor's
         self.tally = torch.zeros(2, dtype=torch.int64, device=table.keys.device)  # consulted, hits
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
         self.warn = Warner(logging.getLogger(__name__))
 
-    @torch.no_grad()
     def advise(self, state: State, wanted: Tensor) -> Advice:
         """Return advice for the rows of `state` that want it (N,) bool, in the games' own actions."""
+        return self.answer(self.tell(state), wanted)
+
+    @torch.no_grad()
+    def tell(self, state: State) -> Told:
+        """Return the positions as they are told to the tutor."""
         canonical, turned = self.view.canonical(state)
-        keys = self.view.key(canonical)
-        advice = self.table.get(keys, wanted)
+        return Told(canonical, turned, self.view.key(canonical))
+
+    @torch.no_grad()
+    def answer(self, told: Told, wanted: Tensor, admit: Callable[[Tensor], Tensor] = lambda missing: missing) -> Advice:
+        """Return advice for the rows that want it (N,) bool, in the games' own actions.
+
+        `admit` says about which of the rows that the table does not know (N,) bool a question is put.
+        """
+        advice = self.table.get(told.keys, wanted)
         self.tally += torch.stack([wanted.sum(), advice.given.sum()])
-        rows = (wanted & ~advice.given).nonzero()[:, 0]
+        self.counts["positions"] += len(wanted)
+        rows = admit(wanted & ~advice.given).nonzero()[:, 0]
         if len(rows):
-            answers = self._answer(rows_of(canonical, rows), keys[rows])
+            answers = self._answer(rows_of(told.state, rows), told.keys[rows])
             for known, new in zip(advice, answers, strict=True):
                 known[rows] = new
-        return advice._replace(probs=advice.probs.gather(1, self.symmetry[turned]))
+        return advice._replace(probs=advice.probs.gather(1, self.symmetry[told.turned]))
 
     def report(self) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
@@ -59,6 +81,7 @@ class Desk:
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
         return {
             "tutor/consulted": new["consulted"],
+            "tutor/wanted": new["consulted"] / max(new["positions"], 1),
             "tutor/asked": new["asked"],
             "tutor/prompt_tokens": new["prompt_tokens"],
             "tutor/answer_tokens": new["answer_tokens"],
