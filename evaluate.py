@@ -220,7 +220,7 @@ def reports(evaluation: Evaluation) -> list[Report]:
     found = []
     with ExitStack() as stack:  # one for all views: a server that is started for the first serves the others
         for name in names:
-            view = make_view(env.game, name)
+            view = make_view(env.game, name, not tutoring.no_symmetry)
             if not view.has_expert:
                 raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
             tutor = hire(tutoring, view, env.spec, config.seed, log, say_aside, stack)

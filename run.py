@@ -80,6 +80,7 @@ class Config:
         if self.num_envs % ranks():
             raise ValueError(f"{self.num_envs} games cannot be split between {ranks()} processes")
         self.agent.check(self.num_envs // ranks())
+        self.tutoring.check()
 
     def to_json(self) -> str:
         """Return everything, as `config_from_json` reads it; an endless budget is written as a string."""

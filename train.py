@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from agents import Agent
 from agents.base import Guidance, Proposal
 from agents.capture import accelerate
 from agents.checkpoint import save_checkpoint
-from agents.parallel import join, leave, rank, ranks, share, total
+from agents.parallel import join, leave, portion, rank, ranks, share, total
 from envs.base import Env, Step
 from envs.luck import ADVISING, Luck
 from envs.opponents import SelfPlay
@@ -24,7 +25,8 @@ from envs.score import Score
 from evaluate import Result, judge
 from run import Config, Log, Stopwatch, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
-from tutors.asking import by_chance, consult_probability
+from tutors.asking import Asking, Rations, consult_probability
+from tutors.base import Advice
 from tutors.desk import Desk
 from tutors.guidance.override import Override
 
@@ -77,6 +79,10 @@ class Training:
         self.guidance = Guidance() if desk is None else Override()
         games = torch.arange(env.first_game, env.first_game + env.num_envs, device=env.device)
         self.luck = Luck(config.seed, games, ADVISING)
+        told = config.tutoring
+        self.asking = Asking(told.asking, told.asking_threshold, agent.has_policy, env.device)
+        limits = (None if most is None else portion(most) for most in (told.ask_budget, told.ask_per_step))
+        self.rations = Rations(*limits, env.device)
         self.score = Score(env.num_envs, env.device)
         self.watch = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
@@ -139,11 +145,18 @@ class Training:
         """Return the actions to take in `step`, (N,) int64: the student's, the tutor's where it is asked."""
         if self.desk is None:
             return proposal.action
-        wanted = by_chance(self.consult_probability(), self.luck.draw(self.env.steps, 1)[:, 0])
-        advice = self.watch("tutor", self.desk.advise, step.state, wanted)
+        wanted, advice = self.watch("tutor", self.consult, self.desk, step, proposal)
         same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
-        return self.guidance.choose(proposal, advice.probs, wanted)
+        heeded = self.asking.heed(wanted, advice.given & ~same, self.rations)
+        return self.guidance.choose(proposal, advice.probs, heeded)
+
+    def consult(self, desk: Desk, step: Step, proposal: Proposal) -> tuple[Tensor, Advice]:
+        """Return where advice is wanted, (N,) bool, and the advice."""
+        told = desk.tell(step.state)
+        luck = self.luck.draw(self.env.steps, 2)
+        wish = self.asking.wish(told.keys, proposal.scores, step.legal, self.consult_probability(), luck)
+        return wish.wanted, desk.answer(told, wish.wanted, partial(self.rations.admit, told.keys, wish))
 
     def refresh_opponent(self) -> None:
         """Give an opponent that is the student itself a new copy of it when it is time."""
@@ -172,10 +185,11 @@ class Training:
         if self.desk is not None:
             same, advised = self.agreed.tolist()
             self.agreed.zero_()
-            values |= self.desk.report()
-            values["tutor/consult_probability"] = self.consult_probability()
+            values |= self.desk.report() | self.rations.report()
             values["tutor/agreement"] = same / max(advised, 1)
-            line += f"  P {self.consult_probability():.2f}  hit rate {values['tutor/hit_rate']:.0%}"
+            if self.asking.method == "chance":
+                values["tutor/consult_probability"] = self.consult_probability()
+            line += f"  wanted {values['tutor/wanted']:.0%}  hit rate {values['tutor/hit_rate']:.0%}"
         if stats:
             values |= dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))
         if self.log is not None:
@@ -200,7 +214,7 @@ class Training:
             "wall_seconds": round(seconds, 2),
             "sps": round(self.global_step / seconds, 1),
             "eval": asdict(result),
-            "tutor": None if self.desk is None else self.desk.summary(),
+            "tutor": None if self.desk is None else self.desk.summary() | self.rations.summary(),
         }
 
 

@@ -44,6 +44,7 @@ class Agent(Protocol):
 
     horizon: int  # moments observed between two updates
     parts: tuple[str, ...]  # names of the methods that `update` calls
+    has_policy: bool  # whether a proposal's scores are a policy's log-probabilities; else they are values
 
     def act(self, step: Step) -> Proposal:
         """Return what the student would do now. Uses up one step of its exploration's luck."""

@@ -90,6 +90,7 @@ class DQN:
 
     horizon = 1
     parts = ("learn",)
+    has_policy = False
 
     def __init__(self, config: DQNConfig, env: Env, total_steps: int, seed: int) -> None:
         spec, device, first_game = env.spec, env.device, env.first_game

@@ -102,6 +102,7 @@ class OnPolicy:
 
     epochs = 1
     parts = ("prepare", "shuffle", "learn")
+    has_policy = True
 
     def __init__(self, config: Any, env: Env, total_steps: int, seed: int) -> None:
         spec, device, num_envs, first_game = env.spec, env.device, env.num_envs, env.first_game

@@ -55,6 +55,11 @@ def average(tensor: Tensor) -> Tensor:
     return total(tensor) / ranks()
 
 
+def portion(whole: int) -> int:
+    """Return this rank's part of a whole number; those of all ranks add up to it."""
+    return whole * (rank() + 1) // ranks() - whole * rank() // ranks()
+
+
 def share(something: Any) -> Any:
     """Return rank 0's `something`; all ranks wait for it."""
     box = [something]

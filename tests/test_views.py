@@ -410,7 +410,7 @@ def test_the_golden_prompt_has_not_changed(game_name: str, name: str) -> None:
 
 def test_no_golden_prompt_is_left_over() -> None:
     views = [(game, name, make_view(envs.make_game(game), name).version) for game, name in EVERY_VIEW]
-    assert {f"{game}_{name}_v{version}.txt" for game, name, version in views} == {p.name for p in GOLDEN.iterdir()}
+    assert {f"{game}_{name}_v{version}.txt" for game, name, version in views} == {p.name for p in GOLDEN.glob("*.txt")}
 
 
 def test_values_are_a_function_of_the_words(played: Played) -> None:

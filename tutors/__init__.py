@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from envs.base import Game, Spec
+from tutors.asking import check_asking
 from tutors.base import Tutor, View
 from tutors.client import Client
 from tutors.desk import Desk
@@ -73,8 +74,24 @@ class TutorConfig:
     """Env steps over which it falls; half of the run if not given."""
     nowait: bool = False
     """Play on while the tutor is asked: its answers serve later steps."""
+    asking: str = "chance"
+    """Where advice is wanted: chance (the consult probability), early, importance, mistake, uncertainty or visited."""
+    asking_threshold: float | None = None
+    """Of importance and mistake (0.2 if not given), uncertainty (0.5) and visited (3 visits)."""
+    ask_budget: int | None = None
+    """Questions of the whole run at most; what the table holds is none."""
+    ask_per_step: int | None = None
+    """Questions of one step of all games at most, those of the highest scores."""
+    no_symmetry: bool = False
+    """Tell positions as they lie: a mirrored board is a question of its own."""
     advice_store: str | None = None
     """A file or a database's URL that keeps all answers; advice.sqlite in the run's folder if not given."""
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot be had."""
+        check_asking(self.asking, self.asking_threshold, self.ask_budget, self.ask_per_step)
+        if self.asking == "mistake" and self.nowait:
+            raise ValueError("--asking mistake must see the answer before it knows what it cost: leave out --nowait")
 
 
 @contextmanager
@@ -98,7 +115,7 @@ def open_desk(
     if config.tutor == "none":
         yield None
         return
-    view = make_view(game, config.view)
+    view = make_view(game, config.view, not config.no_symmetry)
     table = AdviceTable(game.spec.num_actions, config.reuse, device=device)
     with ExitStack() as stack:
         tutor = hire(config, view, game.spec, seed, folder / "vllm.log", say, stack)

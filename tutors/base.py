@@ -44,7 +44,8 @@ class View:
 
     A subclass says what the first five are, `key` and `words`; the rest defaults to no symmetry, all legal, no expert.
     Where `words` and `rules` name the actions by nothing but `labels`, it may say `relabels = True`: then its letters
-    can be dealt anew.
+    can be dealt anew. Where `canonical` keeps to the transforms that `symmetry` has rows for, it may say
+    `optional_symmetry = True`: with the first of them alone, the identity, positions are told as they lie.
     """
 
     game: str
@@ -54,6 +55,7 @@ class View:
     rules: str  # what all prompts begin with
     symmetry: Tensor  # (S, A) int64
     relabels = False
+    optional_symmetry = False
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "symmetry"):
@@ -72,6 +74,21 @@ class View:
             raise ValueError(f"the view {self.name} of {self.game} cannot deal its letters anew (--label-permutations)")
         other = copy.copy(self)
         other.labels = labels
+        other.rules = other.introduce()
+        return other
+
+    def without_symmetry(self) -> "View":
+        """Return the same view without symmetry, under a name of its own: its questions are others.
+
+        Raises:
+            ValueError: it has a symmetry that it cannot do without.
+        """
+        if len(self.symmetry) == 1:
+            return self
+        if not self.optional_symmetry:
+            raise ValueError(f"the view {self.name} of {self.game} cannot do without its symmetry (--no-symmetry)")
+        other = copy.copy(self)
+        other.symmetry, other.name = self.symmetry[:1], f"{self.name} without symmetry"
         other.rules = other.introduce()
         return other
 

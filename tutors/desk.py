@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +19,14 @@ from tutors.table import ENDLESS, AdviceTable
 
 RING = 8192  # questions that wait at most, where the games do not
 EXPERT_DEPTH = 4  # how far ahead the expert looks with whose moves advice is compared
+
+
+class Told(NamedTuple):
+    """N positions as a view tells them."""
+
+    state: State  # what is told
+    turned: Tensor  # (N,) int64: the transform that led there
+    keys: Tensor  # (N, 2) int64
 
 
 class Desk:
@@ -52,7 +61,7 @@ class Desk:
         self.symmetry = view.symmetry.to(table.keys.device)
         self.counts: Counter[str] = (
             Counter()
-        )  # stored: found in the store; told (of which answered), calls: the tutor's
+        )  # positions: all that came by; stored: found in the store; told (of which answered), calls: the tutor's
         self.tally = torch.zeros(2, dtype=torch.int64, device=table.keys.device)  # consulted, hits
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
@@ -61,24 +70,37 @@ class Desk:
         self.clerk = Clerk(self._ask, cancel) if nowait else None
         self.ring: Ring | None = None  # made when a first step shows what positions look like
 
-    @torch.no_grad()
     def advise(self, state: State, wanted: Tensor) -> Advice:
         """Return advice for the rows of `state` that want it (N,) bool, in the games' own actions."""
+        return self.answer(self.tell(state), wanted)
+
+    @torch.no_grad()
+    def tell(self, state: State) -> Told:
+        """Return the positions as they are told to the tutor."""
         canonical, turned = self.view.canonical(state)
-        keys = self.view.key(canonical)
-        advice = self.table.get(keys, wanted)
+        return Told(canonical, turned, self.view.key(canonical))
+
+    @torch.no_grad()
+    def answer(self, told: Told, wanted: Tensor, admit: Callable[[Tensor], Tensor] = lambda missing: missing) -> Advice:
+        """Return advice for the rows that want it (N,) bool, in the games' own actions.
+
+        `admit` says about which of the rows that the table does not know (N,) bool a question is put.
+        """
+        advice = self.table.get(told.keys, wanted)
         self.tally += torch.stack([wanted.sum(), advice.given.sum()])
+        self.counts["positions"] += len(wanted)
+        missing = admit(wanted & ~advice.given)
         if self.clerk is not None:
             if self.ring is None:
-                self.ring = Ring(canonical, max(RING, 4 * len(keys)))
-            self.ring.add(keys, canonical, wanted & ~advice.given)
+                self.ring = Ring(told.state, max(RING, 4 * len(wanted)))
+            self.ring.add(told.keys, told.state, missing)
         else:
-            rows = (wanted & ~advice.given).nonzero()[:, 0]
+            rows = missing.nonzero()[:, 0]
             if len(rows):
-                answers = self._answer(rows_of(canonical, rows), keys[rows])
+                answers = self._answer(rows_of(told.state, rows), told.keys[rows])
                 for known, new in zip(advice, answers, strict=True):
                     known[rows] = new
-        return advice._replace(probs=advice.probs.gather(1, self.symmetry[turned]))
+        return advice._replace(probs=advice.probs.gather(1, self.symmetry[told.turned]))
 
     def tend(self) -> None:
         """Put what the clerk brings into the table, and hand over what has come up meanwhile. Never waits.
@@ -113,6 +135,7 @@ class Desk:
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
         return {
             "tutor/consulted": new["consulted"],
+            "tutor/wanted": new["consulted"] / max(new["positions"], 1),
             "tutor/asked": new["asked"],
             "tutor/prompt_tokens": new["prompt_tokens"],
             "tutor/answer_tokens": new["answer_tokens"],

@@ -77,12 +77,8 @@ class AdviceTable:
         if self.budget == 0:
             return
         keys = torch.where(advice.given[:, None], keys, NO_KEY)
-        order = keys[:, 1].argsort(stable=True)  # so that equal keys stand together among those of one hash
-        hashes, by_hash = scramble(keys[order]).sort(stable=True)
-        order = order[by_hash]
+        order, hashes, first = side_by_side(keys)
         keys, advice = keys[order], Advice(*(tensor[order] for tensor in advice))
-        first = torch.ones_like(advice.given)
-        first[1:] = (keys[1:] != keys[:-1]).any(1)
         keep = advice.given & first
         slot, found = self._find(keys)
         self.now += 1
@@ -130,6 +126,27 @@ class AdviceTable:
 def scramble(keys: Tensor) -> Tensor:
     """Return one well-mixed hash of each key, (B,) int64."""
     return mix(keys[:, 0] ^ mix(keys[:, 1]))
+
+
+def side_by_side(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return an order of keys (B, 2) by hash, the ordered hashes, and where in it another key begins; all (B,).
+
+    Equal keys stand together, and each begins with the first of the batch.
+    """
+    order = keys[:, 1].argsort(stable=True)  # so that equal keys stand together among those of one hash
+    hashes, by_hash = scramble(keys[order]).sort(stable=True)
+    order = order[by_hash]
+    ordered = keys[order]
+    begins = torch.ones_like(order, dtype=torch.bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    return order, hashes, begins
+
+
+def first_alike(keys: Tensor) -> Tensor:
+    """Return the first row that has the same key, for each of (B, 2): (B,) int64."""
+    order, _, begins = side_by_side(keys)
+    start = torch.where(begins, torch.arange(len(order), device=order.device), 0).cummax(0).values
+    return torch.empty_like(order).scatter_(0, order, order[start])
 
 
 def turn(slot: Tensor) -> Tensor:

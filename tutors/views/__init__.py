@@ -16,16 +16,23 @@ VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless anoth
 }
 
 
-def make_view(game: Game, name: str | None = None) -> View:
+def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> View:
     """Return how `game` is told to a tutor.
 
     Args:
         game: the rules.
         name: of VIEWS[game], or module:Class for a view of one's own; the game's first one if not given.
+        symmetry: whether positions that are one and the same to a player are one question.
 
     Raises:
-        ValueError: the game has no view, or none of that name.
+        ValueError: the game has no view, or none of that name, or it cannot do without its symmetry.
     """
+    view = find_view(game, name)
+    return view if symmetry else view.without_symmetry()
+
+
+def find_view(game: Game, name: str | None) -> View:
+    """Return the view of that name, with its symmetry."""
     if name is not None and ":" in name:
         return load(name)(game)
     views = VIEWS.get(game.spec.name, {})

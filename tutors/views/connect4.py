@@ -19,7 +19,7 @@ class Connect4View(View):
 
     game, name, version = "connect4", "board", 1
     labels = tuple("ABCDEFG")
-    relabels = True
+    relabels = optional_symmetry = True
     symmetry = torch.stack([torch.arange(COLUMNS), torch.arange(COLUMNS).flip(0)])
 
     def __init__(self, game: Connect4) -> None:
@@ -38,6 +38,8 @@ class Connect4View(View):
         )
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
+        if len(self.symmetry) == 1:
+            return super().canonical(state)
         flipped = {name: mirror(cells) for name, cells in state.items()}
         turned = self.key(flipped)[:, 0] < self.key(state)[:, 0]
         return {name: where(turned, flipped[name], state[name]) for name in state}, turned.long()

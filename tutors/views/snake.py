@@ -17,6 +17,7 @@ from tutors.base import ANSWER, BRIEFLY, View
 KINDS = ("your neck", "free", "wall", "your body")  # what a side of the head can hold; a tail that leaves is free
 NECK, FREE, WALL, BODY = range(len(KINDS))
 SIDES = ("Ahead", "Right", "Behind", "Left")
+WAYS = ("Up", "Right", "Down", "Left")  # what the sides are called where the view is not turned
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # rows and columns of up, right, down, left
 TURNS = tuple((quarter, flipped) for flipped in (False, True) for quarter in range(4))
 SYMMETRY = torch.tensor(  # what each move is called after a clockwise rotation, and a reflection left to right after it
@@ -33,7 +34,7 @@ class FullView(View):
 
     game, name, version = "snake", "full", 1
     labels = tuple("ABCD")
-    relabels = True
+    relabels = optional_symmetry = True
     symmetry = SYMMETRY
 
     def __init__(self, game: Snake) -> None:
@@ -55,7 +56,7 @@ class FullView(View):
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
         board = signs(state, self.size)
-        images = torch.stack([turned(board, *turn) for turn in TURNS], 1)
+        images = torch.stack([turned(board, *turn) for turn in TURNS[: len(self.symmetry)]], 1)
         transform = self._hash(images)[:, :, 0].argmin(1)
         return {"board": images[torch.arange(len(images), device=images.device), transform]}, transform
 
@@ -86,12 +87,12 @@ class LocalView(View):
 
     A told position is (B, 4) int64 under the name `sides`: ahead, right, behind, left, each 2 * its place in KINDS,
     plus 1 where the fruit is nearer there. A key is exact: three bits a side, the one behind first, so that of eight
-    rotations and reflections the smallest key has the neck behind.
+    rotations and reflections the smallest key has the neck behind. Without symmetry they are up, right, down, left.
     """
 
     game, name, version = "snake", "local", 1
     labels = tuple("ABCD")
-    relabels = True
+    relabels = optional_symmetry = True
     symmetry = SYMMETRY
 
     def __init__(self, game: Snake) -> None:
@@ -99,13 +100,17 @@ class LocalView(View):
         self.rules = self.introduce()
 
     def introduce(self) -> str:
-        ahead, right, behind, left = self.labels
+        names = [f"{label} is {name.lower()}" for label, name in zip(self.labels, self.names(), strict=True)]
         return (
             "This is Snake. Each turn your head moves one cell. Moving into a wall or into your body ends the game; "
             "eating the fruit makes you one cell longer. You see what lies on each side of your head, and on which "
-            f"sides the fruit is. Find the best move: stay alive, and go towards the fruit. {ahead} is ahead, {right} "
-            f"is right, {behind} is behind, {left} is left. {BRIEFLY}\n\n"
+            f"sides the fruit is. Find the best move: stay alive, and go towards the fruit. {', '.join(names)}. "
+            f"{BRIEFLY}\n\n"
         )
+
+    def names(self) -> tuple[str, ...]:
+        """Return what the four sides are called."""
+        return WAYS if len(self.symmetry) == 1 else SIDES
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
         board = signs(state, self.size)
@@ -114,7 +119,7 @@ class LocalView(View):
         kind = torch.where(around(board, torch.zeros_like(blocked), True), WALL, kind)
         kind = torch.where(around(board, necks(board), False), NECK, kind)
         sides = 2 * kind + towards(state, self.size)
-        images = sides[:, SYMMETRY.argsort(1).to(sides.device)]  # (B, 8, 4)
+        images = sides[:, self.symmetry.argsort(1).to(sides.device)]  # (B, 8, 4)
         transform = pack(images).argmin(1)
         return {"sides": images[torch.arange(len(images), device=images.device), transform]}, transform
 
@@ -127,7 +132,7 @@ class LocalView(View):
 
     def words(self, state: State) -> list[str]:
         return [
-            self.rules + surroundings(sides) + options(legal, self.labels)
+            self.rules + surroundings(sides, self.names()) + options(legal, self.labels)
             for sides, legal in zip(state["sides"].tolist(), self.legal(state).tolist(), strict=True)
         ]
 
@@ -148,10 +153,10 @@ def pack(sides: Tensor) -> Tensor:
     return behind << 9 | ahead << 6 | right << 3 | left
 
 
-def surroundings(sides: list[int]) -> str:
+def surroundings(sides: list[int], names: tuple[str, ...]) -> str:
     """Return what is seen, a line a side."""
-    seen = [f"{name}: {KINDS[side // 2]}" for name, side in zip(SIDES, sides, strict=True)]
-    fruit = [name.lower() for name, side in zip(SIDES, sides, strict=True) if side % 2]
+    seen = [f"{name}: {KINDS[side // 2]}" for name, side in zip(names, sides, strict=True)]
+    fruit = [name.lower() for name, side in zip(names, sides, strict=True) if side % 2]
     return "\n".join([*seen, f"Fruit: {', '.join(fruit) or 'nowhere'}"])
 
 
