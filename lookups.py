@@ -56,11 +56,12 @@ def table_rows(told: Table) -> list[dict[str, Any]]:
             for share in told.hits:
                 asked = queries(keys, count, share)
                 everybody = torch.ones(count, dtype=torch.bool, device=told.device)
+                halves = asked[:, 0].contiguous()
                 few = list(map(tuple, asked[:DICT_ROWS].tolist()))
                 programs: dict[str, tuple[Callable[[], object], int]] = {
                     "eager": (lambda t=table, a=asked, e=everybody: t.get(a, e), count),
                     "compile": (lambda f=look, a=asked, e=everybody: f(a, e), count),
-                    "searchsorted": (lambda o=ordered, a=asked[:, 0].contiguous(): torch.searchsorted(o, a), count),
+                    "searchsorted": (lambda o=ordered, a=halves: torch.searchsorted(o, a), count),
                     "dict": (lambda p=plain, f=few: [p.get(key) for key in f], len(few)),
                 }
                 row: dict[str, Any] = {
