@@ -36,11 +36,11 @@ VIEW = make_view(envs.make_game("connect4"))
 class Served:
     """A model and its server, which can be ended and started again."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
+    def __init__(self, model: Model, folder: Path, beside: Client | None = None) -> None:
         with serving() as free:
             self.url = free.url
         self.model, self.folder = model, folder
-        self.client = Client(self.url)
+        self.client = Client(self.url, beside=beside)
         self.child: subprocess.Popen[bytes] | None = None
 
     def start(self, model: Model | None = None) -> None:
@@ -76,9 +76,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serve
     folder = tmp_path_factory.mktemp("toys")
     models = {name: make_toy(name, folder / name) for name in FAMILIES}
     servers = {name: Served(model, folder) for name, model in models.items()}
-    servers["llama again"] = Served(models["llama"], folder)
+    servers["llama again"] = Served(models["llama"], folder, servers["llama"].client)
     with ExitStack() as stack:
-        for one in servers.values():
+        for one in servers.values():  # the last one goes first: it lives on another's event loop
             stack.callback(one.client.close)
             stack.callback(one.end)
             one.start()
@@ -131,20 +131,16 @@ def test_every_family_answers_in_words(served: dict[str, Served], name: str) -> 
 
 def test_two_servers_share_the_questions_and_answer_alike(served: dict[str, Served]) -> None:
     first, second = served["llama"], served["llama again"]
-    clients = [Client(first.url)]
-    clients.append(Client(second.url, beside=clients[0]))
     state = positions(64)
-    both = VllmTutor(VIEW, first.model, clients, LabelWay(VIEW, min_mass=0.0))
-    alone = VllmTutor(VIEW, first.model, [first.client], LabelWay(VIEW, min_mass=0.0))
+    both = VllmTutor(VIEW, first.model, [first.client, second.client], LabelWay(VIEW, min_mass=0.0))
     before = [tokens_used(one) for one in (first, second)]
     advice = both.advise(state)
     used = [tokens_used(one) - count for one, count in zip((first, second), before, strict=True)]
     assert min(used) > 0.2 * sum(used)
     assert advice.given.all()
     assert both.report()["vllm/prompt_tokens"] == pytest.approx(sum(used))
+    alone = VllmTutor(VIEW, first.model, [first.client], LabelWay(VIEW, min_mass=0.0))
     assert (advice.probs - alone.advise(state).probs).abs().max() < 0.02
-    for client in reversed(clients):
-        client.close()
 
 
 def tokens_used(one: Served) -> float:
