@@ -150,6 +150,22 @@ def test_when_the_budget_is_spent_the_table_still_answers() -> None:
     assert desk.summary()["asked"] == 10
 
 
+def test_a_desk_that_does_not_wait_puts_what_it_may_and_no_more() -> None:
+    """A position is charged for in every step until its answer is there."""
+    tutor, rations = Witness(), Rations(10, 4, "cpu")
+    desk = Desk(VIEW, tutor, AdviceTable(7, math.inf, capacity=1 << 14), None, nowait=True)
+    state, everybody = states(9)[8], torch.ones(64, dtype=torch.bool)
+    told, charged = desk.tell(state), []
+    for _ in range(4):
+        wish = Wish(everybody, torch.zeros(64), torch.linspace(0, 0.9, 64))
+        desk.answer(told, everybody, lambda missing, wish=wish: rations.admit(told.keys, wish, missing))
+        charged.append(10 - int(rations.left))
+    assert charged == [4, 8, 10, 10]
+    desk.tend()
+    desk.close()
+    assert len(tutor.heard) == 4
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[
     pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")])])  # fmt: skip
 @pytest.mark.parametrize("algo", AGENTS)
@@ -241,6 +257,28 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
             training.global_step += 64
         assert agreed > 0
         assert paid > 200 - money
+
+
+def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
+    config = config_of("dqn", "connect4", tmp_path, asking="mistake", asking_threshold=0.0, ask_budget=200)
+    env = make_env(config, "cpu")
+    agent, tutor = make_agent(config, env), Witness(mute=1)
+    training = Training(config, env, agent, make_desk(math.inf, tutor), None, lambda line: None)
+    step = env.reset()
+    proposal = agent.act(step)
+    assert training.advised(step, proposal).equal(proposal.action)
+    assert tutor.heard
+    assert training.rations.left.item() == 200
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_a_student_says_whether_its_scores_are_a_policy(algo: str, tmp_path: Path) -> None:
+    config = config_of(algo, "connect4", tmp_path, asking="uncertainty")
+    env = make_env(config, "cpu")
+    agent = make_agent(config, env)
+    training = Training(config, env, agent, make_desk(math.inf, Witness()), None, lambda line: None)
+    sums = agent.act(env.reset()).scores.exp().sum(1)
+    assert training.asking.has_policy == agent.has_policy == torch.allclose(sums, torch.ones(64))
 
 
 def test_the_tutor_alone_is_not_rationed(tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--asking", "early", "--asking-threshold", "0.5"), "leave out --asking-threshold"),
         (("--ask-budget", "-1"), "at least 0"),
         (("--ask-per-step", "0"), "at least 1"),
+        (("--asking", "mistake", "--nowait"), "leave out --nowait"),
         (("--tutor", "tiny", "--tutor-url", "localhost"), "looks like"),
         (("--folder", "/proc/run"), "cannot be written"),
         (("--buffer-size", "10"), "does not hold the 1 moments of 64 games"),

@@ -175,7 +175,8 @@ class Rations:
 
     A question is a position that is wanted and that the table does not hold, once a step however many games are in it.
     It counts whether the store knows it, a tutor answers it or nobody does, so a run spends the same whatever was
-    asked before it. The table answers for nothing, also when the budget is spent.
+    asked before it. The table answers for nothing, also when the budget is spent. At a desk that does not wait a
+    position counts again in every step until its answer is there.
 
     Args:
         budget: of the run; None for no end. What is left is in `left`, a 0-d int64 tensor.
