@@ -104,7 +104,9 @@ def open_desk(
             config.advice_store or folder / "advice.sqlite", identity_of(game.spec, view, tutor.identity)
         )
         stack.callback(store.close)
-        yield Desk(view, tutor, table, store)
+        desk = Desk(view, tutor, table, store)
+        desk.fill_table()
+        yield desk
 
 
 def hire(config: TutorConfig, view: View, spec: Spec, seed: int, log: Path, say: Say, stack: ExitStack) -> Tutor:

@@ -1,6 +1,5 @@
 """The front desk: who asked, what is known already, and who must be asked."""
 
-import logging
 import time
 from collections import Counter, defaultdict
 
@@ -9,8 +8,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from envs.base import State, rows_of
-from tutors.base import Advice, Tutor, View, Warner
-from tutors.store import AdviceStore, reason
+from tutors.base import Advice, Tutor, View
+from tutors.store import AdviceStore, Cost
 from tutors.table import ENDLESS, AdviceTable
 
 EXPERT_DEPTH = 4  # how far ahead the expert looks with whose moves advice is compared
@@ -28,13 +27,22 @@ class Desk:
     def __init__(self, view: View, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
-        self.counts: Counter[str] = (
-            Counter()
-        )  # stored: found in the store; told (of which answered), calls: the tutor's
+        # filled: put into the table at the start; stored: found in the store; told (and answered), calls: the tutor's
+        self.counts: Counter[str] = Counter()
         self.tally = torch.zeros(2, dtype=torch.int64, device=table.keys.device)  # consulted, hits
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
-        self.warn = Warner(logging.getLogger(__name__))
+
+    def fill_table(self) -> None:
+        """Put into the table what the store knows, as far as it holds it, where answers may be used without end."""
+        if self.store is not None and self.table.budget == ENDLESS:
+            device = self.table.keys.device
+            try:
+                for keys, advice in self.store.all(self.table.capacity):
+                    self.table.put(keys.to(device), advice.to(device))
+                    self.counts["filled"] += len(keys)
+            except SQLAlchemyError as error:
+                self.store.failed(error)
 
     @torch.no_grad()
     def advise(self, state: State, wanted: Tensor) -> Advice:
@@ -53,7 +61,9 @@ class Desk:
     def report(self) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
         consulted, hits = self.tally.tolist()
+        failures = 0 if self.store is None else self.store.failures
         total = {**self.counts, **self.tutor.stats, **self.sums, "consulted": consulted, "hits": hits}
+        total["store_failures"] = failures
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
@@ -68,6 +78,7 @@ class Desk:
             "tutor/label_mass": new["label_mass"] / max(new["told"], 1),
             "tutor/expert_agreement": new["expert_agreed"] / max(new["answered"], 1),
             "tutor/table_load": float(self.table.load()),
+            "tutor/store_failures": new["store_failures"],
             **silent,
             **self.tutor.report(),
         }
@@ -83,7 +94,9 @@ class Desk:
             "prompt_tokens": stats["prompt_tokens"],
             "answer_tokens": stats["answer_tokens"],
             "expert_agreement": round(self.counts["expert_agreed"] / max(self.counts["answered"], 1), 4),
+            "filled": self.counts["filled"],
             "stored": self.counts["stored"],
+            "store_failures": 0 if self.store is None else self.store.failures,
             "hits": hits,
             "hit_rate": round(hits / max(consulted, 1), 4),
             "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
@@ -100,15 +113,22 @@ class Desk:
         rows = (~answers.given).nonzero()[:, 0]
         if len(rows):
             asked = rows_of(state, rows)
-            began = time.monotonic()
-            said = self.tutor.advise(asked).to(distinct.device)
-            self.sums["seconds"] += time.monotonic() - began
-            self.counts["calls"] += 1
+            said, cost = self._ask(asked)
             for known, new in zip(answers, said, strict=True):
                 known[rows] = new
-            self._keep(asked, distinct[rows], said)
+            self._keep(asked, distinct[rows], said, cost)
         self.table.put(distinct, answers)
         return Advice(*(tensor[which] for tensor in answers))
+
+    def _ask(self, state: State) -> tuple[Advice, Cost]:
+        """Return what the tutor says, and what each answer cost."""
+        spent, began = Counter(self.tutor.stats), time.monotonic()
+        said = self.tutor.advise(state).to(self.symmetry.device)
+        seconds = time.monotonic() - began
+        self.sums["seconds"] += seconds
+        self.counts["calls"] += 1
+        tokens = [self.tutor.stats[kind] - spent[kind] for kind in ("prompt_tokens", "answer_tokens")]
+        return said, Cost(*(total / len(said.given) for total in (*tokens, seconds)))
 
     def _stored(self, keys: Tensor) -> Advice:
         """Return what the store knows."""
@@ -118,11 +138,11 @@ class Desk:
                 self.counts["stored"] += int(found.given.sum())
                 return found
             except SQLAlchemyError as error:
-                self._without_store(error)
+                self.store.failed(error)
         return Advice.silence(len(keys), self.symmetry.shape[1], keys.device)
 
-    def _keep(self, state: State, keys: Tensor, said: Advice) -> None:
-        """Write new answers to the store, count them, and compare them with an expert's where there is one."""
+    def _keep(self, state: State, keys: Tensor, said: Advice, cost: Cost) -> None:
+        """Hand new answers to the store, count them, and compare them with an expert's where there is one."""
         self.counts["told"] += len(keys)
         self.counts["answered"] += int(said.given.sum())
         self.sums["label_mass"] += float(said.label_mass.sum())
@@ -134,12 +154,4 @@ class Desk:
             self.counts["expert_agreed"] += int(agreed.sum())
         if self.store is not None:
             words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
-            try:
-                self.store.put(keys.cpu(), said.to("cpu"), words)
-            except SQLAlchemyError as error:
-                self._without_store(error)
-
-    def _without_store(self, error: SQLAlchemyError) -> None:
-        """Go on when the store cannot be read or written: advice is dearer then, not wrong."""
-        self.counts["store_failures"] += 1
-        self.warn("store", f"the advice store failed ({reason(error)}): training goes on without it")
+            self.store.put(keys.cpu(), said.to("cpu"), words, cost)
