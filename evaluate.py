@@ -38,7 +38,7 @@ from tutors import TutorConfig, hire, open_desk
 from tutors.base import TutorError
 from tutors.desk import Desk
 from tutors.report import GAMES, Report, gather, report
-from tutors.store import AdviceStore, identity_of
+from tutors.store import AdviceStore, identity_of, without_password
 from tutors.table import AdviceTable
 from tutors.views import VIEWS, make_view
 
@@ -250,7 +250,8 @@ def show_reports(evaluation: Evaluation) -> None:
     """Print a report's measures, and write its picture."""
     from tutors.charts import draw, letters_table, measures_table  # matplotlib takes a second to load
 
-    told, picture, tutor = reports(evaluation), picture_of(evaluation), evaluation.config().tutoring.tutor
+    told, picture = reports(evaluation), picture_of(evaluation)
+    tutor = without_password(evaluation.config().tutoring.tutor)
     if evaluation.json:
         print(json.dumps({"who": "tutor", "tutor": tutor, "reports": [one.as_json() for one in told]}))
     else:

@@ -30,6 +30,7 @@ from envs import closest
 from envs.base import Env
 from tutors import TutorConfig
 from tutors.base import TutorError
+from tutors.store import without_password
 
 HERE = Path(__file__).parent
 TUNED = HERE / "agents" / "tuned.toml"
@@ -83,8 +84,11 @@ class Config:
         self.tutoring.check()
 
     def to_json(self) -> str:
-        """Return everything, as `config_from_json` reads it; an endless budget is written as a string."""
+        """Return everything but passwords, as `config_from_json` reads it; an endless budget is written as a string."""
         told = asdict(self) | {"folder": str(self.folder)}
+        for name in ("advice_store", "tutor"):  # a recorded tutor's name is a store's, too
+            if told["tutoring"][name] is not None:
+                told["tutoring"][name] = without_password(told["tutoring"][name])
         if self.tutoring.tutor_key_file is not None:
             told["tutoring"]["tutor_key_file"] = str(self.tutoring.tutor_key_file)
         if math.isinf(told["tutoring"]["reuse"]):

@@ -29,6 +29,7 @@ from tutors.asking import Asking, Rations, consult_probability
 from tutors.base import Advice
 from tutors.desk import Desk
 from tutors.guidance.override import Override
+from tutors.store import without_password
 
 console = Console(highlight=False)
 
@@ -57,7 +58,9 @@ def train(config: Config) -> dict[str, object]:
             log = Log(config.folder)
             stack.callback(log.close)
             (config.folder / "config.json").write_text(config.to_json() + "\n")
-        console.print(f"{config.folder}: {config.algo} on {config.env}, tutor {config.tutoring.tutor}, {device}")
+        console.print(
+            f"{config.folder}: {config.algo} on {config.env}, tutor {without_password(config.tutoring.tutor)}, {device}"
+        )
         status = stack.enter_context(console.status(""))
         for turn in range(ranks()):  # one after the other: the first may start a server, which the others find
             if share(turn) == rank():
@@ -222,7 +225,8 @@ def new_folder(config: Config) -> Path:
     """Return a folder's name that no other run has."""
     when = time.strftime("%Y%m%d-%H%M%S")
     game = config.env.replace(":", "-").replace("/", "-")
-    name = f"{game}_{config.algo}_{config.tutoring.tutor}_seed{config.seed}_{when}"
+    tutor = config.tutoring.tutor.partition(":")[0]  # of a recorded tutor the rest is a path or a URL
+    name = f"{game}_{config.algo}_{tutor}_seed{config.seed}_{when}"
     folder, again = Path("runs") / name, 1
     while folder.exists():
         again += 1

@@ -5,6 +5,7 @@ wrong row, a mirrored action or another position's advice is seen at once.
 """
 
 import math
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def answer_to(keys: Tensor) -> Tensor:
     """A distribution that belongs to one key only, over the actions of the canonical position."""
     weights = (mix(keys[:, None] + torch.arange(7)) & 0xFFFF).float() + 1
     return weights / weights.sum(1, keepdim=True)
+
+
+def answers(keys: Tensor) -> Advice:
+    """The advice about some keys."""
+    given = torch.ones(len(keys), dtype=torch.bool)
+    return Advice(answer_to(keys[:, 0]), given, given.float())
 
 
 def expected(state: State) -> Tensor:
@@ -173,6 +180,86 @@ def test_a_second_run_finds_the_answers_in_the_store_and_asks_nothing(tmp_path: 
     assert desk.counts["stored"] == found == len(first.heard)
 
 
+def test_a_table_that_was_filled_from_the_store_neither_asks_nor_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybody = torch.ones(64, dtype=torch.bool)
+    for tutor in (Witness(), Witness()):
+        store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, tutor.identity))
+        desk = make_desk(math.inf, tutor, store)
+        desk.fill_table()
+        if filled := desk.summary()["filled"]:
+            assert filled == store.count()
+            monkeypatch.setattr(store, "find", None)
+        for state in states(8):
+            torch.testing.assert_close(desk.advise(state, everybody).probs, expected(state))
+        store.close()
+    assert filled
+    assert tutor.heard == []
+    assert desk.summary()["hits"] == desk.summary()["consulted"] == 8 * 64
+
+
+@pytest.mark.parametrize("budget", [0, 3])
+def test_a_finite_budget_fills_no_table(budget: float, tmp_path: Path) -> None:
+    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
+    make_desk(budget, Witness(), store).advise(states(1)[0], torch.ones(64, dtype=torch.bool))
+    store.flush()
+    desk = make_desk(budget, Witness(), store)
+    desk.fill_table()
+    assert desk.summary()["filled"] == desk.table.load() == 0
+    store.close()
+
+
+def test_a_table_too_small_for_the_store_takes_the_newest_answers(tmp_path: Path) -> None:
+    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
+    keys = torch.stack([torch.arange(500), torch.zeros(500, dtype=torch.int64)], 1)
+    for number in range(500):
+        store.put(keys[number : number + 1], answers(keys[number : number + 1]), [""])
+    desk = Desk(VIEW, Witness(), AdviceTable(7, math.inf, capacity=64), store)
+    store.flush()
+    desk.fill_table()
+    assert desk.counts["filled"] == 64
+    given = desk.table.get(keys, torch.ones(500, dtype=torch.bool)).given
+    assert not given[: 500 - 64].any()
+    assert given[500 - 64 :].sum() > 32
+    store.close()
+
+
+def test_a_store_that_cannot_be_read_leaves_the_table_empty(tmp_path: Path) -> None:
+    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("drop table answers")
+    desk = make_desk(math.inf, Witness(), store)
+    desk.fill_table()
+    assert (desk.summary()["filled"], desk.summary()["store_failures"]) == (0, 1)
+    store.close()
+
+
+def test_an_answer_costs_its_share_of_the_call(tmp_path: Path) -> None:
+    class Dear(Witness):
+        def advise(self, state: State) -> Advice:
+            self.stats["prompt_tokens"] += 100
+            self.stats["answer_tokens"] += 10
+            time.sleep(0.05)
+            return super().advise(state)
+
+    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
+    desk = make_desk(math.inf, Dear(), store)
+    everybody, moments = torch.ones(64, dtype=torch.bool), states(10)
+    for state in (moments[0], moments[9]):
+        desk.advise(state, everybody)
+    store.flush()
+    with store.engine.connect() as connection:
+        rows = connection.exec_driver_sql("select prompt_tokens, answer_tokens, seconds from answers").all()
+    store.close()
+    prompts, tokens, seconds = (sum(column) for column in zip(*rows, strict=True))
+    assert len(rows) == len(desk.tutor.heard) > 20
+    assert {len(set(column)) for column in zip(*rows, strict=True)} == {2}, "two calls, of different sizes"
+    assert (prompts, tokens) == (pytest.approx(200), pytest.approx(20))
+    assert seconds == pytest.approx(desk.sums["seconds"])
+    assert seconds >= 0.1
+
+
 def test_a_finite_budget_asks_again_though_the_store_knows(tmp_path: Path) -> None:
     everybody = torch.ones(64, dtype=torch.bool)
     heard = []
@@ -192,6 +279,7 @@ def test_the_store_keeps_the_words_without_the_rules(tmp_path: Path) -> None:
     desk = make_desk(math.inf, Witness(), store)
     state = rows_of(states(3)[2], torch.tensor([5]))
     desk.advise(state, torch.ones(1, dtype=torch.bool))
+    store.flush()
     with store.engine.connect() as connection:
         (words,) = connection.exec_driver_sql("select words from answers").scalars()
     store.close()
@@ -209,9 +297,11 @@ def test_a_store_that_fails_costs_advice_nothing_and_is_counted(
     everybody = torch.ones(64, dtype=torch.bool)
     for state in states(3):
         torch.testing.assert_close(desk.advise(state, everybody).probs, expected(state))
+    assert desk.report()["tutor/store_failures"] >= 3
     store.close()
-    assert desk.counts["store_failures"] > 3
-    assert len([record for record in caplog.records if "advice store" in record.message]) == 1
+    assert desk.summary()["store_failures"] > 3
+    assert len([record for record in caplog.records if "advice store failed" in record.message]) == 1
+    assert "answers could not be written to the advice store" in caplog.records[-1].message
 
 
 def test_a_report_tells_what_came_up_since_the_last() -> None:

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ from agents.checkpoint import load_checkpoint
 from envs.opponents import Negamax, tactical
 from run import Config, Log, config_from_json, evaluation_env, make_agent, tuned_for
 from tests.scripted_server import serving
-from train import Training, train
+from train import Training, new_folder, train
 from tutors import TutorConfig
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +35,7 @@ TAGS = {
     "losses/td_loss", "losses/q_values", "losses/grad_norm",
     "eval/mean_return", "eval/stderr", "eval/episodes",
     "tutor/consult_probability", "tutor/consulted", "tutor/wanted", "tutor/asked", "tutor/hit_rate", "tutor/latency_ms",
-    "tutor/label_mass", "tutor/agreement", "tutor/table_load",
+    "tutor/label_mass", "tutor/agreement", "tutor/table_load", "tutor/store_failures",
     "time/env", "time/act", "time/tutor", "time/store", "time/learn",
 }  # fmt: skip
 
@@ -64,6 +66,7 @@ def test_a_run_leaves_what_the_design_says(run: Path) -> None:
     assert 0 < tutor["asked"] < tutor["consulted"]
     assert tutor["hit_rate"] == pytest.approx(tutor["hits"] / tutor["consulted"], abs=1e-4)
     assert tutor["silent"] == {}
+    assert (tutor["filled"], tutor["stored"], tutor["store_failures"]) == (0, 0, 0)
     config = config_from_json((run / "config.json").read_text())
     assert config.tutoring.tutor == "scripted"
     assert config.agent.hidden == (32,)
@@ -237,6 +240,47 @@ def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -
     assert done.returncode == 2
     assert "cannot be used" in done.stderr
     assert precious.read_text() == "my diary" * 1000
+
+
+def test_a_second_run_on_one_store_asks_nothing(tmp_path: Path) -> None:
+    flags = ("--tutor", "scripted", "--tutor-depth", "1", "--env", "blackjack", "--advice-store", str(tmp_path / "a"))
+    cold = trained(tmp_path / "cold", *flags)["tutor"]
+    warm = trained(tmp_path / "warm", *flags)["tutor"]
+    assert cold["asked"] == warm["filled"] > 200
+    assert cold["filled"] == warm["asked"] == warm["stored"] == 0
+    assert warm["hit_rate"] == 1
+
+
+def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None:
+    flags = "--env connect4 --tutor scripted --tutor-depth 1 --total-steps 100000000 --num-envs 64 --log-every 640"
+    told = [sys.executable, "train.py", *flags.split(), "--folder", str(tmp_path / "run")]
+    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        over = time.monotonic() + 60
+        while "SPS" not in (tmp_path / "run" / "metrics.csv").read_text() if (tmp_path / "run").exists() else True:
+            assert time.monotonic() < over
+            time.sleep(0.2)
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+    assert running.returncode == 143
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        asked = sum(float(row["value"]) for row in csv.DictReader(file) if row["tag"] == "tutor/asked")
+    connection = sqlite3.connect(tmp_path / "run" / "advice.sqlite")
+    (kept,) = connection.execute("select count(*) from answers").fetchone()
+    connection.close()
+    assert kept >= asked > 0, "the table forgets nothing so soon: each position was asked about once"
+
+
+def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "postgresql+psycopg://me:canary@here/advice"
+    for told in (TutorConfig(advice_store=url), TutorConfig(tutor=f"recorded:{url}")):
+        config = Config(folder=tmp_path, tutoring=told)
+        text = config.to_json()
+        assert "canary" not in text
+        assert url.replace("canary", "***") in text
+        assert config_from_json(text).tutoring.reuse == math.inf
+        assert "canary" not in str(new_folder(config))
+    assert new_folder(config).parent == Path("runs")
 
 
 def test_the_demo_puts_four_players_side_by_side() -> None:

@@ -293,12 +293,13 @@ def test_a_call_holds_no_more_questions_than_a_step() -> None:
 def test_what_a_store_knows_costs_nothing(tmp_path: Path) -> None:
     view, state = some("connect4", "board", 150)
     spec = envs.make_game("connect4").spec
-    first, again = (
-        report(
-            desk_of(view, tutor, AdviceStore(tmp_path / "a.sqlite", identity_of(spec, view, tutor.identity))), state, 2
-        )
-        for tutor in (ScriptedTutor(view, 0.5, 2), ScriptedTutor(view, 0.5, 2))
-    )
+    found = []
+    for _ in range(2):
+        tutor = ScriptedTutor(view, 0.5, 2)
+        store = AdviceStore(tmp_path / "a.sqlite", identity_of(spec, view, tutor.identity))
+        found.append(report(desk_of(view, tutor, store), state, 2))
+        store.close()
+    first, again = found
     assert (first.prompts, first.stored, again.prompts, again.stored) == (150, 0, 0, 150)
     assert math.isnan(again.seconds_per_1000)
     assert (first.agreement, first.letters) == (again.agreement, again.letters)

@@ -126,6 +126,7 @@ def open_desk(
         cancel = tutor.cancel if isinstance(tutor, VllmTutor) else do_nothing
         desk = Desk(view, tutor, table, store, config.nowait, cancel)
         stack.callback(desk.close)
+        desk.fill_table()
         yield desk
 
 

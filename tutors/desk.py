@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from envs.base import State, rows_of
-from tutors.base import Advice, Tutor, View, Warner
+from tutors.base import Advice, Tutor, View
 from tutors.clerk import Clerk, Ring
-from tutors.store import AdviceStore, reason
+from tutors.store import AdviceStore, Cost
 from tutors.table import ENDLESS, AdviceTable
 
 RING = 8192  # questions that wait at most, where the games do not
@@ -59,16 +59,26 @@ class Desk:
     ) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
-        self.counts: Counter[str] = (
-            Counter()
-        )  # positions: all that came by; stored: found in the store; told (of which answered), calls: the tutor's
+        # positions: all that came by; filled: into the table at the start; stored: found in the store; told (of which
+        # answered), calls: the tutor's
+        self.counts: Counter[str] = Counter()
         self.tally = torch.zeros(2, dtype=torch.int64, device=table.keys.device)  # consulted, hits
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
-        self.warn = Warner(logging.getLogger(__name__))
         self.talking = threading.Lock()  # one talk with the tutor at a time, whoever has it
         self.clerk = Clerk(self._ask, cancel) if nowait else None
         self.ring: Ring | None = None  # made when a first step shows what positions look like
+
+    def fill_table(self) -> None:
+        """Put into the table what the store knows, as far as it holds it, where answers may be used without end."""
+        if self.store is not None and self.table.budget == ENDLESS:
+            device = self.table.keys.device
+            try:
+                for keys, advice in self.store.all(self.table.capacity):
+                    self.table.put(keys.to(device), advice.to(device))
+                    self.counts["filled"] += len(keys)
+            except SQLAlchemyError as error:
+                self.store.failed(error)
 
     def advise(self, state: State, wanted: Tensor) -> Advice:
         """Return advice for the rows of `state` that want it (N,) bool, in the games' own actions."""
@@ -123,13 +133,14 @@ class Desk:
     def close(self) -> None:
         """Let go of the clerk; what has not been answered will not be."""
         if self.clerk is not None and not self.clerk.close():
-            self.warn("clerk", "the tutor's thread does not end; it is left alone")
+            logging.getLogger(__name__).warning("the tutor's thread does not end; it is left alone")
 
     def report(self) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
         consulted, hits = self.tally.tolist()
         # copies, since a clerk may be counting
         total = {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, "consulted": consulted, "hits": hits}
+        total["store_failures"] = 0 if self.store is None else self.store.failures
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
@@ -145,6 +156,7 @@ class Desk:
             "tutor/label_mass": new["label_mass"] / max(new["told"], 1),
             "tutor/expert_agreement": new["expert_agreed"] / max(new["answered"], 1),
             "tutor/table_load": float(self.table.load()),
+            "tutor/store_failures": new["store_failures"],
             **({} if self.clerk is None else {"tutor/dropped": new["dropped"]}),
             **silent,
             **self._servers(),
@@ -170,7 +182,9 @@ class Desk:
             "prompt_tokens": stats["prompt_tokens"],
             "answer_tokens": stats["answer_tokens"],
             "expert_agreement": round(self.counts["expert_agreed"] / max(self.counts["answered"], 1), 4),
+            "filled": self.counts["filled"],
             "stored": self.counts["stored"],
+            "store_failures": 0 if self.store is None else self.store.failures,
             "hits": hits,
             "hit_rate": round(hits / max(consulted, 1), 4),
             "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
@@ -192,15 +206,23 @@ class Desk:
         rows = (~answers.given).nonzero()[:, 0]
         if len(rows):
             asked = rows_of(state, rows)
-            began = time.monotonic()
-            with self.talking:
-                said = self.tutor.advise(asked).to(keys.device)
-            self.sums["seconds"] += time.monotonic() - began
-            self.counts["calls"] += 1
+            said, cost = self._talk(asked)
+            said = said.to(keys.device)
             for known, new in zip(answers, said, strict=True):
                 known[rows] = new
-            self._keep(asked, keys[rows], said)
+            self._keep(asked, keys[rows], said, cost)
         return answers
+
+    def _talk(self, state: State) -> tuple[Advice, Cost]:
+        """Return what the tutor says, and what each answer cost."""
+        with self.talking:
+            spent, began = Counter(self.tutor.stats), time.monotonic()
+            said = self.tutor.advise(state)
+            seconds = time.monotonic() - began
+        self.sums["seconds"] += seconds
+        self.counts["calls"] += 1
+        tokens = [self.tutor.stats[kind] - spent[kind] for kind in ("prompt_tokens", "answer_tokens")]
+        return said, Cost(*(total / len(said.given) for total in (*tokens, seconds)))
 
     def _stored(self, keys: Tensor) -> Advice:
         """Return what the store knows."""
@@ -210,11 +232,11 @@ class Desk:
                 self.counts["stored"] += int(found.given.sum())
                 return found
             except SQLAlchemyError as error:
-                self._without_store(error)
+                self.store.failed(error)
         return Advice.silence(len(keys), self.symmetry.shape[1], keys.device)
 
-    def _keep(self, state: State, keys: Tensor, said: Advice) -> None:
-        """Write new answers to the store, count them, and compare them with an expert's where there is one."""
+    def _keep(self, state: State, keys: Tensor, said: Advice, cost: Cost) -> None:
+        """Hand new answers to the store, count them, and compare them with an expert's where there is one."""
         self.counts["told"] += len(keys)
         self.counts["answered"] += int(said.given.sum())
         self.sums["label_mass"] += float(said.label_mass.sum())
@@ -226,12 +248,4 @@ class Desk:
             self.counts["expert_agreed"] += int(agreed.sum())
         if self.store is not None:
             words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
-            try:
-                self.store.put(keys.cpu(), said.to("cpu"), words)
-            except SQLAlchemyError as error:
-                self._without_store(error)
-
-    def _without_store(self, error: SQLAlchemyError) -> None:
-        """Go on when the store cannot be read or written: advice is dearer then, not wrong."""
-        self.counts["store_failures"] += 1
-        self.warn("store", f"the advice store failed ({reason(error)}): training goes on without it")
+            self.store.put(keys.cpu(), said.to("cpu"), words, cost)

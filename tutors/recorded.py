@@ -5,14 +5,13 @@ It is silent about positions that the store does not know, and answers in a mill
 
 import logging
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from envs.base import Spec, State
 from tutors.base import Advice, View, Warner
-from tutors.store import AdviceStore, question_of, reason, recorded_identities
+from tutors.store import AdviceStore, question_of, reason, recorded_identities, without_password
 
 PREFIX = "recorded:"  # of the tutor's name; the store's file or URL follows
 
@@ -31,19 +30,17 @@ class RecordedTutor:
     """
 
     def __init__(self, url: str, spec: Spec, view: View, who: str | None = None) -> None:
-        if "://" not in url and not Path(url).is_file():
-            raise ValueError(f"there is no advice store {url}")
         question = question_of(spec, view)
-        found = recorded_identities(url)
+        found, shown = recorded_identities(url), without_password(url)
         fitting = [one for one in found if all(one.get(name) == told for name, told in question.items())]
         if not fitting:
             games = sorted({f"{one['game']} {one['view']}" for one in found})
-            raise ValueError(f"{url} has no answers about {spec.name} {view.name}, only {', '.join(games) or 'none'}")
+            raise ValueError(f"{shown} has no answers about {spec.name} {view.name}, only {', '.join(games) or 'none'}")
         meant = [one for one in fitting if who is None or who in describe(one, question)]
         if len(meant) != 1:
             tutors = "; ".join(sorted(describe(one, question) for one in fitting))
             raise ValueError(
-                f"{url} has answers of {tutors}: name one, or what only it has in its name, as --tutor-model"
+                f"{shown} has answers of {tutors}: name one, or what only it has in its name, as --tutor-model"
             )
         self.view, self.name = view, "recorded"
         self.identity: dict[str, Any] = {name: told for name, told in meant[0].items() if name not in question}
@@ -76,4 +73,5 @@ def describe(identity: dict[str, Any], question: dict[str, Any]) -> str:
     """Return whose answers these are and how they were asked for, in a few words."""
     passed_over = {*question, "tutor", "template"}
     rest = [f"{name} {told}" for name, told in identity.items() if name not in passed_over]
-    return f"{identity['tutor']} ({', '.join(rest)})" if rest else str(identity["tutor"])
+    who = str(identity.get("tutor"))
+    return f"{who} ({', '.join(rest)})" if rest else who

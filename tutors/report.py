@@ -4,7 +4,9 @@ Costs one question for each position, in calls of STEP as a run makes them, and 
 position about which the tutor is silent is counted as such, and takes part in no other measure but the label mass.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,10 +59,9 @@ class Report:
 def gather(env: Env, view: View, count: int, seed: int) -> State:
     """Return `count` positions of mixed play, as the game knows them, on the CPU; all that came up if there are fewer.
 
-    Half of all actions are the expert's best and half are any legal ones: in game i of n an action is the expert's with
-    probability i / (n - 1), so that play of every strength takes part. No two positions are told in the same words, and
-    all different ones that came up are equally likely to be among those returned: more than wanted are gathered,
-    over many games, until there are PLENTY times as many or a round of play brings none that is new.
+    No two positions are told in the same words, and all different ones that came up are equally likely to be among
+    those returned: more than wanted are gathered, over many games, until there are PLENTY times as many or a round of
+    play brings none that is new.
 
     Args:
         env: the games; they are dealt afresh.
@@ -68,24 +69,35 @@ def gather(env: Env, view: View, count: int, seed: int) -> State:
         count: of positions, at least 1.
         seed: of the play and of the draw.
     """
-    luck = Luck(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
-    skill = torch.linspace(0, 1, env.num_envs, device=env.device)
-    step, turn, known = env.reset(), 0, 0
+    play, known = mixed_play(env, view, seed), 0
     pool: list[State] = []
     while True:
-        for _ in range(ROUND):
-            pool.append(step.state)
-            chance = luck.draw(turn, 2)
-            clever = expert_actions(view, step.state) & step.legal & (chance[:, :1] < skill[:, None])
-            step = env.step(pick(torch.where(clever.any(1, keepdim=True), clever, step.legal), chance[:, 1]))
-            turn += 1
-        pool = [distinct(view, pool)]
+        pool = [distinct(view, [*pool, *itertools.islice(play, ROUND)])[0]]
         found = row_count(pool[0])
         if found >= PLENTY * count or found == known:
             break
         known = found
     order = Luck(seed, torch.arange(found, device=env.device), SAMPLING).draw(0, 1)[:, 0].argsort(stable=True)
     return {name: tensor.cpu() for name, tensor in rows_of(pool[0], order[:count]).items()}
+
+
+def mixed_play(env: Env, view: View, seed: int) -> Iterator[State]:
+    """Deal the games afresh, play them without end, and yield all positions of each moment, as the game knows them.
+
+    Half of all actions are the expert's best and half are any legal ones: in game i of n an action is the expert's with
+    probability i / (n - 1), so that play of every strength takes part. Without an expert all are any legal ones.
+    """
+    luck = Luck(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+    skill = torch.linspace(0, 1, env.num_envs, device=env.device)
+    step = env.reset()
+    for turn in itertools.count():
+        yield step.state
+        chance = luck.draw(turn, 2)
+        actions = step.legal
+        if view.has_expert:
+            clever = expert_actions(view, step.state) & step.legal & (chance[:, :1] < skill[:, None])
+            actions = torch.where(clever.any(1, keepdim=True), clever, step.legal)
+        step = env.step(pick(actions, chance[:, 1]))
 
 
 def expert_actions(view: View, state: State) -> Tensor:
@@ -95,13 +107,16 @@ def expert_actions(view: View, state: State) -> Tensor:
     return best.gather(1, view.symmetry.to(best.device)[turned])
 
 
-def distinct(view: View, parts: list[State]) -> State:
-    """Join positions and keep the first of all that are told in the same words, in the order of their keys."""
+def distinct(view: View, parts: list[State]) -> tuple[State, Tensor]:
+    """Join B positions and keep the first of all that are told in the same words, in the order of their keys.
+
+    Returns (what is kept, which of these each of the B is told like (B,) int64).
+    """
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     keys, which = torch.unique(view.key(view.canonical(joined)[0]), dim=0, return_inverse=True)
     rows = torch.full_like(keys[:, 0], len(which))
     rows.scatter_reduce_(0, which, torch.arange(len(which), device=which.device), "amin")
-    return rows_of(joined, rows)
+    return rows_of(joined, rows), which
 
 
 def report(desk: Desk, state: State, depth: int) -> Report:

@@ -44,7 +44,7 @@ class AdviceTable:
         self.budget = ENDLESS if budget == math.inf else int(budget)
         self.ways = ways
         self.bits = max(1, math.ceil(math.log2(max(capacity, 2 * ways) / ways)))
-        self.trash = ways << self.bits
+        self.trash = self.capacity = ways << self.bits
         rows = self.trash + 1
         self.keys = torch.full((rows, 2), NO_KEY, dtype=torch.int64, device=device)
         self.probs = torch.zeros(rows, num_actions, device=device)

@@ -1,0 +1,168 @@
+"""`python -m tutors.store`: look into advice stores, move them, and fill them before a run."""
+
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from json import dumps, loads
+from pathlib import Path
+from typing import Annotated, Any
+
+import sqlalchemy as sql
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from tutors.base import TutorError
+from tutors.recorded import describe
+from tutors.store.database import answers, existing, identities, usable
+from tutors.store.fill import Fill, fill
+from tutors.store.lines import COSTS, Added, from_lines, read_all, to_lines, write_all
+
+QUESTION = dict.fromkeys(("game", "game_version", "view", "view_version", "rules", "labels"))
+Store = Annotated[str, tyro.conf.Positional]  # a file, or the URL of a database
+
+
+def info(store: Store, json: bool = False) -> None:
+    """Show whose answers a store has, how many, and what they cost.
+
+    Args:
+        store: A file, or the URL of a database.
+        json: Print one line of JSON.
+    """
+    with existing(store) as engine:
+        found = inventory(engine)
+    if json:
+        print(dumps(found))
+        return
+    columns = ("game\nview", "tutor", "answers", "prompt tokens\nanswer tokens", "seconds", "first\nlast")
+    table = Table(*columns, show_lines=True)
+    for one in found:
+        identity = one["identity"]
+        table.add_row(
+            f"{identity.get('game')}\n{identity.get('view')}",
+            describe(identity, QUESTION),
+            f"{one['answers']:,}",
+            f"{one['prompt_tokens']:,.0f}\n{one['answer_tokens']:,.0f}",
+            f"{one['seconds']:,.1f}",
+            "\n".join((one[name] or "–")[:16].replace("T", " ") for name in ("first", "last")),
+        )
+    Console(highlight=False).print(table)
+
+
+def export(store: Store) -> None:
+    """Print a whole store as lines of JSON.
+
+    Args:
+        store: A file, or the URL of a database.
+    """
+    with existing(store) as engine:
+        for line in to_lines(read_all(engine)):
+            print(line)
+
+
+def import_lines(store: Store, file: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Read what export printed into a store, all of it or nothing; answers that are there stay.
+
+    Args:
+        store: A file, which is made where it is not there, or the URL of a database.
+        file: The lines.
+    """
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines, usable(store) as engine:
+            say_added(write_all(engine, from_lines(lines)))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def merge(store: Store, other: Store) -> None:
+    """Copy all answers of another store into one; answers that are there stay.
+
+    Args:
+        store: Where they go: a file, which is made where it is not there, or the URL of a database.
+        other: Where they come from.
+    """
+    with existing(other) as source, usable(store) as engine:
+        say_added(write_all(engine, read_all(source)))
+
+
+def vacuum(store: Store) -> None:
+    """Give the room back that a database does not need any more.
+
+    Args:
+        store: A file, or the URL of a database.
+    """
+    with existing(store) as engine, engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM")
+
+
+def inventory(engine: sql.Engine) -> list[dict[str, Any]]:
+    """Return each identity with the number of its answers, what they cost, and when the first and the last came."""
+    function = sql.func
+    query = (
+        sql.select(
+            identities.c.text,
+            function.count(answers.c.key).label("answers"),
+            *(function.coalesce(function.sum(answers.c[name]), 0.0).label(name) for name in COSTS),
+            function.min(answers.c.at).label("first"),
+            function.max(answers.c.at).label("last"),
+        )
+        .outerjoin_from(identities, answers)
+        .group_by(identities.c.id, identities.c.text)
+        .order_by(identities.c.id)
+    )
+    with engine.connect() as connection:
+        found = [dict(row) for row in connection.execute(query).mappings()]
+    for one in found:
+        one["identity"] = loads(one.pop("text"))
+        for name in ("first", "last"):
+            one[name] = None if one[name] is None else datetime.fromtimestamp(one[name], UTC).isoformat()
+    return found
+
+
+def say_added(added: Added) -> None:
+    """Print what came of writing answers."""
+    print(f"{added.new:,} answers are new, {added.known:,} were there")
+
+
+def ask_first(told: Fill) -> None:
+    """Ask about all positions of a small game, or about those of a large one that mixed play meets most often."""
+    print(fill(told))
+
+
+COMMANDS: dict[str, Any] = {
+    "info": info,
+    "export": export,
+    "import": import_lines,
+    "merge": merge,
+    "vacuum": vacuum,
+    "fill": ask_first,
+}
+
+
+def main() -> None:
+    """Do what was asked; end with 2 for what the user must mend, without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="python -m tutors.store",
+            description=__doc__,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        )
+        sys.stdout.flush()
+    except (ValueError, TutorError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
