@@ -139,8 +139,8 @@ def test_the_games_go_on_while_the_tutor_thinks() -> None:
     assert desk.report()["tutor/consulted"] == 20 * 64, "a report does not wait either"
     gate.set()
     wait_for_clerk(desk)
-    desk.tend()
     assert set(tutor.heard) == set(canonical_keys(played[0], torch.arange(64)))
+    desk.tend()
     assert desk.advise(played[0], torch.ones(64, dtype=torch.bool)).given.all()
     desk.close()
 
