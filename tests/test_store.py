@@ -165,6 +165,7 @@ def test_another_view_never_answers(store: AdviceStore, path: Path, part: str, v
 def assert_stranger(store: AdviceStore, path: Path, identity: dict[str, object]) -> None:
     """A store of another identity on the same file neither answers, nor counts, nor is answered."""
     store.put(KEYS, random_advice(len(KEYS)), words(len(KEYS)))
+    store.flush()
     other = AdviceStore(path, identity)
     assert_same(other.find(KEYS), Advice.silence(len(KEYS), 7))
     assert other.count() == 0
