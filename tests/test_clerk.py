@@ -235,4 +235,4 @@ def test_a_run_that_does_not_wait_leaves_no_thread(tmp_path: Path) -> None:
     )
     assert summary["tutor"]["hits"] > 0  # type: ignore[index]
     assert summary["tutor"]["asked"] > 0  # type: ignore[index]
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
