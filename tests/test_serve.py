@@ -18,6 +18,7 @@ from envs.base import State, row_count, rows_of
 from tests.scripted_server import serving
 from tutors.base import TutorError
 from tutors.client import Client
+from tutors.label import LabelWay
 from tutors.models import find_model
 from tutors.server import server_for
 from tutors.tiny import recipe as recipes
@@ -83,9 +84,9 @@ def test_vllm_answers_as_the_model_does(
     place: tuple[str, str],
 ) -> None:
     view, reader, asked = EVERY_VIEW[place], readers[place], positions[place]
-    tutor = VllmTutor(view, find_model("tiny"), Client(url))
-    advice = tutor.advise(asked)
-    tutor.client.close()
+    client = Client(url)
+    advice = VllmTutor(view, find_model("tiny"), [client], LabelWay(view)).advise(asked)
+    client.close()
     assert advice.given.all()
     with torch.no_grad():
         logits = reader.logits(asked)
@@ -135,7 +136,7 @@ def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> N
 def test_a_model_that_is_not_served_is_refused_by_name(url: str) -> None:
     client = Client(url)
     with pytest.raises(TutorError, match="serves tiny, deepseek, not llama"):
-        VllmTutor(VIEW, find_model("llama"), client)
+        VllmTutor(VIEW, find_model("llama"), [client], LabelWay(VIEW))
     client.close()
 
 

@@ -150,7 +150,11 @@ def test_a_server_ends_with_the_program_that_started_it(
         run_program(main, dataclasses.make_dataclass('Nothing', []), None)
     """
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's job in the background ignores it
     )
     with parent:
         while (line := parent.stdout.readline()).strip() != "ready":
