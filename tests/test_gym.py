@@ -230,7 +230,7 @@ def test_a_diary_of_one_game_after_the_other(time_limit: int) -> None:
             chances.append(obs[1])
             if terminated or truncated:
                 break
-    assert len(set(chances)) == len(chances)
+    assert len(set(chances)) >= len(chances) - 2  # of 570 numbers of 24 bits two are equal in one run of a hundred
 
 
 @pytest.mark.parametrize("time_limit", [1, 4, 5])
@@ -261,7 +261,7 @@ def test_a_diary_of_games_side_by_side(time_limit: int) -> None:
             assert info["action_mask"][game].tolist() == mask_after(moves[game])
             ways.add((bool(terminated[game]), bool(truncated[game])))
     assert ways == {(False, False), (True, False), (False, True)} - ({(False, False)} if time_limit == 1 else set())
-    assert len(set(chances)) == len(chances)
+    assert len(set(chances)) >= len(chances) - 2  # of 570 numbers of 24 bits two are equal in one run of a hundred
 
 
 def test_a_reset_deals_all_games_of_a_batch_afresh() -> None:
