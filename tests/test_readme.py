@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -65,3 +66,13 @@ def test_how_fast_students_learn_is_what_the_benchmark_wrote() -> None:
         assert rate == ("–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e3:.3g}")
         for part, cell in zip(("act", "env", "store", "learn"), shares, strict=True):
             assert cell == (f"{100 * row['shares'][part]:.0f} %" if "shares" in row else "")
+
+
+def test_how_fast_a_tutor_answers_is_what_the_benchmark_wrote() -> None:
+    for row in json.loads((ROOT / "results" / "tutor.json").read_text())["rows"]:
+        _, _, rate, share, tokens, cached = row_with(f"{row['batch']:,}", row["program"])
+        assert rate == f"{row['questions_per_second']:.0f}"
+        if row["shares"]:
+            assert share == f"{100 * median(row['shares']):.1f} %"
+            assert tokens == f"{median(row['tokens']):.0f}"
+            assert cached == f"{100 * median(row['cached']):.0f} %"
