@@ -791,3 +791,31 @@ def test_a_wait_that_is_no_number_is_a_short_one() -> None:
     assert seconds("nan") == 0.1
     assert seconds("inf") == 10
     assert seconds("-inf") == 0.1
+
+
+def test_fault_13_a_key_that_is_refused_after_a_silence_ends_the_run_too(
+    server: Server, tutor: VllmTutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tutor.lines[0].heard_at = -math.inf
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.reply(401, {"error": "Unauthorized"}))
+    with pytest.raises(TutorError, match="TUTOR_API_KEY"):
+        tutor.advise(positions(1))
+
+
+def test_a_late_server_of_another_model_is_not_asked() -> None:
+    with serving() as gone:
+        port, url = gone.server_address[1], gone.url
+    with serving() as second:
+        second.roots = {"tiny": "/the/one"}
+        first = Client(url)
+        clients = [first, Client(second.url, beside=first)]
+        tutor = VllmTutor(VIEW, MODEL, clients, LabelWay(VIEW), optional=True)
+        assert tutor.advise(positions(9)).given.all()
+        with serving(port) as late:
+            late.roots = {"tiny": "/another"}
+            tutor.lines[0].breaker.look_at = 0
+            assert tutor.advise(positions(9)).given.all()
+            assert all("Options" not in prompt for body in late.asked for prompt in body["prompt"])
+            assert tutor.lines[0].is_strange
+        for client in reversed(clients):
+            client.close()

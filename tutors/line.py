@@ -29,6 +29,10 @@ SAMPLE = 1 << 20  # bytes at either end of a file of weights that tell it from o
 logger = logging.getLogger(__name__)
 
 
+class StrangeModelError(TutorError):
+    """Another model is served than the one that is meant."""
+
+
 class Line:
     """One server.
 
@@ -65,13 +69,13 @@ class Line:
         served = self._list()
         names = [name for name in (self.model.name, self.model.model) if name in served]
         if not names:
-            raise TutorError(
+            raise StrangeModelError(
                 f"{self.client.url} serves {', '.join(served) or 'nothing'}, not {self.model.name} "
                 f"({self.model.model}); name a served model with --tutor-model, or ask another server"
             )
         found = fingerprint(served[names[0]])
         if self.expected and found != self.expected:
-            raise TutorError(f"{self.client.url} serves {found}, the other servers {self.expected}: one model is meant")
+            raise StrangeModelError(f"{self.client.url} serves {found}, other servers {self.expected}: one is meant")
         self.dialect, self.first = self.client.run(self._within(self._try_dialects(names[0])))
         self.served, self.fingerprint, self.heard_at = names[0], found, time.monotonic()
 
@@ -209,7 +213,7 @@ class Line:
         return tokens if is_list else None
 
     def _look(self) -> None:
-        """See who is there, and open or close the line accordingly."""
+        """See who is there, and open or close the line accordingly. A refused key is raised, as TutorError."""
         try:
             if self.served:
                 self._recognise()
@@ -217,7 +221,7 @@ class Line:
                 self.meet()
         except RequestError:
             self.breaker.failed()
-        except TutorError as error:
+        except StrangeModelError as error:
             self._estrange(str(error))
         else:
             if self.breaker.is_open:
@@ -233,14 +237,14 @@ class Line:
         """
         served = self._list()
         if fingerprint(served.get(self.served, "")) != self.fingerprint:
-            raise TutorError(f"{self.client.url} serves {', '.join(served) or 'nothing'}")
+            raise StrangeModelError(f"{self.client.url} serves {', '.join(served) or 'nothing'}")
         self.heard_at = time.monotonic()
         if not isinstance(self.wanted, Labels):
             return  # a text costs too much, and varies
         answers, _ = self.client.run(self._within(self._ask_blanks(self.dialect, self.served)))
         for answer, known in zip(answers, self.first, strict=True):
             if isinstance(answer, Trouble) or isinstance(known, Trouble) or distance(answer, known) > SAME:
-                raise TutorError(f"{self.client.url} answers otherwise than before, under the same name")
+                raise StrangeModelError(f"{self.client.url} answers otherwise than before, under the same name")
 
     async def _within(self, work: Any) -> Any:
         return await self.client.within(self.client.deadline, work)

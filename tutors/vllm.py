@@ -52,7 +52,7 @@ class VllmTutor:
         self.learned = False  # whether the way knows what is answered to a blank
         self.seen: list[dict[str, float]] = [{} for _ in self.lines]  # each server's own counts at the last report
         for line in self.lines:
-            line.expected = self.lines[0].fingerprint
+            self._expect_one_model()
             try:
                 line.meet()
             except RequestError as error:
@@ -99,6 +99,7 @@ class VllmTutor:
 
     def _verdicts(self, state: State, questions: list[list[str]]) -> list[tuple[Verdict, float]]:
         """Return what the tutor holds of each position, and the label mass."""
+        self._expect_one_model()
         is_open = [line.is_open() for line in self.lines]
         if not self.learned:
             self.learned = self._learn_blanks()
@@ -149,6 +150,12 @@ class VllmTutor:
         """Return the number of the server that each position belongs to."""
         keys = self.view.key(state)
         return (shift_right(mix(keys[:, 0] ^ mix(keys[:, 1])), 1) % len(self.lines)).tolist()
+
+    def _expect_one_model(self) -> None:
+        """Tell all lines whom the first one that was met has met: a late server may serve another model."""
+        known = next((line.fingerprint for line in self.lines if line.served), "")
+        for line in self.lines:
+            line.expected = known
 
     def _learn_blanks(self) -> bool:
         """Tell the way what a server has answered to the blanks, once one has."""
