@@ -75,7 +75,7 @@ class Line:
             )
         found = fingerprint(served[names[0]])
         if self.expected and found != self.expected:
-            raise StrangeModelError(f"{self.client.url} serves {found}, other servers {self.expected}: one is meant")
+            raise StrangeModelError(f"{self.client.url} serves {found}, others {self.expected}: one model is meant")
         self.dialect, self.first = self.client.run(self._within(self._try_dialects(names[0])))
         self.served, self.fingerprint, self.heard_at = names[0], found, time.monotonic()
 
