@@ -92,8 +92,7 @@ def filled(load: float, device: str) -> tuple[AdviceTable, Tensor]:
         if missing <= 0:
             break
         put(table, torch.randint(1 << 62, (missing, 2), generator=chance).to(device))
-    keys = table.keys[: table.trash]
-    return table, keys[(keys != -1).any(1)]
+    return table, table.keys[: table.capacity][table.tags[: table.capacity] != 0]
 
 
 def put(table: AdviceTable, keys: Tensor) -> None:

@@ -34,7 +34,9 @@ def test_a_name_like_no_other_gets_no_guess() -> None:
     assert closest("env", "zzz", ["b", "a"]) == "no env is called 'zzz'; there are a, b"
 
 
-@pytest.mark.parametrize("known", [{"b": 1, "a": 2}, ("b", "a"), {"a", "b"}, iter(["b", "a"])], ids=str)
+@pytest.mark.parametrize(
+    "known", [{"b": 1, "a": 2}, ("b", "a"), {"a", "b"}, iter(["b", "a"])], ids=["dict", "tuple", "set", "iterator"]
+)
 def test_known_names_come_in_any_form_and_are_told_in_order(known: Any) -> None:
     assert closest("env", "zzz", known) == "no env is called 'zzz'; there are a, b"
 

@@ -1,8 +1,11 @@
 """The advice-reuse table: what a tutor has said, on the device, found by a position's key.
 
-A table is `ways` columns of `buckets` rows. A key belongs to one bucket and may lie in any of its ways.
-One row more than that, the last, is where writes go that must not happen: shapes stay fixed and nothing
-asks the device how many there are.
+A table is `buckets` rows of WAYS ways. A key's hash gives its address: the bucket that it belongs to, and a tag of 15
+bits under which it lies in one of the bucket's ways. No two ways of a bucket have one tag, so looking up reads
+all tags of a bucket at once, which are one int64, and then one key, of the way whose tag fits, and its answer.
+
+One bucket more than that, the last, is where writes go that must not happen: shapes stay fixed and nothing asks the
+device how many there are. Its answers are silence.
 """
 
 import math
@@ -10,45 +13,43 @@ import math
 import torch
 from torch import Tensor
 
-from envs.luck import mix, shift_right
+from envs.luck import GOLDEN, mix, shift_right
 from tutors.base import Advice
 
-NO_KEY = -1  # in both halves of an empty way's key: no exact key is negative, and two hashes hardly ever are both -1
 ENDLESS = 1 << 30
+WAYS, TAG_BITS = 4, 15  # four tags, from 1 to 2**15, in the four lanes of 16 bits of an int64; an empty way has tag 0
+EVERY_LANE = 0x0001_0001_0001_0001  # times a number of 16 bits, it is in every lane
+WHICH_LANE = (1 << 46) | (2 << 30) | (3 << 14)  # times 1 << 16 * lane, the lane is in the first two bits
 
 
 class AdviceTable:
     """A set-associative cache from keys to advice, on the device.
 
-    Looking up costs one gather of keys and no synchronisation. The table may forget: a new entry in a
-    full bucket replaces the way used longest ago, and where one batch brings more new keys for a bucket
-    than it has ways the rest are dropped. It never answers with another key's advice.
+    Looking up costs one gather of tags, one of entries, and no synchronisation. The table may forget: a new entry in a
+    full bucket replaces the way used longest ago, a new entry of another key with its own address (one pair in two to
+    the number of buckets times 2**15) replaces that one, and where one batch brings more new keys for a bucket than it
+    has ways the rest are dropped. It never answers with another key's advice.
 
     Args:
         num_actions: A.
         budget: how often each answer is used again: 0 switches the table off, math.inf never asks twice.
         capacity: entries, rounded up to a power of two.
-        ways: entries a bucket, a power of two.
     """
 
     def __init__(
-        self,
-        num_actions: int,
-        budget: float,
-        capacity: int = 1 << 20,
-        ways: int = 8,
-        device: str | torch.device = "cpu",
+        self, num_actions: int, budget: float, capacity: int = 1 << 20, device: str | torch.device = "cpu"
     ) -> None:
         if not (budget == math.inf or (budget >= 0 and budget == int(budget))):
             raise ValueError(f"a reuse budget is 0, a whole number or inf, not {budget}")
         self.budget = ENDLESS if budget == math.inf else int(budget)
-        self.ways = ways
-        self.bits = max(1, math.ceil(math.log2(max(capacity, 2 * ways) / ways)))
-        self.trash = self.capacity = ways << self.bits
-        rows = self.trash + 1
-        self.keys = torch.full((rows, 2), NO_KEY, dtype=torch.int64, device=device)
-        self.probs = torch.zeros(rows, num_actions, device=device)
-        self.label_mass = torch.zeros(rows, device=device)
+        self.bits = max(1, math.ceil(math.log2(max(capacity, 2 * WAYS) / WAYS)))
+        self.buckets = 1 << self.bits
+        self.trash = self.capacity = self.buckets * WAYS
+        rows = self.capacity + WAYS
+        self.tags = torch.zeros(rows, dtype=torch.int16, device=device)
+        self.tags_of_bucket = self.tags.view(torch.int64)
+        self.keys = torch.zeros(rows, 2, dtype=torch.int64, device=device)
+        self.answers = torch.zeros(rows, 1 + num_actions, device=device)  # label mass and distribution
         self.left = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last_use = torch.zeros(rows, dtype=torch.int64, device=device)
         self.now = torch.zeros((), dtype=torch.int64, device=device)
@@ -59,93 +60,97 @@ class AdviceTable:
         Every row that is given advice uses up one reuse. Where fewer reuses are left than rows want one
         entry, the first rows get them.
         """
-        slot, found = self._find(keys)
-        given = found & wanted
+        slot, found = self._find(self._address(keys))
+        held = self.keys.index_select(0, slot)
+        given = found & (held[:, 0] == keys[:, 0]) & (held[:, 1] == keys[:, 1]) & wanted
         if self.budget < ENDLESS:
             given &= turn(torch.where(given, slot, self.trash)) < self.left[slot]
             self.left.index_add_(0, slot, -given.long())
+        slot = torch.where(given, slot, self.trash)
         self.now += 1
-        self.last_use[torch.where(given, slot, self.trash)] = self.now
-        probs = torch.where(given[:, None], self.probs[slot], 0.0)
-        return Advice(probs, given, torch.where(given, self.label_mass[slot], 0.0))
+        self.last_use[slot] = self.now
+        told = self.answers.index_select(0, slot)
+        return Advice(told[:, 1:], given, told[:, 0])
 
     def put(self, keys: Tensor, advice: Advice) -> None:
         """Keep the advice that is given for `keys` (B, 2), each with a full reuse budget.
 
-        Of equal keys in one batch one is kept.
+        Of equal keys in one batch, and of keys with one address, one is kept.
         """
         if self.budget == 0:
             return
-        keys = torch.where(advice.given[:, None], keys, NO_KEY)
-        order, hashes, first = side_by_side(keys)
-        keys, advice = keys[order], Advice(*(tensor[order] for tensor in advice))
-        keep = advice.given & first
-        slot, found = self._find(keys)
+        nowhere = self.buckets << TAG_BITS  # an address in the bucket more
+        address, order = torch.where(advice.given, self._address(keys), nowhere).sort(stable=True)
+        keep = begins(address) & (address < nowhere)
+        slot, found = self._find(address)
         self.now += 1
         self.last_use[torch.where(found & keep, slot, self.trash)] = self.now
-        slot = torch.where(found, slot, self._room(hashes, keep & ~found))
+        slot = torch.where(found, slot, self._room(address, keep & ~found))
         slot = torch.where(keep, slot, self.trash)
-        self.keys[slot] = keys
-        self.probs[slot] = advice.probs
-        self.label_mass[slot] = advice.label_mass
+        self.tags[slot] = tag_of(address).to(torch.int16)
+        self.keys[slot] = keys[order]
+        self.answers[slot] = torch.cat([advice.label_mass[:, None], advice.probs], 1)[order]
+        self.answers[self.trash] = 0
         self.left[slot] = self.budget
         self.last_use[slot] = self.now
 
     def load(self) -> Tensor:
         """Return the share of entries in use, a 0-d tensor."""
-        return (self.keys[: self.trash] != NO_KEY).any(1).float().mean()
+        return (self.tags[: self.capacity] != 0).float().mean()
 
-    def _find(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (slot, found), both (B,); the slot of a key that is not there means nothing."""
-        slots = self._bucket(scramble(keys))
-        match = (self.keys[slots] == keys[:, None]).all(2)
-        return slots.gather(1, match.long().argmax(1, keepdim=True))[:, 0], match.any(1)
+    def _address(self, keys: Tensor) -> Tensor:
+        """Return each key's bucket and tag as one number, (B,) int64."""
+        return shift_right(scramble(keys), 64 - TAG_BITS - self.bits)
 
-    def _bucket(self, hashes: Tensor) -> Tensor:
-        """Return the slots of each hash's bucket, (B, ways): the hash's first bits name the bucket."""
-        bucket = shift_right(hashes, 64 - self.bits)
-        return bucket[:, None] * self.ways + torch.arange(self.ways, device=hashes.device)
+    def _find(self, address: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (slot, found), both (B,): the way of that tag; where there is none the slot means nothing.
 
-    def _room(self, hashes: Tensor, new: Tensor) -> Tensor:
+        All lanes are compared at once. Of a number x of 16 bits, (x - 1) & ~x has the first bit set only where x is 0;
+        a lane that is 0 borrows from those above it, so the lowest is the one that counts. Source: determining if a
+        word has a zero byte, in Anderson's Bit Twiddling Hacks, graphics.stanford.edu/~seander/bithacks.html.
+        """
+        bucket = address >> TAG_BITS
+        differs = self.tags_of_bucket.index_select(0, bucket) ^ tag_of(address) * EVERY_LANE
+        fits = ((differs - EVERY_LANE) & ~differs) >> 15 & EVERY_LANE
+        lane = shift_right((fits & -fits) * WHICH_LANE, 62)
+        return bucket * WAYS + lane, fits != 0
+
+    def _room(self, address: Tensor, new: Tensor) -> Tensor:
         """Return a slot for each new key: of two in one bucket the second gets the second oldest way.
 
-        Hashes are sorted, so the keys of a bucket stand together. Ways used in this very step are taken.
+        Addresses are sorted, so the keys of a bucket stand together. Ways used in this very step are taken.
         """
-        bucket = shift_right(hashes, 64 - self.bits)
+        bucket = address >> TAG_BITS
         before = new.cumsum(0) - new.long()
-        starts = torch.ones_like(new)
-        starts[1:] = bucket[1:] != bucket[:-1]
-        rank = before - torch.where(starts, before, 0).cummax(0).values
-        slots = self._bucket(hashes)
-        oldest = self.last_use[slots].argsort(dim=1, stable=True)
-        way = oldest.gather(1, rank.clamp(max=self.ways - 1)[:, None])
-        slot = slots.gather(1, way)[:, 0]
-        return torch.where((rank < self.ways) & (self.last_use[slot] < self.now), slot, self.trash)
+        rank = before - torch.where(begins(bucket), before, 0).cummax(0).values
+        oldest = self.last_use.view(-1, WAYS).index_select(0, bucket).argsort(dim=1, stable=True)
+        slot = bucket * WAYS + oldest.gather(1, rank.clamp(max=WAYS - 1)[:, None])[:, 0]
+        return torch.where((rank < WAYS) & (self.last_use[slot] < self.now), slot, self.trash)
+
+
+def tag_of(address: Tensor) -> Tensor:
+    """Return the tags of addresses, (B,) int64 from 1 to 2**15."""
+    return (address & (1 << TAG_BITS) - 1) + 1
 
 
 def scramble(keys: Tensor) -> Tensor:
     """Return one well-mixed hash of each key, (B,) int64."""
-    return mix(keys[:, 0] ^ mix(keys[:, 1]))
+    return mix(keys[:, 0] + keys[:, 1] * GOLDEN)
 
 
-def side_by_side(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return an order of keys (B, 2) by hash, the ordered hashes, and where in it another key begins; all (B,).
-
-    Equal keys stand together, and each begins with the first of the batch.
-    """
-    order = keys[:, 1].argsort(stable=True)  # so that equal keys stand together among those of one hash
-    hashes, by_hash = scramble(keys[order]).sort(stable=True)
-    order = order[by_hash]
-    ordered = keys[order]
-    begins = torch.ones_like(order, dtype=torch.bool)
-    begins[1:] = (ordered[1:] != ordered[:-1]).any(1)
-    return order, hashes, begins
+def begins(ordered: Tensor) -> Tensor:
+    """Return where in (B,) or (B, K) a row differs from the one before it, (B,) bool."""
+    new = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
+    differs = ordered[1:] != ordered[:-1]
+    new[1:] = differs if differs.ndim == 1 else differs.any(1)
+    return new
 
 
 def first_alike(keys: Tensor) -> Tensor:
     """Return the first row that has the same key, for each of (B, 2): (B,) int64."""
-    order, _, begins = side_by_side(keys)
-    start = torch.where(begins, torch.arange(len(order), device=order.device), 0).cummax(0).values
+    order = keys[:, 1].argsort(stable=True)
+    order = order[keys[order, 0].argsort(stable=True)]
+    start = torch.where(begins(keys[order]), torch.arange(len(order), device=order.device), 0).cummax(0).values
     return torch.empty_like(order).scatter_(0, order, order[start])
 
 
