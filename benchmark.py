@@ -1,7 +1,7 @@
 """How fast every stage is, beside other programs on the same machine in the same run.
 
 `benchmark.py games` plays at random, `benchmark.py train` learns, `benchmark.py tutor` asks a tutor (questions.py),
-`benchmark.py table` looks up advice (lookups.py).
+`benchmark.py table` looks up advice (lookups.py), `benchmark.py loop` trains with a tutor and without (loops.py).
 
 Every number is the median of several runs, each in a process of its own; the runs of different programs take turns, so
 that a disturbance of the machine falls on all of them. A table is printed, and everything measured written as JSON.
@@ -28,6 +28,7 @@ from agents.parallel import join, leave, rank
 from envs.base import Env
 from envs.luck import EXPLORATION, Luck, pick
 from lookups import Table, show_lookups, table_rows
+from loops import Loop, loop_rows, show_loops
 from peers import LEARNERS, PEERS, rate
 from questions import Tutor, show_questions, tutor_rows
 from run import make_agent, make_env, run_program, tuned, versions
@@ -98,7 +99,7 @@ class Train:
     """Where the JSON goes."""
 
 
-def main(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
+def main(told: Games | Train | Tutor | Table | Loop) -> list[dict[str, Any]]:
     """Measure, print the table, write the JSON and return its rows.
 
     Raises:
@@ -115,6 +116,8 @@ def main(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
         console.print(show_questions(rows))
     elif isinstance(told, Table):
         console.print(show_lookups(rows))
+    elif isinstance(told, Loop):
+        console.print(show_loops(rows))
     else:
         show_training(rows)
     for error in {f"{row['program']}: {row['error']}" for row in rows if row.get("error") is not None}:
@@ -122,12 +125,14 @@ def main(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
     return rows
 
 
-def rows_of(told: Games | Train | Tutor | Table) -> list[dict[str, Any]]:
+def rows_of(told: Games | Train | Tutor | Table | Loop) -> list[dict[str, Any]]:
     """Measure, and return the rows."""
     if isinstance(told, Tutor):
         return tutor_rows(told)
     if isinstance(told, Table):
         return table_rows(told)
+    if isinstance(told, Loop):
+        return loop_rows(told)
     return timed(told)
 
 
@@ -308,4 +313,4 @@ def cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    run_program(main, Games | Train | Tutor | Table, description=__doc__)
+    run_program(main, Games | Train | Tutor | Table | Loop, description=__doc__)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,9 +24,9 @@ from envs.score import Score
 from evaluate import Result, judge
 from run import Config, Log, Stopwatch, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
-from tutors.asking import Asking, Rations, consult_probability
+from tutors.asking import Asking, Rations, Wish, consult_probability
 from tutors.base import Advice
-from tutors.desk import Desk
+from tutors.desk import Desk, Told
 from tutors.guidance.override import Override
 from tutors.store import without_password
 
@@ -86,6 +85,7 @@ class Training:
         self.asking = Asking(told.asking, told.asking_threshold, agent.has_policy, env.device)
         limits = (None if most is None else portion(most) for most in (told.ask_budget, told.ask_per_step))
         self.rations = Rations(*limits, env.device)
+        self.acted = torch.zeros((), dtype=torch.int64, device=env.device)  # env steps, as global_step
         self.score = Score(env.num_envs, env.device)
         self.watch = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
@@ -93,16 +93,20 @@ class Training:
         self.began = self.logged_at = time.monotonic()
         self.logged_step = 0
         self.result: Result | None = None  # of the last evaluation, if nothing was learned since
+        if desk is not None:
+            desk.make_ring(env.state)
         self.accelerate()
 
     def accelerate(self) -> None:
-        """Make the loop's functions as fast as was asked for; a recorded rollout step is one function."""
+        """Make the loop's functions as fast as was asked for; a recorded rollout step that does not wait is one."""
         mode = self.config.accelerate
         accelerate(mode, self.agent, *self.agent.parts)
-        if mode == "graph" and self.desk is None:
+        if mode == "graph" and (self.desk is None or self.desk.clerk is not None):
             accelerate(mode, self, "moment")
             return
         accelerate(mode, self.agent, "act", "observe")
+        if self.desk is not None:
+            accelerate(mode, self, "look_up", "follow")
         if type(self.env) is Env:  # a Gymnasium env is not made of tensors
             accelerate(mode, self.env, "step")
 
@@ -142,24 +146,36 @@ class Training:
         after = self.watch("env", self.env.step, action)
         self.watch("store", self.agent.observe, step, proposal, action, after)
         self.score.add(after)
+        self.acted += self.config.num_envs
         return after.now()
 
     def advised(self, step: Step, proposal: Proposal) -> Tensor:
         """Return the actions to take in `step`, (N,) int64: the student's, the tutor's where it is asked."""
         if self.desk is None:
             return proposal.action
-        wanted, advice = self.watch("tutor", self.consult, self.desk, step, proposal)
-        same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
-        self.agreed += torch.stack([same.sum(), advice.given.sum()])
-        heeded = self.asking.heed(wanted, advice.given & ~same, self.rations)
-        return self.guidance.choose(proposal, advice.probs, heeded)
+        told, wish, advice, missing = self.watch("tutor", self.look_up, self.desk, step, proposal)
+        if self.desk.clerk is None:
+            self.watch("tutor", self.desk.ask, told, missing, advice)
+        return self.watch("tutor", self.follow, self.desk, proposal, told, wish, advice)
 
-    def consult(self, desk: Desk, step: Step, proposal: Proposal) -> tuple[Tensor, Advice]:
-        """Return where advice is wanted, (N,) bool, and the advice."""
+    def look_up(self, desk: Desk, step: Step, proposal: Proposal) -> tuple[Told, Wish, Advice, Tensor]:
+        """Return what is told and wanted, what the table knows of it, and about which rows a question is put, (N,)."""
         told = desk.tell(step.state)
         luck = self.luck.draw(self.env.steps, 2)
         wish = self.asking.wish(told.keys, proposal.scores, step.legal, self.consult_probability(), luck)
-        return wish.wanted, desk.answer(told, wish.wanted, partial(self.rations.admit, told.keys, wish))
+        advice = desk.look_up(told, wish.wanted)
+        missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.given)
+        if desk.clerk is not None:
+            desk.queue(told, missing)
+        return told, wish, advice, missing
+
+    def follow(self, desk: Desk, proposal: Proposal, told: Told, wish: Wish, advice: Advice) -> Tensor:
+        """Return the actions to take, (N,) int64: the tutor's where it is heeded."""
+        advice = desk.turn_back(told, advice)
+        same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
+        self.agreed += torch.stack([same.sum(), advice.given.sum()])
+        heeded = self.asking.heed(wish.wanted, advice.given & ~same, self.rations)
+        return self.guidance.choose(proposal, advice.probs, heeded)
 
     def refresh_opponent(self) -> None:
         """Give an opponent that is the student itself a new copy of it when it is time."""
@@ -167,11 +183,11 @@ class Training:
         if isinstance(opponent, SelfPlay) and self.updates % opponent.refresh == 0:
             opponent.policy = self.agent.frozen()
 
-    def consult_probability(self) -> float:
-        """Return the chance that a position is asked about now."""
+    def consult_probability(self) -> Tensor:
+        """Return the chance that a position is asked about now, 0-d."""
         told = self.config.tutoring
         theta = self.config.total_steps // 2 if told.theta is None else told.theta
-        return consult_probability(self.global_step, theta, told.consult_from, told.consult_to)
+        return consult_probability(self.acted, theta, told.consult_from, told.consult_to)
 
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last report, and show it in one line."""
@@ -191,7 +207,7 @@ class Training:
             values |= self.desk.report() | self.rations.report()
             values["tutor/agreement"] = same / max(advised, 1)
             if self.asking.method == "chance":
-                values["tutor/consult_probability"] = self.consult_probability()
+                values["tutor/consult_probability"] = float(self.consult_probability())
             line += f"  wanted {values['tutor/wanted']:.0%}  hit rate {values['tutor/hit_rate']:.0%}"
         if stats:
             values |= dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))

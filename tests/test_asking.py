@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +20,17 @@ from tutors.asking import (
     Wish,
     by_chance,
     check_asking,
-    consult_probability,
     importance,
     policy,
     uncertainty,
 )
+from tutors.asking import consult_probability as consult_probability_of
 
 ROWS, ACTIONS = 500, 5
+
+
+def consult_probability(step: int, *args: Any, **told: Any) -> float:
+    return consult_probability_of(torch.tensor(step), *args, **told).item()
 
 
 def test_the_schedule_begins_at_p_init() -> None:

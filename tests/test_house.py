@@ -7,7 +7,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("envs", "agents", "tutors")
-PROGRAMS = ("train.py", "evaluate.py", "benchmark.py", "lookups.py", "questions.py", "sweep.py", "demo.py", "run.py")
+PROGRAMS = (
+    "train.py",
+    "evaluate.py",
+    "benchmark.py",
+    "lookups.py",
+    "loops.py",
+    "questions.py",
+    "sweep.py",
+    "demo.py",
+    "run.py",
+)
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 FILES += [ROOT / name for name in PROGRAMS]
 LONGEST = 320  # lines

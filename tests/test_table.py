@@ -276,7 +276,7 @@ def test_each_tag_is_found_in_each_way_beside_its_neighbours() -> None:
     """A tag and those that differ from it by one, which a borrow from the lane below could mix up."""
     table = AdviceTable(3, math.inf, capacity=8)
     table._address = lambda keys: keys[:, 0]
-    for first in (0, 1, 254, 255, 256, (1 << TAG_BITS) - 4):
+    for first in (0, 1, 254, 255, 256, 4095, (1 << TAG_BITS) - 4):
         for shift in range(WAYS):
             tags = [(first + (lane + shift) % WAYS, first) for lane in range(WAYS)]
             put(table, tags, [1, 2, 3, 4])
@@ -284,6 +284,19 @@ def test_each_tag_is_found_in_each_way_beside_its_neighbours() -> None:
             others = [(tag, first) for tag in range(1 << TAG_BITS) if not first <= tag < first + WAYS]
             _, found = table._find(as_keys(others)[:, 0])
             assert not found.any()
+
+
+def test_a_compiled_table_finds_what_an_eager_one_does() -> None:
+    """A C++ compiler may take it that no sum or product of signed numbers overflows."""
+    table = AdviceTable(3, math.inf, capacity=1 << 16)
+    pairs = [(number * number, number % 3) for number in range(40_000)]
+    put(table, pairs, list(range(1, 40_001)))
+    asked, everybody = as_keys(pairs + [(-number, 1) for number in range(1, 1000)]), torch.ones(40_999).bool()
+    eager = table.get(asked, everybody)
+    assert 30_000 < eager.given.sum() < 40_000
+    for rows in (40_999, 64):
+        compiled = torch.compile(table.get, dynamic=False)(asked[:rows], everybody[:rows])
+        assert all(one.equal(other[:rows]) for one, other in zip(compiled, eager, strict=True))
 
 
 def test_a_key_of_zeros_is_not_an_empty_way() -> None:

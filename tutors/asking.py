@@ -48,19 +48,19 @@ def check_asking(method: str, threshold: float | None, budget: int | None, per_s
         raise ValueError(f"ask_per_step is {per_step}; it must be at least 1")
 
 
-def consult_probability(step: int, theta: int, p_init: float = 1.0, p_final: float = 0.1) -> float:
-    """Return P after `step` env steps: linear from `p_init` to `p_final` over `theta` steps, then constant.
+def consult_probability(step: Tensor, theta: int, p_init: float = 1.0, p_final: float = 0.1) -> Tensor:
+    """Return P, 0-d float64, after `step` env steps, 0-d: from `p_init` to `p_final` over `theta` steps, then constant.
 
     Source: Toral & Lazebnik 2025, arXiv:2509.08329, as summarised: P = P_init - (step / theta)(P_init -
     P_final). Their theta is not known; ours is a setting.
     """
-    progress = min(step / theta, 1.0) if theta > 0 else 1.0
+    progress = (step.double() / theta).clamp(max=1.0) if theta > 0 else torch.ones_like(step, dtype=torch.float64)
     return p_init - progress * (p_init - p_final)
 
 
-def by_chance(probability: float, luck: Tensor) -> Tensor:
+def by_chance(probability: float | Tensor, luck: Tensor) -> Tensor:
     """Ask with `probability`, for each row on its own. (N,) bool for luck (N,) in [0, 1)."""
-    return luck < torch.full((), probability, device=luck.device)
+    return luck < torch.as_tensor(probability, dtype=torch.float32, device=luck.device)
 
 
 def importance(worth: Tensor, legal: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Asking:
         self.threshold = THRESHOLDS[method] if threshold is None else threshold
         self.visits = Visits(device) if method == "visited" else None
 
-    def wish(self, keys: Tensor, scores: Tensor, legal: Tensor, probability: float, luck: Tensor) -> Wish:
+    def wish(self, keys: Tensor, scores: Tensor, legal: Tensor, probability: float | Tensor, luck: Tensor) -> Wish:
         """Return where advice is wanted.
 
         Args:
@@ -143,7 +143,7 @@ class Asking:
         """
         chance, ties = luck.unbind(1)
         if self.threshold is None:
-            wanted = by_chance(probability if self.method == "chance" else 1.0, chance)
+            wanted = by_chance(probability, chance) if self.method == "chance" else torch.ones_like(chance).bool()
             return Wish(wanted, torch.zeros_like(ties), ties)
         if self.visits is not None:
             score = self.visits.add(keys).float()

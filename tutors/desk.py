@@ -39,6 +39,9 @@ class Desk:
     tutor's time where something is not known. With `nowait` a step gets what the table holds, and nothing is read back;
     the rest is asked by a clerk meanwhile, and is in the table some steps later: call `tend` between two steps.
 
+    `tell`, `look_up`, `queue` and `turn_back` are functions of tensors, for `agents.capture`; `ask` and `tend` are the
+    host's part; `answer` is a whole step.
+
     Args:
         view: how positions are told.
         tutor: who is asked.
@@ -59,15 +62,15 @@ class Desk:
     ) -> None:
         self.view, self.tutor, self.table, self.store = view, tutor, table, store
         self.symmetry = view.symmetry.to(table.keys.device)
-        # positions: all that came by; filled: into the table at the start; stored: found in the store; told (of which
+        # filled: into the table at the start; stored: found in the store; told (of which
         # answered), calls: the tutor's
         self.counts: Counter[str] = Counter()
-        self.tally = torch.zeros(2, dtype=torch.int64, device=table.keys.device)  # consulted, hits
+        self.tally = torch.zeros(3, dtype=torch.int64, device=table.keys.device)  # positions, consulted, hits
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
         self.talking = threading.Lock()  # one talk with the tutor at a time, whoever has it
         self.clerk = Clerk(self._ask, cancel) if nowait else None
-        self.ring: Ring | None = None  # made when a first step shows what positions look like
+        self.ring: Ring | None = None  # made when it is known what positions look like
 
     def fill_table(self) -> None:
         """Put into the table what the store knows, as far as it holds it, where answers may be used without end."""
@@ -96,20 +99,44 @@ class Desk:
 
         `admit` says about which of the rows that the table does not know (N,) bool a question is put.
         """
-        advice = self.table.get(told.keys, wanted)
-        self.tally += torch.stack([wanted.sum(), advice.given.sum()])
-        self.counts["positions"] += len(wanted)
+        advice = self.look_up(told, wanted)
         missing = admit(wanted & ~advice.given)
-        if self.clerk is not None:
-            if self.ring is None:
-                self.ring = Ring(told.state, max(RING, 4 * len(wanted)))
-            self.ring.add(told.keys, told.state, missing)
+        if self.clerk is None:
+            self.ask(told, missing, advice)
         else:
-            rows = missing.nonzero()[:, 0]
-            if len(rows):
-                answers = self._answer(rows_of(told.state, rows), told.keys[rows])
-                for known, new in zip(advice, answers, strict=True):
-                    known[rows] = new
+            self.make_ring(told.state)
+            self.queue(told, missing)
+        return self.turn_back(told, advice)
+
+    @torch.no_grad()
+    def look_up(self, told: Told, wanted: Tensor) -> Advice:
+        """Return what the table knows of the rows that want it, in the actions as they are told."""
+        advice = self.table.get(told.keys, wanted)
+        self.tally += torch.stack([torch.ones_like(wanted).sum(), wanted.sum(), advice.given.sum()])
+        return advice
+
+    @torch.no_grad()
+    def ask(self, told: Told, missing: Tensor, advice: Advice) -> None:
+        """Ask about the rows that are `missing` (N,) bool, and write the answers into `advice`."""
+        rows = missing.nonzero()[:, 0]
+        if len(rows):
+            answers = self._answer(rows_of(told.state, rows), told.keys[rows])
+            for known, new in zip(advice, answers, strict=True):
+                known[rows] = new
+
+    def make_ring(self, state: State) -> None:
+        """Make room for questions about positions of as many games as are in `state`, where the games do not wait."""
+        if self.clerk is not None and self.ring is None:
+            told = self.tell(state)
+            self.ring = Ring(told.state, max(RING, 4 * len(told.keys)))
+
+    def queue(self, told: Told, missing: Tensor) -> None:
+        """Leave the questions about the rows that are `missing` (N,) bool to the clerk."""
+        assert self.ring is not None, "make_ring comes first"
+        self.ring.add(told.keys, told.state, missing)
+
+    def turn_back(self, told: Told, advice: Advice) -> Advice:
+        """Return the same advice in the games' own actions."""
         return advice._replace(probs=advice.probs.gather(1, self.symmetry[told.turned]))
 
     def tend(self) -> None:
@@ -137,9 +164,9 @@ class Desk:
 
     def report(self) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
-        consulted, hits = self.tally.tolist()
+        tally = dict(zip(("positions", "consulted", "hits"), self.tally.tolist(), strict=True))
         # copies, since a clerk may be counting
-        total = {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, "consulted": consulted, "hits": hits}
+        total = {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **tally}
         total["store_failures"] = 0 if self.store is None else self.store.failures
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
@@ -173,7 +200,7 @@ class Desk:
 
     def summary(self) -> dict[str, object]:
         """Return what a whole run came to."""
-        consulted, hits = self.tally.tolist()
+        _, consulted, hits = self.tally.tolist()
         stats = self.tutor.stats.copy()
         return {
             "name": self.tutor.name,

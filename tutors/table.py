@@ -1,6 +1,6 @@
 """The advice-reuse table: what a tutor has said, on the device, found by a position's key.
 
-A table is `buckets` rows of WAYS ways. A key's hash gives its address: the bucket that it belongs to, and a tag of 15
+A table is `buckets` rows of WAYS ways. A key's hash gives its address: the bucket that it belongs to, and a tag of 13
 bits under which it lies in one of the bucket's ways. No two ways of a bucket have one tag, so looking up reads
 all tags of a bucket at once, which are one int64, and then one key, of the way whose tag fits, and its answer.
 
@@ -17,9 +17,8 @@ from envs.luck import GOLDEN, mix, shift_right
 from tutors.base import Advice
 
 ENDLESS = 1 << 30
-WAYS, TAG_BITS = 4, 15  # four tags, from 1 to 2**15, in the four lanes of 16 bits of an int64; an empty way has tag 0
-EVERY_LANE = 0x0001_0001_0001_0001  # times a number of 16 bits, it is in every lane
-WHICH_LANE = (1 << 46) | (2 << 30) | (3 << 14)  # times 1 << 16 * lane, the lane is in the first two bits
+WAYS, TAG_BITS = 4, 13  # four tags, from 1 to 2**13, in the four lanes of 16 bits of an int64; an empty way has tag 0
+EVERY_LANE = 0x0001_0001_0001_0001  # times a number, it is in every lane
 
 
 class AdviceTable:
@@ -27,7 +26,7 @@ class AdviceTable:
 
     Looking up costs one gather of tags, one of entries, and no synchronisation. The table may forget: a new entry in a
     full bucket replaces the way used longest ago, a new entry of another key with its own address (one pair in two to
-    the number of buckets times 2**15) replaces that one, and where one batch brings more new keys for a bucket than it
+    the number of buckets times 2**13) replaces that one, and where one batch brings more new keys for a bucket than it
     has ways the rest are dropped. It never answers with another key's advice.
 
     Args:
@@ -105,14 +104,13 @@ class AdviceTable:
     def _find(self, address: Tensor) -> tuple[Tensor, Tensor]:
         """Return (slot, found), both (B,): the way of that tag; where there is none the slot means nothing.
 
-        All lanes are compared at once. Of a number x of 16 bits, (x - 1) & ~x has the first bit set only where x is 0;
-        a lane that is 0 borrows from those above it, so the lowest is the one that counts. Source: determining if a
-        word has a zero byte, in Anderson's Bit Twiddling Hacks, graphics.stanford.edu/~seander/bithacks.html.
+        All lanes are compared at once: two tags differ in some of 14 bits, so of their difference and 2**14 - 1 the sum
+        has the bit 2**14 unless they are equal. Nothing overflows; a C++ compiler makes what it likes of what does.
         """
         bucket = address >> TAG_BITS
         differs = self.tags_of_bucket.index_select(0, bucket) ^ tag_of(address) * EVERY_LANE
-        fits = ((differs - EVERY_LANE) & ~differs) >> 15 & EVERY_LANE
-        lane = shift_right((fits & -fits) * WHICH_LANE, 62)
+        fits = ~(differs + EVERY_LANE * 0x3FFF) >> 14 & EVERY_LANE  # 1 << 16 * lane
+        lane = (fits > 1).long() + (fits > 1 << 16) + (fits > 1 << 32)
         return bucket * WAYS + lane, fits != 0
 
     def _room(self, address: Tensor, new: Tensor) -> Tensor:
@@ -129,7 +127,7 @@ class AdviceTable:
 
 
 def tag_of(address: Tensor) -> Tensor:
-    """Return the tags of addresses, (B,) int64 from 1 to 2**15."""
+    """Return the tags of addresses, (B,) int64 from 1 to 2**13."""
     return (address & (1 << TAG_BITS) - 1) + 1
 
 
