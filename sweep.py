@@ -1,7 +1,8 @@
 """Many runs of train.py.
 
-`sweep.py curve` shows how a student learns over several seeds, `sweep.py search` finds it settings. A run is a process
-of its own with one thread; `--jobs` of them go at once. Both write a CSV whose first line is the command that made it.
+`sweep.py curve` shows how a student learns over several seeds, `sweep.py search` finds it settings, `sweep.py reuse`
+counts the questions that reuse saves. A run is a process of its own with one thread; `--jobs` of them go at once. Each
+writes a CSV whose first line is the command that made it.
 """
 
 import csv
@@ -62,7 +63,7 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Sweep:
-    """What both have in common."""
+    """What all have in common."""
 
     algo: str = "dqn"
     """The student."""
@@ -112,18 +113,34 @@ class Search(Sweep):
     """The CSV; results/search/ALGO_ENV.csv if not given."""
 
 
+@dataclass(frozen=True)
+class Reuse(Sweep):
+    """Questions asked, hits and the student's score without a tutor and with the reuse budgets 0, 3 and inf."""
+
+    tutor: str = "scripted"
+    """Who is asked."""
+    view: str | None = None
+    """How the game is told."""
+    without_symmetry: bool = False
+    """Each budget also with positions told as they lie."""
+    out: Path | None = None
+    """The CSV; results/reuse/ALGO_ENV_VIEW.csv if not given."""
+
+
 Points = list[tuple[int, float]]  # (env steps, mean return of the student alone)
 
 
-def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Points:
-    """Train once, unless that was done before, and return the student's evaluations.
+def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Path:
+    """Train once, unless that was done before, and return the run's folder.
 
     Raises:
         ValueError: the run failed; its last words are in the message.
     """
     named = "_".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
     folder = told.folder / f"{told.algo}_{told.env.replace(':', '-')}_{told.total_steps}" / named / f"seed{seed}"
-    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    flags = []
+    for name, value in settings.items():
+        flags += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     every = max(told.total_steps // told.points, 1)
     common = f"--algo {told.algo} --env {told.env} --total-steps {told.total_steps} --seed {seed}"
     common += f" --eval-every {every} --log-every {every} --eval-episodes {told.eval_episodes}"
@@ -140,13 +157,18 @@ def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Points:
         )
         if done.returncode:
             raise ValueError(f"{shlex.join(command)} failed:\n{done.stderr.strip()[-800:]}")
+    return folder
+
+
+def evaluations(folder: Path) -> Points:
+    """Return a run's evaluations of the student alone."""
     with (folder / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/mean_return"]
     return [(int(row["global_step"]), float(row["value"])) for row in rows]
 
 
-def run_all(told: Sweep, jobs: list[tuple[dict[str, Any], int]]) -> list[Points]:
-    """Run all jobs, `told.jobs` at once, and return their evaluations in the same order."""
+def run_all(told: Sweep, jobs: list[tuple[dict[str, Any], int]]) -> list[Path]:
+    """Run all jobs, `told.jobs` at once, and return their folders in the same order."""
     with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(told.jobs) as pool:
         results = pool.map(lambda job: run_once(told, *job), jobs)
         return list(progress.track(results, total=len(jobs), description="training"))
@@ -171,7 +193,7 @@ def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 
 def curve(told: Curve) -> None:
     """Run all seeds, and write and print the curve."""
-    runs = run_all(told, [({}, seed) for seed in told.seeds])
+    runs = [evaluations(folder) for folder in run_all(told, [({}, seed) for seed in told.seeds])]
     rows: list[list[Any]] = []
     for moment in zip(*runs, strict=True):
         values = [value for _, value in moment]
@@ -189,16 +211,45 @@ def search(told: Search) -> None:
     settings: list[dict[str, Any]] = [{}]
     settings += [{name: chance.choice(values) for name, values in ranges.items()} for _ in range(told.trials)]
     first, *others = told.seeds
-    scores = [[late(points)] for points in run_all(told, [(one, first) for one in settings])]
+    scores = [[late(evaluations(folder))] for folder in run_all(told, [(one, first) for one in settings])]
     best = sorted(range(len(settings)), key=lambda at: -scores[at][0])[: told.finalists]
     jobs = [(settings[at], seed) for at in best for seed in others]
-    for at, points in zip([at for at in best for _ in others], run_all(told, jobs), strict=True):
-        scores[at].append(late(points))
+    for at, folder in zip([at for at in best for _ in others], run_all(told, jobs), strict=True):
+        scores[at].append(late(evaluations(folder)))
     order = sorted(range(len(settings)), key=lambda at: (at not in best, -fmean(scores[at])))
     rows = [[round(fmean(scores[at]), 6), len(scores[at]), json.dumps(settings[at])] for at in order]
     header = ["mean", "seeds", "settings"]
     write(told.out or Path("results/search") / f"{told.algo}_{told.env.replace(':', '-')}.csv", header, rows)
     show(f"{told.algo} on {told.env}, {told.total_steps:,} steps, student alone", header, rows)
+
+
+def reuse(told: Reuse) -> None:
+    """Run every budget with all seeds, and write and print what was asked and what the student came to."""
+    settings: list[dict[str, Any]] = [{"tutor": "none"}]
+    for symmetry in (True, False) if told.without_symmetry else (True,):
+        for budget in ("0", "3", "inf"):
+            one = {"tutor": told.tutor, "reuse": budget}
+            settings.append(
+                one | ({"view": told.view} if told.view else {}) | ({} if symmetry else {"no_symmetry": True})
+            )
+    folders = iter(run_all(told, [(one, seed) for one in settings for seed in told.seeds]))
+    rows, most = [], 0.0
+    for one in settings:
+        runs = [next(folders) for _ in told.seeds]
+        scores = [late(evaluations(folder)) for folder in runs]
+        low, high = interval(scores)
+        tutors = [json.loads((folder / "summary.json").read_text())["tutor"] or {} for folder in runs]
+        consulted, asked, hits = (
+            fmean(tutor.get(name, 0) for tutor in tutors) for name in ("consulted", "asked", "hits")
+        )
+        most = most or asked  # of reuse 0
+        row: list[Any] = [one.get("reuse", "no tutor"), "no" if "no_symmetry" in one else "yes", round(consulted)]
+        row += [round(asked), round(asked / most, 4) if most else 0.0, round(hits / max(consulted, 1), 4)]
+        rows.append([*row, *(round(number, 4) for number in (fmean(scores), low, high))])
+    header = ["reuse", "symmetry", "consulted", "asked", "of_reuse_0", "hit_rate", "score", "low", "high"]
+    name = "_".join(filter(None, (told.algo, told.env.replace(":", "-"), told.view)))
+    write(told.out or Path("results/reuse") / f"{name}.csv", header, rows)
+    show(f"{name}, {told.total_steps:,} steps, {len(told.seeds)} seeds, student alone", header, rows)
 
 
 def late(points: Points) -> float:
@@ -216,14 +267,16 @@ def show(title: str, header: list[str], rows: list[list[Any]]) -> None:
     console.print(table)
 
 
-def main(told: Curve | Search) -> None:
+def main(told: Curve | Search | Reuse) -> None:
     """Do what was asked for."""
     told.check()
     if isinstance(told, Curve):
         curve(told)
+    elif isinstance(told, Reuse):
+        reuse(told)
     else:
         search(told)
 
 
 if __name__ == "__main__":
-    run_program(main, Curve | Search, description=__doc__)
+    run_program(main, Curve | Search | Reuse, description=__doc__)

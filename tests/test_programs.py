@@ -415,6 +415,31 @@ def test_a_curve_and_a_search_write_what_came_out(tmp_path: Path) -> None:
     assert "did you mean 'ppo'" in done.stderr
 
 
+def test_the_questions_that_reuse_saves_are_counted(tmp_path: Path) -> None:
+    common = ["--algo", "ppo", "--env", "connect4", "--total-steps", "2048", "--points", "1", "--seeds", "1", "2"]
+    where = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv")]
+    done = program("sweep.py", "reuse", *common, *where, "--eval-episodes", "20", "--without-symmetry")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out.csv").open() as file:
+        assert file.readline().startswith("# python sweep.py reuse")
+        rows = {(row["reuse"], row["symmetry"]): row for row in csv.DictReader(file)}
+    assert list(rows) == [
+        ("no tutor", "yes"),
+        *((budget, told) for told in ("yes", "no") for budget in ("0", "3", "inf")),
+    ]
+    assert rows["no tutor", "yes"]["asked"] == rows["no tutor", "yes"]["consulted"] == "0"
+    for symmetry in ("yes", "no"):
+        asked = [int(rows[budget, symmetry]["asked"]) for budget in ("0", "3", "inf")]
+        hits = [float(rows[budget, symmetry]["hit_rate"]) for budget in ("0", "3", "inf")]
+        assert asked[0] > asked[1] > asked[2] > 0
+        assert 0 == hits[0] < hits[1] < hits[2]
+        for budget, questions in zip(("0", "3", "inf"), asked, strict=True):
+            share = questions / int(rows["0", "yes"]["asked"])
+            assert float(rows[budget, symmetry]["of_reuse_0"]) == pytest.approx(share, abs=1e-3)
+    assert int(rows["inf", "no"]["asked"]) > int(rows["inf", "yes"]["asked"])
+    assert all(float(row["low"]) <= float(row["score"]) <= float(row["high"]) for row in rows.values())
+
+
 def test_a_tutored_student_of_blackjack_asks_about_each_hand_once(tmp_path: Path) -> None:
     """There are 280 hands: with endless reuse no more can ever be asked about."""
     flags = ("--env", "blackjack", "--tutor", "scripted", "--consult-to", "1")
