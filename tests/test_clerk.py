@@ -13,17 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import State
+from agents.checkpoint import load_checkpoint
+from envs.base import State, rows_of
 from run import tuned
 from tests.scripted_server import Handler, serving
+from tests.test_asked import config_of, metrics, tensors
 from tests.test_capture import Watcher
 from tests.test_desk import VIEW, Witness, canonical_keys, expected, some, states
 from tests.test_vllm import hire
 from train import train
 from tutors import TutorConfig
 from tutors.base import Advice, TutorError
-from tutors.clerk import Clerk, Ring, worth_asking
-from tutors.desk import Desk
+from tutors.clerk import Clerk, Questions, Ring, worth_asking
+from tutors.desk import Desk, Told
 from tutors.table import AdviceTable
 
 
@@ -119,6 +121,45 @@ def test_an_answer_that_comes_at_once_serves_from_the_second_step_after_the_ques
     wait_for_clerk(desk)
     assert Counter(tutor.heard) == asked
     desk.close()
+
+
+@pytest.mark.parametrize(("algo", "reuse"), [("dqn", math.inf), ("ppo", 3)])
+def test_with_a_tutor_that_answers_at_once_a_run_is_one_that_waits_but_hears_a_step_later(
+    algo: str, reuse: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run waits for each answer, does not use it in its own step, and knows it after the next one."""
+    hand, coming = Clerk.hand, []
+
+    def hand_and_wait(clerk: Clerk, questions: Questions) -> None:
+        hand(clerk, questions)
+        while clerk.outbox.empty():
+            time.sleep(0.0001)
+
+    def ask_for_later(desk: Desk, told: Told, missing: Tensor, advice: Advice) -> None:
+        known = coming.pop() if coming else None
+        if known is not None:
+            desk.table.put(*known)
+        rows = torch.tensor([row for row in missing.nonzero()[:, 0].tolist() if known is None or not
+                             (known[0] == told.keys[row]).all(1).any()], dtype=torch.int64)  # fmt: skip
+        keys, which = told.keys[rows].unique(dim=0, return_inverse=True)
+        first = torch.tensor([which.tolist().index(number) for number in range(len(keys))], dtype=torch.int64)
+        if len(keys):
+            coming.append((keys, desk._ask(rows_of(told.state, rows[first]), keys)))
+
+    monkeypatch.setattr(Clerk, "hand", hand_and_wait)
+    runs = {}
+    for name in ("nowait", "wait"):
+        told = {"reuse": reuse, "tutor_accuracy": 0.8, "nowait": name == "nowait"}
+        runs[name] = train(config_of(algo, "connect4", tmp_path / name, **told))["tutor"]
+        monkeypatch.setattr(Desk, "ask", ask_for_later)
+    assert runs["nowait"]["hits"] == runs["wait"]["hits"] > 30  # type: ignore[index]
+    weights = [load_checkpoint(tmp_path / name / "checkpoints", "cpu")["agent"] for name in runs]
+    assert all(one.equal(other) for one, other in zip(*map(tensors, weights), strict=True))
+    logged = [
+        [row for row in metrics(tmp_path / name) if row[1].startswith(("charts/", "losses/", "eval/", "tutor/hit"))]
+        for name in runs
+    ]
+    assert logged[0] == logged[1]
 
 
 def test_the_games_go_on_while_the_tutor_thinks() -> None:

@@ -435,7 +435,9 @@ def test_the_questions_that_reuse_saves_are_counted(tmp_path: Path) -> None:
         assert 0 == hits[0] < hits[1] < hits[2]
         for budget, questions in zip(("0", "3", "inf"), asked, strict=True):
             share = questions / int(rows["0", "yes"]["asked"])
-            assert float(rows[budget, symmetry]["of_reuse_0"]) == pytest.approx(share, abs=1e-3)
+            assert float(rows[budget, symmetry]["of_reuse_0"]) == pytest.approx(
+                share, abs=2e-3
+            )  # means of two runs, rounded
     assert int(rows["inf", "no"]["asked"]) > int(rows["inf", "yes"]["asked"])
     assert all(float(row["low"]) <= float(row["score"]) <= float(row["high"]) for row in rows.values())
 
