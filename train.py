@@ -126,6 +126,8 @@ class Training:
         finally:
             if rank() == 0:
                 state = {"agent": agent.state_dict(), "global_step": self.global_step}
+                if self.desk is not None:
+                    state["table"] = self.desk.table.state_dict()
                 save_checkpoint(config.folder / "checkpoints", self.global_step, state)
         return self.summary(self.result or self.evaluate())
 

@@ -228,6 +228,21 @@ def test_every_way_of_asking_trains_within_its_budget(method: str, algo: str, en
     assert config_from_json((folder / "config.json").read_text()).tutoring.asking == method
 
 
+def test_a_checkpoint_keeps_the_table_and_the_reuses_that_are_left(tmp_path: Path) -> None:
+    summary = train(config_of("ppo", "blackjack", tmp_path, reuse=3))["tutor"]
+    state = load_checkpoint(tmp_path / "checkpoints", "cpu")["table"]
+    table = AdviceTable(2, 3)
+    table.load_state_dict(state)
+    assert 100 < len(state["slots"]) <= 280
+    assert summary["hits"] > len(state["slots"])
+    before = table.left.sum()
+    assert 0 < before < 3 * len(state["slots"])
+    everybody = torch.ones(len(state["slots"]), dtype=torch.bool)
+    for turn in range(4):
+        given = table.get(state["keys"], everybody).given
+        assert given.equal(state["left"] > turn)
+
+
 def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> None:
     """The budget of corrections against what was corrected, step by step; what agrees is answered and given back."""
     config = config_of("dqn", "connect4", tmp_path, asking="mistake", asking_threshold=0.0, ask_budget=200)

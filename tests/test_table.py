@@ -498,3 +498,66 @@ def test_turn_counts_earlier_rows_of_the_same_slot() -> None:
     slots = [4, 2, 4, 4, 0, 2, 9, 4]
     expected = [slots[:row].count(slot) for row, slot in enumerate(slots)]
     assert turn(torch.tensor(slots)).tolist() == expected
+
+
+def some_batches(count: int) -> list[tuple[Tensor, Advice, Tensor]]:
+    """Keys of which many are in a bucket of the small table, answers, and who wants them."""
+    chance = torch.Generator().manual_seed(7)
+    batches = []
+    for _ in range(count):
+        keys = torch.stack([torch.randint(60, (24,), generator=chance), torch.zeros(24, dtype=torch.int64)], 1)
+        given, wanted = (torch.rand(24, generator=chance) < 0.8 for _ in range(2))
+        batches.append((keys, Advice(torch.rand(24, 3, generator=chance), given, torch.rand(24)), wanted))
+    return batches
+
+
+@pytest.mark.parametrize("budget", [1, 3, math.inf])
+def test_a_table_that_is_saved_and_loaded_goes_on_as_it_was(budget: float) -> None:
+    """Also into one that is not empty; reuses that are left, and whose turn it is to go, are part of it."""
+    table, other = (AdviceTable(3, budget, capacity=32) for _ in range(2))
+    for keys, advice, wanted in some_batches(20):
+        table.put(keys, advice)
+        table.get(keys.flip(0), wanted)
+        other.put(keys + 7, advice)
+    state = table.state_dict()
+    assert len(state["slots"]) == 32
+    other.load_state_dict(state)
+    for keys, advice, wanted in some_batches(40)[20:]:
+        for one, same in zip(table.get(keys, wanted), other.get(keys, wanted), strict=True):
+            assert one.equal(same)
+        table.put(keys, advice)
+        other.put(keys, advice)
+    assert other.now.equal(table.now)
+    assert len(state["slots"]) == len(state["answers"]) == 32, "a state is a copy"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("budget", [1, 3, math.inf])
+def test_a_table_on_a_gpu_says_the_same(budget: float) -> None:
+    here, there = (AdviceTable(3, budget, capacity=32, device=device) for device in ("cpu", "cuda"))
+    for keys, advice, wanted in some_batches(60):
+        here.put(keys, advice)
+        there.put(keys.cuda(), advice.to("cuda"))
+        for one, other in zip(here.get(keys, wanted), there.get(keys.cuda(), wanted.cuda()), strict=True):
+            assert one.equal(other.cpu())
+
+
+@pytest.mark.parametrize("budget", [3, math.inf])
+def test_advice_that_comes_in_another_order_serves_the_same(budget: float) -> None:
+    """A batch in any order, or in two parts, into a table with room for all: what is given afterwards is the same."""
+    whole, shuffled, parts = (AdviceTable(3, budget, capacity=1 << 10) for _ in range(3))
+    for keys, advice, wanted in some_batches(20):
+        first = torch.tensor([row for row, key in enumerate(keys.tolist()) if key not in keys[:row].tolist()])
+        keys, advice = keys[first], Advice(*(tensor[first] for tensor in advice))  # a desk asks about each once
+        order = torch.randperm(len(first), generator=torch.Generator().manual_seed(len(first)))
+        whole.put(keys, advice)
+        shuffled.put(keys[order], Advice(*(tensor[order] for tensor in advice)))
+        for rows in (order[: len(order) // 2], order[len(order) // 2 :]):
+            parts.put(keys[rows], Advice(*(tensor[rows] for tensor in advice)))
+        for table in (shuffled, parts):
+            for one, other in zip(
+                copy.deepcopy(whole).get(keys, wanted[first]), table.get(keys, wanted[first]), strict=True
+            ):
+                assert one.equal(other)
+        whole.get(keys, wanted[first])

@@ -97,6 +97,19 @@ class AdviceTable:
         """Return the share of entries in use, a 0-d tensor."""
         return (self.tags[: self.capacity] != 0).float().mean()
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is in the table, with the reuses that are left. Reads back how much that is."""
+        slots = (self.tags[: self.capacity] != 0).nonzero()[:, 0]
+        held = {name: getattr(self, name)[slots] for name in ("tags", "keys", "answers", "left", "last_use")}
+        return {"slots": slots, "now": self.now.clone(), **held}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` of a table of the same capacity returned, in place of what is there."""
+        self.tags.zero_()
+        self.now.copy_(state["now"])
+        for name in ("tags", "keys", "answers", "left", "last_use"):
+            getattr(self, name)[state["slots"]] = state[name].to(self.now.device)
+
     def _address(self, keys: Tensor) -> Tensor:
         """Return each key's bucket and tag as one number, (B,) int64."""
         return shift_right(scramble(keys), 64 - TAG_BITS - self.bits)
