@@ -1,10 +1,13 @@
 """How many look-ups and inserts a second the advice table makes: a part of benchmark.py.
 
-Beside it stand a Python dict, asked key by key, and `torch.searchsorted` on sorted keys, which cannot insert. The table
-is filled to a share of its entries with random keys; a share of the queries are among them.
+Beside it stand a Python dict, asked key by key; `torch.searchsorted` on sorted keys, which cannot insert; and FBGEMM's
+hash table, in the peers' environment. These three find a place, ours advice. The table is filled to a share of its
+entries with random keys; a share of the queries are among them.
 """
 
+import json
 import math
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +43,8 @@ class Table:
     """Turns of each; the median counts."""
     seconds: float = 0.3
     """How long a turn lasts at least."""
+    peers: Path = Path(".venv-peers/bin/python")
+    """A Python that has fbgemm-gpu-cpu; see requirements/peers.txt."""
     out: Path = Path("results/table.json")
     """Where the JSON goes."""
 
@@ -73,13 +78,25 @@ def table_rows(told: Table) -> list[dict[str, Any]]:
                 for _ in range(told.repeats):
                     for name, (go, size) in programs.items():
                         row["runs"][name].append(rate(go, size, told.seconds, told.device))
+                row["runs"]["fbgemm"] = fbgemm_rate(len(keys), count, share, told)
                 row["found"] = round(table.get(asked, everybody).given.float().mean().item(), 4)
-                row["per_second"] = {name: median(runs) for name, runs in row["runs"].items()}
+                row["per_second"] = {name: median(runs) for name, runs in row["runs"].items() if runs}
                 rows.append(row)
     for row in rows:
         if row["hits"] == told.hits[0]:
             row["inserts_per_second"] = insert_rate(row["queries"], row["load"], told)
     return rows
+
+
+def fbgemm_rate(entries: int, count: int, share: float, told: Table) -> list[float]:
+    """Return FBGEMM's look-ups a second in one long turn, or nothing where it is not installed."""
+    if not told.peers.exists():
+        return []
+    what = [entries, CAPACITY, count, share, told.seconds * told.repeats]
+    done = subprocess.run(
+        [told.peers, "peers.py", "lookups", *map(str, what)], capture_output=True, text=True, check=False
+    )
+    return [json.loads(done.stdout)] if done.returncode == 0 else []
 
 
 def filled(load: float, device: str) -> tuple[AdviceTable, Tensor]:
@@ -154,10 +171,11 @@ def wait(device: str) -> None:
 def show_lookups(rows: list[dict[str, Any]]) -> Grid:
     """Return the table: million look-ups a second, a line for each number of queries, load and share of hits."""
     grid = Grid(title="the advice table, millions a second")
-    for name in ("queries", "load", "hits", "found", "eager", "compile", "searchsorted", "dict", "inserts, eager"):
+    programs = ("eager", "compile", "searchsorted", "fbgemm", "dict")
+    for name in ("queries", "load", "hits", "found", *programs, "inserts, eager"):
         grid.add_column(name, justify="right")
     for row in rows:
-        rates = [f"{row['per_second'][name] / 1e6:.3g}" for name in ("eager", "compile", "searchsorted", "dict")]
+        rates = [f"{row['per_second'][name] / 1e6:.3g}" if name in row["per_second"] else "-" for name in programs]
         inserts = f"{row['inserts_per_second'] / 1e6:.3g}" if "inserts_per_second" in row else ""
         grid.add_row(f"{row['queries']:,}", f"{row['load']}", f"{row['hits']}", f"{row['found']:.2f}", *rates, inserts)
     return grid

@@ -1,9 +1,10 @@
 """Other programs at play and at learning, for benchmark.py to stand beside.
 
 `peers.py games PROGRAM GAME COPIES SECONDS` and `peers.py training PROGRAM ALGO GAME DEVICE SECONDS` print
-env steps a second of all copies together, `peers.py questions` questions a second, as a line of JSON. It imports
-nothing of ours, so that it runs in an environment that holds the peers alone (requirements/peers.txt). Every program
-plays in its fastest way: those in JAX as one compiled loop of many steps, the others a step at a time.
+env steps a second of all copies together, `peers.py questions` questions a second, `peers.py lookups …` look-ups a
+second, as a line of JSON. It imports nothing of ours, so that it runs in an environment that holds the peers alone
+(requirements/peers.txt). Every program plays in its fastest way: those in JAX as one compiled loop of many steps, the
+others a step at a time.
 """
 
 import json
@@ -152,6 +153,32 @@ def games(program: str, game: str, copies: str, seconds: str) -> None:
     print(json.dumps(rate(*PEERS[program][0](game, int(copies)), float(seconds))))
 
 
+def lookups(entries: str, capacity: str, queries: str, hits: str, seconds: str) -> None:
+    """Print the look-ups a second of FBGEMM's hash table on the CPU, filled with so many random keys of 62 bits.
+
+    It finds a number of 64 bits for a key of 64 bits by linear probing, and holds nothing else.
+    """
+    import fbgemm_gpu  # noqa: F401, makes torch.ops.fbgemm
+    import torch
+
+    chance = torch.Generator().manual_seed(1)
+    keys = torch.randint(1 << 62, (int(entries),), generator=chance)
+    table = torch.full((int(capacity), 2), -1)
+    whole = torch.tensor([0, int(capacity)])
+    fbgemm = torch.ops.fbgemm
+    fbgemm.pruned_hashmap_insert(keys, torch.arange(len(keys)), torch.tensor([0, len(keys)]), table, whole)
+    count = int(queries)
+    known = keys[torch.randint(len(keys), (count,), generator=chance)]
+    is_known = torch.rand(count, generator=chance) < float(hits)
+    asked = torch.where(is_known, known, torch.randint(1 << 62, (count,), generator=chance))
+    found = fbgemm.pruned_hashmap_lookup(asked, torch.tensor([0, count]), table, whole)
+    assert (found >= 0).equal(is_known), "a key that was put is found, another is not"
+    go = rate(
+        lambda: fbgemm.pruned_hashmap_lookup(asked, torch.tensor([0, count]), table, whole), count, float(seconds)
+    )
+    print(json.dumps(go))
+
+
 def questions() -> None:
     """Ask a server through the openai client, one request a question, and print questions a second.
 
@@ -187,4 +214,4 @@ def questions() -> None:
 
 
 if __name__ == "__main__":
-    {"games": games, "training": training, "questions": questions}[sys.argv[1]](*sys.argv[2:])
+    {"games": games, "training": training, "questions": questions, "lookups": lookups}[sys.argv[1]](*sys.argv[2:])

@@ -1,5 +1,7 @@
 """The timing of the table: that it times what it says, on a small one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -35,7 +37,9 @@ def test_what_is_put_is_there() -> None:
 
 def test_a_row_has_a_rate_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    rows = table_rows(Table(queries=(64, 256), loads=(0.5,), hits=(0.0, 1.0), repeats=1, seconds=0.01))
+    rows = table_rows(
+        Table(queries=(64, 256), loads=(0.5,), hits=(0.0, 1.0), repeats=1, seconds=0.01, peers=Path("nowhere"))
+    )
     assert [(row["queries"], row["hits"], row["found"]) for row in rows] == [
         (64, 0, 0),
         (64, 1, 1),
@@ -43,5 +47,6 @@ def test_a_row_has_a_rate_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None
         (256, 1, 1),
     ]
     assert all(rate > 0 for row in rows for rate in row["per_second"].values())
+    assert all(list(row["per_second"]) == ["eager", "compile", "searchsorted", "dict"] for row in rows)
     assert [row.get("inserts_per_second", 0) > 0 for row in rows] == [True, False, True, False]
     assert show_lookups(rows).row_count == 4
