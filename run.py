@@ -30,6 +30,7 @@ from envs import closest
 from envs.base import Env
 from tutors import TutorConfig
 from tutors.base import TutorError
+from tutors.guidance import GuidanceConfig
 from tutors.store import without_password
 
 HERE = Path(__file__).parent
@@ -67,6 +68,7 @@ class Config:
     folder: Path | None = None
     """Where the run keeps things; a new folder under runs/ if not given."""
     tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
+    guiding: Annotated[GuidanceConfig, tyro.conf.arg(name="")] = field(default_factory=GuidanceConfig)
     agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)
 
     def check(self) -> None:
@@ -82,6 +84,7 @@ class Config:
             raise ValueError(f"{self.num_envs} games cannot be split between {ranks()} processes")
         self.agent.check(self.num_envs // ranks())
         self.tutoring.check()
+        self.guiding.check(self.algo)
 
     def to_json(self) -> str:
         """Return everything but passwords, as `config_from_json` reads it; an endless budget is written as a string."""
@@ -107,7 +110,8 @@ def config_from_json(text: str) -> Config:
         tutoring["tutor_key_file"] = Path(tutoring["tutor_key_file"])
     told["folder"] = Path(told["folder"])
     _, agent_config = AGENTS[told["algo"]]
-    return Config(**told, agent=agent_config(**agent), tutoring=TutorConfig(**tutoring))
+    guiding = GuidanceConfig(**told.pop("guiding", {}))  # runs of 0.3.0 have none
+    return Config(**told, agent=agent_config(**agent), tutoring=TutorConfig(**tutoring), guiding=guiding)
 
 
 def versions() -> dict[str, str]:
@@ -149,9 +153,10 @@ def tuned_for(flags: Sequence[str]) -> Config:
 
 
 def make_agent(config: Config, env: Env) -> Agent:
-    """Return a new student of the run's games."""
+    """Return a new student of the run's games; with a tutor, one that does with advice what was told."""
     agent, _ = AGENTS[config.algo]
-    return agent(config.agent, env, config.total_steps, config.seed)
+    guidance = None if config.tutoring.tutor == "none" else config.guiding.make(agent.has_policy, env.device)
+    return agent(config.agent, env, config.total_steps, config.seed, guidance)
 
 
 def make_env(config: Config, device: str) -> Env:

@@ -13,12 +13,12 @@ from rich.console import Console
 from torch import Tensor
 
 from agents import Agent
-from agents.base import Guidance, Proposal
+from agents.base import Choice, Heard, Proposal
 from agents.capture import accelerate
 from agents.checkpoint import save_checkpoint
 from agents.parallel import join, leave, portion, rank, ranks, share, total
 from envs.base import Env, Step
-from envs.luck import ADVISING, Luck
+from envs.luck import ADVISING, GUIDING, Luck
 from envs.opponents import SelfPlay
 from envs.score import Score
 from evaluate import Result, judge
@@ -27,7 +27,6 @@ from tutors import open_desk
 from tutors.asking import Asking, Rations, Wish, consult_probability
 from tutors.base import Advice
 from tutors.desk import Desk, Told
-from tutors.guidance.override import Override
 from tutors.store import without_password
 
 console = Console(highlight=False)
@@ -78,9 +77,9 @@ class Training:
         self, config: Config, env: Env, agent: Agent, desk: Desk | None, log: Log | None, say: Callable[[str], None]
     ) -> None:
         self.config, self.env, self.agent, self.desk, self.log, self.say = config, env, agent, desk, log, say
-        self.guidance = Guidance() if desk is None else Override()
+        self.guidance = agent.guidance
         games = torch.arange(env.first_game, env.first_game + env.num_envs, device=env.device)
-        self.luck = Luck(config.seed, games, ADVISING)
+        self.luck, self.guiding_luck = (Luck(config.seed, games, stream) for stream in (ADVISING, GUIDING))
         told = config.tutoring
         self.asking = Asking(told.asking, told.asking_threshold, agent.has_policy, env.device)
         limits = (None if most is None else portion(most) for most in (told.ask_budget, told.ask_per_step))
@@ -133,6 +132,7 @@ class Training:
 
     def round(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
         """Collect once and learn once; return the next moment, and what to log."""
+        self.guidance.strength.fill_(self.config.guiding.strength_at(self.global_step / self.config.total_steps))
         for _ in range(self.agent.horizon):
             step = self.moment(step)
             self.global_step += self.config.num_envs
@@ -144,21 +144,22 @@ class Training:
     def moment(self, step: Step) -> Step:
         """Act once in all games, and return the moment that this leads to."""
         proposal = self.watch("act", self.agent.act, step)
-        action = self.advised(step, proposal)
-        after = self.watch("env", self.env.step, action)
-        self.watch("store", self.agent.observe, step, proposal, action, after)
+        choice = self.advised(step, proposal)
+        after = self.watch("env", self.env.step, choice.action)
+        proposal = proposal._replace(scores=choice.scores)
+        self.watch("store", self.agent.observe, step, proposal, choice.action, after, choice.extras)
         self.score.add(after)
         self.acted += self.config.num_envs
         return after.now()
 
-    def advised(self, step: Step, proposal: Proposal) -> Tensor:
-        """Return the actions to take in `step`, (N,) int64: the student's, the tutor's where it is asked."""
+    def advised(self, step: Step, proposal: Proposal) -> Choice:
+        """Return what to do in `step`: what the student proposes, and makes of advice where it asks for some."""
         if self.desk is None:
-            return proposal.action
+            return Choice(proposal.action, proposal.scores, {})
         told, wish, advice, missing = self.watch("tutor", self.look_up, self.desk, step, proposal)
         if self.desk.clerk is None:
             self.watch("tutor", self.desk.ask, told, missing, advice)
-        return self.watch("tutor", self.follow, self.desk, proposal, told, wish, advice)
+        return self.watch("tutor", self.follow, self.desk, step, proposal, told, wish, advice)
 
     def look_up(self, desk: Desk, step: Step, proposal: Proposal) -> tuple[Told, Wish, Advice, Tensor]:
         """Return what is told and wanted, what the table knows of it, and about which rows a question is put, (N,)."""
@@ -171,13 +172,15 @@ class Training:
             desk.queue(told, missing)
         return told, wish, advice, missing
 
-    def follow(self, desk: Desk, proposal: Proposal, told: Told, wish: Wish, advice: Advice) -> Tensor:
-        """Return the actions to take, (N,) int64: the tutor's where it is heeded."""
+    def follow(self, desk: Desk, step: Step, proposal: Proposal, told: Told, wish: Wish, advice: Advice) -> Choice:
+        """Return what to do, after what was heard."""
         advice = desk.turn_back(told, advice)
         same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
         heeded = self.asking.heed(wish.wanted, advice.given & ~same, self.rations)
-        return self.guidance.choose(proposal, advice.probs, heeded)
+        heard = Heard(advice.probs * heeded[:, None], advice.given & heeded)
+        luck = self.guiding_luck.draw(self.env.steps, step.legal.shape[1] + 1)
+        return self.guidance.choose(proposal, heard, step.legal, luck)
 
     def refresh_opponent(self) -> None:
         """Give an opponent that is the student itself a new copy of it when it is time."""

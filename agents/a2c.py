@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agents.base import taken
+from agents.base import UNGUIDED, Guidance, log_policy, taken
 from agents.networks import ActorCritic
-from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy, log_policy
+from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy, mean_of
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,24 @@ class A2CConfig(OnPolicyConfig):
     norm_adv: bool = False
 
 
-def a2c_loss(network: ActorCritic, batch: Batch, config: A2CConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def a2c_loss(
+    network: ActorCritic, batch: Batch, config: A2CConfig, guidance: Guidance = UNGUIDED
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (the loss, what to log).
 
     L = -mean(log pi(a) A) + vf_coef * mean((V - R)^2) / 2 - ent_coef * mean(entropy). Source: arXiv:1602.01783,
     section 4.
     """
     logits, value = network(batch.obs)
-    log_probs = log_policy(logits, batch.legal)
+    own = log_policy(logits, batch.legal)
+    log_probs = guidance.bend(own, batch.legal, batch.extras)
     log_prob = taken(log_probs, batch.action)
     assert log_prob.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
-    policy_loss = -(log_prob * batch.advantage).mean()
+    policy_loss = -mean_of(log_prob * batch.advantage, guidance.counts(batch.extras))
     value_loss = 0.5 * (value - batch.returns).square().mean()
     spread = entropy(log_probs).mean()
     loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread
+    loss = loss + guidance.loss(own, batch.legal, batch.extras)
     return loss, {
         "losses/policy_loss": policy_loss.detach(),
         "losses/value_loss": value_loss.detach(),
@@ -52,4 +56,4 @@ class A2C(OnPolicy):
     """A student whose policy takes one step on each rollout."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return a2c_loss(self.network, batch, self.config)
+        return a2c_loss(self.network, batch, self.config, self.guidance)

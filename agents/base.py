@@ -1,12 +1,15 @@
 """What a student is, and where advice may act on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from envs.base import Step
+
+IMPOSSIBLE = -1e9  # an illegal action's logit: its probability is 0, and 0 * log 0 is 0 too
 
 
 class Proposal(NamedTuple):
@@ -18,21 +21,72 @@ class Proposal(NamedTuple):
     value: Tensor  # (N,) float32: the position's value
 
 
+Extras = Mapping[str, Tensor]  # what a method of guidance keeps beside a moment, each (N, …)
+NOTHING: Extras = MappingProxyType({})
+
+
+class Heard(NamedTuple):
+    """What a student hears from its tutor in N games."""
+
+    advised: Tensor  # (N, A) float32: a distribution over legal actions; zeros where there is no advice
+    heeded: Tensor  # (N,) bool: where there is advice, it was asked for, and it is to be followed
+
+
+class Choice(NamedTuple):
+    """What is done in N games."""
+
+    action: Tensor  # (N,) int64, legal
+    scores: Tensor  # (N, A) float32: as those of the proposal, but of whoever chose the action
+    extras: Extras
+
+
 class Guidance:
     """What a student does with advice; this one does nothing.
 
-    Each method is one place where advice may act. A method of guidance is a subclass that fills one or two.
+    Each method here is one place where advice may act. A method of guidance is a subclass that fills some. All are
+    functions of tensors, as those of a student; `strength` is a 0-d float32 tensor that never moves.
     """
 
-    def choose(self, proposal: Proposal, advised: Tensor, wanted: Tensor) -> Tensor:
-        """Return the actions to take, (N,) int64.
+    students: tuple[str, ...] = ("dqn", "ppo", "a2c")  # for whom it makes sense
+    strength_from, strength_to, strength_over = 1.0, 0.0, 0.5  # of a method that fades, over that share of the run
+
+    def __init__(self, has_policy: bool, device: torch.device | str) -> None:
+        self.has_policy = has_policy  # of the student: its scores are log-probabilities; else they are values
+        self.strength = torch.zeros((), device=device)
+
+    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Return what is kept beside a moment: the shape of one game's, and the type."""
+        return {}
+
+    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+        """Return what to do, after the student's own proposal.
 
         Args:
             proposal: the student's own.
-            advised: (N, A) float32, the tutor's distribution over legal actions; zeros where it is silent.
-            wanted: (N,) bool, where advice was asked for.
+            heard: the tutor's.
+            legal: (N, A) bool.
+            luck: (N, A + 1) in [0, 1), this method's own.
         """
-        return proposal.action
+        return Choice(proposal.action, proposal.scores, {})
+
+    def bend(self, log_probs: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+        """Return the policy that is learned, (B, A) log-probabilities, made of the student's own."""
+        return log_probs
+
+    def counts(self, extras: Extras) -> Tensor | None:
+        """Return which moments the policy learns from, (B,) bool; None for all. The value learns from all."""
+        return None
+
+    def advantage(self, advantages: Tensor, extras: Extras) -> Tensor:
+        """Return the advantages (T, N) to learn from."""
+        return advantages
+
+    def loss(self, scores: Tensor, legal: Tensor, extras: Extras) -> Tensor | float:
+        """Return what to add to the loss, 0-d, for the student's scores (B, A): log-probabilities, or values."""
+        return 0.0
+
+
+UNGUIDED = Guidance(True, "cpu")
 
 
 class Agent(Protocol):
@@ -55,8 +109,8 @@ class Agent(Protocol):
     def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return `greedy` as it is now: later updates do not change it."""
 
-    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step) -> None:
-        """Take note that `action` (N,), after the student's own `proposal` in `step`, led to `after`."""
+    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
+        """Take note that `action` (N,), after `proposal` in `step`, led to `after`; keep `extras` beside it."""
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """Learn; `step` is the moment that follows the last one observed.
@@ -80,3 +134,17 @@ def taken(scores: Tensor, action: Tensor) -> Tensor:
     """Return each row's score of its action, (N,) for (N, A) and (N,)."""
     assert action.shape == scores.shape[:1], "one action a row"
     return scores.gather(1, action[:, None])[:, 0]
+
+
+def log_policy(logits: Tensor, legal: Tensor) -> Tensor:
+    """Return the log-probabilities of a policy that knows what is legal, (N, A)."""
+    return logits.masked_fill(~legal, IMPOSSIBLE).log_softmax(1)
+
+
+def sample(log_probs: Tensor, legal: Tensor, luck: Tensor) -> Tensor:
+    """Draw a legal action from each row's policy, (N,) int64; luck is (N, A) in [0, 1).
+
+    The largest of log p + g with Gumbel noise g = -log(-log u) falls on an action with its probability p.
+    """
+    noise = -(-(luck + 2.0**-25).clamp(max=1 - 2.0**-24).log()).log()  # finite at both ends
+    return best_legal(log_probs + noise, legal)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.base import Proposal, best_legal, taken
+from agents.base import NOTHING, UNGUIDED, Extras, Guidance, Proposal, best_legal, taken
 from agents.networks import Network, NetworkConfig, follow
 from agents.optimizer import Adam, learning_rate_at
 from agents.parallel import ranks
@@ -69,7 +69,7 @@ def epsilon_at(step: Tensor, config: DQNConfig, total_steps: int) -> Tensor:
 
 
 def dqn_loss(
-    network: nn.Module, target: nn.Module, batch: Batch, huber_delta: float = 1.0
+    network: nn.Module, target: nn.Module, batch: Batch, huber_delta: float = 1.0, guidance: Guidance = UNGUIDED
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (Huber loss of the double-Q error, what to log).
 
@@ -79,10 +79,12 @@ def dqn_loss(
     with torch.no_grad():
         future = taken(target(batch.next_obs), best_legal(network(batch.next_obs), batch.next_legal))
         aim = batch.reward + batch.discount * future
-    value = taken(network(batch.obs), batch.action)
+    values = network(batch.obs)
+    value = taken(values, batch.action)
     assert value.shape == aim.shape == batch.reward.shape, "one value for each transition"
     loss = F.huber_loss(value, aim, delta=huber_delta)
-    return loss, {"losses/td_loss": loss.detach(), "losses/q_values": value.detach().mean()}
+    whole = loss + guidance.loss(values, batch.legal, batch.extras)
+    return whole, {"losses/td_loss": loss.detach(), "losses/q_values": value.detach().mean()}
 
 
 class DQN:
@@ -92,14 +94,17 @@ class DQN:
     parts = ("learn",)
     has_policy = False
 
-    def __init__(self, config: DQNConfig, env: Env, total_steps: int, seed: int) -> None:
+    def __init__(
+        self, config: DQNConfig, env: Env, total_steps: int, seed: int, guidance: Guidance | None = None
+    ) -> None:
+        self.guidance = guidance or Guidance(self.has_policy, env.device)
         spec, device, first_game = env.spec, env.device, env.first_game
         self.config, self.total_steps = config, total_steps
         self.all_envs = env.num_envs * ranks()
         self.network = Network(config, spec.obs_shape, spec.num_actions, seed).to(device)
         self.target = copy.deepcopy(self.network)
         self.optimizer = Adam(self.network, config.max_grad_norm)
-        self.replay = Replay(config.buffer_size // ranks(), env)
+        self.replay = Replay(config.buffer_size // ranks(), env, self.guidance.extras(spec.num_actions))
         self.luck = Luck(seed, torch.arange(first_game, first_game + env.num_envs, device=device), EXPLORATION)
         rows, rank = config.batch_size // ranks(), first_game // env.num_envs
         self.batch_luck = Luck(seed, torch.arange(rank * rows, (rank + 1) * rows, device=device), SAMPLING)
@@ -125,8 +130,8 @@ class DQN:
         network = copy.deepcopy(self.network).requires_grad_(False)
         return lambda obs, legal: best_legal(network(obs), legal)
 
-    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step) -> None:
-        self.replay.add(step, action, after)
+    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
+        self.replay.add(step, action, after, extras)
 
     def update(self, step: Step) -> dict[str, Tensor]:
         self.seen += 1
@@ -140,7 +145,7 @@ class DQN:
         """Go one step down the loss of a sample, and move the target network when it is time."""
         told = self.config
         batch = self.replay.sample(self.batch_luck.draw(self.updates, 1)[:, 0], told.n_step, told.gamma)
-        loss, stats = dqn_loss(self.network, self.target, batch, told.huber_delta)
+        loss, stats = dqn_loss(self.network, self.target, batch, told.huber_delta, self.guidance)
         rate = learning_rate_at(self.steps * self.all_envs, told.learning_rate, told.anneal_lr, self.total_steps)
         norm = self.optimizer.step(loss, rate)
         self.updates += 1

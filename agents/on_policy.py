@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.base import Proposal, best_legal, taken
+from agents.base import NOTHING, Extras, Guidance, Proposal, best_legal, log_policy, sample, taken
 from agents.networks import ActorCritic, NetworkConfig
 from agents.optimizer import Adam, learning_rate_at
 from agents.parallel import average, ranks
 from agents.returns import gae, normalise
 from envs.base import Env, Step
 from envs.luck import EXPLORATION, SAMPLING, Luck
-
-IMPOSSIBLE = -1e9  # an illegal action's logit: its probability is 0, and 0 * log 0 is 0 too
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class Batch(NamedTuple):
     log_prob: Tensor  # (B,) float32, of the action under the policy that acted
     advantage: Tensor  # (B,) float32
     returns: Tensor  # (B,) float32
+    extras: Extras = NOTHING  # what a method of guidance keeps, (B, …) each
 
 
 class Rollout(NamedTuple):
@@ -75,23 +74,14 @@ class Rollout(NamedTuple):
     next_values: Tensor  # (T, N) float32: V(final_obs), known while it is played only where there is a clock
 
 
-def log_policy(logits: Tensor, legal: Tensor) -> Tensor:
-    """Return the log-probabilities of a policy that knows what is legal, (N, A)."""
-    return logits.masked_fill(~legal, IMPOSSIBLE).log_softmax(1)
-
-
 def entropy(log_probs: Tensor) -> Tensor:
     """Return each row's entropy in nats, (N,) for log-probabilities (N, A)."""
     return -(log_probs.exp() * log_probs).sum(1)
 
 
-def sample(log_probs: Tensor, legal: Tensor, luck: Tensor) -> Tensor:
-    """Draw a legal action from each row's policy, (N,) int64; luck is (N, A) in [0, 1).
-
-    The largest of log p + g with Gumbel noise g = -log(-log u) falls on an action with its probability p.
-    """
-    noise = -(-(luck + 2.0**-25).clamp(max=1 - 2.0**-24).log()).log()  # finite at both ends
-    return best_legal(log_probs + noise, legal)
+def mean_of(numbers: Tensor, counts: Tensor | None) -> Tensor:
+    """Return the mean of those of (B,) that count, 0-d; 0 where none does."""
+    return numbers.mean() if counts is None else (numbers * counts).sum() / counts.sum().clamp(min=1)
 
 
 class OnPolicy:
@@ -104,7 +94,8 @@ class OnPolicy:
     parts = ("prepare", "shuffle", "learn")
     has_policy = True
 
-    def __init__(self, config: Any, env: Env, total_steps: int, seed: int) -> None:
+    def __init__(self, config: Any, env: Env, total_steps: int, seed: int, guidance: Guidance | None = None) -> None:
+        self.guidance = guidance or Guidance(self.has_policy, env.device)
         spec, device, num_envs, first_game = env.spec, env.device, env.num_envs, env.first_game
         self.config, self.spec, self.num_envs, self.total_steps = config, spec, num_envs, total_steps
         self.horizon: int = config.num_steps
@@ -123,6 +114,10 @@ class OnPolicy:
             truncations=flag.clone(),
             next_values=number.clone(),
         )
+        self.extras = {
+            name: torch.zeros(*shape, *rest, dtype=dtype, device=device)
+            for name, (rest, dtype) in self.guidance.extras(spec.num_actions).items()
+        }
         self.advantages, self.returns = number.clone(), number.clone()
         games = torch.arange(first_game, first_game + num_envs, device=device)
         rows = torch.arange(first_game * config.num_steps, (first_game + num_envs) * config.num_steps, device=device)
@@ -150,7 +145,7 @@ class OnPolicy:
         return lambda obs, legal: best_legal(network(obs)[0], legal)
 
     @torch.no_grad()
-    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step) -> None:
+    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
         moment = Rollout(
             step.obs,
             step.legal,
@@ -165,6 +160,8 @@ class OnPolicy:
         )
         for buffer, value in zip(self.rollout, moment, strict=True):
             buffer.index_copy_(0, self.place[None], value[None])
+        for name, value in extras.items():
+            self.extras[name].index_copy_(0, self.place[None], value[None])
         self.place += 1
 
     def update(self, step: Step) -> dict[str, Tensor]:
@@ -184,6 +181,7 @@ class OnPolicy:
             next_values = torch.cat([kept.values[1:], self.network.judge(step.obs)[None]])
         flags = (kept.terminations, kept.truncations)
         advantages, returns = gae(kept.rewards, kept.values, next_values, *flags, told.gamma, told.gae_lambda)
+        advantages = self.guidance.advantage(advantages, self.extras)
         if told.norm_adv:
             mean, square = average(torch.stack([advantages.mean(), (advantages * advantages).mean()])).unbind()
             advantages = normalise(advantages, mean, square, told.adv_floor)
@@ -204,8 +202,8 @@ class OnPolicy:
         """Go one step down the loss of these rows (B,) of the rollout."""
         kept = self.rollout
         columns = (kept.obs, kept.legals, kept.actions, kept.log_probs, self.advantages, self.returns)
-        batch = Batch(*(column.flatten(0, 1)[rows] for column in columns))
-        loss, stats = self.loss(batch)
+        extras = {name: column.flatten(0, 1)[rows] for name, column in self.extras.items()}
+        loss, stats = self.loss(Batch._make([*(column.flatten(0, 1)[rows] for column in columns), extras]))
         return stats | {"losses/grad_norm": self.optimizer.step(loss, self.learning_rate)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.base import taken
+from agents.base import UNGUIDED, Guidance, log_policy, taken
 from agents.networks import ActorCritic
-from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy, log_policy
+from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy, mean_of
 from agents.parallel import average
 from envs.base import Env
 
@@ -38,7 +38,9 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(f"update_epochs is {self.update_epochs}; it must be at least 1")
 
 
-def ppo_loss(network: ActorCritic, batch: Batch, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def ppo_loss(
+    network: ActorCritic, batch: Batch, config: PPOConfig, guidance: Guidance = UNGUIDED
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (the loss, what to log).
 
     L = -mean(min(r A, clip(r, 1 - c, 1 + c) A)) + vf_coef * mean((V - R)^2) / 2 - ent_coef * mean(entropy).
@@ -46,15 +48,18 @@ def ppo_loss(network: ActorCritic, batch: Batch, config: PPOConfig) -> tuple[Ten
     Divergence", 2020.
     """
     logits, value = network(batch.obs)
-    log_probs = log_policy(logits, batch.legal)
+    own = log_policy(logits, batch.legal)
+    log_probs = guidance.bend(own, batch.legal, batch.extras)
     log_ratio = taken(log_probs, batch.action) - batch.log_prob
     ratio = log_ratio.exp()
     assert ratio.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
     clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
-    policy_loss = -torch.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
+    gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    policy_loss = -mean_of(gain, guidance.counts(batch.extras))
     value_loss = 0.5 * (value - batch.returns).square().mean()
     spread = entropy(log_probs).mean()
     loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread
+    loss = loss + guidance.loss(own, batch.legal, batch.extras)
     return loss, {
         "losses/policy_loss": policy_loss.detach(),
         "losses/value_loss": value_loss.detach(),
@@ -67,8 +72,10 @@ def ppo_loss(network: ActorCritic, batch: Batch, config: PPOConfig) -> tuple[Ten
 class PPO(OnPolicy):
     """A student whose policy moves a little way in each of several passes over a rollout."""
 
-    def __init__(self, config: PPOConfig, env: Env, total_steps: int, seed: int) -> None:
-        super().__init__(config, env, total_steps, seed)
+    def __init__(
+        self, config: PPOConfig, env: Env, total_steps: int, seed: int, guidance: Guidance | None = None
+    ) -> None:
+        super().__init__(config, env, total_steps, seed, guidance)
         self.epochs = config.update_epochs
 
     def learn(self, rows: Tensor) -> dict[str, Tensor]:
@@ -79,4 +86,4 @@ class PPO(OnPolicy):
         return stats
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return ppo_loss(self.network, batch, self.config)
+        return ppo_loss(self.network, batch, self.config, self.guidance)

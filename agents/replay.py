@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from agents.base import NOTHING, Extras
 from envs.base import Env, Step
 
 
@@ -21,6 +22,8 @@ class Batch(NamedTuple):
     discount: Tensor  # (B,) float32: gamma^n, or 0 where the game terminated. A truncated game had a future
     next_obs: Tensor  # (B, *obs_shape) float32
     next_legal: Tensor  # (B, A) bool
+    legal: Tensor  # (B, A) bool, of `obs`
+    extras: Extras = NOTHING  # what a method of guidance keeps, (B, …) each, of the first of the n moments
 
 
 class Replay:
@@ -29,9 +32,12 @@ class Replay:
     Args:
         buffer_size: transitions, rounded down to whole moments of all games.
         env: whose games they are.
+        extras: what is kept beside a transition: the shape of one game's, and the type.
     """
 
-    def __init__(self, buffer_size: int, env: Env) -> None:
+    def __init__(
+        self, buffer_size: int, env: Env, extras: dict[str, tuple[tuple[int, ...], torch.dtype]] | None = None
+    ) -> None:
         self.moments, self.num_envs, self.look = buffer_size // env.num_envs, env.num_envs, env.game.look
         self.states = {name: tensor.new_zeros(self.moments, *tensor.shape) for name, tensor in env.state.items()}
         self.final_states = {name: torch.zeros_like(ring) for name, ring in self.states.items()}
@@ -39,16 +45,24 @@ class Replay:
         self.rewards = torch.zeros(self.actions.shape, device=env.device)
         self.terminations = torch.zeros(self.actions.shape, dtype=torch.bool, device=env.device)
         self.truncations = torch.zeros_like(self.terminations)
+        self.extras = {
+            name: torch.zeros(*self.actions.shape, *rest, dtype=dtype, device=env.device)
+            for name, (rest, dtype) in (extras or {}).items()
+        }
         self.written = torch.zeros((), dtype=torch.int64, device=env.device)  # moments, ever
 
-    def add(self, step: Step, action: Tensor, after: Step) -> None:
+    def add(self, step: Step, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
         """Write one moment of all games."""
         place = self.written % self.moments
         rings = (self.actions, self.rewards, self.terminations, self.truncations)
         values = (action, after.reward, after.terminated, after.truncated)
         for ring, value in zip(rings, values, strict=True):
             ring.index_copy_(0, place[None], value[None])
-        for states, state in ((self.states, step.state), (self.final_states, after.final_state)):
+        for states, state in (
+            (self.states, step.state),
+            (self.final_states, after.final_state),
+            (self.extras, extras),
+        ):
             for name, tensor in state.items():
                 states[name].index_copy_(0, place[None], tensor[None])
         self.written += 1
@@ -71,10 +85,11 @@ class Replay:
             discount = torch.where(alive, discount * gamma, discount)
             alive = alive & ~(self.terminations[place, game] | self.truncations[place, game])
         first = first % self.moments
-        obs, _ = self.look({name: ring[first, game] for name, ring in self.states.items()})
+        obs, legal = self.look({name: ring[first, game] for name, ring in self.states.items()})
         next_obs, next_legal = self.look({name: ring[last, game] for name, ring in self.final_states.items()})
         discount = discount * ~self.terminations[last, game]
-        return Batch(obs, self.actions[first, game], reward, discount, next_obs, next_legal)
+        extras = {name: ring[first, game] for name, ring in self.extras.items()}
+        return Batch(obs, self.actions[first, game], reward, discount, next_obs, next_legal, legal, extras)
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole ring."""
@@ -82,6 +97,7 @@ class Replay:
             "written": self.written,
             "states": self.states,
             "final_states": self.final_states,
+            "extras": self.extras,
             "actions": self.actions,
             "rewards": self.rewards,
             "terminations": self.terminations,
@@ -90,8 +106,8 @@ class Replay:
 
     def load_state_dict(self, state: dict) -> None:
         """Take over a ring of the same size."""
-        for ours, theirs in ((self.states, state["states"]), (self.final_states, state["final_states"])):
-            for name, ring in ours.items():
-                ring.copy_(theirs[name])
+        for kind in ("states", "final_states", "extras"):
+            for name, ring in getattr(self, kind).items():
+                ring.copy_(state[kind][name])
         for name in ("written", "actions", "rewards", "terminations", "truncations"):
             getattr(self, name).copy_(state[name])

@@ -13,7 +13,7 @@ from torch import Tensor
 GOLDEN = -0x61C8864680B583EB  # 2**64 / golden ratio, as a signed number
 MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 
-GAMES, EXPLORATION, SAMPLING, ADVISING = range(4)  # the streams of one run
+GAMES, EXPLORATION, SAMPLING, ADVISING, GUIDING = range(5)  # the streams of one run
 
 
 def mix(x: Tensor) -> Tensor:

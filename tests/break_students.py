@@ -53,7 +53,7 @@ BUGS = [
     Bug("returns without the value", "agents/returns.py", "advantages + values", "advantages", "returns"),
     Bug("no floor under the spread", "agents/returns.py", "/ spread.clamp(min=floor)", "/ (spread + 1e-8)", "returns"),
     Bug("advantages not centred", "agents/returns.py", "(advantages - mean)", "advantages", "returns"),
-    Bug("policy gradient uphill", "agents/ppo.py", "-torch.minimum(", "torch.minimum(", "policies"),
+    Bug("policy gradient uphill", "agents/ppo.py", "-mean_of(", "mean_of(", "policies"),
     Bug("the clip takes the larger", "agents/ppo.py", "torch.minimum(", "torch.maximum(", "policies"),
     Bug(
         "the clip is one-sided",
@@ -81,14 +81,14 @@ BUGS = [
     Bug(
         "A2C's gradient uphill",
         "agents/a2c.py",
-        "-(log_prob * batch.advantage).mean()",
-        "(log_prob * batch.advantage).mean()",
+        "-mean_of(log_prob",
+        "mean_of(log_prob",
         "policies",
     ),
     Bug("A2C forgets the entropy", "agents/a2c.py", " - config.ent_coef * spread", "", "policies"),
     Bug(
         "the policy's mask ignored",
-        "agents/on_policy.py",
+        "agents/base.py",
         "logits.masked_fill(~legal, IMPOSSIBLE).log_softmax(1)",
         "logits.log_softmax(1)",
         "policies",
@@ -145,14 +145,14 @@ BUGS = [
     ),
     Bug(
         "a sample without noise",
-        "agents/on_policy.py",
+        "agents/base.py",
         "best_legal(log_probs + noise, legal)",
         "best_legal(log_probs, legal)",
         "policies",
     ),
     Bug(
         "an illegal action may be drawn",
-        "agents/on_policy.py",
+        "agents/base.py",
         "best_legal(log_probs + noise, legal)",
         "(log_probs + noise).argmax(1)",
         "policies",

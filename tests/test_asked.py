@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agents import AGENTS
-from agents.base import Proposal
+from agents.base import Choice, Proposal
 from agents.checkpoint import load_checkpoint
 from agents.parallel import portion
 from envs.base import Step
@@ -53,14 +53,15 @@ def series(folder: Path, tag: str) -> list[float]:
     return [float(value) for _, name, value in metrics(folder) if name == tag]
 
 
-def asked_as_before(self: Training, step: Step, proposal: Proposal) -> Tensor:
+def asked_as_before(self: Training, step: Step, proposal: Proposal) -> Choice:
     """What `Training.advised` was when chance was the only way."""
     assert self.desk is not None
     wanted = by_chance(self.consult_probability(), self.luck.draw(self.env.steps, 1)[:, 0])
     advice = self.watch("tutor", self.desk.advise, step.state, wanted)
     same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
     self.agreed += torch.stack([same.sum(), advice.given.sum()])
-    return self.guidance.choose(proposal, advice.probs, wanted)
+    action = torch.where(wanted & advice.given, advice.probs.argmax(1), proposal.action)
+    return Choice(action, proposal.scores, {})
 
 
 @pytest.mark.parametrize(("algo", "env"), [("dqn", "connect4"), ("ppo", "blackjack"), ("a2c", "connect4")])
@@ -257,7 +258,7 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
             keys = list(map(tuple, desk.tell(step.state).keys.tolist()))
             held = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool)).given
             before = desk.tutor.stats["asked"]
-            action = training.advised(step, proposal)
+            action = training.advised(step, proposal).action
             advice = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool))
             best = advice.probs.gather(1, desk.symmetry[desk.tell(step.state).turned]).argmax(1)
             differs = advice.given & (best != proposal.greedy)
@@ -281,7 +282,7 @@ def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
     training = Training(config, env, agent, make_desk(math.inf, tutor), None, lambda line: None)
     step = env.reset()
     proposal = agent.act(step)
-    assert training.advised(step, proposal).equal(proposal.action)
+    assert training.advised(step, proposal).action.equal(proposal.action)
     assert tutor.heard
     assert training.rations.left.item() == 200
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.base import Guidance, Proposal, best_legal
+from agents.base import UNGUIDED, Heard, Proposal, best_legal
 from agents.dqn import DQN, DQNConfig, dqn_loss, epsilon_at
 from agents.networks import Network, follow
 from agents.replay import Batch
@@ -70,6 +70,7 @@ def random_batch(rows: int = 300, actions: int = 5, obs: int = 3, seed: int = 0)
         discount=(draw(rows) < 0.5) * 0.9 ** (draw(rows) * 4).floor(),
         next_obs=draw(rows, obs) * 2 - 1,
         next_legal=legal,
+        legal=legal,
     )
 
 
@@ -136,6 +137,7 @@ def test_an_illegal_action_is_never_chosen_though_its_value_is_the_largest() -> 
         discount=torch.tensor([1.0]),
         next_obs=torch.zeros(1, 1),
         next_legal=torch.tensor([[False, True, True]]),
+        legal=torch.ones(1, 3, dtype=torch.bool),
     )
     # legal are 1 and 2; the student prefers 2, which the target holds for worth 3
     assert dqn_loss(network, target, batch)[0].item() == pytest.approx(huber(1.0 - 3.0))
@@ -160,7 +162,7 @@ def test_the_loss_is_the_same_in_any_order_of_rows() -> None:
     network, target = two_networks()
     batch = random_batch()
     order = torch.randperm(len(batch.reward), generator=torch.Generator().manual_seed(0))
-    other = Batch(*(column[order] for column in batch))
+    other = Batch(*(column[order] for column in batch[:7]))
     torch.testing.assert_close(dqn_loss(network, target, batch)[0], dqn_loss(network, target, other)[0])
 
 
@@ -173,8 +175,9 @@ def test_best_legal_is_the_largest_of_the_legal_values() -> None:
 
 def test_the_guidance_that_does_nothing_takes_the_student_s_own_action() -> None:
     proposal = Proposal(torch.tensor([3, 1]), torch.tensor([0, 0]), torch.zeros(2, 4), torch.zeros(2))
-    action = Guidance().choose(proposal, torch.ones(2, 4) / 4, torch.tensor([True, True]))
-    assert action.equal(proposal.action)
+    heard = Heard(torch.ones(2, 4) / 4, torch.tensor([True, True]))
+    choice = UNGUIDED.choose(proposal, heard, torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 5))
+    assert choice.action.equal(proposal.action)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +307,7 @@ def test_a_truncated_game_keeps_its_future_in_the_loss() -> None:
     agent = make(Walk(), 4, replace(CONFIG, learning_starts=10**9))
     train(agent, env, 3)  # the third moment ends all four games by the clock
     batch = agent.replay.sample((torch.arange(12) + 0.5) / 12, 1, 1.0)
-    batch = Batch(*(column[batch.next_obs[:, 1] == 3] for column in batch))
+    batch = Batch(*(column[batch.next_obs[:, 1] == 3] for column in batch[:7]))
     assert len(batch.reward) == 4
     network, target = two_networks(actions=2, obs=2)
     future = [

@@ -1,30 +1,303 @@
-"""What a student does with advice, row by row."""
+"""Every method of guidance against a slow definition, row by row; without advice it is no guidance, to the bit."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from torch import Tensor
 
-from agents.base import Guidance, Proposal, best_legal
-from tutors.guidance.override import Override
+from agents import AGENTS
+from agents.base import UNGUIDED, Choice, Guidance, Heard, Proposal, best_legal, log_policy
+from agents.checkpoint import load_checkpoint
+from agents.on_policy import mean_of
+from tests.test_asked import config_of, series, tensors
+from tests.test_capture import Watcher
+from train import train
+from tutors.asking import TEMPERATURE
+from tutors.guidance import METHODS, GuidanceConfig
+from tutors.guidance.demonstrate import MARGIN, NOBODY
+from tutors.guidance.distill import DOUBT
+from tutors.guidance.mask import PLAUSIBLE
 
-PROPOSAL = Proposal(torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 3]), torch.zeros(4, 4), torch.zeros(4))
-ADVISED = torch.tensor([[0.0, 0.2, 0.7, 0.1], [0.6, 0.2, 0.2, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
-
-
-def test_override_takes_the_tutors_best_action_where_it_was_wanted_and_given() -> None:
-    wanted = torch.tensor([True, False, True, True])
-    assert Override().choose(PROPOSAL, ADVISED, wanted).tolist() == [2, 1, 2, 1]
-
-
-def test_override_without_advice_is_the_student() -> None:
-    everybody = torch.ones(4, dtype=torch.bool)
-    assert torch.equal(Override().choose(PROPOSAL, torch.zeros(4, 4), everybody), PROPOSAL.action)
-
-
-def test_no_guidance_takes_no_advice() -> None:
-    everybody = torch.ones(4, dtype=torch.bool)
-    assert torch.equal(Guidance().choose(PROPOSAL, ADVISED, everybody), PROPOSAL.action)
+ROWS, ACTIONS = 400, 5
+PAIRS = [(name, algo) for name, method in METHODS.items() for algo in method.students]
 
 
-def test_the_best_legal_action_is_legal_however_bad_it_looks() -> None:
-    values = torch.tensor([[9.0, -5.0, -7.0], [-3.0, 8.0, 8.5]])
-    legal = torch.tensor([[False, True, True], [True, True, False]])
-    assert best_legal(values, legal).tolist() == [1, 1]
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def moment(has_policy: bool) -> tuple[Proposal, Heard, Tensor, Tensor]:
+    """A student's proposal, advice in about half of the rows (some of it without doubt), what is legal, luck."""
+    legal = draw(1, ROWS, ACTIONS) < 0.6
+    legal[torch.arange(ROWS), (draw(2, ROWS) * ACTIONS).long()] = True
+    scores = draw(3, ROWS, ACTIONS) * 2 - 1
+    if has_policy:
+        scores = log_policy(2 * scores, legal)
+    advised = (draw(4, ROWS, ACTIONS) ** 3) * legal
+    sure = torch.nn.functional.one_hot(best_legal(advised, legal), ACTIONS)
+    advised = torch.where((draw(5, ROWS) < 0.3)[:, None], sure, advised / advised.sum(1, keepdim=True))
+    heeded = draw(6, ROWS) < 0.5
+    greedy = best_legal(scores, legal)
+    action = torch.where(draw(7, ROWS) < 0.5, greedy, best_legal(draw(8, ROWS, ACTIONS), legal))
+    heard = Heard(advised * heeded[:, None], heeded)
+    return Proposal(action, greedy, scores, draw(9, ROWS)), heard, legal, draw(10, ROWS, ACTIONS + 1)
+
+
+def method_of(name: str, algo: str, strength: float = 0.7) -> Guidance:
+    method = GuidanceConfig(name).make(AGENTS[algo][0].has_policy, "cpu")
+    method.strength.fill_(strength)
+    return method
+
+
+def chosen(name: str, algo: str, strength: float = 0.7) -> tuple[Guidance, Proposal, Heard, Tensor, Choice]:
+    method = method_of(name, algo, strength)
+    proposal, heard, legal, luck = moment(method.has_policy)
+    return method, proposal, heard, legal, method.choose(proposal, heard, legal, luck)
+
+
+@pytest.mark.parametrize(("name", "algo"), PAIRS)
+def test_what_is_chosen_is_legal_and_what_is_kept_has_the_shape_that_was_told(name: str, algo: str) -> None:
+    method, _, _, legal, choice = chosen(name, algo)
+    assert legal.gather(1, choice.action[:, None]).all()
+    told = method.extras(ACTIONS)
+    assert {kind: (tuple(kept.shape[1:]), kept.dtype) for kind, kept in choice.extras.items()} == told
+
+
+@pytest.mark.parametrize(("name", "algo"), PAIRS)
+def test_where_nothing_is_heard_a_method_is_no_guidance_to_the_bit(name: str, algo: str) -> None:
+    method = method_of(name, algo)
+    proposal, heard, legal, luck = moment(method.has_policy)
+    silent = Heard(torch.zeros_like(heard.advised), torch.zeros_like(heard.heeded))
+    choice = method.choose(proposal, silent, legal, luck)
+    assert choice.action.equal(proposal.action)
+    assert choice.scores.equal(proposal.scores)
+    scores = proposal.scores.clone().requires_grad_()
+    plain = UNGUIDED.bend(scores, legal, {})
+    ours = method.bend(scores, legal, choice.extras)
+    numbers = draw(11, ROWS)
+    assert ours.equal(plain)
+    assert mean_of(numbers, method.counts(choice.extras)) == pytest.approx(numbers.mean().item(), rel=1e-6)
+    assert float(torch.as_tensor(method.loss(scores, legal, choice.extras)).detach()) == 0
+    rollout = {kind: kept.view(8, 50, *kept.shape[1:]) for kind, kept in choice.extras.items()}
+    assert method.advantage(numbers.view(8, 50), rollout).equal(numbers.view(8, 50))
+    both = [one.square().masked_fill(~legal, 0).sum() for one in (plain, ours)]
+    both[1] = both[1] + method.loss(scores, legal, choice.extras)
+    slopes = [torch.autograd.grad(one, scores)[0] for one in both]
+    assert slopes[0].equal(slopes[1])
+
+
+@pytest.mark.parametrize("name", ["override", "override-corrected", "demonstrate"])
+def test_override_takes_the_tutor_s_best_action_where_it_is_heeded(name: str) -> None:
+    _, proposal, heard, _, choice = chosen(name, METHODS[name].students[0])
+    for row in range(ROWS):
+        expected = heard.advised[row].argmax() if heard.heeded[row] else proposal.action[row]
+        assert choice.action[row] == expected
+    assert choice.scores.equal(proposal.scores)
+
+
+def test_a_corrected_override_learns_its_policy_from_its_own_actions_alone() -> None:
+    method, _, heard, _, choice = chosen("override-corrected", "ppo")
+    numbers = draw(12, ROWS)
+    own = [number for number, heeded in zip(numbers.tolist(), heard.heeded.tolist(), strict=True) if not heeded]
+    assert mean_of(numbers, method.counts(choice.extras)).item() == pytest.approx(math.fsum(own) / len(own), rel=1e-5)
+    assert mean_of(numbers, torch.zeros(ROWS, dtype=torch.bool)) == 0
+
+
+def student(scores: Tensor, legal: Tensor, row: int, has_policy: bool) -> list[float]:
+    """A row's policy, by its definition."""
+    weights = [math.exp(score / (1 if has_policy else TEMPERATURE)) * may for score, may in zip(scores[row].tolist(), legal[row].tolist(), strict=True)]  # fmt: skip # noqa: E501
+    return [weight / sum(weights) for weight in weights]
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+@pytest.mark.parametrize("name", ["distill", "kl"])
+def test_a_distance_to_the_tutor_is_added_to_the_loss(name: str, algo: str) -> None:
+    method, proposal, heard, legal, choice = chosen(name, algo)
+    assert choice.action.equal(proposal.action), "the student acts itself"
+    total = 0.0
+    for row in range(ROWS):
+        tutor, mine = heard.advised[row].tolist(), student(proposal.scores, legal, row, method.has_policy)
+        if not heard.heeded[row]:
+            continue
+        if name == "distill":
+            total -= sum(p * math.log(q) for p, q in zip(tutor, mine, strict=True) if p > 0)
+        else:
+            doubt = DOUBT / int(legal[row].sum())
+            total += sum(q * math.log(q / ((1 - DOUBT) * p + doubt)) for p, q in zip(tutor, mine, strict=True) if q > 0)
+    scores = proposal.scores.double().requires_grad_()
+    loss = method.loss(scores, legal, choice.extras)
+    assert loss.item() == pytest.approx(0.7 * total / ROWS, rel=1e-4)
+    (slope,) = torch.autograd.grad(loss, scores)
+    assert slope.isfinite().all()
+    assert (slope[heard.heeded].abs().sum(1) > 0).float().mean() > 0.5
+
+
+def test_going_down_the_distance_leads_to_the_tutor() -> None:
+    for name in ("distill", "kl"):
+        method, _, heard, legal, choice = chosen(name, "ppo", 1.0)
+        logits = torch.zeros(ROWS, ACTIONS, requires_grad=True)
+        for _ in range(400):
+            (slope,) = torch.autograd.grad(method.loss(log_policy(logits, legal), legal, choice.extras), logits)
+            logits.data -= 100 * slope
+        apart = (log_policy(logits, legal).exp() - heard.advised).abs().sum(1)[heard.heeded]
+        assert apart.max() < 0.25, name
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("strength", [0.0, 0.7])
+def test_a_blend_is_a_mixture_by_the_tutor_s_doubt(algo: str, strength: float) -> None:
+    method, proposal, heard, legal, choice = chosen("blend", algo, strength)
+    for row in range(ROWS):
+        tutor, mine = heard.advised[row].tolist(), proposal.scores[row].exp().tolist()
+        if heard.heeded[row]:
+            number = max(int(legal[row].sum()), 2)
+            doubt = -sum(p * math.log(p) for p in tutor if p > 0) / math.log(number)
+            weight = strength * (1 - doubt)
+            mine = [weight * p + (1 - weight) * q for p, q in zip(tutor, mine, strict=True)]
+        assert choice.scores[row].exp().tolist() == pytest.approx(mine, abs=1e-5)
+    assert method.bend(proposal.scores, legal, choice.extras).equal(choice.scores), "one ratio at acting and learning"
+
+
+@pytest.mark.parametrize("name", ["blend", "mask"])
+def test_actions_are_drawn_from_the_bent_policy(name: str) -> None:
+    """One position in 20,000 games."""
+    method = method_of(name, "ppo", 0.6)
+    games = 20_000
+    legal = torch.tensor([[True, True, True, False]]).expand(games, -1)
+    scores = log_policy(torch.tensor([[0.3, -0.5, 0.9, 0.0]]).expand(games, -1), legal)
+    advised = torch.tensor([[0.6, 0.39, 0.01, 0.0]]).expand(games, -1)
+    proposal = Proposal(legal.long().argmax(1), best_legal(scores, legal), scores, torch.zeros(games))
+    heard = Heard(advised, torch.ones(games, dtype=torch.bool))
+    choice = method.choose(proposal, heard, legal, draw(13, games, 5))
+    bent = choice.scores.exp()
+    if name == "mask":
+        masked = (choice.extras["plausible"] != legal).any(1)
+        assert masked.float().mean() == pytest.approx(0.6, abs=0.02)
+        assert (choice.action[masked] != 2).all(), "a hundredth of what the best has is not plausible"
+        assert choice.action[~masked].equal(proposal.action[~masked])
+        choice, bent = choice._replace(action=choice.action[masked]), bent[masked]
+    shares = torch.bincount(choice.action, minlength=4) / len(choice.action)
+    torch.testing.assert_close(shares, bent.mean(0), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_a_mask_leaves_what_is_plausible(algo: str) -> None:
+    method, proposal, heard, legal, choice = chosen("mask", algo)
+    luck = moment(method.has_policy)[3][:, -1]
+    for row in range(ROWS):
+        plausible = choice.extras["plausible"][row].tolist()
+        if not heard.heeded[row] or luck[row] >= 0.7:
+            assert plausible == legal[row].tolist()
+            assert choice.action[row] == proposal.action[row]
+            continue
+        best = max(heard.advised[row].tolist())
+        expected = [bool(may) and p >= PLAUSIBLE * best for p, may in zip(heard.advised[row].tolist(), legal[row], strict=True)]  # fmt: skip # noqa: E501
+        assert plausible == expected
+        assert plausible[choice.action[row]]
+        if algo == "dqn":
+            worth = [value if may else -math.inf for value, may in zip(proposal.scores[row].tolist(), plausible, strict=True)]  # fmt: skip # noqa: E501
+            own = int(proposal.action[row])
+            assert choice.action[row] == (own if plausible[own] else worth.index(max(worth)))
+        else:
+            mine = [q * may for q, may in zip(proposal.scores[row].exp().tolist(), plausible, strict=True)]
+            assert choice.scores[row].exp().tolist() == pytest.approx([q / sum(mine) for q in mine], abs=1e-5)
+            assert method.bend(proposal.scores, legal, choice.extras)[row].equal(choice.scores[row])
+
+
+def test_the_tutor_s_preference_is_added_to_the_advantage() -> None:
+    method, proposal, heard, legal, choice = chosen("advantage", "a2c")
+    advantages = draw(14, 8, 50)
+    found = method.advantage(advantages, {"utility": choice.extras["utility"].view(8, 50)}).flatten()
+    for row in range(ROWS):
+        utility = heard.advised[row, proposal.action[row]] - 1 / int(legal[row].sum()) if heard.heeded[row] else 0.0
+        assert found[row].item() == pytest.approx(float(advantages.flatten()[row] + 0.7 * utility), abs=1e-6)
+
+
+def test_a_demonstration_keeps_the_shown_action_best() -> None:
+    method, proposal, heard, legal, choice = chosen("demonstrate", "dqn")
+    shown = [int(heard.advised[row].argmax()) if heard.heeded[row] else NOBODY for row in range(ROWS)]
+    assert choice.extras["shown"].tolist() == shown
+    total = 0.0
+    for row, best in enumerate(shown):
+        if best != NOBODY:
+            rivals = [float(proposal.scores[row, action]) + MARGIN * (action != best) for action in range(ACTIONS) if legal[row, action]]  # fmt: skip # noqa: E501
+            total += max(rivals) - float(proposal.scores[row, best])
+    scores = proposal.scores.clone().requires_grad_()
+    loss = method.loss(scores, legal, choice.extras)
+    assert loss.item() == pytest.approx(0.7 * total / ROWS, rel=1e-4)
+    (slope,) = torch.autograd.grad(loss, scores)
+    assert (slope[~legal] == 0).all()
+
+
+def test_strength_goes_from_one_number_to_the_other_and_stays() -> None:
+    told = GuidanceConfig("distill", strength_from=10.0, strength_to=0.1, strength_over=0.25)
+    assert [told.strength_at(share) for share in (0.0, 0.125, 0.25, 0.9)] == pytest.approx([10.0, 5.05, 0.1, 0.1])
+    assert GuidanceConfig("distill", strength_over=0.0).strength_at(0.0) == 0.0
+    assert GuidanceConfig("blend").strength_at(0.0) == 0.9
+    assert GuidanceConfig("demonstrate").strength_at(1.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("told", "algo", "message"),
+    [
+        (GuidanceConfig("distil"), "ppo", "did you mean 'distill'"),
+        (GuidanceConfig("blend"), "dqn", "is for ppo and a2c, not for dqn"),
+        (GuidanceConfig("demonstrate"), "ppo", "is for dqn, not for ppo"),
+        (GuidanceConfig("kl", strength_to=-1.0), "ppo", "strength_to is -1"),
+        (GuidanceConfig("kl", strength_over=math.nan), "ppo", "strength_over is nan"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(told: GuidanceConfig, algo: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        told.check(algo)
+
+
+@pytest.mark.parametrize(("name", "algo"), PAIRS)
+def test_choosing_asks_the_device_nothing(name: str, algo: str) -> None:
+    method = method_of(name, algo)
+    proposal, heard, legal, luck = moment(method.has_policy)
+    with Watcher():
+        choice = method.choose(proposal, heard, legal, luck)
+        method.bend(proposal.scores, legal, choice.extras)
+        method.loss(proposal.scores, legal, choice.extras)
+
+
+def run(folder: Path, algo: str, guidance: str, **told: Any) -> list[Tensor]:
+    """The weights after a small run."""
+    config = replace(config_of(algo, "connect4", folder, **told), total_steps=1024, eval_episodes=1)
+    train(replace(config, guiding=GuidanceConfig(guidance)))
+    return tensors(load_checkpoint(folder / "checkpoints", "cpu")["agent"]["network"])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
+    """What each student learns without a tutor."""
+    return {algo: run(tmp_path_factory.mktemp(algo) / "run", algo, "none", tutor="none") for algo in AGENTS}
+
+
+@pytest.mark.parametrize(("name", "algo"), PAIRS)
+def test_every_method_changes_what_is_learned_and_a_silent_tutor_does_not(
+    name: str, algo: str, plain: dict[str, list[Tensor]], tmp_path: Path
+) -> None:
+    silent = run(tmp_path / "silent", algo, name, ask_budget=0)
+    guided = run(tmp_path / "guided", algo, name)
+    assert all(one.equal(other) for one, other in zip(plain[algo], silent, strict=True))
+    assert all(one.equal(other) for one, other in zip(plain[algo], guided, strict=True)) == (name == "none")
+    assert all(tensor.isfinite().all() for tensor in guided)
+    assert sum(series(tmp_path / "guided", "tutor/consulted")) > 250
+
+
+def test_compiled_guidance_is_eager_guidance(tmp_path: Path) -> None:
+    for algo, name in (("ppo", "blend"), ("dqn", "demonstrate")):
+        config = replace(config_of(algo, "blackjack", tmp_path), guiding=GuidanceConfig(name), total_steps=1024)
+        weights = []
+        for mode in ("eager", "compile"):
+            folder = tmp_path / f"{algo}-{mode}"
+            train(replace(config, accelerate=mode, folder=folder))
+            weights.append(tensors(load_checkpoint(folder / "checkpoints", "cpu")["agent"]["network"]))
+        for one, other in zip(*weights, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

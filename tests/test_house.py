@@ -26,7 +26,7 @@ ARROWS = {  # the first that fits counts; what is not of this house may always b
     "envs/*": ("envs",),
     "agents/*": ("agents", "envs.base", "envs.luck"),
     "tutors/views/*": ("envs", "tutors.base", "tutors.views"),
-    "tutors/guidance/*": ("tutors", "agents.base", "envs.base"),
+    "tutors/guidance/*": ("tutors", "agents.base", "envs.base", "envs.names"),
     "tutors/store/*": ("tutors", "envs"),
     "tutors/tiny/*": ("tutors", "envs"),
     "tutors/*": ("tutors", "envs.base", "envs.luck", "envs.closest", "envs.names"),

@@ -142,7 +142,9 @@ def test_a_sample_has_the_types_of_a_batch() -> None:
     assert batch.obs.shape == batch.next_obs.shape == (8, 2, 2)
     assert batch.next_legal.shape == (8, 3)
     assert batch.action.shape == batch.reward.shape == batch.discount.shape == (8,)
-    assert [column.dtype for column in batch] == [torch.float32, torch.int64, *[torch.float32] * 3, torch.bool]
+    assert [column.dtype for column in batch[:7]] == [
+        torch.float32, torch.int64, *[torch.float32] * 3, torch.bool, torch.bool
+    ]  # fmt: skip
 
 
 def test_the_ends_of_the_luck_are_written_rows() -> None:
@@ -184,8 +186,8 @@ def test_sampling_changes_nothing() -> None:
     live(replay, env, 12)
     before = through_a_file(replay.state_dict())
     one, other = (replay.sample(evenly(50), 3, 0.9) for _ in range(2))
-    assert all(a.equal(b) for a, b in zip(one, other, strict=True))
-    for column in one:
+    assert all(a.equal(b) for a, b in zip(one[:7], other[:7], strict=True))
+    for column in one[:7]:
         column.zero_()
     assert str(through_a_file(replay.state_dict())) == str(before)
 
@@ -198,7 +200,7 @@ def test_a_ring_survives_saving_and_goes_on() -> None:
     other.load_state_dict(through_a_file(replay.state_dict()))
     for _ in range(12):
         ours, theirs = (ring.sample(evenly(40), 3, 0.9) for ring in (other, replay))
-        assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+        assert all(a.equal(b) for a, b in zip(ours[:7], theirs[:7], strict=True))
         action = torch.zeros(GAMES, dtype=torch.int64)
         after = env.step(action)
         for ring in (replay, other):
@@ -212,7 +214,8 @@ def test_a_ring_never_moves() -> None:
 
     def places() -> list[int]:
         state = replay.state_dict()
-        parts = [*state.pop("states").values(), *state.pop("final_states").values(), *state.values()]
+        kinds = ("states", "final_states", "extras")
+        parts = [part for kind in kinds for part in state.pop(kind).values()] + list(state.values())
         return [part.data_ptr() for part in parts]
 
     before = places()
@@ -220,6 +223,24 @@ def test_a_ring_never_moves() -> None:
     live(replay, env, 23)
     replay.load_state_dict(through_a_file(replay.state_dict()))
     assert places() == before
+
+
+def test_what_a_method_keeps_comes_back_with_its_moment_and_survives_saving() -> None:
+    """Each game's mark is the number of its moment; targets of two steps belong to the first."""
+    env = Env(Journey(), GAMES)
+    replay, other = (Replay(30, env, {"mark": ((2,), torch.int64)}) for _ in range(2))
+    step, seen = env.reset(), {}
+    for moment in range(9):
+        action = torch.zeros(GAMES, dtype=torch.int64)
+        marks = torch.stack([torch.arange(GAMES), torch.full((GAMES,), moment)], 1)
+        seen |= {(game, moment): step.obs[game].tolist() for game in range(GAMES)}
+        after = env.step(action)
+        replay.add(step, action, after, {"mark": marks})
+        step = after
+    other.load_state_dict(through_a_file(replay.state_dict()))
+    for ring in (replay, other):
+        batch = ring.sample(evenly(60), 2, 0.9)
+        assert [seen[game, moment] for game, moment in batch.extras["mark"].tolist()] == batch.obs.tolist()
 
 
 def test_two_boards_of_connect_four_are_32_bytes_where_two_observations_are_672() -> None:

@@ -1,1 +1,66 @@
 """What a student does with advice: one file a method."""
+
+from dataclasses import dataclass
+
+import torch
+
+from agents.base import Guidance
+from envs.names import closest
+from tutors.guidance.advantage import Advantage
+from tutors.guidance.blend import Blend
+from tutors.guidance.demonstrate import Demonstrate
+from tutors.guidance.distill import Distill, Near
+from tutors.guidance.mask import Mask
+from tutors.guidance.override import CorrectedOverride, Override
+
+METHODS: dict[str, type[Guidance]] = {
+    "none": Guidance,
+    "override": Override,
+    "override-corrected": CorrectedOverride,
+    "distill": Distill,
+    "kl": Near,
+    "blend": Blend,
+    "mask": Mask,
+    "advantage": Advantage,
+    "demonstrate": Demonstrate,
+}
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """What is done with advice."""
+
+    guidance: str = "override"
+    """What the student does with advice: none, override (the paper's), override-corrected, distill, kl, blend, mask,
+    advantage or demonstrate."""
+    strength_from: float | None = None
+    """How strongly at first, of the methods that have a strength; the method's own if not given."""
+    strength_to: float | None = None
+    """And in the end."""
+    strength_over: float | None = None
+    """Share of the run over which it goes from one to the other."""
+
+    def check(self, algo: str) -> None:
+        """Raise ValueError for what cannot be done."""
+        if self.guidance not in METHODS:
+            raise ValueError(closest("guidance", self.guidance, METHODS))
+        students = METHODS[self.guidance].students
+        if algo not in students:
+            raise ValueError(f"--guidance {self.guidance} is for {' and '.join(students)}, not for {algo}")
+        for name in ("strength_from", "strength_to", "strength_over"):
+            told = getattr(self, name)
+            if told is not None and not 0 <= told < float("inf"):
+                raise ValueError(f"{name} is {told}; it must be at least 0")
+
+    def make(self, has_policy: bool, device: torch.device | str) -> Guidance:
+        """Return the method, for a student whose scores are log-probabilities or not."""
+        return METHODS[self.guidance](has_policy, device)
+
+    def strength_at(self, progress: float) -> float:
+        """Return the strength after that share of the run: linear, then constant."""
+        method = METHODS[self.guidance]
+        first, last, over = (
+            getattr(method, name) if getattr(self, name) is None else getattr(self, name)
+            for name in ("strength_from", "strength_to", "strength_over")
+        )
+        return first + (last - first) * (min(progress / over, 1.0) if over > 0 else 1.0)
