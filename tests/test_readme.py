@@ -76,3 +76,41 @@ def test_how_fast_a_tutor_answers_is_what_the_benchmark_wrote() -> None:
             assert share == f"{100 * median(row['shares']):.1f} %"
             assert tokens == f"{median(row['tokens']):.0f}"
             assert cached == f"{100 * median(row['cached']):.0f} %"
+
+
+def test_how_fast_the_table_is_is_what_the_benchmark_wrote() -> None:
+    for row in json.loads((ROOT / "results" / "table.json").read_text())["rows"]:
+        if row["hits"] == 0.5:
+            cells = row_with(f"{row['queries']:,}", str(row["load"]))[2:]
+            programs = ("eager", "compile", "searchsorted", "fbgemm", "dict")
+            assert cells == [f"{row['per_second'][name] / 1e6:.3g}" for name in programs]
+
+
+def test_what_a_tutor_costs_the_loop_is_what_the_benchmark_wrote() -> None:
+    for row in json.loads((ROOT / "results" / "loop.json").read_text())["rows"]:
+        _, _, games, rate, share, asked, hits = row_with(row["game"], row["way"])
+        assert games == str(row["num_envs"])
+        assert rate == f"{row['steps_per_second'] / 1e3:.3g}"
+        assert share == f"{100 * row['share']:.0f} %"
+        assert asked == (f"{row['asked']:,}" if "asked" in row else "")
+        assert hits == ", ".join(f"{100 * rate:.1f}" for rate in row.get("hit_rates", ()))
+
+
+def test_what_reuse_saves_is_what_the_sweep_wrote() -> None:
+    views = {"dqn_blackjack": "blackjack table", "ppo_snake_local": "snake local", "ppo_connect4": "connect4 board"}
+    assert {path.stem for path in (ROOT / "results" / "reuse").glob("*.csv")} == set(views)
+    for name, view in views.items():
+        _, *lines = (ROOT / "results" / "reuse" / f"{name}.csv").read_text().splitlines()
+        rows = {(row["reuse"], row["symmetry"]): row for row in csv.DictReader(lines)}
+        for symmetry in sorted({told for _, told in rows}, reverse=True):
+            cells = row_with(view if symmetry == "yes" else "the same, `--no-symmetry`")[2:]
+            budgets = [rows[budget, symmetry] for budget in ("0", "3", "inf")]
+            asked = [f"{int(row['asked']):,}" for row in budgets]
+            whole = int(rows["0", symmetry]["asked"] if symmetry == "yes" else rows["0", "yes"]["asked"])
+            share = 100 * int(budgets[2]["asked"]) / whole
+            asked[2] += f" ({share:.1f} %)" if share < 1 else f" ({share:.0f} %)"
+            score = ".4f" if view.startswith("blackjack") else ".1f" if view.startswith("snake") else ".2f"
+            alone = format(float(rows["no tutor", "yes"]["score"]), score) if symmetry == "yes" else ""
+            shown = [format(float(budgets[2]["score"]), score), alone]
+            wanted = f"{int(budgets[0]['consulted']):,}"
+            assert cells == [wanted, *asked, *(number.replace("-", "−") for number in shown)]
