@@ -97,7 +97,7 @@ def test_what_a_tutor_costs_the_loop_is_what_the_benchmark_wrote() -> None:
 
 
 def test_what_reuse_saves_is_what_the_sweep_wrote() -> None:
-    views = {"dqn_blackjack": "blackjack table", "ppo_snake_local": "snake local", "ppo_connect4": "connect4 board"}
+    views = {"dqn_blackjack": "blackjack, table", "ppo_snake_local": "snake, local", "ppo_connect4": "connect4, board"}
     assert {path.stem for path in (ROOT / "results" / "reuse").glob("*.csv")} == set(views)
     for name, view in views.items():
         _, *lines = (ROOT / "results" / "reuse" / f"{name}.csv").read_text().splitlines()
