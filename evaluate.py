@@ -2,6 +2,7 @@
 
 `python evaluate.py RUN` plays the student of a run's newest checkpoint without advice or exploration.
 `python evaluate.py --who tutor --report --env connect4 --tutor tiny` needs no run: it says what advice is worth.
+`python evaluate.py RUN --fill --advice-store FILE` asks about what a run's student meets most often.
 """
 
 import json
@@ -39,6 +40,7 @@ from tutors.base import TutorError
 from tutors.desk import Desk
 from tutors.report import GAMES, Report, gather, report
 from tutors.store import AdviceStore, identity_of, without_password
+from tutors.store.fill import Fill, fill, wandering
 from tutors.table import AdviceTable
 from tutors.views import VIEWS, make_view
 
@@ -120,8 +122,11 @@ class Evaluation:
     """Games to play."""
     report: bool = False
     """Play nothing: compare the tutor's answers with an expert's, in all views of the game or in that of --view."""
+    fill: bool = False
+    """Play for positions alone: ask a tutor about those that the run's student meets most often, and keep its answers
+    in --advice-store. The tutor may be another than the run's."""
     positions: int = 1000
-    """--report: different positions to ask about, in each view."""
+    """--report, --fill: different positions to ask about, in each view."""
     picture: Path | None = None
     """--report: where the PNG goes; report.png in the run's folder, or here without RUN, if not given."""
     device: str = "auto"
@@ -147,6 +152,9 @@ class Evaluation:
         path = self.run / "config.json"
         if not path.is_file():
             raise ValueError(f"{self.run} is not a run: there is no {path}")
+        config = config_from_json(path.read_text())
+        if self.fill and self.env is None and named.tutor != "none":
+            return replace(config, tutoring=named)
         if (
             self.env is not None
             or replace(named, tutor_url=(), tutor_key_file=None, advice_store=None) != TutorConfig()
@@ -155,7 +163,6 @@ class Evaluation:
                 f"the game and the tutor are those of {self.run}: beside it, of their flags only --env-kwargs, "
                 "--tutor-url, --tutor-key-file and --advice-store can be given"
             )
-        config = config_from_json(path.read_text())
         other = {
             name: getattr(named, name)
             for name in ("tutor_url", "tutor_key_file", "advice_store")
@@ -179,9 +186,7 @@ def evaluate(evaluation: Evaluation) -> Result:
     if evaluation.who == "random":
         return play(random_play(luck), env)
     if evaluation.who == "student":
-        agent = make_agent(config, make_env(config, device))
-        agent.load_state_dict(load_checkpoint(evaluation.run / "checkpoints", device)["agent"])
-        return judge(agent, env)
+        return judge(saved_student(evaluation.run, config, device), env)
     wanted = replace(config.tutoring, tutor_optional=False, nowait=False)
     with open_desk(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
         if desk is None:
@@ -193,6 +198,29 @@ def evaluate(evaluation: Evaluation) -> Result:
         if not desk.counts["answered"] + desk.counts["stored"]:
             raise TutorError("the tutor did not answer a single question")
         return result
+
+
+def saved_student(run: Path, config: Config, device: str) -> Agent:
+    """Return the student of a run as it was saved last."""
+    agent = make_agent(config, make_env(config, device))
+    agent.load_state_dict(load_checkpoint(run / "checkpoints", device)["agent"])
+    return agent
+
+
+def fill_for(evaluation: Evaluation) -> str:
+    """Ask a tutor about the positions that a run's student meets most often, and return what it came to.
+
+    Raises:
+        ValueError: there is no run, or no store to fill.
+        TutorError: the tutor cannot be had.
+    """
+    config = evaluation.config()
+    if evaluation.run is None or config.tutoring.advice_store is None:
+        raise ValueError("what is filled, and for whose student? evaluate.py RUN --fill --advice-store FILE")
+    trained = config_from_json((evaluation.run / "config.json").read_text())
+    agent = saved_student(evaluation.run, trained, "cpu")
+    options = (*config.env_kwargs, *evaluation.env_kwargs)
+    return fill(Fill(config.env, options, evaluation.positions, config.seed, config.tutoring), wandering(agent.greedy))
 
 
 def reports(evaluation: Evaluation) -> list[Report]:
@@ -270,6 +298,9 @@ def main(evaluation: Evaluation) -> None:
     """Print the result."""
     if evaluation.report:
         show_reports(evaluation)
+        return
+    if evaluation.fill:
+        print(fill_for(evaluation))
         return
     result = evaluate(evaluation)
     if evaluation.json:

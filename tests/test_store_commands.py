@@ -1,6 +1,7 @@
 """`python -m tutors.store` against what was put into the stores, and against a tutor that counts its questions."""
 
 import io
+import itertools
 import json
 import math
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +20,16 @@ import torch
 
 import envs
 from envs.base import row_count
+from evaluate import Evaluation, fill_for, saved_student
+from run import config_from_json, tuned
 from tests.scripted_server import serving
+from train import train
+from tutors import TutorConfig
 from tutors.base import Advice
 from tutors.report import GAMES, mixed_play
 from tutors.store import AdviceStore, Cost, identity_of
 from tutors.store.__main__ import main
-from tutors.store.fill import most_met
+from tutors.store.fill import most_met, wandering
 from tutors.store.lines import from_lines, read_all, to_lines, write_all
 from tutors.views import make_view
 
@@ -343,9 +349,10 @@ def test_a_fill_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_the_positions_met_most_often_are_those_that_a_plain_count_finds() -> None:
-    found = most_met(envs.make("connect4", GAMES, 3), make_view(envs.make_game("connect4")), 50, 3)
     env = envs.make("connect4", GAMES, 3)
     view = make_view(env.game)
+    found = most_met(env, view, 50, mixed_play(env, view, 3))
+    env = envs.make("connect4", GAMES, 3)
     counts: Counter[int] = Counter()
     for turn, state in enumerate(mixed_play(env, view, 3)):
         if turn == 100:  # rounds end at whole hundreds, and 25,600 are five thousand or more
@@ -357,11 +364,37 @@ def test_the_positions_met_most_often_are_those_that_a_plain_count_finds() -> No
     assert [counts[key] for key in keys] == sorted((counts[key] for key in keys), reverse=True)
 
 
+def test_what_a_run_s_student_meets_most_often_can_be_asked_about(tmp_path: Path) -> None:
+    """By another tutor than the run's; one action in ten is any legal one, the others are the student's."""
+    run, store = tmp_path / "run", tmp_path / "advice.sqlite"
+    config = replace(tuned("dqn", "connect4"), total_steps=512, num_envs=64, eval_episodes=8, folder=run, device="cpu")
+    train(replace(config, agent=replace(config.agent, hidden=(16,), learning_starts=128, batch_size=32)))
+    line = fill_for(
+        Evaluation(run, fill=True, positions=200, tutoring=TutorConfig("scripted", advice_store=str(store)))
+    )
+    assert "200 positions of connect4 board, those met most often" in line
+    assert "200 of 200 were answered now" in line
+    assert stored(store) == 200
+    agent = saved_student(run, config_from_json((run / "config.json").read_text()), "cpu")
+    env = envs.make("connect4", GAMES, 5)
+    play = wandering(agent.greedy)(env, make_view(env.game), 5)
+    own = moves = 0
+    for before, after in itertools.islice(itertools.pairwise(play), 40):
+        expected = agent.greedy(*env.game.look(before))
+        disc = before["mine"] ^ after["mine"]
+        goes_on = (before["mine"] & after["mine"] == before["mine"]) & (disc > 0)  # no fresh deal between the two
+        own += int((goes_on & (disc >> 7 * expected & 63 > 0)).sum())
+        moves += int(goes_on.sum())
+    assert 0.85 < own / moves < 0.97, "nine in ten, and some of the others by chance"
+    with pytest.raises(ValueError, match="what is filled"):
+        fill_for(Evaluation(run, fill=True, tutoring=TutorConfig("scripted")))
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_of_a_small_game_all_positions_are_met_and_of_them_no_more_than_are_wanted(seed: int) -> None:
     env = envs.make("blackjack", GAMES, seed)
-    assert row_count(most_met(env, VIEW, 281, seed)) == 280
-    assert row_count(most_met(env, VIEW, 7, seed)) == 7
+    assert row_count(most_met(env, VIEW, 281, mixed_play(env, VIEW, seed))) == 280
+    assert row_count(most_met(env, VIEW, 7, mixed_play(env, VIEW, seed))) == 7
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Costs one question for each position that the store does not know. Silence is as
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 import envs
 from envs.base import Env, State, row_count, rows_of
+from envs.luck import ADVISING, Luck, pick
 from tutors import TutorConfig, hire
 from tutors.base import TutorError, View
 from tutors.desk import Desk
@@ -30,6 +33,7 @@ STORE = "advice.sqlite"
 CALL = 1024  # questions sent at once
 DEADLINE = 600.0  # seconds that they may take
 MOMENTS = 100  # times as many positions are met as are asked about, so that frequent ones are known from rare ones
+WANDERS = 0.1  # of a student's actions: without chance it would play few games
 QUIET = 4  # rounds of play without a new position after which no more is expected
 
 
@@ -50,8 +54,11 @@ class Fill:
     )
 
 
-def fill(told: Fill) -> str:
-    """Ask, keep all answers, and return in one line what it came to.
+Play = Callable[[Env, View, int], Iterator[State]]  # from a seed, without end
+
+
+def fill(told: Fill, play: Play = mixed_play) -> str:
+    """Ask about what `play` meets most often, keep all answers, and return in one line what it came to.
 
     Raises:
         ValueError: a name is not known, or the store does not work.
@@ -72,7 +79,7 @@ def fill(told: Fill) -> str:
         stack.callback(store.close)
         stack.enter_context(usable(where))
         console.print(f"looking for positions of {env.spec.name} {view.name}")
-        state = most_met(env, view, told.positions, told.seed)
+        state = most_met(env, view, told.positions, play(env, view, told.seed))
         desk = Desk(view, tutor, AdviceTable(env.spec.num_actions, math.inf, 2 * row_count(state)), store)
         ask(desk, state, console)
         summary, asked = desk.summary(), desk.counts["told"]
@@ -87,13 +94,28 @@ def fill(told: Fill) -> str:
     )
 
 
-def most_met(env: Env, view: View, most: int, seed: int) -> State:
-    """Return the positions that mixed play meets most often, as the game knows them, the most frequent first.
+def wandering(greedy: Callable[[Tensor, Tensor], Tensor]) -> Play:
+    """Return the play of who takes `greedy(obs, legal)`, but for one action in ten, which is any legal one."""
+
+    def play(env: Env, view: View, seed: int) -> Iterator[State]:
+        luck = Luck(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+        step = env.reset()
+        while True:
+            yield step.state
+            chance = luck.draw(env.steps, 2)
+            own = greedy(step.obs, step.legal)
+            step = env.step(torch.where(chance[:, 0] < WANDERS, pick(step.legal, chance[:, 1]), own))
+
+    return play
+
+
+def most_met(env: Env, view: View, most: int, play: Iterator[State]) -> State:
+    """Return the positions that play meets most often, as the game knows them, the most frequent first.
 
     Where there are fewer than `most`, play goes on until some rounds bring nothing new. No two are told in the
     same words.
     """
-    play, moments, quiet, known = mixed_play(env, view, seed), 0, 0, 0
+    moments, quiet, known = 0, 0, 0
     pool: list[State] = []
     times = torch.zeros(0, dtype=torch.int64, device=env.device)
     while moments < MOMENTS * most or (known < most and quiet < QUIET):
