@@ -19,4 +19,4 @@ benchmark: setup
 	.venv/bin/python benchmark.py train
 
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
