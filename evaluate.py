@@ -40,7 +40,7 @@ from tutors.base import TutorError
 from tutors.desk import Desk
 from tutors.report import GAMES, Report, gather, report
 from tutors.store import AdviceStore, identity_of, without_password
-from tutors.store.fill import Fill, fill, wandering
+from tutors.store.fill import DEADLINE, Fill, fill, wandering
 from tutors.table import AdviceTable
 from tutors.views import VIEWS, make_view
 
@@ -220,7 +220,8 @@ def fill_for(evaluation: Evaluation) -> str:
     trained = config_from_json((evaluation.run / "config.json").read_text())
     agent = saved_student(evaluation.run, trained, "cpu")
     options = (*config.env_kwargs, *evaluation.env_kwargs)
-    return fill(Fill(config.env, options, evaluation.positions, config.seed, config.tutoring), wandering(agent.greedy))
+    patient = replace(config.tutoring, tutor_deadline=max(config.tutoring.tutor_deadline, DEADLINE))
+    return fill(Fill(config.env, options, evaluation.positions, config.seed, patient), wandering(agent.greedy))
 
 
 def reports(evaluation: Evaluation) -> list[Report]:

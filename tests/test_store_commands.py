@@ -27,7 +27,7 @@ from train import train
 from tutors import TutorConfig
 from tutors.base import Advice
 from tutors.report import GAMES, mixed_play
-from tutors.store import AdviceStore, Cost, identity_of
+from tutors.store import AdviceStore, Cost, identity_of, recorded_identities
 from tutors.store.__main__ import main
 from tutors.store.fill import most_met, wandering
 from tutors.store.lines import from_lines, read_all, to_lines, write_all
@@ -388,6 +388,18 @@ def test_what_a_run_s_student_meets_most_often_can_be_asked_about(tmp_path: Path
     assert 0.85 < own / moves < 0.97, "nine in ten, and some of the others by chance"
     with pytest.raises(ValueError, match="what is filled"):
         fill_for(Evaluation(run, fill=True, tutoring=TutorConfig("scripted")))
+
+
+def test_a_fill_without_symmetry_serves_runs_without_it(tmp_path: Path) -> None:
+    views = []
+    for flags in ((), ("--no-symmetry",)):
+        store = tmp_path / f"{len(flags)}.sqlite"
+        common = ("--env", "connect4", "--tutor", "scripted", "--tutor-depth", "1", "--positions", "20")
+        assert command("fill", "--advice-store", store, *common, *flags).returncode == 0
+        views += [told["view"] for told in recorded_identities(store)]
+    symmetric, plain = (make_view(envs.make_game("connect4"), None, symmetry).name for symmetry in (True, False))
+    assert views == [symmetric, plain]
+    assert symmetric != plain
 
 
 @pytest.mark.parametrize("seed", [1, 2])

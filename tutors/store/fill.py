@@ -71,7 +71,7 @@ def fill(told: Fill, play: Play = mixed_play) -> str:
         raise ValueError(f"positions is {told.positions}; it must be at least 1")
     where = tutoring.advice_store or STORE
     env = envs.make(told.env, GAMES, told.seed, **envs.read_options(told.env_kwargs))
-    view = make_view(env.game, tutoring.view)
+    view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
         tutor = hire(tutoring, view, env.spec, told.seed, Path("vllm.log"), console.print, stack)
