@@ -23,6 +23,7 @@ class Proposal(NamedTuple):
 
 Extras = Mapping[str, Tensor]  # what a method of guidance keeps beside a moment, each (N, …)
 NOTHING: Extras = MappingProxyType({})
+Shapes = dict[str, tuple[tuple[int, ...], torch.dtype]]  # of extras: one game's shape, and the type
 
 
 class Heard(NamedTuple):
@@ -54,7 +55,7 @@ class Guidance:
         self.has_policy = has_policy  # of the student: its scores are log-probabilities; else they are values
         self.strength = torch.zeros((), device=device)
 
-    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def extras(self, num_actions: int) -> Shapes:
         """Return what is kept beside a moment: the shape of one game's, and the type."""
         return {}
 

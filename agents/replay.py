@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from agents.base import NOTHING, Extras
+from agents.base import NOTHING, Extras, Shapes
 from envs.base import Env, Step
 
 
@@ -35,9 +35,7 @@ class Replay:
         extras: what is kept beside a transition: the shape of one game's, and the type.
     """
 
-    def __init__(
-        self, buffer_size: int, env: Env, extras: dict[str, tuple[tuple[int, ...], torch.dtype]] | None = None
-    ) -> None:
+    def __init__(self, buffer_size: int, env: Env, extras: Shapes | None = None) -> None:
         self.moments, self.num_envs, self.look = buffer_size // env.num_envs, env.num_envs, env.game.look
         self.states = {name: tensor.new_zeros(self.moments, *tensor.shape) for name, tensor in env.state.items()}
         self.final_states = {name: torch.zeros_like(ring) for name, ring in self.states.items()}

@@ -9,7 +9,7 @@ action.
 import torch
 from torch import Tensor
 
-from agents.base import Choice, Extras, Guidance, Heard, Proposal, taken
+from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes, taken
 
 
 class Advantage(Guidance):
@@ -17,7 +17,7 @@ class Advantage(Guidance):
 
     students = ("ppo", "a2c")
 
-    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def extras(self, num_actions: int) -> Shapes:
         return {"utility": ((), torch.float32)}
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:

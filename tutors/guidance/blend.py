@@ -10,7 +10,7 @@ say learns nothing.
 import torch
 from torch import Tensor
 
-from agents.base import Choice, Extras, Guidance, Heard, Proposal, sample
+from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes, sample
 from tutors.asking import uncertainty
 
 
@@ -20,7 +20,7 @@ class Blend(Guidance):
     students = ("ppo", "a2c")
     strength_from = 0.9
 
-    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def extras(self, num_actions: int) -> Shapes:
         return {"advised": ((num_actions,), torch.float32)}
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:

@@ -9,7 +9,7 @@ before it plays and samples them by priority; ours come as the run goes, and are
 import torch
 from torch import Tensor
 
-from agents.base import Choice, Extras, Heard, Proposal, taken
+from agents.base import Choice, Extras, Heard, Proposal, Shapes, taken
 from tutors.guidance.override import Override
 
 MARGIN = 0.1  # a tenth of what a game of Connect Four or Blackjack can bring
@@ -22,7 +22,7 @@ class Demonstrate(Override):
     students = ("dqn",)
     strength_to = 1.0
 
-    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def extras(self, num_actions: int) -> Shapes:
         return {"shown": ((), torch.int64)}
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:

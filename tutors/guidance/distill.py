@@ -15,7 +15,7 @@ DQN has no policy; softmax(values / 0.1) stands for it, as in `tutors.asking`. I
 import torch
 from torch import Tensor
 
-from agents.base import Choice, Extras, Guidance, Heard, Proposal, log_policy
+from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes, log_policy
 from tutors.asking import TEMPERATURE
 
 DOUBT = 0.05  # share of uniform play in the tutor's distribution that a divergence is taken from
@@ -24,7 +24,7 @@ DOUBT = 0.05  # share of uniform play in the tutor's distribution that a diverge
 class Distill(Guidance):
     """Go down the cross-entropy from the tutor to the student."""
 
-    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def extras(self, num_actions: int) -> Shapes:
         return {"advised": ((num_actions,), torch.float32)}
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:

@@ -9,7 +9,7 @@ Source: CAMEL, arXiv:2502.11896, whose model bounds continuous actions.
 import torch
 from torch import Tensor
 
-from agents.base import Choice, Extras, Guidance, Heard, Proposal, best_legal, log_policy, sample, taken
+from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes, best_legal, log_policy, sample, taken
 
 PLAUSIBLE = 0.1  # of the best action's probability
 
@@ -17,7 +17,7 @@ PLAUSIBLE = 0.1  # of the best action's probability
 class Mask(Guidance):
     """Leave out what the tutor does not believe in."""
 
-    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def extras(self, num_actions: int) -> Shapes:
         return {"plausible": ((num_actions,), torch.bool)}
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:

@@ -12,7 +12,7 @@ anybody's actions, it would be the same as `override`.
 import torch
 from torch import Tensor
 
-from agents.base import Choice, Extras, Guidance, Heard, Proposal
+from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes
 
 
 class Override(Guidance):
@@ -28,7 +28,7 @@ class CorrectedOverride(Override):
 
     students = ("ppo", "a2c")
 
-    def extras(self, num_actions: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def extras(self, num_actions: int) -> Shapes:
         return {"own": ((), torch.bool)}
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
