@@ -155,7 +155,9 @@ def tuned_for(flags: Sequence[str]) -> Config:
 def make_agent(config: Config, env: Env) -> Agent:
     """Return a new student of the run's games; with a tutor, one that does with advice what was told."""
     agent, _ = AGENTS[config.algo]
-    guidance = None if config.tutoring.tutor == "none" else config.guiding.make(agent.has_policy, env.device)
+    guidance = None
+    if config.tutoring.tutor != "none":
+        guidance = config.guiding.make(agent.has_policy, env.device, env.num_envs, config.agent.gamma)
     return agent(config.agent, env, config.total_steps, config.seed, guidance)
 
 

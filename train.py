@@ -143,19 +143,19 @@ class Training:
 
     def moment(self, step: Step) -> Step:
         """Act once in all games, and return the moment that this leads to."""
-        proposal = self.watch("act", self.agent.act, step)
-        choice = self.advised(step, proposal)
+        proposal, choice = self.advised(step, self.watch("act", self.agent.act, step))
         after = self.watch("env", self.env.step, choice.action)
+        felt = after._replace(reward=self.guidance.reward(after))
         proposal = proposal._replace(scores=choice.scores)
-        self.watch("store", self.agent.observe, step, proposal, choice.action, after, choice.extras)
+        self.watch("store", self.agent.observe, step, proposal, choice.action, felt, choice.extras)
         self.score.add(after)
         self.acted += self.config.num_envs
         return after.now()
 
-    def advised(self, step: Step, proposal: Proposal) -> Choice:
-        """Return what to do in `step`: what the student proposes, and makes of advice where it asks for some."""
+    def advised(self, step: Step, proposal: Proposal) -> tuple[Proposal, Choice]:
+        """Return (what the student proposes, what to do): what it makes of advice in `step`, where it asks for some."""
         if self.desk is None:
-            return Choice(proposal.action, proposal.scores, {})
+            return proposal, Choice(proposal.action, proposal.scores, {})
         told, wish, advice, missing = self.watch("tutor", self.look_up, self.desk, step, proposal)
         if self.desk.clerk is None:
             self.watch("tutor", self.desk.ask, told, missing, advice)
@@ -172,15 +172,22 @@ class Training:
             desk.queue(told, missing)
         return told, wish, advice, missing
 
-    def follow(self, desk: Desk, step: Step, proposal: Proposal, told: Told, wish: Wish, advice: Advice) -> Choice:
-        """Return what to do, after what was heard."""
+    def follow(
+        self, desk: Desk, step: Step, proposal: Proposal, told: Told, wish: Wish, advice: Advice
+    ) -> tuple[Proposal, Choice]:
+        """Return (what the student proposes, what to do), after what was heard."""
         advice = desk.turn_back(told, advice)
         same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
         heeded = self.asking.heed(wish.wanted, advice.given & ~same, self.rations)
         heard = Heard(advice.probs * heeded[:, None], advice.given & heeded)
         luck = self.guiding_luck.draw(self.env.steps, step.legal.shape[1] + 1)
-        return self.guidance.choose(proposal, heard, step.legal, luck)
+        choice = self.guidance.choose(proposal, heard, step.legal, luck)
+        besides = self.guidance.see(choice.extras)
+        if besides is not None:
+            proposal = self.agent.think(step, besides)
+            choice = Choice(proposal.action, proposal.scores, choice.extras)
+        return proposal, choice
 
     def refresh_opponent(self) -> None:
         """Give an opponent that is the student itself a new copy of it when it is time."""

@@ -35,7 +35,7 @@ def a2c_loss(
     L = -mean(log pi(a) A) + vf_coef * mean((V - R)^2) / 2 - ent_coef * mean(entropy). Source: arXiv:1602.01783,
     section 4.
     """
-    logits, value = network(batch.obs)
+    logits, value = network(batch.obs, guidance.see(batch.extras))
     own = log_policy(logits, batch.legal)
     log_probs = guidance.bend(own, batch.legal, batch.extras)
     log_prob = taken(log_probs, batch.action)

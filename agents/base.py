@@ -46,18 +46,33 @@ class Guidance:
 
     Each method here is one place where advice may act. A method of guidance is a subclass that fills some. All are
     functions of tensors, as those of a student; `strength` is a 0-d float32 tensor that never moves.
+
+    Args:
+        has_policy: of the student: its scores are log-probabilities; else they are values.
+        device: where all tensors live.
+        num_envs: N.
+        gamma: the student's discount of one step.
     """
 
     students: tuple[str, ...] = ("dqn", "ppo", "a2c")  # for whom it makes sense
     strength_from, strength_to, strength_over = 1.0, 0.0, 0.5  # of a method that fades, over that share of the run
+    kept: tuple[str, ...] = ()  # names of the tensors that a run which goes on must have again
 
-    def __init__(self, has_policy: bool, device: torch.device | str) -> None:
-        self.has_policy = has_policy  # of the student: its scores are log-probabilities; else they are values
+    def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:
+        self.has_policy, self.gamma = has_policy, gamma
         self.strength = torch.zeros((), device=device)
 
     def extras(self, num_actions: int) -> Shapes:
         """Return what is kept beside a moment: the shape of one game's, and the type."""
         return {}
+
+    def inputs(self, num_actions: int) -> int:
+        """Return how many numbers the student sees beside its observation."""
+        return 0
+
+    def see(self, extras: Extras) -> Tensor | None:
+        """Return these numbers, (B, inputs) float32, after `choose`; the student then decides once more."""
+        return None
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
         """Return what to do, after the student's own proposal.
@@ -69,6 +84,10 @@ class Guidance:
             luck: (N, A + 1) in [0, 1), this method's own.
         """
         return Choice(proposal.action, proposal.scores, {})
+
+    def reward(self, after: Step) -> Tensor:
+        """Return what the student is to take for the reward, (N,) float32, of the step that `choose` decided."""
+        return after.reward
 
     def bend(self, log_probs: Tensor, legal: Tensor, extras: Extras) -> Tensor:
         """Return the policy that is learned, (B, A) log-probabilities, made of the student's own."""
@@ -85,6 +104,15 @@ class Guidance:
     def loss(self, scores: Tensor, legal: Tensor, extras: Extras) -> Tensor | float:
         """Return what to add to the loss, 0-d, for the student's scores (B, A): log-probabilities, or values."""
         return 0.0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a run that goes on must have again."""
+        return {name: getattr(self, name) for name in self.kept}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+        for name in self.kept:
+            getattr(self, name).copy_(state[name])
 
 
 UNGUIDED = Guidance(True, "cpu")
@@ -103,6 +131,12 @@ class Agent(Protocol):
 
     def act(self, step: Step) -> Proposal:
         """Return what the student would do now. Uses up one step of its exploration's luck."""
+
+    def think(self, step: Step, besides: Tensor | None) -> Proposal:
+        """Return what the student would do in the moment that `act` was last asked about, with the same luck.
+
+        `besides` (N, inputs) is what it sees beside its observation; None: nothing.
+        """
 
     def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
         """Return the student's best actions, (N,) int64, without exploration; changes nothing."""

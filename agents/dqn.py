@@ -76,10 +76,10 @@ def dqn_loss(
     y = R + gamma^n * Q'(s', argmax over legal a of Q(s', a)), without the second term where the game
     terminated. Source: arXiv:1509.06461, eq. 4; arXiv:1710.02298, section 3.
     """
-    with torch.no_grad():
+    with torch.no_grad():  # what will be told there is not known yet
         future = taken(target(batch.next_obs), best_legal(network(batch.next_obs), batch.next_legal))
         aim = batch.reward + batch.discount * future
-    values = network(batch.obs)
+    values = network(batch.obs, guidance.see(batch.extras))
     value = taken(values, batch.action)
     assert value.shape == aim.shape == batch.reward.shape, "one value for each transition"
     loss = F.huber_loss(value, aim, delta=huber_delta)
@@ -101,7 +101,8 @@ class DQN:
         spec, device, first_game = env.spec, env.device, env.first_game
         self.config, self.total_steps = config, total_steps
         self.all_envs = env.num_envs * ranks()
-        self.network = Network(config, spec.obs_shape, spec.num_actions, seed).to(device)
+        besides = self.guidance.inputs(spec.num_actions)
+        self.network = Network(config, spec.obs_shape, spec.num_actions, seed, besides=besides).to(device)
         self.target = copy.deepcopy(self.network)
         self.optimizer = Adam(self.network, config.max_grad_norm)
         self.replay = Replay(config.buffer_size // ranks(), env, self.guidance.extras(spec.num_actions))
@@ -114,11 +115,16 @@ class DQN:
 
     @torch.no_grad()
     def act(self, step: Step) -> Proposal:
-        luck = self.luck.draw(self.steps, 2)
-        explore = luck[:, 0] < epsilon_at(self.steps * self.all_envs, self.config, self.total_steps)
-        values = self.network(step.obs)
-        greedy = best_legal(values, step.legal)
         self.steps += 1
+        return self.think(step, None)
+
+    @torch.no_grad()
+    def think(self, step: Step, besides: Tensor | None) -> Proposal:
+        before = self.steps - 1
+        luck = self.luck.draw(before, 2)
+        explore = luck[:, 0] < epsilon_at(before * self.all_envs, self.config, self.total_steps)
+        values = self.network(step.obs, besides)
+        greedy = best_legal(values, step.legal)
         action = torch.where(explore, pick(step.legal, luck[:, 1]), greedy)
         return Proposal(action, greedy, values, taken(values, greedy))
 

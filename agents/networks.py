@@ -35,6 +35,9 @@ class Network(nn.Module):
     Orthogonal weights of gain sqrt(2), and of gain `gain` in the head: small, so that a policy begins without a
     preference (Andrychowicz et al. 2020, arXiv:2006.05990, section 3.2). Weights are drawn with `seed` and
     `part`: networks of one student that differ in `part` begin differently.
+
+    `besides` is the number of inputs beside the observation, which join it at the first dense layer. Their weights
+    begin at 0: a network that is told nothing is the same network without them.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Network(nn.Module):
         seed: int,
         gain: float = 0.01,
         part: int = 0,
+        besides: int = 0,
     ) -> None:
         super().__init__()
         chance = generator(seed, part)
@@ -55,11 +59,23 @@ class Network(nn.Module):
             sizes = (math.prod(obs_shape), *config.hidden)
             self.body, width = dense(sizes, ACTIVATIONS[config.activation], chance), config.hidden[-1]
         self.head = linear(width, outputs, gain, chance)
+        if besides:
+            self.joint, first = next((at, one) for at, one in enumerate(self.body) if isinstance(one, nn.Linear))
+            self.besides = nn.utils.skip_init(nn.Linear, besides, first.out_features, bias=False)
+            nn.init.zeros_(self.besides.weight)
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Tensor, besides: Tensor | None = None) -> Tensor:
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.coarse):
-            output = self.head(self.body(obs))
+            output = self.head(self.see(obs, besides))
         return output.float()
+
+    def see(self, obs: Tensor, besides: Tensor | None = None) -> Tensor:
+        """Return what the body makes of observations and, where there is something, of what is told (N, besides)."""
+        for at, layer in enumerate(self.body):
+            obs = layer(obs)
+            if besides is not None and at == self.joint:
+                obs = obs + self.besides(besides)
+        return obs
 
 
 class ActorCritic(nn.Module):
@@ -68,21 +84,23 @@ class ActorCritic(nn.Module):
     Two dense networks that share nothing; or one of convolutions, which are dear, with both heads.
     """
 
-    def __init__(self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int, seed: int) -> None:
+    def __init__(
+        self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int, seed: int, besides: int = 0
+    ) -> None:
         super().__init__()
         self.shared = sees_pictures(config, obs_shape)
-        self.policy = Network(config, obs_shape, num_actions, seed)
+        self.policy = Network(config, obs_shape, num_actions, seed, besides=besides)
         if self.shared:
             chance = generator(seed, 1)
             self.value: nn.Module = linear(config.hidden[0], 1, 1.0, chance)
         else:
-            self.value = Network(config, obs_shape, 1, seed, gain=1.0, part=1)
+            self.value = Network(config, obs_shape, 1, seed, gain=1.0, part=1, besides=besides)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, besides: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not self.shared:
-            return self.policy(obs), self.value(obs)[:, 0]
+            return self.policy(obs, besides), self.value(obs, besides)[:, 0]
         with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.policy.coarse):
-            seen = self.policy.body(obs)
+            seen = self.policy.see(obs, besides)
             logits, value = self.policy.head(seen), self.value(seen)[:, 0]
         return logits.float(), value.float()
 

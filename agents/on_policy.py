@@ -99,7 +99,8 @@ class OnPolicy:
         spec, device, num_envs, first_game = env.spec, env.device, env.num_envs, env.first_game
         self.config, self.spec, self.num_envs, self.total_steps = config, spec, num_envs, total_steps
         self.horizon: int = config.num_steps
-        self.network = ActorCritic(config, spec.obs_shape, spec.num_actions, seed).to(device)
+        besides = self.guidance.inputs(spec.num_actions)
+        self.network = ActorCritic(config, spec.obs_shape, spec.num_actions, seed, besides).to(device)
         self.optimizer = Adam(self.network, config.max_grad_norm)
         shape = (config.num_steps, num_envs)
         number, flag = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
@@ -130,10 +131,14 @@ class OnPolicy:
 
     @torch.no_grad()
     def act(self, step: Step) -> Proposal:
-        logits, value = self.network(step.obs)
-        log_probs = log_policy(logits, step.legal)
-        action = sample(log_probs, step.legal, self.luck.draw(self.steps, self.spec.num_actions))
         self.steps += 1
+        return self.think(step, None)
+
+    @torch.no_grad()
+    def think(self, step: Step, besides: Tensor | None) -> Proposal:
+        logits, value = self.network(step.obs, besides)
+        log_probs = log_policy(logits, step.legal)
+        action = sample(log_probs, step.legal, self.luck.draw(self.steps - 1, self.spec.num_actions))
         return Proposal(action, best_legal(log_probs, step.legal), log_probs, value)
 
     @torch.no_grad()

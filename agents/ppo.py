@@ -47,7 +47,7 @@ def ppo_loss(
     Source: arXiv:1707.06347, eq. 7 and 9. The KL's estimate is mean(r - 1 - log r): Schulman, "Approximating KL
     Divergence", 2020.
     """
-    logits, value = network(batch.obs)
+    logits, value = network(batch.obs, guidance.see(batch.extras))
     own = log_policy(logits, batch.legal)
     log_probs = guidance.bend(own, batch.legal, batch.extras)
     log_ratio = taken(log_probs, batch.action) - batch.log_prob

@@ -74,11 +74,19 @@ def random_batch(rows: int = 300, actions: int = 5, obs: int = 3, seed: int = 0)
     )
 
 
+class Small(nn.Sequential):
+    """A network that is told nothing besides."""
+
+    def forward(self, obs: torch.Tensor, besides: torch.Tensor | None = None) -> torch.Tensor:
+        assert besides is None
+        return super().forward(obs)
+
+
 def two_networks(actions: int = 5, obs: int = 3) -> tuple[nn.Module, nn.Module]:
     """Networks of different minds: the largest value of one is seldom that of the other."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return tuple(nn.Sequential(nn.Linear(obs, 16), nn.Tanh(), nn.Linear(16, actions)) for _ in range(2))
+        return tuple(Small(nn.Linear(obs, 16), nn.Tanh(), nn.Linear(16, actions)) for _ in range(2))
 
 
 def aim_by_definition(network: nn.Module, target: nn.Module, batch: Batch, row: int) -> float:
@@ -125,11 +133,11 @@ def test_with_a_large_delta_the_loss_is_half_the_squared_error() -> None:
 
 
 def test_an_illegal_action_is_never_chosen_though_its_value_is_the_largest() -> None:
-    network, target = nn.Linear(1, 3), nn.Linear(1, 3)
+    network, target = (Small(nn.Linear(1, 3)) for _ in range(2))
     with torch.no_grad():
         for ours, values in ((network, [9.0, 1.0, 2.0]), (target, [70.0, 5.0, 3.0])):
-            ours.weight.zero_()
-            ours.bias.copy_(torch.tensor(values))
+            ours[0].weight.zero_()
+            ours[0].bias.copy_(torch.tensor(values))
     batch = Batch(
         obs=torch.zeros(1, 1),
         action=torch.tensor([1]),

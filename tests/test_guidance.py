@@ -9,20 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
+import envs
 from agents import AGENTS
 from agents.base import UNGUIDED, Choice, Guidance, Heard, Proposal, best_legal, log_policy
 from agents.checkpoint import load_checkpoint
+from agents.networks import ActorCritic, Network, NetworkConfig
 from agents.on_policy import mean_of
+from envs.base import Step
+from run import make_agent, tuned
 from tests.test_asked import config_of, series, tensors
 from tests.test_capture import Watcher
 from train import train
+from tutors import TutorConfig
 from tutors.asking import TEMPERATURE
 from tutors.guidance import METHODS, GuidanceConfig
 from tutors.guidance.demonstrate import MARGIN, NOBODY
 from tutors.guidance.distill import DOUBT
 from tutors.guidance.mask import PLAUSIBLE
 
-ROWS, ACTIONS = 400, 5
+ROWS, ACTIONS, GAMMA = 400, 5, 0.9
 PAIRS = [(name, algo) for name, method in METHODS.items() for algo in method.students]
 
 
@@ -48,9 +53,17 @@ def moment(has_policy: bool) -> tuple[Proposal, Heard, Tensor, Tensor]:
 
 
 def method_of(name: str, algo: str, strength: float = 0.7) -> Guidance:
-    method = GuidanceConfig(name).make(AGENTS[algo][0].has_policy, "cpu")
+    method = GuidanceConfig(name).make(AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
     method.strength.fill_(strength)
     return method
+
+
+def arrival(seed: int) -> Step:
+    """A step's reward and ends; nothing else of it is looked at."""
+    end = draw(20 + seed, ROWS)
+    nothing = torch.zeros(ROWS)
+    ends = (end < 0.2, (end > 0.2) & (end < 0.4))
+    return Step(nothing, nothing, draw(30 + seed, ROWS), *ends, nothing, nothing, {}, {})
 
 
 def chosen(name: str, algo: str, strength: float = 0.7) -> tuple[Guidance, Proposal, Heard, Tensor, Choice]:
@@ -84,6 +97,9 @@ def test_where_nothing_is_heard_a_method_is_no_guidance_to_the_bit(name: str, al
     assert float(torch.as_tensor(method.loss(scores, legal, choice.extras)).detach()) == 0
     rollout = {kind: kept.view(8, 50, *kept.shape[1:]) for kind, kept in choice.extras.items()}
     assert method.advantage(numbers.view(8, 50), rollout).equal(numbers.view(8, 50))
+    for moment_ in range(3):
+        after = arrival(moment_)
+        assert method.reward(after).equal(after.reward)
     both = [one.square().masked_fill(~legal, 0).sum() for one in (plain, ours)]
     both[1] = both[1] + method.loss(scores, legal, choice.extras)
     slopes = [torch.autograd.grad(one, scores)[0] for one in both]
@@ -233,6 +249,109 @@ def test_a_demonstration_keeps_the_shown_action_best() -> None:
     assert (slope[~legal] == 0).all()
 
 
+@pytest.mark.parametrize("algo", AGENTS)
+def test_a_hint_is_the_advice_and_whether_there_is_any(algo: str) -> None:
+    method, _, heard, _, choice = chosen("hint", algo)
+    hint = method.see(choice.extras)
+    assert hint is not None
+    assert hint.shape == (ROWS, method.inputs(ACTIONS))
+    for row in range(ROWS):
+        expected = [*heard.advised[row].tolist(), 1.0] if heard.heeded[row] else [0.0] * (ACTIONS + 1)
+        assert hint[row].tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 6, 7)])
+@pytest.mark.parametrize("network", ["mlp", "auto"])
+def test_what_is_told_is_as_if_appended_to_what_the_first_dense_layer_sees(
+    network: Any, shape: tuple[int, ...]
+) -> None:
+    config, obs, told = NetworkConfig(network, hidden=(16,)), draw(15, 7, *shape), draw(16, 7, 4)
+    plain, both = (Network(config, shape, 3, seed=1, gain=1.0, besides=number) for number in (0, 4))
+    assert both(obs, told).equal(plain(obs)), "weights that begin at 0"
+    torch.nn.init.normal_(both.besides.weight)
+    assert both(obs).equal(plain(obs))
+    assert both(obs, torch.zeros_like(told)).equal(plain(obs))
+    seen = obs
+    for layer in both.body:
+        if isinstance(layer, torch.nn.Linear):
+            weight = torch.cat([layer.weight, both.besides.weight], 1)
+            seen = torch.nn.functional.linear(torch.cat([seen, told], 1), weight, layer.bias)
+        else:
+            seen = layer(seen)
+    torch.testing.assert_close(both(obs, told), both.head(seen))
+    assert not both(obs, told).allclose(plain(obs))
+    actor = ActorCritic(config, shape, 3, seed=1, besides=4)
+    before = actor(obs, told)
+    for one in actor.modules():
+        if isinstance(one, Network):
+            torch.nn.init.normal_(one.besides.weight)
+    for old, new in zip(before, actor(obs, told), strict=True):
+        assert not old.allclose(new), "policy and value are both told"
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_who_is_told_something_decides_once_more_with_the_same_luck(algo: str) -> None:
+    agent, step = told_agent(algo)
+    first = agent.act(step)
+    silent = agent.think(step, torch.zeros(64, 8))
+    assert all(one.equal(other) for one, other in zip(first, silent, strict=True))
+    for one in agent.network.modules():
+        if isinstance(one, Network):
+            torch.nn.init.normal_(one.besides.weight, std=5.0)
+    told = agent.think(step, draw(17, 64, 8))
+    assert not told.greedy.equal(first.greedy)
+    assert not told.scores.equal(first.scores)
+    assert step.legal.gather(1, told.action[:, None]).all()
+    assert agent.steps == 1
+
+
+def told_agent(algo: str) -> tuple[Any, Step]:
+    """A student of Connect Four that gets hints, and the first moment of 64 games."""
+    env = envs.make("connect4", 64, 1)
+    config = replace(tuned(algo, "connect4"), num_envs=64, tutoring=TutorConfig("scripted"))
+    return make_agent(replace(config, guiding=GuidanceConfig("hint")), env), env.reset()
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_approval_is_lent_and_paid_back(algo: str) -> None:
+    """Six moments, of which each game is a list: see the formula at the head of shape.py."""
+    method = method_of("shape", algo)
+    potential = [0.0] * ROWS
+    for turn in range(6):
+        method.strength.fill_(1 - 0.1 * turn)
+        proposal, heard, legal, luck = moment(method.has_policy)
+        roll = [(row + 7 * turn) % ROWS for row in range(ROWS)]
+        heard = Heard(heard.advised[roll], heard.heeded[roll])
+        legal, proposal = legal[roll], proposal._replace(action=proposal.action[roll])
+        assert method.choose(proposal, heard, legal, luck).action.equal(proposal.action)
+        after = arrival(turn)
+        felt = method.reward(after).tolist()
+        for row in range(ROWS):
+            approval = (1 - 0.1 * turn) * float(heard.advised[row, proposal.action[row]])
+            there = 0.0 if after.terminated[row] else approval
+            assert felt[row] == pytest.approx(float(after.reward[row]) + GAMMA * there - potential[row], abs=1e-6)
+            potential[row] = 0.0 if after.truncated[row] else there
+    assert method.potential.tolist() == pytest.approx(potential, abs=1e-6)
+    again = method_of("shape", algo)
+    again.load_state_dict(method.state_dict())
+    assert again.potential.equal(method.potential)
+
+
+def test_over_a_whole_game_approval_comes_to_nothing() -> None:
+    """The discounted sum of what is added in a game that terminates is 0, whatever was approved (Ng et al. 1999)."""
+    method = method_of("shape", "ppo")
+    proposal, heard, legal, luck = moment(True)
+    total, ends = torch.zeros(ROWS), torch.zeros(ROWS, dtype=torch.bool)
+    nothing = torch.zeros(ROWS)
+    for turn in range(10):
+        method.choose(proposal, heard, legal, luck)
+        done = torch.full_like(ends, turn == 9)
+        after = Step(nothing, nothing, nothing, done, ends, nothing, nothing, {}, {})
+        total += GAMMA**turn * method.reward(after)
+        assert turn == 9 or total[heard.heeded].abs().max() > 0.1
+    assert total.abs().max() < 1e-6
+
+
 def test_strength_goes_from_one_number_to_the_other_and_stays() -> None:
     told = GuidanceConfig("distill", strength_from=10.0, strength_to=0.1, strength_over=0.25)
     assert [told.strength_at(share) for share in (0.0, 0.125, 0.25, 0.9)] == pytest.approx([10.0, 5.05, 0.1, 0.1])
@@ -267,10 +386,11 @@ def test_choosing_asks_the_device_nothing(name: str, algo: str) -> None:
 
 
 def run(folder: Path, algo: str, guidance: str, **told: Any) -> list[Tensor]:
-    """The weights after a small run."""
+    """The weights after a small run, but those of what may be told besides."""
     config = replace(config_of(algo, "connect4", folder, **told), total_steps=1024, eval_episodes=1)
     train(replace(config, guiding=GuidanceConfig(guidance)))
-    return tensors(load_checkpoint(folder / "checkpoints", "cpu")["agent"]["network"])
+    weights = load_checkpoint(folder / "checkpoints", "cpu")["agent"]["network"]
+    return tensors({name: weight for name, weight in weights.items() if "besides" not in name})
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ from tutors.guidance.advantage import Advantage
 from tutors.guidance.blend import Blend
 from tutors.guidance.demonstrate import Demonstrate
 from tutors.guidance.distill import Distill, Near
+from tutors.guidance.hint import Hint
 from tutors.guidance.mask import Mask
 from tutors.guidance.override import CorrectedOverride, Override
+from tutors.guidance.shape import Shape
 
 METHODS: dict[str, type[Guidance]] = {
     "none": Guidance,
@@ -20,7 +22,9 @@ METHODS: dict[str, type[Guidance]] = {
     "distill": Distill,
     "kl": Near,
     "blend": Blend,
+    "hint": Hint,
     "mask": Mask,
+    "shape": Shape,
     "advantage": Advantage,
     "demonstrate": Demonstrate,
 }
@@ -31,8 +35,8 @@ class GuidanceConfig:
     """What is done with advice."""
 
     guidance: str = "override"
-    """What the student does with advice: none, override (the paper's), override-corrected, distill, kl, blend, mask,
-    advantage or demonstrate."""
+    """What the student does with advice: none, override (the paper's), override-corrected, distill, kl, blend, hint,
+    mask, shape, advantage or demonstrate."""
     strength_from: float | None = None
     """How strongly at first, of the methods that have a strength; the method's own if not given."""
     strength_to: float | None = None
@@ -52,9 +56,9 @@ class GuidanceConfig:
             if told is not None and not 0 <= told < float("inf"):
                 raise ValueError(f"{name} is {told}; it must be at least 0")
 
-    def make(self, has_policy: bool, device: torch.device | str) -> Guidance:
-        """Return the method, for a student whose scores are log-probabilities or not."""
-        return METHODS[self.guidance](has_policy, device)
+    def make(self, has_policy: bool, device: torch.device | str, num_envs: int, gamma: float) -> Guidance:
+        """Return the method, for such a student: see `Guidance`."""
+        return METHODS[self.guidance](has_policy, device, num_envs, gamma)
 
     def strength_at(self, progress: float) -> float:
         """Return the strength after that share of the run: linear, then constant."""
