@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from measures import evaluations, interval, late
 from run import run_program, tuned, versions
 
 HERE = Path(__file__).parent
@@ -127,9 +127,6 @@ class Reuse(Sweep):
     """The CSV; results/reuse/ALGO_ENV_VIEW.csv if not given."""
 
 
-Points = list[tuple[int, float]]  # (env steps, mean return of the student alone)
-
-
 def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Path:
     """Train once, unless that was done before, and return the run's folder.
 
@@ -160,26 +157,11 @@ def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Path:
     return folder
 
 
-def evaluations(folder: Path) -> Points:
-    """Return a run's evaluations of the student alone."""
-    with (folder / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/mean_return"]
-    return [(int(row["global_step"]), float(row["value"])) for row in rows]
-
-
 def run_all(told: Sweep, jobs: list[tuple[dict[str, Any], int]]) -> list[Path]:
     """Run all jobs, `told.jobs` at once, and return their folders in the same order."""
     with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(told.jobs) as pool:
         results = pool.map(lambda job: run_once(told, *job), jobs)
         return list(progress.track(results, total=len(jobs), description="training"))
-
-
-def interval(values: list[float], resamples: int = 10_000) -> tuple[float, float]:
-    """Return the 95 % interval of a mean over seeds, by the percentile bootstrap (Efron & Tibshirani 1993)."""
-    drawn = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(1))
-    means = torch.tensor(values, dtype=torch.float64)[drawn].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
 
 
 def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
@@ -250,11 +232,6 @@ def reuse(told: Reuse) -> None:
     name = "_".join(filter(None, (told.algo, told.env.replace(":", "-"), told.view)))
     write(told.out or Path("results/reuse") / f"{name}.csv", header, rows)
     show(f"{name}, {told.total_steps:,} steps, {len(told.seeds)} seeds, student alone", header, rows)
-
-
-def late(points: Points) -> float:
-    """Return the mean of the last quarter of a run's evaluations, at least one: one alone says little."""
-    return fmean(value for _, value in points[-max(len(points) // 4, 1) :])
 
 
 def show(title: str, header: list[str], rows: list[list[Any]]) -> None:

@@ -15,6 +15,9 @@ PROGRAMS = (
     "loops.py",
     "questions.py",
     "sweep.py",
+    "study.py",
+    "grid.py",
+    "measures.py",
     "demo.py",
     "run.py",
 )

@@ -1,0 +1,126 @@
+"""What a study consists of: the runs that a file in studies/ describes, and the flags of train.py for each."""
+
+import shlex
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import envs
+from envs.names import closest
+from run import tuned
+from tutors.guidance import METHODS
+
+ALONE = "none"  # the tutor of a student that has none
+
+
+class Cell(NamedTuple):
+    """What is compared: all but the seed."""
+
+    game: str
+    student: str
+    tutor: str  # a name, or scripted:ACCURACY
+    guidance: str
+    reuse: str
+
+    def baseline(self) -> "Cell":
+        """Return the same student without a tutor."""
+        return Cell(self.game, self.student, ALONE, "none", "inf")
+
+
+class Job(NamedTuple):
+    """One run of train.py."""
+
+    cell: Cell
+    seed: int
+
+    def name(self) -> str:
+        """Return a name that no other job of a study has, fit for a folder."""
+        return "_".join([*self.cell, f"seed{self.seed}"]).replace(":", "-").replace("/", "-")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of these, and each student in each game without a tutor."""
+
+    students: tuple[str, ...]
+    games: tuple[str, ...]
+    tutors: tuple[str, ...]
+    guidance: tuple[str, ...]
+    reuse: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: dict[str, int]  # env steps of a run, by game
+    points: int = 10  # evaluations of a run
+    eval_episodes: int = 200  # games of each
+    flags: dict[str, str] | None = None  # further flags of train.py, by game or by student
+
+    def __post_init__(self) -> None:
+        for student in self.students:
+            for game in self.games:
+                tuned(student, game)
+        for game in self.games:
+            if not game.startswith("gym:"):
+                envs.make_game(game)
+            if self.steps.get(game, 0) < self.points:
+                raise ValueError(f"[steps] gives {game} fewer steps than its run has evaluations")
+        for method in self.guidance:
+            if method not in METHODS:
+                raise ValueError(closest("guidance", method, METHODS))
+        for name in self.flags or {}:
+            if name not in (*self.games, *self.students):
+                raise ValueError(closest("game or student in [flags]", name, (*self.games, *self.students)))
+        if not self.seeds or min(self.points, self.eval_episodes) < 1:
+            raise ValueError("a study wants at least one seed, one evaluation and one game in it")
+
+    def cells(self) -> list[Cell]:
+        """Return what is compared: baselines first. A method is left out for students that cannot use it."""
+        pairs = [(game, student) for game in self.games for student in self.students]
+        found = [Cell(game, student, ALONE, "none", "inf") for game, student in pairs]
+        for game, student in pairs:
+            for tutor in self.tutors:
+                for method in self.guidance:
+                    if student in METHODS[method].students:
+                        found += [Cell(game, student, tutor, method, reuse) for reuse in self.reuse]
+        return found
+
+    def jobs(self) -> list[Job]:
+        """Return all runs, seed by seed, so that a study which is stopped early has a bit of everything."""
+        return [Job(cell, seed) for seed in self.seeds for cell in self.cells()]
+
+    def arguments(self, job: Job, folder: Path, store: Path) -> list[str]:
+        """Return the flags of train.py for a job; `store` is shared where answers are used without end."""
+        game, student, tutor, guidance, reuse = job.cell
+        steps = self.steps[game]
+        every = max(steps // self.points, 1)
+        told = f"--algo {student} --env {game} --total-steps {steps} --seed {job.seed} --eval-every {every}"
+        told += f" --log-every {every} --eval-episodes {self.eval_episodes}"
+        if tutor != ALONE:
+            name, _, accuracy = tutor.partition(":")
+            told += f" --tutor {name} --guidance {guidance} --reuse {reuse}"
+            if name == "scripted" and accuracy:
+                told += f" --tutor-accuracy {accuracy}"
+            if reuse == "inf":
+                told += f" --advice-store {shlex.quote(str(store))}"
+        further = " ".join((self.flags or {}).get(name, "") for name in (game, student))
+        return [*shlex.split(f"{told} {further}"), "--folder", str(folder)]
+
+
+def read_grid(path: Path) -> Grid:
+    """Return the grid that a TOML file describes.
+
+    Raises:
+        ValueError: the file is not there, or says what cannot be run.
+    """
+    try:
+        told: dict[str, Any] = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"the study {path} cannot be read: {error}") from error
+    names = [one.name for one in fields(Grid)]
+    for name in told:
+        if name not in names:
+            raise ValueError(closest("setting of a study", name, names))
+    missing = [name for name in names[:7] if name not in told]
+    if missing:
+        raise ValueError(f"the study {path} says nothing about {', '.join(missing)}")
+    lists = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+    return Grid(**(told | lists))
