@@ -66,11 +66,15 @@ class Grid:
         for method in self.guidance:
             if method not in METHODS:
                 raise ValueError(closest("guidance", method, METHODS))
-        for name in self.flags or {}:
+        for name, told in (self.flags or {}).items():
+            shlex.split(told)
             if name not in (*self.games, *self.students):
                 raise ValueError(closest("game or student in [flags]", name, (*self.games, *self.students)))
         if not self.seeds or min(self.points, self.eval_episodes) < 1:
             raise ValueError("a study wants at least one seed, one evaluation and one game in it")
+        names = [job.name() for job in self.jobs()]
+        if len(set(names)) < len(names):
+            raise ValueError("the study names something twice: two runs would share a folder")
 
     def cells(self) -> list[Cell]:
         """Return what is compared: baselines first. A method is left out for students that cannot use it."""
@@ -96,9 +100,10 @@ class Grid:
         told += f" --log-every {every} --eval-episodes {self.eval_episodes}"
         if tutor != ALONE:
             name, _, accuracy = tutor.partition(":")
-            told += f" --tutor {name} --guidance {guidance} --reuse {reuse}"
             if name == "scripted" and accuracy:
                 told += f" --tutor-accuracy {accuracy}"
+                tutor = name
+            told += f" --tutor {shlex.quote(tutor)} --guidance {guidance} --reuse {reuse}"
             if reuse == "inf":
                 told += f" --advice-store {shlex.quote(str(store))}"
         further = " ".join((self.flags or {}).get(name, "") for name in (game, student))
@@ -123,4 +128,9 @@ def read_grid(path: Path) -> Grid:
     if missing:
         raise ValueError(f"the study {path} says nothing about {', '.join(missing)}")
     lists = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-    return Grid(**(told | lists))
+    if "reuse" in lists:
+        lists["reuse"] = tuple(map(str, lists["reuse"]))  # 3 and inf are numbers of TOML, too
+    try:
+        return Grid(**(told | lists))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"the study {path} says something of the wrong type: {error}") from error

@@ -1,7 +1,6 @@
-"""A run: what it was told, where it keeps things, what it logs and how it ends."""
+"""A run: what it was told, and how programs end."""
 
 import argparse
-import csv
 import json
 import logging
 import math
@@ -10,18 +9,16 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
-from torch.utils.tensorboard import SummaryWriter
 
 import envs
 from agents import AGENTS, A2CConfig, Agent, DQNConfig, PPOConfig
@@ -65,8 +62,14 @@ class Config:
     """Games an evaluation plays."""
     log_every: int = 5_000
     """Env steps between two lines of the log."""
+    save_minutes: float = 5.0
+    """Minutes between two checkpoints on the way; more if saving would take over a fiftieth of the time."""
     folder: Path | None = None
     """Where the run keeps things; a new folder under runs/ if not given."""
+    resume: Path | None = None
+    """Go on with the run in this folder; with another --folder a new run begins with what its student is."""
+    force: bool = False
+    """Go on though flags differ from those that the run began with."""
     tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
     guiding: Annotated[GuidanceConfig, tyro.conf.arg(name="")] = field(default_factory=GuidanceConfig)
     agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)
@@ -88,7 +91,7 @@ class Config:
 
     def to_json(self) -> str:
         """Return everything but passwords, as `config_from_json` reads it; an endless budget is written as a string."""
-        told = asdict(self) | {"folder": str(self.folder)}
+        told = asdict(self) | {"folder": str(self.folder), "resume": None if self.resume is None else str(self.resume)}
         for name in ("advice_store", "tutor"):  # a recorded tutor's name is a store's, too
             if told["tutoring"][name] is not None:
                 told["tutoring"][name] = without_password(told["tutoring"][name])
@@ -109,6 +112,8 @@ def config_from_json(text: str) -> Config:
     if tutoring["tutor_key_file"] is not None:
         tutoring["tutor_key_file"] = Path(tutoring["tutor_key_file"])
     told["folder"] = Path(told["folder"])
+    if told.get("resume") is not None:
+        told["resume"] = Path(told["resume"])
     _, agent_config = AGENTS[told["algo"]]
     guiding = GuidanceConfig(**told.pop("guiding", {}))  # runs of 0.3.0 have none
     return Config(**told, agent=agent_config(**agent), tutoring=TutorConfig(**tutoring), guiding=guiding)
@@ -143,12 +148,29 @@ def tuned(algo: str, env: str) -> Config:
     return Config(algo=algo, env=env, agent=agent_config(**found), **told)
 
 
+def config_of(folder: Path) -> Config:
+    """Return what the run in a folder was told.
+
+    Raises:
+        ValueError: there is none, or its config.json cannot be read.
+    """
+    try:
+        return config_from_json((folder / "config.json").read_text())
+    except OSError as error:
+        raise ValueError(f"{folder} is no run's folder: it has no config.json") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'} is not one of this version: {error!r}") from error
+
+
 def tuned_for(flags: Sequence[str]) -> Config:
-    """Return the defaults of the student and the game that a command line names."""
+    """Return the defaults of the student and the game that a command line names, or of the run it goes on with."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume")
     parser.add_argument("--algo", default=Config.algo)
     parser.add_argument("--env", default=Config.env)
     named, _ = parser.parse_known_args(list(flags))
+    if named.resume is not None:
+        return replace(config_of(Path(named.resume)), folder=None, resume=Path(named.resume), force=False)
     return tuned(named.algo, named.env)
 
 
@@ -193,58 +215,6 @@ def find_device(name: str) -> str:
     if name not in ("cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))):
         raise ValueError(closest("device", name, ("auto", "cpu", "cuda")))
     return name
-
-
-class Log:
-    """Scalars, as TensorBoard's events and as lines of metrics.csv.
-
-    Raises:
-        ValueError: the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.file = (folder / "metrics.csv").open("w", newline="", buffering=1)
-        except OSError as error:
-            raise ValueError(f"the run's folder {folder} cannot be written: {error.strerror}") from error
-        self.writer = SummaryWriter(folder)
-        self.lines = csv.writer(self.file)
-        self.lines.writerow(["global_step", "wall_seconds", "tag", "value"])
-        self.began = time.monotonic()
-
-    def add(self, global_step: int, values: dict[str, float]) -> None:
-        """Write values by tag, such as charts/SPS."""
-        seconds = round(time.monotonic() - self.began, 2)
-        for tag, value in values.items():
-            self.writer.add_scalar(tag, value, global_step)
-            self.lines.writerow([global_step, seconds, tag, value])
-
-    def close(self) -> None:
-        """Write what is left."""
-        self.writer.close()
-        self.file.close()
-
-
-class Stopwatch:
-    """How the time divides between named parts of the work."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, part: str, work: Callable[..., Any], *args: Any) -> Any:
-        """Do the work and count its time as `part`'s. On a GPU that is the time to launch it."""
-        began = time.perf_counter()
-        result = work(*args)
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
-        return result
-
-    def shares(self) -> dict[str, float]:
-        """Return each part's share since the last call, as TensorBoard tags."""
-        total = sum(self.seconds.values()) or 1.0
-        shares = {f"time/{part}": seconds / total for part, seconds in self.seconds.items()}
-        self.seconds.clear()
-        return shares
 
 
 def run_program(

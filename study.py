@@ -74,6 +74,8 @@ def run(told: Run) -> None:
     Raises:
         ValueError: the grid cannot be read; or some runs failed, when all others are done.
     """
+    if told.jobs < 1:
+        raise ValueError(f"jobs is {told.jobs}; it must be at least 1")
     grid, place = read_grid(told.grid), told.place()
     store = place / "advice.sqlite"
     todo = [(job, grid.arguments(job, place / job.name(), store)) for job in grid.jobs()]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -15,18 +14,22 @@ from torch import Tensor
 from agents import Agent
 from agents.base import Choice, Heard, Proposal
 from agents.capture import accelerate
-from agents.checkpoint import save_checkpoint
+from agents.checkpoint import load_checkpoint
 from agents.parallel import join, leave, portion, rank, ranks, share, total
 from envs.base import Env, Step
 from envs.luck import ADVISING, GUIDING, Luck
 from envs.opponents import SelfPlay
 from envs.score import Score
 from evaluate import Result, judge
-from run import Config, Log, Stopwatch, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
+from log import Log, Stopwatch
+from pause import pause, reading_desk
+from resume import Resumable, Stop, alone_in, differences, new_folder
+from run import Config, config_of, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
 from tutors.asking import Asking, Rations, Wish, consult_probability
-from tutors.base import Advice
+from tutors.base import Advice, TutorError
 from tutors.desk import Desk, Told
+from tutors.guidance import METHODS
 from tutors.store import without_password
 
 console = Console(highlight=False)
@@ -38,13 +41,32 @@ def train(config: Config) -> dict[str, object]:
     Raises:
         ValueError: something that was asked for is not there.
         TutorError: the tutor cannot be had, or not any longer; what was learned is saved.
+        SystemExit: it was told to stop; what was learned is saved.
     """
     device = join(find_device(config.device))
     config.check()
+    source, pauses, goes_on = config.resume, METHODS[config.guiding.guidance].pauses, False
+    if source is not None:
+        paused = config_of(source).guiding.guidance == config.guiding.guidance
+        goes_on = config.folder in (None, source) and (paused or not pauses)
+    elif pauses:
+        raise ValueError(f"--guidance {config.guiding.guidance} reads a student's games: --resume says which run's")
+    if pauses:  # what was read is looked up everywhere, and nobody is asked about positions
+        quiet = {"asking": "early", "ask_budget": 0, "reuse": math.inf, "nowait": False, "advice_store": None}
+        config = replace(config, tutoring=replace(config.tutoring, **quiet))
+    if goes_on:
+        changed = differences(config_of(source), config)
+        if changed and not config.force:
+            raise ValueError(f"{source} began otherwise: {'; '.join(changed)}. --force goes on all the same")
+        config = replace(config, folder=source, resume=config_of(source).resume)
     config = replace(config, device=device, folder=share(config.folder or new_folder(config)))
     console.quiet = rank() > 0
-    if share((config.folder / "config.json").exists()):
-        raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own")
+    if share((config.folder / "config.json").exists() and not goes_on):
+        raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own, or --resume")
+    state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), ranks())
+    if state is not None and state["global_step"] >= config.total_steps:
+        done = f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps"
+        raise ValueError(f"{done}; --total-steps says how far to go on")
     if device == "cpu" and config.tutoring.tutor not in ("none", "scripted"):
         torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
     env = make_env(config, device)
@@ -53,9 +75,9 @@ def train(config: Config) -> dict[str, object]:
         stack.callback(leave)
         log = None
         if rank() == 0:
-            log = Log(config.folder)
+            stack.enter_context(alone_in(config.folder))
+            log = Log(config.folder) if state is None else Log(config.folder, state["global_step"], state["seconds"])
             stack.callback(log.close)
-            (config.folder / "config.json").write_text(config.to_json() + "\n")
         console.print(
             f"{config.folder}: {config.algo} on {config.env}, tutor {without_password(config.tutoring.tutor)}, {device}"
         )
@@ -63,14 +85,25 @@ def train(config: Config) -> dict[str, object]:
         for turn in range(ranks()):  # one after the other: the first may start a server, which the others find
             if share(turn) == rank():
                 told = (config.tutoring, env.game, config.seed, config.folder, device, status.update)
-                desk = stack.enter_context(open_desk(*told))
-        summary = Training(config, env, agent, desk, log, status.update).run()
+                opened = open_desk(*told) if not pauses else reading_desk(config, env, status.update)
+                desk = stack.enter_context(opened)
+        training = Training(config, env, agent, desk, log, status.update)
+        if state is not None:
+            try:
+                training.load_state_dict(state, goes_on)
+            except (KeyError, RuntimeError) as error:
+                raise ValueError(f"{source} has another kind of student or game: {error}") from error
+        if pauses and not goes_on:
+            pause(config, agent, desk)
+        if rank() == 0:
+            (config.folder / "config.json").write_text(config.to_json() + "\n")
+        summary = training.run()
         if rank() == 0:
             (config.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-class Training:
+class Training(Resumable):
     """The loop, and what it counts."""
 
     def __init__(
@@ -89,7 +122,7 @@ class Training:
         self.watch = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
         self.global_step = self.updates = 0
-        self.began = self.logged_at = time.monotonic()
+        self.began = self.logged_at = self.saved_at = time.monotonic()
         self.logged_step = 0
         self.result: Result | None = None  # of the last evaluation, if nothing was learned since
         if desk is not None:
@@ -110,29 +143,41 @@ class Training:
             accelerate(mode, self.env, "step")
 
     def run(self) -> dict[str, object]:
-        """Train to the end and return the summary; what was learned is saved however this ends."""
-        agent, config = self.agent, self.config
-        step = self.env.reset()
-        try:
-            while self.global_step < config.total_steps:
+        """Train to the end and return the summary.
+
+        Raises:
+            TutorError: the tutor cannot be had any longer; what was learned is saved.
+            SystemExit: a signal said to stop; what was learned is saved.
+            ValueError: the loss is no number, and nothing is saved; or what was learned cannot be saved.
+        """
+        config = self.config
+        step = self.env.reset() if self.step is None else self.step
+        stats: dict[str, Tensor] = {}
+        with Stop() as stop:
+            while self.global_step < config.total_steps and not share(stop.number):
                 before, self.result = self.global_step, None
-                step, stats = self.round(step)
+                try:
+                    step, stats = self.round(step)
+                except TutorError:
+                    self.save({})
+                    raise
                 self.refresh_opponent()
                 if before // config.log_every < self.global_step // config.log_every:
                     self.report(stats)
                 if before // config.eval_every < self.global_step // config.eval_every:
                     self.result = self.evaluate()
-        finally:
-            if rank() == 0:
-                state = {"agent": agent.state_dict(), "global_step": self.global_step}
-                if self.desk is not None:
-                    state["table"] = self.desk.table.state_dict()
-                save_checkpoint(config.folder / "checkpoints", self.global_step, state)
+                if self.global_step < config.total_steps and share(self.is_time_to_save()):
+                    self.save(stats)
+            self.save(stats, last=True)
+        if share(stop.number):
+            console.print(f"stopped: python train.py --resume {config.folder} goes on")
+            raise SystemExit(128 + share(stop.number))
         return self.summary(self.result or self.evaluate())
 
     def round(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
         """Collect once and learn once; return the next moment, and what to log."""
-        self.guidance.strength.fill_(self.config.guiding.strength_at(self.global_step / self.config.total_steps))
+        whole = self.config.total_steps - self.guided_from
+        self.guidance.strength.fill_(self.config.guiding.strength_at((self.global_step - self.guided_from) / whole))
         for _ in range(self.agent.horizon):
             step = self.moment(step)
             self.global_step += self.config.num_envs
@@ -194,15 +239,17 @@ class Training:
         opponent = getattr(self.env.game, "opponent", None)
         if isinstance(opponent, SelfPlay) and self.updates % opponent.refresh == 0:
             opponent.policy = self.agent.frozen()
+            self.opponent = {name: weight.clone() for name, weight in self.agent.network.state_dict().items()}
 
     def consult_probability(self) -> Tensor:
         """Return the chance that a position is asked about now, 0-d."""
         told = self.config.tutoring
-        theta = self.config.total_steps // 2 if told.theta is None else told.theta
-        return consult_probability(self.acted, theta, told.consult_from, told.consult_to)
+        theta = (self.config.total_steps - self.guided_from) // 2 if told.theta is None else told.theta
+        return consult_probability(self.acted - self.guided_from, theta, told.consult_from, told.consult_to)
 
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last report, and show it in one line."""
+        self.check(stats)
         total(self.score.sums)
         now, played = time.monotonic(), self.score.take()
         sps = (self.global_step - self.logged_step) / (now - self.logged_at)
@@ -247,19 +294,6 @@ class Training:
             "eval": asdict(result),
             "tutor": None if self.desk is None else self.desk.summary() | self.rations.summary(),
         }
-
-
-def new_folder(config: Config) -> Path:
-    """Return a folder's name that no other run has."""
-    when = time.strftime("%Y%m%d-%H%M%S")
-    game = config.env.replace(":", "-").replace("/", "-")
-    tutor = config.tutoring.tutor.partition(":")[0]  # of a recorded tutor the rest is a path or a URL
-    name = f"{game}_{config.algo}_{tutor}_seed{config.seed}_{when}"
-    folder, again = Path("runs") / name, 1
-    while folder.exists():
-        again += 1
-        folder = Path("runs") / f"{name}_{again}"
-    return folder
 
 
 def main(config: Config) -> None:

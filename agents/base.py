@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.base import Step
 
@@ -56,6 +56,8 @@ class Guidance:
 
     students: tuple[str, ...] = ("dqn", "ppo", "a2c")  # for whom it makes sense
     strength_from, strength_to, strength_over = 1.0, 0.0, 0.5  # of a method that fades, over that share of the run
+    pauses = False  # whether a run must stop for it first: the student's games are read
+    reward_scale = 0.2  # of a method that adds to the reward
     kept: tuple[str, ...] = ()  # names of the tensors that a run which goes on must have again
 
     def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:
@@ -105,11 +107,11 @@ class Guidance:
         """Return what to add to the loss, 0-d, for the student's scores (B, A): log-probabilities, or values."""
         return 0.0
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a run that goes on must have again."""
         return {name: getattr(self, name) for name in self.kept}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         for name in self.kept:
             getattr(self, name).copy_(state[name])
@@ -127,6 +129,8 @@ class Agent(Protocol):
 
     horizon: int  # moments observed between two updates
     parts: tuple[str, ...]  # names of the methods that `update` calls
+    network: nn.Module
+    guidance: Guidance
     has_policy: bool  # whether a proposal's scores are a policy's log-probabilities; else they are values
 
     def act(self, step: Step) -> Proposal:

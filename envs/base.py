@@ -5,7 +5,7 @@ a seed, a clock, and a fresh deal in the very step in which a game ends.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -95,8 +95,12 @@ class Env:
 
     def reset(self) -> Step:
         """Deal all games afresh and return the first moment, in which nothing has happened yet."""
-        state = self.game.deal(self._draw()[0])
-        self._write(state, torch.zeros_like(self.clock))
+        self._write(self.game.deal(self._draw()[0]), torch.zeros_like(self.clock))
+        return self.now()
+
+    def now(self) -> Step:
+        """Return the moment in which the games stand, as if it were the first."""
+        state = {name: buffer.clone() for name, buffer in self.state.items()}
         obs, legal = self.game.look(state)
         nothing = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         return Step(obs, legal, nothing.float(), nothing, nothing, obs, legal, state, state)
@@ -117,6 +121,15 @@ class Env:
         self._write(now, clock * ~ended)
         obs, legal = self.game.look(now)
         return Step(obs, legal, reward, terminated, truncated, final_obs, final_legal, now, state)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return how the games stand."""
+        return {"state": self.state, "clock": self.clock, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the games stand as `state_dict` returned."""
+        self._write(state["state"], state["clock"])
+        self.steps.copy_(state["steps"])
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """Return this step's luck for `deal` and for `play`, and go on to the next step's."""

@@ -86,6 +86,16 @@ class GymEnv(Env):
         self.state = {"obs": seen}
         return Step(seen, self.legal, reward, terminated, truncated, last, self.legal, self.state, {"obs": last})
 
+    def now(self) -> Step:
+        """Begin all games afresh: how somebody else's games stand cannot be known."""
+        return self.reset()
+
+    def state_dict(self) -> dict[str, object]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps.copy_(state["steps"])
+
     def look(self, state: State) -> tuple[Tensor, Tensor]:
         """Return what is seen of a state, as `envs.base.Game` does."""
         return state["obs"].clone(), torch.ones(

@@ -24,6 +24,15 @@ class Score:
         self.returns *= ~ended
         self.lengths *= ~ended
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return what was counted."""
+        return {"returns": self.returns, "lengths": self.lengths, "sums": self.sums}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on with what `state_dict` returned."""
+        for name, counted in self.state_dict().items():
+            counted.copy_(state[name])
+
     def take(self) -> dict[str, float]:
         """Return the number of games that ended since the last call and, if any did, their means."""
         episodes, total, steps = self.sums.tolist()

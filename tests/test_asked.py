@@ -53,7 +53,7 @@ def series(folder: Path, tag: str) -> list[float]:
     return [float(value) for _, name, value in metrics(folder) if name == tag]
 
 
-def asked_as_before(self: Training, step: Step, proposal: Proposal) -> Choice:
+def asked_as_before(self: Training, step: Step, proposal: Proposal) -> tuple[Proposal, Choice]:
     """What `Training.advised` was when chance was the only way."""
     assert self.desk is not None
     wanted = by_chance(self.consult_probability(), self.luck.draw(self.env.steps, 1)[:, 0])
@@ -61,7 +61,7 @@ def asked_as_before(self: Training, step: Step, proposal: Proposal) -> Choice:
     same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
     self.agreed += torch.stack([same.sum(), advice.given.sum()])
     action = torch.where(wanted & advice.given, advice.probs.argmax(1), proposal.action)
-    return Choice(action, proposal.scores, {})
+    return proposal, Choice(action, proposal.scores, {})
 
 
 @pytest.mark.parametrize(("algo", "env"), [("dqn", "connect4"), ("ppo", "blackjack"), ("a2c", "connect4")])
@@ -231,7 +231,7 @@ def test_every_way_of_asking_trains_within_its_budget(method: str, algo: str, en
 
 def test_a_checkpoint_keeps_the_table_and_the_reuses_that_are_left(tmp_path: Path) -> None:
     summary = train(config_of("ppo", "blackjack", tmp_path, reuse=3))["tutor"]
-    state = load_checkpoint(tmp_path / "checkpoints", "cpu")["table"]
+    state = load_checkpoint(tmp_path / "checkpoints", "cpu")["desk"]["table"]
     table = AdviceTable(2, 3)
     table.load_state_dict(state)
     assert 100 < len(state["slots"]) <= 280

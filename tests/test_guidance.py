@@ -29,6 +29,7 @@ from tutors.guidance.mask import PLAUSIBLE
 
 ROWS, ACTIONS, GAMMA = 400, 5, 0.9
 PAIRS = [(name, algo) for name, method in METHODS.items() for algo in method.students]
+RUNS = [(name, algo) for name, algo in PAIRS if not METHODS[name].pauses]  # what needs no run before it
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -399,7 +400,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
     return {algo: run(tmp_path_factory.mktemp(algo) / "run", algo, "none", tutor="none") for algo in AGENTS}
 
 
-@pytest.mark.parametrize(("name", "algo"), PAIRS)
+@pytest.mark.parametrize(("name", "algo"), RUNS)
 def test_every_method_changes_what_is_learned_and_a_silent_tutor_does_not(
     name: str, algo: str, plain: dict[str, list[Tensor]], tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ PROGRAMS = (
     "measures.py",
     "demo.py",
     "run.py",
+    "resume.py",
+    "log.py",
 )
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 FILES += [ROOT / name for name in PROGRAMS]
@@ -29,7 +31,7 @@ ARROWS = {  # the first that fits counts; what is not of this house may always b
     "envs/*": ("envs",),
     "agents/*": ("agents", "envs.base", "envs.luck"),
     "tutors/views/*": ("envs", "tutors.base", "tutors.views"),
-    "tutors/guidance/*": ("tutors", "agents.base", "envs.base", "envs.names"),
+    "tutors/guidance/*": ("tutors", "agents.base", "agents.networks", "agents.optimizer", "envs.base", "envs.names"),
     "tutors/store/*": ("tutors", "envs"),
     "tutors/tiny/*": ("tutors", "envs"),
     "tutors/*": ("tutors", "envs.base", "envs.luck", "envs.closest", "envs.names"),

@@ -21,7 +21,8 @@ import envs
 from agents import A2CConfig
 from agents.checkpoint import load_checkpoint
 from envs.opponents import Negamax, tactical
-from run import Config, Log, config_from_json, evaluation_env, make_agent, tuned_for
+from log import Log
+from run import Config, config_from_json, evaluation_env, make_agent, tuned_for
 from tests.scripted_server import serving
 from train import Training, new_folder, train
 from tutors import TutorConfig

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from envs.base import Game, Spec
+from tutors.analyst import Analyst, ScriptedAnalyst, VllmAnalyst
 from tutors.asking import check_asking
 from tutors.base import Tutor, View
 from tutors.client import Client
 from tutors.desk import Desk
 from tutors.label import LabelWay
-from tutors.models import find_model
+from tutors.models import Model, find_model
 from tutors.recorded import PREFIX, RecordedTutor
 from tutors.scripted import ScriptedTutor
 from tutors.server import Say, server_for
@@ -148,6 +149,26 @@ def hire(config: TutorConfig, view: View, spec: Spec, seed: int, log: Path, say:
         way = LabelWay(view, config.label_permutations, config.calibrate, config.min_label_mass)
     else:
         way = TextWay(view, bool(model.closing), config.tutor_tokens, config.tutor_samples, config.tutor_tries)
+    return VllmTutor(view, model, reach(config, model, log, say, stack), way, config.tutor_optional)
+
+
+def hire_analyst(config: TutorConfig, view: View, seed: int, log: Path, say: Say, stack: ExitStack) -> Analyst:
+    """Return who reads a student's games; `stack` lets go of it.
+
+    Raises:
+        ValueError: nobody has that name, or who has cannot read games.
+        TutorError: the tutor cannot be had.
+    """
+    if config.tutor == "scripted":
+        return ScriptedAnalyst(view, config.tutor_accuracy, config.tutor_depth, seed)
+    if config.tutor == "none" or config.tutor.startswith(PREFIX):
+        raise ValueError(f"--tutor {config.tutor} cannot read a student's games")
+    model = find_model(config.tutor, config.tutor_model)
+    return VllmAnalyst(view, model, reach(config, model, log, say, stack), config.tutor_tokens, config.tutor_tries)
+
+
+def reach(config: TutorConfig, model: Model, log: Path, say: Say, stack: ExitStack) -> list[Client]:
+    """Return the way to each server, which is started if need be; `stack` lets go of all."""
     clients: list[Client] = []
     for url in config.tutor_url or (DEFAULT_URL,):
         beside = clients[0] if clients else None
@@ -155,4 +176,4 @@ def hire(config: TutorConfig, view: View, spec: Spec, seed: int, log: Path, say:
         stack.callback(clients[-1].close)
         if not config.tutor_optional:
             stack.enter_context(server_for(model, clients[-1], not config.tutor_url, config.tutor_wait, log, say))
-    return VllmTutor(view, model, clients, way, config.tutor_optional)
+    return clients

@@ -131,6 +131,15 @@ class Asking:
         self.threshold = THRESHOLDS[method] if threshold is None else threshold
         self.visits = Visits(device) if method == "visited" else None
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a run that goes on must have again: the visits, where they are counted."""
+        return {} if self.visits is None else {"visits": self.visits.counts}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on with what `state_dict` returned."""
+        if self.visits is not None:
+            self.visits.counts.copy_(state["visits"])
+
     def wish(self, keys: Tensor, scores: Tensor, legal: Tensor, probability: float | Tensor, luck: Tensor) -> Wish:
         """Return where advice is wanted.
 

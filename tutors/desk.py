@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from sqlalchemy.exc import SQLAlchemyError
@@ -217,6 +217,26 @@ class Desk:
             "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
             "seconds": round(self.sums["seconds"], 2),
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known and what was counted. Questions that nobody has answered yet are not in it."""
+        return {
+            "table": self.table.state_dict(),
+            "tally": self.tally,
+            "counts": dict(self.counts),
+            "stats": dict(self.tutor.stats),
+            "sums": dict(self.sums),
+            "reported": dict(self.reported),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` returned."""
+        self.table.load_state_dict(state["table"])
+        self.tally.copy_(state["tally"])
+        for ours, saved in ((self.counts, "counts"), (self.tutor.stats, "stats"), (self.sums, "sums")):
+            ours.clear()
+            ours.update(state[saved])
+        self.reported = dict(state["reported"])
 
     def _answer(self, state: State, keys: Tensor) -> Advice:
         """Return advice for positions that the table does not know, each different one asked once."""

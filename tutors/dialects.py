@@ -7,6 +7,7 @@ An answer is what a reader may rely on: log-probabilities that are numbers, text
 trouble. What a server sends is data, whatever it is.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Text:
     samples: int = 1
     temperature: float = 0.0
     seed: int = 0
+    schema: str = ""  # a JSON schema that the server must keep to
 
 
 Wanted = Labels | Text
@@ -83,7 +85,8 @@ class Completions:
                 "return_tokens_as_token_ids": True,
             }
         prompts = [fill(self.model.template, text) for text in words]
-        return {"model": model, "prompt": prompts, "n": wanted.samples} | sampling(wanted)
+        bound = {"structured_outputs": {"json": json.loads(wanted.schema)}} if wanted.schema else {}
+        return {"model": model, "prompt": prompts, "n": wanted.samples} | sampling(wanted) | bound
 
     def read(self, reply: dict[str, Any], count: int, wanted: Wanted) -> list[Answer]:
         samples = 1 if isinstance(wanted, Labels) else wanted.samples
@@ -104,7 +107,11 @@ class Chat:
         asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": words[0]}]}
         if isinstance(wanted, Labels):
             return asked | {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
-        return asked | {"n": wanted.samples} | sampling(wanted)
+        bound: dict[str, Any] = {}
+        if wanted.schema:
+            named = {"name": "answer", "schema": json.loads(wanted.schema), "strict": True}
+            bound = {"response_format": {"type": "json_schema", "json_schema": named}}
+        return asked | {"n": wanted.samples} | sampling(wanted) | bound
 
     def read(self, reply: dict[str, Any], count: int, wanted: Wanted) -> list[Answer]:
         if isinstance(wanted, Text):

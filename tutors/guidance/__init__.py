@@ -1,6 +1,7 @@
 """What a student does with advice: one file a method."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -12,7 +13,9 @@ from tutors.guidance.demonstrate import Demonstrate
 from tutors.guidance.distill import Distill, Near
 from tutors.guidance.hint import Hint
 from tutors.guidance.mask import Mask
+from tutors.guidance.modulate import Modulate, ModulateActions, ModulateRewards
 from tutors.guidance.override import CorrectedOverride, Override
+from tutors.guidance.preferences import Preferences
 from tutors.guidance.shape import Shape
 
 METHODS: dict[str, type[Guidance]] = {
@@ -27,6 +30,10 @@ METHODS: dict[str, type[Guidance]] = {
     "shape": Shape,
     "advantage": Advantage,
     "demonstrate": Demonstrate,
+    "modulate": Modulate,
+    "modulate-a": ModulateActions,
+    "modulate-r": ModulateRewards,
+    "preferences": Preferences,
 }
 
 
@@ -36,13 +43,20 @@ class GuidanceConfig:
 
     guidance: str = "override"
     """What the student does with advice: none, override (the paper's), override-corrected, distill, kl, blend, hint,
-    mask, shape, advantage or demonstrate."""
+    mask, shape, advantage or demonstrate. With --resume RUN, after the tutor has read RUN's student's games: modulate,
+    modulate-a, modulate-r or preferences."""
     strength_from: float | None = None
     """How strongly at first, of the methods that have a strength; the method's own if not given."""
     strength_to: float | None = None
     """And in the end."""
     strength_over: float | None = None
     """Share of the run over which it goes from one to the other."""
+    reward_scale: float = 0.2
+    """modulate, preferences: what a reward of 1 in the tutor's eyes is worth."""
+    episodes: int = 20
+    """modulate, preferences: the student's games that are read."""
+    which: Literal["worst", "any"] = "worst"
+    """modulate, preferences: the games of the lowest returns of five times as many, or any."""
 
     def check(self, algo: str) -> None:
         """Raise ValueError for what cannot be done."""
@@ -51,14 +65,18 @@ class GuidanceConfig:
         students = METHODS[self.guidance].students
         if algo not in students:
             raise ValueError(f"--guidance {self.guidance} is for {' and '.join(students)}, not for {algo}")
-        for name in ("strength_from", "strength_to", "strength_over"):
+        if self.episodes < 2:
+            raise ValueError(f"episodes is {self.episodes}; it must be at least 2")
+        for name in ("strength_from", "strength_to", "strength_over", "reward_scale"):
             told = getattr(self, name)
             if told is not None and not 0 <= told < float("inf"):
                 raise ValueError(f"{name} is {told}; it must be at least 0")
 
     def make(self, has_policy: bool, device: torch.device | str, num_envs: int, gamma: float) -> Guidance:
         """Return the method, for such a student: see `Guidance`."""
-        return METHODS[self.guidance](has_policy, device, num_envs, gamma)
+        method = METHODS[self.guidance](has_policy, device, num_envs, gamma)
+        method.reward_scale = self.reward_scale
+        return method
 
     def strength_at(self, progress: float) -> float:
         """Return the strength after that share of the run: linear, then constant."""

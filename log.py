@@ -1,0 +1,81 @@
+"""What a run writes down while it goes on: numbers for TensorBoard and as CSV, and where its time goes."""
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+HEADER = ["global_step", "wall_seconds", "tag", "value"]
+
+
+class Log:
+    """Scalars, as TensorBoard's events and as lines of metrics.csv.
+
+    Args:
+        folder: of the run.
+        resumed: the env step from which a run goes on; what it had logged after that is taken back.
+        seconds: what it had lasted until then.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, resumed: int | None = None, seconds: float = 0.0) -> None:
+        path = folder / "metrics.csv"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".tmp")
+            with unfinished.open("w", newline="") as file:
+                csv.writer(file).writerows([HEADER] if resumed is None else kept_lines(path, resumed))
+            unfinished.replace(path)
+            self.file = path.open("a", newline="", buffering=1)
+        except OSError as error:
+            raise ValueError(f"the run's folder {folder} cannot be written: {error.strerror}") from error
+        self.writer = SummaryWriter(folder, purge_step=None if resumed is None else resumed + 1)
+        self.lines = csv.writer(self.file)
+        self.began = time.monotonic() - seconds
+
+    def add(self, global_step: int, values: dict[str, float]) -> None:
+        """Write values by tag, such as charts/SPS."""
+        seconds = round(time.monotonic() - self.began, 2)
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, global_step)
+            self.lines.writerow([global_step, seconds, tag, value])
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+        self.file.close()
+
+
+def kept_lines(path: Path, resumed: int) -> list[list[str]]:
+    """Return the lines of metrics.csv up to an env step; a last one that was cut short is none."""
+    if not path.exists():
+        return [HEADER]
+    with path.open(newline="") as file:
+        lines = [line for line in csv.reader(file) if len(line) == len(HEADER)]
+    return [HEADER, *(line for line in lines[1:] if int(line[0]) <= resumed)]
+
+
+class Stopwatch:
+    """How the time divides between named parts of the work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, part: str, work: Callable[..., Any], *args: Any) -> Any:
+        """Do the work and count its time as `part`'s. On a GPU that is the time to launch it."""
+        began = time.perf_counter()
+        result = work(*args)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+        return result
+
+    def shares(self) -> dict[str, float]:
+        """Return each part's share since the last call, as TensorBoard tags."""
+        total = sum(self.seconds.values()) or 1.0
+        shares = {f"time/{part}": seconds / total for part, seconds in self.seconds.items()}
+        self.seconds.clear()
+        return shares

@@ -1,0 +1,198 @@
+"""How a run stops and goes on: what of it is saved and when, signals, and what may differ when it goes on."""
+
+import json
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from agents import Agent
+from agents.checkpoint import save_checkpoint
+from agents.parallel import rank
+from envs.base import Env, Step
+from envs.opponents import SelfPlay
+from envs.score import Score
+from run import Config
+from tutors.asking import Asking, Rations
+from tutors.desk import Desk
+
+NUMBERS = ("global_step", "updates", "guided_from")  # of a run that goes on
+PARTS = ("agent", "env", "score", "guidance", "asking")
+
+HARMLESS = {  # flags that change nothing of what is learned
+    *("device", "accelerate", "log_every", "eval_every", "eval_episodes", "save_minutes", "folder", "resume", "force"),
+    *("tutoring.tutor_url", "tutoring.tutor_key_file", "tutoring.tutor_wait", "tutoring.tutor_deadline"),
+    *("tutoring.tutor_optional",),
+}
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """Return how a config differs from the one that a run began with, in what may change what is learned."""
+    old, new = dict(settings(asdict(before))), dict(settings(asdict(now)))
+    return [f"{name} was {old[name]}, is {value}" for name, value in new.items() if name in old and old[name] != value]
+
+
+def settings(told: dict[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting by its name, those of parts with the part's name before a dot."""
+    for name, value in told.items():
+        if isinstance(value, dict):
+            yield from settings(value, f"{under}{name}.")
+        elif under + name not in HARMLESS:
+            yield under + name, value
+
+
+class Stop:
+    """Takes note of the first SIGINT or SIGTERM; the second one ends the program at once.
+
+    Within a `with` statement of the main thread; elsewhere signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal that came
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self.note)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Take note, or end."""
+        if self.number:
+            sys.exit(128 + number)
+        self.number = number
+        print("stopping when this update is done; once more to stop at once", file=sys.stderr)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep every other process out of a run's folder.
+
+    Raises:
+        ValueError: another one is in it, or it cannot be written.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another process trains in {folder}") from error
+    except OSError as error:
+        raise ValueError(f"the run's folder {folder} cannot be written: {error.strerror}") from error
+    with lock:
+        yield
+
+
+def new_folder(config: Config) -> Path:
+    """Return a folder's name that no other run has."""
+    when = time.strftime("%Y%m%d-%H%M%S")
+    game = config.env.replace(":", "-").replace("/", "-")
+    tutor = config.tutoring.tutor.partition(":")[0]  # of a recorded tutor the rest is a path or a URL
+    name = f"{game}_{config.algo}_{tutor}_seed{config.seed}_{when}"
+    folder, again = Path("runs") / name, 1
+    while folder.exists():
+        again += 1
+        folder = Path("runs") / f"{name}_{again}"
+    return folder
+
+
+class Resumable:
+    """The part of a training that is saved, and goes on."""
+
+    config: Config
+    env: Env
+    agent: Agent
+    desk: Desk | None
+    score: Score
+    asking: Asking
+    rations: Rations
+    acted: Tensor
+    agreed: Tensor
+    global_step: int
+    updates: int
+    logged_step: int
+    began: float  # seconds on the clock of time.monotonic
+    saved_at: float
+    saving = 0.0  # seconds that the last checkpoint took
+    guided_from = 0  # env step from which on there was guidance
+    opponent: dict[str, Tensor] | None = None  # weights of an opponent that is the student of some time ago
+    step: Step | None = None  # where a run that goes on stands
+
+    def is_time_to_save(self) -> bool:
+        """Return whether the last checkpoint is old enough: saving takes at most a fiftieth of the time."""
+        return time.monotonic() - self.saved_at > max(60 * self.config.save_minutes, 50 * self.saving)
+
+    def save(self, stats: dict[str, Tensor], last: bool = False) -> None:
+        """Write a checkpoint. What cannot be written is a warning, the last time an error."""
+        self.check(stats)
+        began = time.monotonic()
+        try:
+            save_checkpoint(self.config.folder / "checkpoints", self.global_step, self.state_dict(), rank())
+        except OSError as error:
+            told = f"no checkpoint could be written in {self.config.folder}: {error.strerror}; the last one is whole"
+            if last:
+                raise ValueError(told) from error
+            logging.getLogger(__name__).warning(told)
+        self.saved_at = time.monotonic()
+        self.saving = self.saved_at - began
+
+    def check(self, stats: dict[str, Tensor]) -> None:
+        """Raise ValueError, and leave diverged.json, where something of the last update is no number."""
+        numbers = {name: float(value) for name, value in stats.items()}
+        if not all(math.isfinite(value) for value in numbers.values()):
+            told = {"global_step": self.global_step, **{name: str(value) for name, value in numbers.items()}}
+            (self.config.folder / "diverged.json").write_text(json.dumps(told, indent=2) + "\n")
+            raise ValueError(
+                f"training diverged before step {self.global_step:,}: see {self.config.folder / 'diverged.json'}. "
+                "The checkpoints are of before; a smaller --learning-rate or --max-grad-norm may help"
+            )
+
+    def state_dict(self) -> dict[str, object]:
+        """Return all that a run must have to go on as if it had never stopped."""
+        return {
+            **{name: getattr(self, name) for name in NUMBERS},
+            **{name: getattr(self, name).state_dict() for name in PARTS},
+            "desk": None if self.desk is None else self.desk.state_dict(),
+            "opponent": self.opponent,
+            "rations": self.rations.left,
+            "acted": self.acted,
+            "agreed": self.agreed,
+            "seconds": time.monotonic() - self.began,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], goes_on: bool) -> None:
+        """Stand where another run stood; if it is not the same one, with a tutor and counts of its own."""
+        for name in NUMBERS:
+            setattr(self, name, state[name])
+        opponent = getattr(self.env.game, "opponent", None)
+        if isinstance(opponent, SelfPlay) and state["opponent"] is not None:
+            self.agent.network.load_state_dict(state["opponent"])
+            opponent.policy, self.opponent = self.agent.frozen(), state["opponent"]
+        for name in PARTS if goes_on else ("agent", "env"):
+            getattr(self, name).load_state_dict(state[name])
+        self.acted.copy_(state["acted"])
+        if not goes_on:
+            self.guided_from = self.global_step
+        elif self.desk is not None and state["desk"] is not None:
+            self.desk.load_state_dict(state["desk"])
+            self.rations.left.copy_(state["rations"])
+            self.agreed.copy_(state["agreed"])
+        self.step = self.env.now()
+        self.began -= state["seconds"]
+        self.logged_step = self.global_step

@@ -1,0 +1,52 @@
+"""Modulation: a model has read the student's games; where it found a position critical, its word counts.
+
+The table holds a row of numbers in [-1, 1] for each critical position: what the model thinks of each action there. With
+`modulate-a` the best of them is done in place of the student's own with the probability strength; with `modulate-r` the
+reward becomes r + strength * reward_scale * (the number of the action that was done); `modulate` does both. Nothing is
+done anywhere else, and strength falls from 1 to 0 in the first half of what is left of the run. The trajectories are
+ordinary data for the student's updates.
+
+Source: ULTRA-A, -R and -RA (Tan, Yan & Yang 2025, arXiv:2505.20671). How they scale the reward, fade it out and find a
+position again is not known: the exact key, the row and the schedule are ours.
+"""
+
+import torch
+from torch import Tensor
+
+from agents.base import Choice, Guidance, Heard, Proposal, taken
+from envs.base import Step
+
+
+class Modulate(Guidance):
+    """Take the model's action in critical positions, and its reward."""
+
+    pauses = True
+    acts = pays = True
+
+    def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:
+        super().__init__(has_policy, device, num_envs, gamma)
+        self.implicit = torch.zeros(num_envs, device=device)  # reward of what was chosen last
+
+    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+        action = proposal.action
+        if self.acts:
+            led = heard.heeded & (luck[:, -1] < self.strength)
+            action = torch.where(led, heard.advised.argmax(1), action)
+        if self.pays:
+            self.implicit.copy_(self.strength * self.reward_scale * taken(heard.advised, action))
+        return Choice(action, proposal.scores, {})
+
+    def reward(self, after: Step) -> Tensor:
+        return after.reward + self.implicit if self.pays else after.reward
+
+
+class ModulateActions(Modulate):
+    """Take its action alone."""
+
+    pays = False
+
+
+class ModulateRewards(Modulate):
+    """Take its reward alone."""
+
+    acts = False
