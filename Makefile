@@ -1,6 +1,6 @@
 # Short names for the commands of README.md.
 
-.PHONY: setup demo test lint benchmark
+.PHONY: setup demo test lint benchmark soak
 
 setup:
 	@requirements/setup.sh
@@ -17,6 +17,9 @@ benchmark: setup
 	@requirements/setup.sh peers
 	.venv/bin/python benchmark.py games
 	.venv/bin/python benchmark.py train
+
+soak: setup
+	.venv/bin/python -m tests.soak --seconds 600
 
 test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -12,6 +12,7 @@ from run import tuned
 from tutors.guidance import METHODS
 
 ALONE = "none"  # the tutor of a student that has none
+FIRST = "first"  # in place of a guidance: the run that others go on with
 
 
 class Cell(NamedTuple):
@@ -53,6 +54,7 @@ class Grid:
     points: int = 10  # evaluations of a run
     eval_episodes: int = 200  # games of each
     flags: dict[str, str] | None = None  # further flags of train.py, by game or by student
+    begin: dict[str, int] | None = None  # env steps, by game, of a student alone, whom all other runs go on with
 
     def __post_init__(self) -> None:
         for student in self.students:
@@ -66,6 +68,11 @@ class Grid:
         for method in self.guidance:
             if method not in METHODS:
                 raise ValueError(closest("guidance", method, METHODS))
+            if METHODS[method].pauses and not self.begin:
+                raise ValueError(f"guidance {method} goes on with a student: [begin] says after how many steps")
+        for game in self.begin or {}:
+            if game not in self.games or not 0 < self.begin[game] < self.steps[game]:
+                raise ValueError(f"[begin] wants games of the study and fewer steps than theirs, not {game}")
         for name, told in (self.flags or {}).items():
             shlex.split(told)
             if name not in (*self.games, *self.students):
@@ -87,15 +94,23 @@ class Grid:
                         found += [Cell(game, student, tutor, method, reuse) for reuse in self.reuse]
         return found
 
+    def first(self, job: Job) -> Job | None:
+        """Return the run that a job goes on with."""
+        begins = (self.begin or {}).get(job.cell.game) and job.cell.guidance != FIRST
+        return Job(job.cell.baseline()._replace(guidance=FIRST), job.seed) if begins else None
+
     def jobs(self) -> list[Job]:
         """Return all runs, seed by seed, so that a study which is stopped early has a bit of everything."""
-        return [Job(cell, seed) for seed in self.seeds for cell in self.cells()]
+        jobs = [Job(cell, seed) for seed in self.seeds for cell in self.cells()]
+        firsts = [first for job in jobs if (first := self.first(job)) is not None]
+        return [*dict.fromkeys(firsts), *jobs]
 
     def arguments(self, job: Job, folder: Path, store: Path) -> list[str]:
         """Return the flags of train.py for a job; `store` is shared where answers are used without end."""
         game, student, tutor, guidance, reuse = job.cell
-        steps = self.steps[game]
-        every = max(steps // self.points, 1)
+        begun = (self.begin or {}).get(game, 0)
+        steps = begun if guidance == FIRST else self.steps[game]
+        every = max((self.steps[game] - begun) // self.points, 1)
         told = f"--algo {student} --env {game} --total-steps {steps} --seed {job.seed} --eval-every {every}"
         told += f" --log-every {every} --eval-episodes {self.eval_episodes}"
         if tutor != ALONE:
@@ -106,6 +121,8 @@ class Grid:
             told += f" --tutor {shlex.quote(tutor)} --guidance {guidance} --reuse {reuse}"
             if reuse == "inf":
                 told += f" --advice-store {shlex.quote(str(store))}"
+        if (first := self.first(job)) is not None:
+            told += f" --resume {shlex.quote(str(folder.with_name(first.name())))}"
         further = " ".join((self.flags or {}).get(name, "") for name in (game, student))
         return [*shlex.split(f"{told} {further}"), "--folder", str(folder)]
 

@@ -239,6 +239,17 @@ def run_program(
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: out of memory; a smaller --num-envs, --buffer-size or --hidden needs less", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, CUDA or PyTorch's allocator on the CPU, which has no class for it, found no memory."""
+    words = ("not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)

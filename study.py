@@ -11,7 +11,6 @@ import shlex
 import shutil
 import sys
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import train
-from grid import ALONE, Cell, Job, read_grid
+from grid import ALONE, FIRST, Cell, Job, read_grid
 from measures import Points, area, evaluations, fall, improvement, interval, iqm, late, steps_to, threshold
 from run import Config, run_program, tuned_for, versions
 
@@ -89,11 +88,13 @@ def run(told: Run) -> None:
     failed = []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(str(place), total=len(todo), completed=len(todo) - len(left))
-        for job, code in all_of(left, place, told.jobs):
-            progress.advance(task)
-            if code:
-                failed.append(job.name())
-                progress.print(f"failed with exit code {code}: see {place / 'logs' / job.name()}.txt")
+        for turn in (True, False):  # what others go on with comes first
+            part = [one for one in left if (one[0].cell.guidance == FIRST) == turn]
+            for job, code in all_of(part, place, told.jobs):
+                progress.advance(task)
+                if code:
+                    failed.append(job.name())
+                    progress.print(f"failed with exit code {code}: see {place / 'logs' / job.name()}.txt")
     if failed:
         raise ValueError(f"{len(failed)} of {len(todo)} runs failed; the same command tries them again")
 
@@ -127,7 +128,7 @@ def all_of(todo: list[tuple[Job, list[str]]], place: Path, most: int) -> Iterato
 
 def work(arguments: list[str], log: Path) -> None:
     """Be train.py with these flags, and write what it prints into `log`."""
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     with log.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -135,10 +136,12 @@ def work(arguments: list[str], log: Path) -> None:
     run_program(train.main, Config, train.__doc__, tuned_for)
 
 
-def end_with(parent: int) -> None:
-    """End this process when its parent is gone: a study that was killed leaves no runs behind."""
-    while os.getppid() == parent:
-        time.sleep(1)
+def end_with(study: Any) -> None:
+    """End this process when the study is gone: one that was killed leaves no runs behind.
+
+    The fork server, whose child this is, would tell nothing: it lives as long as its children do.
+    """
+    study.join()
     os._exit(1)
 
 
@@ -151,7 +154,8 @@ def report(told: Report) -> None:
         if (folder / "summary.json").exists():
             found[job.cell].append((evaluations(folder), json.loads((folder / "summary.json").read_text())))
     whole = {cell: runs for cell, runs in found.items() if len(runs) == len(grid.seeds)}
-    rows = [row_of(cell, runs, whole[cell.baseline()]) for cell, runs in whole.items() if cell.baseline() in whole]
+    shown = [cell for cell in grid.cells() if cell in whole and cell.baseline() in whole]
+    rows = [row_of(cell, whole[cell], whole[cell.baseline()]) for cell in shown]
     if not rows:
         raise ValueError(f"no cell of {told.grid} has all its runs in {place}: python study.py run comes first")
     out = told.out or Path("results/study") / f"{told.grid.stem}.csv"

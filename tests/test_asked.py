@@ -258,7 +258,7 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
             keys = list(map(tuple, desk.tell(step.state).keys.tolist()))
             held = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool)).given
             before = desk.tutor.stats["asked"]
-            action = training.advised(step, proposal).action
+            action = training.advised(step, proposal)[1].action
             advice = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool))
             best = advice.probs.gather(1, desk.symmetry[desk.tell(step.state).turned]).argmax(1)
             differs = advice.given & (best != proposal.greedy)
@@ -282,7 +282,7 @@ def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
     training = Training(config, env, agent, make_desk(math.inf, tutor), None, lambda line: None)
     step = env.reset()
     proposal = agent.act(step)
-    assert training.advised(step, proposal).action.equal(proposal.action)
+    assert training.advised(step, proposal)[1].action.equal(proposal.action)
     assert tutor.heard
     assert training.rations.left.item() == 200
 

@@ -1,11 +1,14 @@
-"""The list of bugs of break_students.py against the source that it breaks; breaking it takes too long for here."""
+"""The lists of bugs of break_students.py and break_guidance.py against the source that it breaks; breaking it takes too long."""
 
 import pytest
 
+from tests import break_guidance
 from tests.break_students import BUGS, ROOT, Bug
 
+ALL = BUGS + break_guidance.BUGS
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+
+@pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.name)
 def test_a_bug_can_be_seeded_in_one_place(bug: Bug) -> None:
     assert (ROOT / bug.file).read_text().count(bug.right) == 1
     assert bug.right != bug.wrong
@@ -13,4 +16,4 @@ def test_a_bug_can_be_seeded_in_one_place(bug: Bug) -> None:
 
 
 def test_there_are_at_least_25_and_no_two_alike() -> None:
-    assert len({(bug.file, bug.right, bug.wrong) for bug in BUGS}) == len(BUGS) >= 25
+    assert len({(bug.file, bug.right, bug.wrong) for bug in ALL}) == len(ALL) >= 25

@@ -21,6 +21,7 @@ PROGRAMS = (
     "demo.py",
     "run.py",
     "resume.py",
+    "pause.py",
     "log.py",
 )
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))

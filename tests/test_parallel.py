@@ -5,8 +5,11 @@ Each rank runs this file's `work` under torchrun and saves what it saw; the test
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ import torch
 
 import envs
 from agents import AGENTS
+from agents.checkpoint import load_checkpoint, name_of
 from agents.parallel import average, join, leave, rank, ranks, share, total
 from envs.base import Env, Step
+from tests.test_asked import tensors
 
 ROOT = Path(__file__).parent.parent
 NUM_ENVS = 16
@@ -26,10 +31,12 @@ TOLD: dict[str, dict[str, Any]] = {
 }
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words]
     return subprocess.run(
-        command,
+        [*TORCHRUN, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -132,7 +139,39 @@ def test_a_run_of_two_processes_writes_one_folder_and_counts_all_games(tmp_path:
     lengths = [float(line.split(",")[3]) for line in lines if "episodic_length" in line]
     assert lengths
     assert all(1 <= length <= 4 for length in lengths)
-    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {f"{name_of(16384, number)}{mark}" for number in (0, 1) for mark in ("", ".sha256")}
+
+
+def test_fault_46_a_rank_that_is_killed_ends_all_and_a_restart_goes_on(tmp_path: Path) -> None:
+    words = ["train.py", "--algo", "ppo", "--env", "blackjack", "--total-steps", "60000", "--num-envs", "64"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert torchrun(*words, "--folder", str(whole)).returncode == 0
+    told = [*TORCHRUN, *words, "--save-minutes", "0", "--folder", str(parts)]
+    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as begun:
+        over = time.monotonic() + 120
+        while not list(parts.glob("checkpoints/*.rank1.pt.sha256")):
+            assert time.monotonic() < over
+            time.sleep(0.05)
+        os.kill(child_of(begun.pid, "parts"), signal.SIGKILL)
+        assert begun.wait(60) != 0
+    assert not (parts / "summary.json").exists()
+    done = torchrun("train.py", "--resume", str(parts))
+    assert done.returncode == 0, done.stderr
+    for number in (0, 1):
+        ours, theirs = (tensors(load_checkpoint(one / "checkpoints", "cpu", number, 2)) for one in (whole, parts))
+        assert all(one.equal(other) for one, other in zip(ours, theirs, strict=True))
+
+
+def child_of(pid: int, word: str) -> int:
+    """A process that torchrun started, whose command line holds a word: the last one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and word in (path / "cmdline").read_text():
+                found.append(int(path.name))
+    return max(found)
 
 
 def test_games_that_cannot_be_split_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import signal
 import sqlite3
@@ -257,7 +258,8 @@ def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None
     told = [sys.executable, "train.py", *flags.split(), "--folder", str(tmp_path / "run")]
     with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         over = time.monotonic() + 60
-        while "SPS" not in (tmp_path / "run" / "metrics.csv").read_text() if (tmp_path / "run").exists() else True:
+        log = tmp_path / "run" / "metrics.csv"
+        while not log.exists() or "SPS" not in log.read_text():
             assert time.monotonic() < over
             time.sleep(0.2)
         time.sleep(1)
@@ -305,7 +307,8 @@ def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None
     told = [sys.executable, "train.py", "--total-steps", "100000000", "--folder", str(tmp_path / "run")]
     with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         over = time.monotonic() + 60
-        while "SPS" not in (tmp_path / "run" / "metrics.csv").read_text() if (tmp_path / "run").exists() else True:
+        log = tmp_path / "run" / "metrics.csv"
+        while not log.exists() or "SPS" not in log.read_text():
             assert time.monotonic() < over
             time.sleep(0.2)
         running.send_signal(signal.SIGTERM)
@@ -532,3 +535,30 @@ def test_the_benchmark_times_training_and_says_where_the_time_goes(tmp_path: Pat
         assert sum(row["shares"].values()) == pytest.approx(1)
         assert row["settings"]["hidden"] == [64, 64]
     assert all("No module named" in row["error"] for row in rows if row["program"] != "eager")
+
+
+def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:
+    done = program("train.py", "--buffer-size", str(10**13), "--folder", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert all(knob in done.stderr for knob in ("--num-envs", "--buffer-size", "--hidden"))
+    assert "Traceback" not in done.stderr
+
+
+def test_fault_44_a_key_is_nowhere(tmp_path: Path) -> None:
+    """In what is printed, logged, configured, stored and saved, whether the server takes it or refuses it."""
+    key = "canary-0123456789"
+    for refused in (False, True):
+        folder = tmp_path / str(refused)
+        with serving() as server:
+            if refused:
+                server.misbehave = lambda handler, body: handler.reply(401, {"error": "Unauthorized"}) is None
+            flags = ("--tutor", "tiny", "--tutor-url", server.url, "--folder", str(folder))
+            done = subprocess.run(
+                [sys.executable, "train.py", *SMALL, *flags], cwd=ROOT, capture_output=True, text=True, check=False,
+                env=os.environ | {"TUTOR_API_KEY": key}, timeout=120,
+            )  # fmt: skip
+            assert any(key in str(headers) for headers in server.headers_seen), "the server was shown it"
+        assert done.returncode == (2 if refused else 0), done.stderr
+        assert key not in done.stdout + done.stderr
+        assert (folder / "checkpoints").exists() != refused
+        assert not [path for path in folder.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
