@@ -94,7 +94,8 @@ def run(told: Run) -> None:
                 progress.advance(task)
                 if code:
                     failed.append(job.name())
-                    progress.print(f"failed with exit code {code}: see {place / 'logs' / job.name()}.txt")
+                    log = place / "logs" / f"{job.name()}.txt"
+                    progress.console.print(f"failed with exit code {code}: see {log}", soft_wrap=True)
     if failed:
         raise ValueError(f"{len(failed)} of {len(todo)} runs failed; the same command tries them again")
 

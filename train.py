@@ -99,7 +99,11 @@ def train(config: Config) -> dict[str, object]:
             (config.folder / "config.json").write_text(config.to_json() + "\n")
         summary = training.run()
         if rank() == 0:
-            (config.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            unfinished = config.folder / "summary.tmp"
+            unfinished.write_text(json.dumps(summary, indent=2) + "\n")
+            unfinished.replace(
+                config.folder / "summary.json"
+            )  # whole or not at all: who finds it thinks the run is done
     return summary
 
 
