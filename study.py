@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
@@ -23,11 +23,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import train
-from grid import ALONE, FIRST, Cell, Job, read_grid
+from envs import closest
+from grid import ALONE, FIRST, Cell, Grid, Job, read_grid
 from measures import Points, area, evaluations, fall, improvement, interval, iqm, late, steps_to, threshold
 from run import Config, run_program, tuned_for, versions
 
 console = Console(highlight=False)
+PARTS = ("students", "games", "tutors", "guidance", "seeds")
 HEADER = (
     *Cell._fields,
     *("seeds", "final", "final_low", "final_high", "area", "area_gain", "area_gain_low", "area_gain_high"),
@@ -43,6 +45,35 @@ class Study:
     """The file that describes the runs."""
     folder: Path | None = None
     """Where they keep things; runs/study/NAME if not given."""
+
+    students: tuple[str, ...] | None = None
+    """Of the grid, these alone; so with the next four."""
+    games: tuple[str, ...] | None = None
+    """These games."""
+    tutors: tuple[str, ...] | None = None
+    """These tutors."""
+    guidance: tuple[str, ...] | None = None
+    """These methods."""
+    seeds: tuple[int, ...] | None = None
+    """These seeds."""
+
+    def part(self) -> Grid:
+        """Return what is to be done of the grid.
+
+        Raises:
+            ValueError: it cannot be read, or has no such part.
+        """
+        grid = read_grid(self.grid)
+        wanted = {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+        for name, parts in wanted.items():
+            known = getattr(grid, name)
+            for one in parts:
+                if one not in known:
+                    raise ValueError(closest(f"one of the {name} of {self.grid}", str(one), map(str, known)))
+        games, students = (wanted.get(name, getattr(grid, name)) for name in ("games", "students"))
+        flags = {name: told for name, told in (grid.flags or {}).items() if name in (*games, *students)}
+        begin = {name: steps for name, steps in (grid.begin or {}).items() if name in games}
+        return replace(grid, flags=flags, begin=begin, **wanted)
 
     def place(self) -> Path:
         """Return the folder."""
@@ -75,7 +106,7 @@ def run(told: Run) -> None:
     """
     if told.jobs < 1:
         raise ValueError(f"jobs is {told.jobs}; it must be at least 1")
-    grid, place = read_grid(told.grid), told.place()
+    grid, place = told.part(), told.place()
     store = place / "advice.sqlite"
     todo = [(job, grid.arguments(job, place / job.name(), store)) for job in grid.jobs()]
     if told.dry_run:
@@ -148,7 +179,7 @@ def end_with(study: Any) -> None:
 
 def report(told: Report) -> None:
     """Write a row for each cell of which all runs are finished, and say how many are not."""
-    grid, place = read_grid(told.grid), told.place()
+    grid, place = told.part(), told.place()
     found: dict[Cell, list[tuple[Points, dict[str, Any]]]] = defaultdict(list)
     for job in grid.jobs():
         folder = place / job.name()

@@ -215,6 +215,8 @@ class Training(Resumable):
         told = desk.tell(step.state)
         luck = self.luck.draw(self.env.steps, 2)
         wish = self.asking.wish(told.keys, proposal.scores, step.legal, self.consult_probability(), luck)
+        if self.guidance.fades:
+            wish = wish._replace(wanted=wish.wanted & (self.guidance.strength > 0))
         advice = desk.look_up(told, wish.wanted)
         missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.given)
         if desk.clerk is not None:
@@ -249,7 +251,8 @@ class Training(Resumable):
         """Return the chance that a position is asked about now, 0-d."""
         told = self.config.tutoring
         theta = (self.config.total_steps - self.guided_from) // 2 if told.theta is None else told.theta
-        return consult_probability(self.acted - self.guided_from, theta, told.consult_from, told.consult_to)
+        last = (1.0 if self.guidance.fades else 0.1) if told.consult_to is None else told.consult_to
+        return consult_probability(self.acted - self.guided_from, theta, told.consult_from, last)
 
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last report, and show it in one line."""

@@ -58,6 +58,7 @@ class Guidance:
     strength_from, strength_to, strength_over = 1.0, 0.0, 0.5  # of a method that fades, over that share of the run
     pauses = False  # whether a run must stop for it first: the student's games are read
     reward_scale = 0.2  # of a method that adds to the reward
+    fades = False  # whether it does nothing where strength is 0: then advice is wanted everywhere, and not at all there
     kept: tuple[str, ...] = ()  # names of the tensors that a run which goes on must have again
 
     def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:

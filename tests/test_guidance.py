@@ -422,3 +422,22 @@ def test_compiled_guidance_is_eager_guidance(tmp_path: Path) -> None:
             weights.append(tensors(load_checkpoint(folder / "checkpoints", "cpu")["agent"]["network"]))
         for one, other in zip(*weights, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "algo"), [("distill", "dqn"), ("mask", "ppo"), ("override", "ppo"), ("hint", "a2c")])
+def test_who_fades_is_advised_everywhere_and_then_nowhere(name: str, algo: str, tmp_path: Path) -> None:
+    """The others with the consult probability, to the end; and who fades with one that was told."""
+    config = replace(config_of(algo, "connect4", tmp_path / "run"), guiding=GuidanceConfig(name))
+    train(config)
+    wanted = series(tmp_path / "run", "tutor/wanted")
+    half = len(wanted) // 2
+    if METHODS[name].fades:
+        assert wanted == [1.0] * half + [0.0] * half
+        told = replace(config, folder=tmp_path / "told", tutoring=replace(config.tutoring, consult_to=0.5))
+        train(told)
+        rarer = series(tmp_path / "told", "tutor/wanted")
+        assert all(0.5 < share < 1 for share in rarer[:half])
+        assert rarer[half:] == [0.0] * half
+    else:
+        assert all(0 < share < 1 for share in wanted)
+        assert wanted[-1] == pytest.approx(0.1, abs=0.05)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -519,3 +520,18 @@ def test_a_study_of_runs_that_go_on(tmp_path: Path) -> None:
         first = "_first_" in folder.name
         assert json.loads((folder / "summary.json").read_text())["global_step"] >= (1200 if first else 3000)
         assert min(step for step, _ in evaluations(folder)) > (0 if first else 1200)
+
+
+def test_a_part_of_a_study_may_be_done_alone(tmp_path: Path) -> None:
+    whole = Run(grid=ROOT / "studies" / "guidance.toml")
+    part = replace(whole, games=("connect4",), students=("dqn",), tutors=("scripted:1",), seeds=(2, 3)).part()
+    assert {job.cell.game for job in part.jobs()} == {"connect4"}
+    assert {job.seed for job in part.jobs()} == {2, 3}
+    assert set(part.cells()) < set(whole.part().cells())
+    assert part.arguments(part.jobs()[0], tmp_path, tmp_path) == whole.part().arguments(
+        part.jobs()[0], tmp_path, tmp_path
+    )
+    with pytest.raises(ValueError, match=r"no one of the tutors of .* is called 'scripted:2'; .* did you mean"):
+        replace(whole, tutors=("scripted:2",)).part()
+    with pytest.raises(ValueError, match=r"no one of the seeds of .* is called '9'"):
+        replace(whole, seeds=(9,)).part()

@@ -69,8 +69,8 @@ class TutorConfig:
     """How often an answer is used again: 0, k (the paper: 3) or inf."""
     consult_from: float = 1.0
     """Consult probability at the first step (P_init)."""
-    consult_to: float = 0.1
-    """Consult probability from step theta on (P_final)."""
+    consult_to: float | None = None
+    """Consult probability from step theta on (P_final): 0.1 if not given, 1 with a guidance that fades by itself."""
     theta: int | None = None
     """Env steps over which it falls; half of the run if not given."""
     nowait: bool = False

@@ -1,7 +1,7 @@
 """Advantage: what the tutor would have done counts as better than it turned out to be, less and less.
 
 A' = A + strength * (p_tutor(a) - 1 / legal actions) where there is advice, before advantages are normalised; strength
-falls from 1 to 0 in the first half of the run. The student always acts itself. Source: advantage shaping,
+falls from 0.3 to 0 in the first half of the run. The student always acts itself. Source: advantage shaping,
 arXiv:2602.17931, whose decaying utility comes from a memory of good segments; ours is the tutor's preference for the
 action.
 """
@@ -16,6 +16,8 @@ class Advantage(Guidance):
     """Add the tutor's preference to the advantage."""
 
     students = ("ppo", "a2c")
+    fades = True
+    strength_from = 0.3
 
     def extras(self, num_actions: int) -> Shapes:
         return {"utility": ((), torch.float32)}

@@ -18,6 +18,7 @@ class Blend(Guidance):
     """Act and learn as a mixture."""
 
     students = ("ppo", "a2c")
+    fades = True
     strength_from = 0.9
 
     def extras(self, num_actions: int) -> Shapes:

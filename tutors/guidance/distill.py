@@ -3,7 +3,7 @@
 `distill` adds strength * CE(tutor, student) = -strength * sum over actions of p_tutor log p_student, the mean over all
 moments, 0 where there is no advice. Source: kickstarting (Schmitt et al. 2018, arXiv:1803.03835), with a language model
 as the teacher in LLM4Teach (Zhou et al. 2024, IJCAI). Theirs falls from 10 to 0.1 by 0.005 an update and is dropped
-after 3,000; ours falls from 1 to 0 in the first half of the run.
+after 3,000; ours falls from 5 to 0 in the first half of the run.
 
 `kl` adds strength * KL(student || tutor) instead, which minds what the student does and the tutor would not. Source:
 the policy's side of LINVIT (Zhang et al. 2024, arXiv:2402.16181), whose values are regularised too; ours are not. The
@@ -23,6 +23,9 @@ DOUBT = 0.05  # share of uniform play in the tutor's distribution that a diverge
 
 class Distill(Guidance):
     """Go down the cross-entropy from the tutor to the student."""
+
+    fades = True
+    strength_from = 5.0
 
     def extras(self, num_actions: int) -> Shapes:
         return {"advised": ((num_actions,), torch.float32)}

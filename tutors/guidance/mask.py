@@ -17,6 +17,8 @@ PLAUSIBLE = 0.1  # of the best action's probability
 class Mask(Guidance):
     """Leave out what the tutor does not believe in."""
 
+    fades = True
+
     def extras(self, num_actions: int) -> Shapes:
         return {"plausible": ((num_actions,), torch.bool)}
 

@@ -2,7 +2,7 @@
 
 The reward becomes r + gamma * phi' - phi. The potential phi' of the next moment is strength * p_tutor(a | s), the
 tutor's approval of the action that led there: 0 where there was no advice, in a game's first moment and where the game
-has terminated. strength falls from 1 to 0 in the first half of the run. The student always acts itself. Source:
+has terminated. strength falls from 0.2 to 0 in the first half of the run. The student always acts itself. Source:
 potential-based shaping leaves the best policies the best (Ng, Harada & Russell 1999, "Policy invariance under reward
 transformations"); with a potential of the last action, look-back advice (Wiewiora, Cottrell & Elkan 2003, "Principled
 methods for advising reinforcement learning agents"); with one that changes in time, Devlin & Kudenko 2012, "Dynamic
@@ -20,6 +20,8 @@ from envs.base import Step
 class Shape(Guidance):
     """Lend a reward for what the tutor would have done."""
 
+    fades = True
+    strength_from = 0.2
     kept = ("potential",)
 
     def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:
