@@ -7,8 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 HEADER = ["global_step", "wall_seconds", "tag", "value"]
+LAYOUT = {  # the page Custom Scalars of TensorBoard: what one wants to see first
+    "student": {
+        "alone": ["Multiline", ["eval/mean_return"]],
+        "in training": ["Multiline", ["charts/episodic_return"]],
+        "steps a second": ["Multiline", ["charts/SPS"]],
+    },
+    "tutor": {
+        "wanted, and answered by the table": ["Multiline", ["tutor/wanted", "tutor/hit_rate"]],
+        "questions": ["Multiline", ["tutor/asked"]],
+        "trust": ["Multiline", ["tutor/label_mass", "tutor/agreement", "tutor/expert_agreement"]],
+        "silence": ["Multiline", ["silent/.*"]],
+    },
+    "time": {"shares": ["Multiline", ["time/.*"]]},
+}
 
 
 class Log:
@@ -35,6 +50,7 @@ class Log:
         except OSError as error:
             raise ValueError(f"the run's folder {folder} cannot be written: {error.strerror}") from error
         self.writer = SummaryWriter(folder, purge_step=None if resumed is None else resumed + 1)
+        self.writer.add_custom_scalars(LAYOUT)
         self.lines = csv.writer(self.file)
         self.began = time.monotonic() - seconds
 
@@ -44,6 +60,15 @@ class Log:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, global_step)
             self.lines.writerow([global_step, seconds, tag, value])
+
+    def compare(self, settings: dict[str, Any], mean_return: float) -> None:
+        """Write how a run ended beside its settings, for TensorBoard's page HParams, which sorts runs."""
+        known = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in settings.items()
+        }
+        for summary in hparams(known, {"eval/mean_return": mean_return}):
+            self.writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
         """Write what is left."""

@@ -23,7 +23,7 @@ from envs.score import Score
 from evaluate import Result, judge
 from log import Log, Stopwatch
 from pause import pause, reading_desk
-from resume import Resumable, Stop, alone_in, differences, new_folder
+from resume import Resumable, Stop, alone_in, differences, new_folder, settings
 from run import Config, config_of, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
 from tutors.asking import Asking, Rations, Wish, consult_probability
@@ -99,6 +99,7 @@ def train(config: Config) -> dict[str, object]:
             (config.folder / "config.json").write_text(config.to_json() + "\n")
         summary = training.run()
         if rank() == 0:
+            log.compare(dict(settings(asdict(config))), summary["eval"]["mean_return"])
             unfinished = config.folder / "summary.tmp"
             unfinished.write_text(json.dumps(summary, indent=2) + "\n")
             unfinished.replace(
@@ -274,6 +275,8 @@ class Training(Resumable):
             values["tutor/agreement"] = same / max(advised, 1)
             if self.asking.method == "chance":
                 values["tutor/consult_probability"] = float(self.consult_probability())
+            if self.guidance.fades or self.guidance.pauses:
+                values["tutor/strength"] = float(self.guidance.strength)
             line += f"  wanted {values['tutor/wanted']:.0%}  hit rate {values['tutor/hit_rate']:.0%}"
         if stats:
             values |= dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))

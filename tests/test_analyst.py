@@ -1,20 +1,17 @@
-"""Who reads a student's games: how they are told, what is made of answers, and a toy model under vLLM's schema."""
+"""Who reads a student's games: how they are told, what is asked, what is made of answers (a real server: families)."""
 
 import json
 import math
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import envs
-from envs.base import State, rows_of
+from envs.base import State
 from tests.scripted_server import Server, serving
-from tests.test_families import ROOT, Served
-from tests.toys import make_toy
 from tutors.analyst import MOST, Finding, ScriptedAnalyst, VllmAnalyst, read, schema_of
 from tutors.client import Client
 from tutors.dialects import Trouble
@@ -113,6 +110,8 @@ def test_a_script_prefers_the_game_that_lost_less(accuracy: float) -> None:
 def test_an_answer_in_json_is_what_it_says() -> None:
     game = episode(BLUNDER)
     assert read(json.dumps(GOOD), VIEW, game) == [Finding(1, 0, -0.5, "it had to block")]
+    noise = json.dumps(GOOD).replace("it had", "it\x00\n\thad")  # what a schema's string lets through
+    assert read(noise, VIEW, game) == [Finding(1, 0, -0.5, "it\x00\n\thad to block")]
     thought = f"<think>{{not this}}</think>Here it is: {json.dumps(GOOD)} I hope that helps."
     assert read(thought, VIEW, game) == [Finding(1, 0, -0.5, "it had to block")]
     assert read('{"critical": []}', VIEW, game) == []
@@ -253,35 +252,3 @@ def test_a_server_that_goes_away_costs_the_games_and_no_more(server: Server, ana
     server.misbehave = never
     assert analyst.critical([episode(BLUNDER)] * 3) == [[]] * 3
     assert analyst.stats["silent/status_500"] == 3
-
-
-@pytest.mark.serve
-@pytest.mark.timeout(600)
-def test_a_real_server_keeps_a_model_of_random_weights_to_the_schema(tmp_path: Path) -> None:
-    """Without the schema such a model says nothing at all that can be read."""
-    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
-        pytest.skip("there is no .venv-vllm: make setup")
-    view = make_view(envs.make_game("blackjack"))
-    game = envs.make_game("blackjack")
-    state = game.deal(torch.rand(24, game.spec.deal_luck, generator=torch.Generator().manual_seed(1)))
-    told, actions = as_told(view, state, torch.ones(24, dtype=torch.int64))
-    games = []
-    for first in range(0, 24, 3):
-        rows = torch.arange(first, first + 3)
-        seen = torch.zeros(3, 2)
-        games.append(Episode(rows_of(told, rows), actions[rows], torch.tensor([0.0, 0.0, -1.0]), seen, -1.0, 0))
-    served = Served(make_toy("llama", tmp_path / "toy", positions=8192), tmp_path)
-    try:
-        served.start()
-        served.wait()
-        analyst = VllmAnalyst(view, served.model, [served.client], 2000, 3)
-        found = analyst.critical(games)
-        assert sum(analyst.stats[kind] for kind in analyst.stats if kind.startswith("silent/")) <= len(games) // 2
-        assert analyst.stats["silent/not_json"] + sum(bool(named) for named in found) >= 1
-        for named in found:
-            assert all(0 <= one.step < 3 and one.action in (0, 1) and -1 <= one.reward <= 1 for one in named)
-        said = analyst.prefers([(games[0], games[1]), (games[1], games[0])])
-        assert all(one is not None and 0 <= one <= 1 for one in said)
-    finally:
-        served.end()
-        served.client.close()

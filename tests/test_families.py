@@ -10,17 +10,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import envs
-from envs.base import State
+from envs.base import State, rows_of
 from tests.scripted_server import serving
 from tests.test_vllm import positions, silences
 from tests.toys import FAMILIES, LETTERS, make_toy
+from tutors.analyst import VllmAnalyst, schema_of
 from tutors.client import Client
 from tutors.dialects import Completions
+from tutors.episodes import Episode, as_told
 from tutors.label import LabelWay
 from tutors.models import Model, fill
 from tutors.server import listed, serve_command, stop, surroundings
@@ -115,6 +118,33 @@ def test_every_family_answers_in_letters(served: dict[str, Served], name: str) -
     for letter in LETTERS:  # the token that a model would really write there
         spaced = before + (" " if name == "vicuna" else "") + letter
         assert tokens_of(one, prompt=spaced)[-1] == dialect.ids[letter]
+
+
+def test_a_model_of_random_weights_is_kept_to_a_schema(
+    served: dict[str, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would say nothing that can be read. Here it must name a step, whose reason is noise and whose letter fits."""
+
+    def demanding(labels: Any, steps: int) -> dict[str, Any]:
+        schema = schema_of(labels, steps)
+        schema["properties"]["critical"] |= {"minItems": 1, "maxItems": 1}
+        return schema
+
+    monkeypatch.setattr("tutors.analyst.schema_of", demanding)
+    one, game = served["llama"], envs.make_game("blackjack")
+    view = make_view(game)
+    state = game.deal(torch.rand(12, game.spec.deal_luck, generator=torch.Generator().manual_seed(1)))
+    told, actions = as_told(view, state, torch.ones(12, dtype=torch.int64))
+    games = []
+    for rows in torch.arange(12).split(3):
+        rewards, seen = torch.tensor([0.0, 0.0, -1.0]), torch.zeros(3, 2)
+        games.append(Episode(rows_of(told, rows), actions[rows], rewards, seen, -1.0, 0))
+    analyst = VllmAnalyst(view, one.model, [one.client], 800, 3)
+    found = analyst.critical(games)
+    assert any(found)
+    assert all(0 <= one.step < 3 and one.action in (0, 1) for named in found for one in named)
+    said = analyst.prefers([(games[0], games[1]), (games[1], games[0])])
+    assert all(one is not None and 0 <= one <= 1 for one in said)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

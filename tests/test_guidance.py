@@ -433,6 +433,9 @@ def test_who_fades_is_advised_everywhere_and_then_nowhere(name: str, algo: str, 
     half = len(wanted) // 2
     if METHODS[name].fades:
         assert wanted == [1.0] * half + [0.0] * half
+        strength = series(tmp_path / "run", "tutor/strength")
+        assert strength == sorted(strength, reverse=True)
+        assert (strength[0] > 0, strength[-1]) == (True, 0)
         told = replace(config, folder=tmp_path / "told", tutoring=replace(config.tutoring, consult_to=0.5))
         train(told)
         rarer = series(tmp_path / "told", "tutor/wanted")

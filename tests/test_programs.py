@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import envs
 from agents import A2CConfig
@@ -86,6 +89,24 @@ def test_tensorboard_and_csv_hold_the_same_tags_of_the_design(run: Path) -> None
     assert [event.value for event in events.Scalars("tutor/consult_probability")] == pytest.approx(written)
     assert written[0] == pytest.approx(1 - 0.9 * 640 / 2016, abs=0.01)
     assert written[-1] == pytest.approx(0.1)
+
+
+def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(run: Path) -> None:
+    events = EventAccumulator(str(run)).Reload()
+    content = events.PluginTagToContent("hparams")
+    began = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info.hparams
+    assert began["algo"].string_value == "dqn"
+    assert began["agent.learning_rate"].number_value == pytest.approx(7e-4)
+    assert began["tutoring.tutor"].string_value == "scripted"
+    assert "device" not in began, "what changes nothing of what is learned does not sort"
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    assert [info.name.tag for info in experiment.metric_infos] == ["eval/mean_return"]
+    layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    patterns = [tag for part in layout.category for chart in part.chart for tag in chart.multiline.tag]
+    scalars = events.Tags()["scalars"]
+    assert "eval/mean_return" in patterns
+    for pattern in patterns:
+        assert pattern == "silent/.*" or any(re.search(pattern, tag) for tag in scalars), f"nothing is {pattern}"
 
 
 def test_the_shares_of_time_add_up_to_one(run: Path) -> None:

@@ -114,3 +114,18 @@ def test_what_reuse_saves_is_what_the_sweep_wrote() -> None:
             shown = [format(float(budgets[2]["score"]), score), alone]
             wanted = f"{int(budgets[0]['consulted']):,}"
             assert cells == [wanted, *asked, *(number.replace("-", "−") for number in shown)]
+
+
+def test_what_guidance_does_is_what_the_studies_say() -> None:
+    """A cell is the gain in area beside a student alone; bold where its interval leaves out 0."""
+    for path in (ROOT / "results" / "study").glob("*.csv"):
+        command, *lines = path.read_text().splitlines()
+        assert f"studies/{path.stem}.toml" in command
+        rows = [row for row in csv.DictReader(lines) if row["tutor"] != "none"]
+        assert rows
+        accuracies = sorted({row["tutor"] for row in rows})
+        for row in rows:
+            gain, low, high = (float(row[name]) for name in ("area_gain", "area_gain_low", "area_gain_high"))
+            shown = format(gain, "+.2f").replace("-", "−")
+            cells = row_with(row["student"], row["game"], f"`{row['guidance']}`")
+            assert cells[3 + accuracies.index(row["tutor"])] == (f"**{shown}**" if low > 0 or high < 0 else shown)

@@ -11,6 +11,7 @@ from tutors.models import Model, find_model
 from tutors.tiny.model import Shape
 
 LETTERS = "ABCDEFG"
+POSITIONS = 4096
 
 
 class Family(NamedTuple):
@@ -47,7 +48,7 @@ FAMILIES = {
 }
 
 
-def make_toy(name: str, folder: Path, positions: int = 2048) -> Model:
+def make_toy(name: str, folder: Path) -> Model:
     """Write what vLLM needs to serve a toy of a family with random weights, and return it as a tutor's model."""
     family = FAMILIES[name]
     folder.mkdir()
@@ -61,7 +62,7 @@ def make_toy(name: str, folder: Path, positions: int = 2048) -> Model:
     if family.chat_template:
         told["chat_template"] = family.chat_template
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    shape = Shape(tokenizer.get_vocab_size(), width=64, layers=2, heads=2, hidden=128, positions=positions)
+    shape = Shape(tokenizer.get_vocab_size(), width=64, layers=2, heads=2, hidden=128, positions=POSITIONS)
     config = shape.as_hugging_face() | {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -69,7 +70,7 @@ def make_toy(name: str, folder: Path, positions: int = 2048) -> Model:
         "eos_token_id": tokenizer.token_to_id("<end>"),
     }
     (folder / "config.json").write_text(json.dumps(config))
-    serve = ("--max-model-len", str(positions), "--enforce-eager", "--load-format", "dummy", "--block-size", "32")
+    serve = ("--max-model-len", str(POSITIONS), "--enforce-eager", "--load-format", "dummy", "--block-size", "32")
     return replace(find_model(name), model=str(folder), serve=serve)
 
 

@@ -233,7 +233,7 @@ def read(text: str, view: View, episode: Episode) -> list[Finding] | Trouble:
     """
     text = text.rpartition("</think>")[2]
     try:
-        named = json.loads(text[text.index("{") : text.rindex("}") + 1])["critical"]
+        named = json.loads(text[text.index("{") : text.rindex("}") + 1], strict=False)["critical"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return Trouble("not_json")
     if not isinstance(named, list):
