@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from agents import Agent
 from agents.checkpoint import save_checkpoint
-from agents.parallel import rank
+from agents.parallel import rank, ranks, share
 from envs.base import Env, Step
 from envs.opponents import SelfPlay
 from envs.score import Score
-from run import Config
+from run import Config, config_of
 from tutors.asking import Asking, Rations
 from tutors.desk import Desk
+from tutors.guidance import METHODS
 
 NUMBERS = ("global_step", "updates", "guided_from")  # of a run that goes on
 PARTS = ("agent", "env", "score", "guidance", "asking")
@@ -35,6 +36,37 @@ HARMLESS = {  # flags that change nothing of what is learned
     *("tutoring.tutor_url", "tutoring.tutor_key_file", "tutoring.tutor_wait", "tutoring.tutor_deadline"),
     *("tutoring.tutor_optional",),
 }
+
+
+def settled(config: Config) -> tuple[Config, bool]:
+    """Return a run's config with its folder, and whether a run goes on there; else a new one begins.
+
+    A run that reads a student's games, and has not done so yet, is a new one.
+
+    Raises:
+        ValueError: there is no run to go on with, or it began otherwise; or there is one where a new one is to begin.
+    """
+    source, method, goes_on = config.resume, config.guiding.guidance, False
+    if METHODS[method].pauses:
+        if source is None:
+            raise ValueError(f"--guidance {method} reads a student's games: --resume says which run's")
+        if ranks() > 1:
+            raise ValueError(f"--guidance {method} reads games in one process: leave out torchrun")
+        # what was read is looked up everywhere, and nobody is asked about positions
+        quiet = {"asking": "early", "ask_budget": 0, "reuse": math.inf, "nowait": False, "advice_store": None}
+        config = replace(config, tutoring=replace(config.tutoring, **quiet))
+    if source is not None and config.folder in (None, source):
+        before = config_of(source)
+        goes_on = not METHODS[method].pauses or before.guiding.guidance == method
+        changed = differences(before, config) if goes_on else []
+        if changed and not config.force:
+            raise ValueError(f"{source} began otherwise: {'; '.join(changed)}. --force goes on all the same")
+        if goes_on:
+            config = replace(config, folder=source, resume=before.resume)
+    config = replace(config, folder=share(config.folder or new_folder(config)))
+    if share((config.folder / "config.json").exists() and not goes_on):
+        raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own, or --resume")
+    return config, goes_on
 
 
 def differences(before: Config, now: Config) -> list[str]:

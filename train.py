@@ -14,7 +14,7 @@ from torch import Tensor
 from agents import Agent
 from agents.base import Choice, Heard, Proposal
 from agents.capture import accelerate
-from agents.checkpoint import load_checkpoint
+from agents.checkpoint import load_checkpoint, write
 from agents.parallel import join, leave, portion, rank, ranks, share, total
 from envs.base import Env, Step
 from envs.luck import ADVISING, GUIDING, Luck
@@ -23,8 +23,8 @@ from envs.score import Score
 from evaluate import Result, judge
 from log import Log, Stopwatch
 from pause import pause, reading_desk
-from resume import Resumable, Stop, alone_in, differences, new_folder, settings
-from run import Config, config_of, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
+from resume import Resumable, Stop, alone_in, settings, settled
+from run import Config, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
 from tutors.asking import Asking, Rations, Wish, consult_probability
 from tutors.base import Advice, TutorError
@@ -45,24 +45,9 @@ def train(config: Config) -> dict[str, object]:
     """
     device = join(find_device(config.device))
     config.check()
-    source, pauses, goes_on = config.resume, METHODS[config.guiding.guidance].pauses, False
-    if source is not None:
-        paused = config_of(source).guiding.guidance == config.guiding.guidance
-        goes_on = config.folder in (None, source) and (paused or not pauses)
-    elif pauses:
-        raise ValueError(f"--guidance {config.guiding.guidance} reads a student's games: --resume says which run's")
-    if pauses:  # what was read is looked up everywhere, and nobody is asked about positions
-        quiet = {"asking": "early", "ask_budget": 0, "reuse": math.inf, "nowait": False, "advice_store": None}
-        config = replace(config, tutoring=replace(config.tutoring, **quiet))
-    if goes_on:
-        changed = differences(config_of(source), config)
-        if changed and not config.force:
-            raise ValueError(f"{source} began otherwise: {'; '.join(changed)}. --force goes on all the same")
-        config = replace(config, folder=source, resume=config_of(source).resume)
-    config = replace(config, device=device, folder=share(config.folder or new_folder(config)))
+    config, goes_on = settled(replace(config, device=device))
+    source, pauses = config.folder if goes_on else config.resume, METHODS[config.guiding.guidance].pauses
     console.quiet = rank() > 0
-    if share((config.folder / "config.json").exists() and not goes_on):
-        raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own, or --resume")
     state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), ranks())
     if state is not None and state["global_step"] >= config.total_steps:
         done = f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps"
@@ -100,11 +85,7 @@ def train(config: Config) -> dict[str, object]:
         summary = training.run()
         if rank() == 0:
             log.compare(dict(settings(asdict(config))), summary["eval"]["mean_return"])
-            unfinished = config.folder / "summary.tmp"
-            unfinished.write_text(json.dumps(summary, indent=2) + "\n")
-            unfinished.replace(
-                config.folder / "summary.json"
-            )  # whole or not at all: who finds it thinks the run is done
+            write(config.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     return summary
 
 

@@ -26,9 +26,10 @@ from agents import A2CConfig
 from agents.checkpoint import load_checkpoint
 from envs.opponents import Negamax, tactical
 from log import Log
+from resume import new_folder
 from run import Config, config_from_json, evaluation_env, make_agent, tuned_for
 from tests.scripted_server import serving
-from train import Training, new_folder, train
+from train import Training, train
 from tutors import TutorConfig
 
 ROOT = Path(__file__).parent.parent
