@@ -22,4 +22,4 @@ soak: setup
 	.venv/bin/python -m tests.soak --seconds 600
 
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10

@@ -100,6 +100,16 @@ class Guidance:
         """Return which moments the policy learns from, (B,) bool; None for all. The value learns from all."""
         return None
 
+    def future(self, future: Tensor, values: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+        """Return what a position is worth that a value aims at, (B,), of the student's own estimate `future`.
+
+        Args:
+            values: (B, A), what the target network holds of the actions there.
+            legal: (B, A) bool.
+            extras: of that moment; zeros where it is not known yet.
+        """
+        return future
+
     def advantage(self, advantages: Tensor, extras: Extras) -> Tensor:
         """Return the advantages (T, N) to learn from."""
         return advantages

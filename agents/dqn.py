@@ -77,7 +77,9 @@ def dqn_loss(
     terminated. Source: arXiv:1509.06461, eq. 4; arXiv:1710.02298, section 3.
     """
     with torch.no_grad():  # what will be told there is not known yet
-        future = taken(target(batch.next_obs), best_legal(network(batch.next_obs), batch.next_legal))
+        theirs = target(batch.next_obs)
+        future = taken(theirs, best_legal(network(batch.next_obs), batch.next_legal))
+        future = guidance.future(future, theirs, batch.next_legal, batch.next_extras)
         aim = batch.reward + batch.discount * future
     values = network(batch.obs, guidance.see(batch.extras))
     value = taken(values, batch.action)

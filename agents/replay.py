@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.base import NOTHING, Extras, Shapes
-from envs.base import Env, Step
+from envs.base import Env, Step, where
 
 
 class Batch(NamedTuple):
@@ -24,6 +24,7 @@ class Batch(NamedTuple):
     next_legal: Tensor  # (B, A) bool
     legal: Tensor  # (B, A) bool, of `obs`
     extras: Extras = NOTHING  # what a method of guidance keeps, (B, …) each, of the first of the n moments
+    next_extras: Extras = NOTHING  # of the moment after them; zeros where there is none yet, or another game's
 
 
 class Replay:
@@ -82,12 +83,17 @@ class Replay:
             reward = reward + discount * self.rewards[place, game] * alive
             discount = torch.where(alive, discount * gamma, discount)
             alive = alive & ~(self.terminations[place, game] | self.truncations[place, game])
+        follows, following = alive & (first + n_step < self.written), (first + n_step) % self.moments
         first = first % self.moments
         obs, legal = self.look({name: ring[first, game] for name, ring in self.states.items()})
         next_obs, next_legal = self.look({name: ring[last, game] for name, ring in self.final_states.items()})
         discount = discount * ~self.terminations[last, game]
         extras = {name: ring[first, game] for name, ring in self.extras.items()}
-        return Batch(obs, self.actions[first, game], reward, discount, next_obs, next_legal, legal, extras)
+        after = {
+            name: where(follows, ring[following, game], torch.zeros_like(extras[name]))
+            for name, ring in self.extras.items()
+        }
+        return Batch(obs, self.actions[first, game], reward, discount, next_obs, next_legal, legal, extras, after)
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole ring."""

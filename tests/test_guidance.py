@@ -153,6 +153,33 @@ def test_a_distance_to_the_tutor_is_added_to_the_loss(name: str, algo: str) -> N
     assert (slope[heard.heeded].abs().sum(1) > 0).float().mean() > 0.5
 
 
+def test_a_kl_regularised_value_lies_between_the_tutor_s_and_the_best() -> None:
+    """The formula of distill.py; what no advice is known of keeps its own estimate, to the bit."""
+    method, _, heard, legal, choice = chosen("kl", "dqn", 3.0)
+    values, own = draw(60, ROWS, ACTIONS) * 2 - 1, draw(61, ROWS)
+    found = method.future(own, values, legal, choice.extras)
+    for row in range(ROWS):
+        if not heard.heeded[row]:
+            assert found[row] == own[row]
+            continue
+        may = legal[row].tolist()
+        prior = [(1 - DOUBT) * p + DOUBT / sum(may) for p in heard.advised[row].tolist()]
+        worth = [(p, q) for p, q, ok in zip(prior, values[row].tolist(), may, strict=True) if ok]
+        assert found[row].item() == pytest.approx(
+            0.3 * math.log(sum(p * math.exp(q / 0.3) for p, q in worth)), abs=1e-5
+        )
+        assert sum(p * q for p, q in worth) - 1e-5 <= found[row] <= max(q for _, q in worth) + 1e-5
+    method.strength.fill_(1e-4)
+    cold = method.future(own, values, legal, choice.extras)
+    best = values.masked_fill(~legal, -torch.inf).amax(1)
+    torch.testing.assert_close(cold[heard.heeded], best[heard.heeded], atol=0.01, rtol=0)
+    method.strength.zero_()
+    assert method.future(own, values, legal, choice.extras).equal(own)
+    silent = {"advised": torch.zeros_like(heard.advised)}
+    method.strength.fill_(3.0)
+    assert method.future(own, values, legal, silent).equal(own)
+
+
 def test_going_down_the_distance_leads_to_the_tutor() -> None:
     for name in ("distill", "kl"):
         method, _, heard, legal, choice = chosen(name, "ppo", 1.0)

@@ -243,6 +243,29 @@ def test_what_a_method_keeps_comes_back_with_its_moment_and_survives_saving() ->
         assert [seen[game, moment] for game, moment in batch.extras["mark"].tolist()] == batch.obs.tolist()
 
 
+@pytest.mark.parametrize("n_step", [1, 2, 3])
+@pytest.mark.parametrize("moments", [6, 27])
+def test_what_is_kept_of_the_moment_after_the_last_one_is_zeros_where_there_is_none(n_step: int, moments: int) -> None:
+    """None: the game ended before, or nobody has been there yet."""
+    env = Env(Journey(), GAMES)
+    replay = Replay(30, env, {"mark": ((2,), torch.int64)})
+    step, ended = env.reset(), []
+    for moment in range(moments):
+        action = torch.zeros(GAMES, dtype=torch.int64)
+        after = env.step(action)
+        marks = torch.stack([torch.arange(GAMES), torch.full((GAMES,), moment)], 1)
+        replay.add(step, action, after, {"mark": marks})
+        ended.append((after.terminated | after.truncated).tolist())
+        step = after
+    batch = replay.sample(evenly(300), n_step, 0.9)
+    nobody = 0
+    for (game, moment), found in zip(batch.extras["mark"].tolist(), batch.next_extras["mark"].tolist(), strict=True):
+        there = moment + n_step < moments and not any(ended[at][game] for at in range(moment, moment + n_step))
+        assert found == ([game, moment + n_step] if there else [0, 0])
+        nobody += not there
+    assert 0 < nobody < 300
+
+
 def test_two_boards_of_connect_four_are_32_bytes_where_two_observations_are_672() -> None:
     env = make("connect4", 5)
     state = Replay(100, env).state_dict()
