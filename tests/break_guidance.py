@@ -38,9 +38,23 @@ BUGS = [
     Bug(
         "the divergence the other way round",
         f"{GUIDANCE}distill.py",
-        "apart = log_probs.exp() * (log_probs - tutor.clamp(min=1e-30).log())",
-        "apart = tutor * (tutor.clamp(min=1e-30).log() - log_probs)",
+        "apart = log_probs.exp() * (log_probs - self.doubted(advised, legal).clamp(min=1e-30).log())",
+        "apart = advised * (advised.clamp(min=1e-30).log() - log_probs)",
         "guidance",
+    ),
+    Bug(
+        "the soft value without the tutor",
+        f"{GUIDANCE}distill.py",
+        "weighed = self.doubted(advised, legal)",
+        "weighed = (legal / legal.sum(1, keepdim=True))",
+        "guidance",
+    ),
+    Bug(
+        "the next moment may be another game's",
+        "agents/replay.py",
+        "follows, following = alive & (first",
+        "follows, following = (first",
+        "replay",
     ),
     Bug(
         "the divergence is felt without advice",
