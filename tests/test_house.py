@@ -22,6 +22,7 @@ PROGRAMS = (
     "run.py",
     "resume.py",
     "pause.py",
+    "watch.py",
     "log.py",
 )
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
