@@ -71,9 +71,6 @@ BUGS = [
         "return log_probs",
         "guidance",
     ),
-    Bug(
-        "the mask forgets what is legal", f"{GUIDANCE}mask.py", "believed & legal, legal", "believed, legal", "guidance"
-    ),
     Bug("the mask lies on all moments", f"{GUIDANCE}mask.py", "(luck[:, -1] < self.strength)", "True", "guidance"),
     Bug(
         "a hint where none is heeded",

@@ -25,7 +25,7 @@ class Mask(Guidance):
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
         masked = heard.heeded & (luck[:, -1] < self.strength)
         believed = heard.advised >= PLAUSIBLE * heard.advised.amax(1, keepdim=True)
-        plausible = torch.where(masked[:, None], believed & legal, legal)
+        plausible = torch.where(masked[:, None], believed, legal)
         extras = {"plausible": plausible}
         if not self.has_policy:
             may = taken(plausible, proposal.action)
