@@ -127,5 +127,5 @@ def test_what_guidance_does_is_what_the_studies_say() -> None:
         for row in rows:
             gain, low, high = (float(row[name]) for name in ("area_gain", "area_gain_low", "area_gain_high"))
             shown = format(gain, "+.2f").replace("-", "−")
-            cells = row_with(row["student"], row["game"], f"`{row['guidance']}`")
+            cells = row_with(row["game"], row["student"], f"`{row['guidance']}`")
             assert cells[3 + accuracies.index(row["tutor"])] == (f"**{shown}**" if low > 0 or high < 0 else shown)
