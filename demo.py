@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluate import Evaluation, Result, evaluate
+from resume import new_folder
 from run import run_program, tuned
-from train import new_folder, train
+from train import train
 from tutors import DEFAULT_URL, TutorConfig
 from tutors.client import Client
 from tutors.models import find_model

@@ -118,7 +118,7 @@ def run(told: Run) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     failed = []
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(str(place), total=len(todo), completed=len(todo) - len(left))
+        task = progress.add_task(place.name, total=len(todo), completed=len(todo) - len(left))
         for turn in (True, False):  # what others go on with comes first
             part = [one for one in left if (one[0].cell.guidance == FIRST) == turn]
             for job, code in all_of(part, place, told.jobs):

@@ -84,7 +84,8 @@ def train(config: Config) -> dict[str, object]:
             (config.folder / "config.json").write_text(config.to_json() + "\n")
         summary = training.run()
         if rank() == 0:
-            log.compare(dict(settings(asdict(config))), summary["eval"]["mean_return"])
+            told = {name: part for name, part in json.loads(config.to_json()).items() if name != "versions"}
+            log.compare(dict(settings(told)), summary["eval"]["mean_return"])  # as config.json: without passwords
             write(config.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
     return summary
 

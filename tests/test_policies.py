@@ -72,7 +72,7 @@ class Told(nn.Module):
         super().__init__()
         self.logits, self.told = nn.Parameter(logits), nn.Parameter(value)
 
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, besides: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.logits, self.told
 
 

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -311,7 +312,7 @@ def test_a_study_does_all_its_runs_as_told(done: Path) -> None:
 
 
 def test_the_report_is_what_the_runs_say(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study.report(Report(done, done.parent / "runs", done.parent / "out" / "table.csv"))
+    study.report(Report(done, done.parent / "runs", out=done.parent / "out" / "table.csv"))
     assert "4 of 4 cells" in capsys.readouterr().out
     rows = rows_of(done.parent / "out" / "table.csv")
     assert len(rows) == 4
@@ -438,11 +439,21 @@ def until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+@contextmanager
+def heeding_sigint() -> Iterator[None]:
+    """What is begun here heeds SIGINT: a shell's background jobs, and all that they begin, do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stopped(path: Path, number: int, jobs: int) -> int:
     """Start a study, send it a signal when as many runs are at work, and return its exit code when all is over."""
     folders = [path.parent / "runs" / job.name() for job in read_grid(path).jobs()[:jobs]]
     command = [sys.executable, "study.py", *told(path, "run", "--jobs", str(jobs))]
-    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with heeding_sigint():
+        running = subprocess.Popen(command, cwd=ROOT, **quiet)
     ours = {running.pid}
     try:
         until(lambda: all((one / "config.json").exists() and not (one / "left").exists() for one in folders))
