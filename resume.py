@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
@@ -184,9 +185,13 @@ class Resumable:
         self.saved_at = time.monotonic()
         self.saving = self.saved_at - began
 
-    def check(self, stats: dict[str, Tensor]) -> None:
-        """Raise ValueError, and leave diverged.json, where something of the last update is no number."""
-        numbers = {name: float(value) for name, value in stats.items()}
+    def check(self, stats: dict[str, Tensor]) -> dict[str, float]:
+        """Return the numbers of the last update, in one read-back.
+
+        Raises:
+            ValueError: one of them is no number; diverged.json says which.
+        """
+        numbers = dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True)) if stats else {}
         if not all(math.isfinite(value) for value in numbers.values()):
             told = {"global_step": self.global_step, **{name: str(value) for name, value in numbers.items()}}
             (self.config.folder / "diverged.json").write_text(json.dumps(told, indent=2) + "\n")
@@ -194,6 +199,7 @@ class Resumable:
                 f"training diverged before step {self.global_step:,}: see {self.config.folder / 'diverged.json'}. "
                 "The checkpoints are of before; a smaller --learning-rate or --max-grad-norm may help"
             )
+        return numbers
 
     def state_dict(self) -> dict[str, object]:
         """Return all that a run must have to go on as if it had never stopped."""

@@ -239,7 +239,7 @@ class Training(Resumable):
 
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last report, and show it in one line."""
-        self.check(stats)
+        numbers = self.check(stats)
         total(self.score.sums)
         now, played = time.monotonic(), self.score.take()
         sps = (self.global_step - self.logged_step) / (now - self.logged_at)
@@ -260,8 +260,7 @@ class Training(Resumable):
             if self.guidance.fades or self.guidance.pauses:
                 values["tutor/strength"] = float(self.guidance.strength)
             line += f"  wanted {values['tutor/wanted']:.0%}  hit rate {values['tutor/hit_rate']:.0%}"
-        if stats:
-            values |= dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True))
+        values |= numbers
         if self.log is not None:
             self.log.add(self.global_step, values | self.watch.shares())
         self.say(line)

@@ -88,7 +88,6 @@ class ScriptedAnalyst(Reader):
     def __init__(self, view: View, accuracy: float, depth: int, seed: int) -> None:
         self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
         self.stats = Counter()
-        self.identity: dict[str, Any] = {"tutor": "scripted"}
 
     def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
         self.stats["asked"] += len(episodes)
@@ -147,14 +146,13 @@ class VllmAnalyst(Reader):
         self.view, self.model, self.clients, self.tokens, self.tries = view, model, clients, tokens, tries
         self.name = model.name
         self.stats = Counter()
-        self.identity: dict[str, Any] = {"tutor": model.model}
 
     def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
         words = [f"{rules_of(self.view)}\n\n{TASK}\n\n{tell(self.view, episode)}" for episode in episodes]
         found: list[list[Finding] | Trouble] = [Trouble("deadline")] * len(episodes)
         lines, left = None, list(range(len(episodes)))
+        schema = json.dumps(schema_of(self.view.labels, longest(episodes)))
         for attempt in range(self.tries):
-            schema = json.dumps(schema_of(self.view.labels, longest(episodes)))
             wanted = Text(self.tokens, 1, TEMPERATURE if attempt else 0.0, attempt, schema)
             lines = lines or self._lines(Text(1))
             answers = self._ask(lines, [words[row] for row in left], wanted)
