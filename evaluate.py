@@ -28,7 +28,7 @@ from envs.luck import ADVISING, Luck, pick
 from run import (
     EVALUATION_SEED,
     Config,
-    config_from_json,
+    config_of,
     evaluation_env,
     find_device,
     make_agent,
@@ -149,10 +149,7 @@ class Evaluation:
                     "evaluate.py --who tutor --report --env connect4 --tutor tiny"
                 )
             return Config(env=self.env or Config.env, tutoring=named)
-        path = self.run / "config.json"
-        if not path.is_file():
-            raise ValueError(f"{self.run} is not a run: there is no {path}")
-        config = config_from_json(path.read_text())
+        config = config_of(self.run)
         if self.fill and self.env is None and named.tutor != "none":
             return replace(config, tutoring=named)
         if (
@@ -217,7 +214,7 @@ def fill_for(evaluation: Evaluation) -> str:
     config = evaluation.config()
     if evaluation.run is None or config.tutoring.advice_store is None:
         raise ValueError("what is filled, and for whose student? evaluate.py RUN --fill --advice-store FILE")
-    trained = config_from_json((evaluation.run / "config.json").read_text())
+    trained = config_of(evaluation.run)
     agent = saved_student(evaluation.run, trained, "cpu")
     options = (*config.env_kwargs, *evaluation.env_kwargs)
     patient = replace(config.tutoring, tutor_deadline=max(config.tutoring.tutor_deadline, DEADLINE))

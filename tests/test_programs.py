@@ -253,7 +253,7 @@ def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None
 def test_evaluating_what_is_no_run_is_refused(tmp_path: Path) -> None:
     done = program("evaluate.py", str(tmp_path))
     assert done.returncode == 2
-    assert "is not a run" in done.stderr
+    assert "is no run" in done.stderr
 
 
 def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

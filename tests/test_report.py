@@ -457,7 +457,7 @@ def test_a_run_s_own_tutor_is_reported_on_in_its_own_view(tmp_path: Path) -> Non
         (("--who", "tutor", "--report", "--tutor", "scripted", "--env", "snake", "--view", "ful"), "did you mean"),
         (("--who", "tutor", "--report", "--tutor", "scripted", "--picture", "/nowhere/a.png"), "no folder /nowhere"),
         (("--who", "tutor", "--report", "--tutor", "scripted", "--view", "tests.test_report:Mute"), "has no expert"),
-        (("/nowhere", "--who", "tutor", "--report"), "is not a run"),
+        (("/nowhere", "--who", "tutor", "--report"), "is no run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
