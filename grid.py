@@ -53,7 +53,7 @@ class Grid:
     steps: dict[str, int]  # env steps of a run, by game
     points: int = 10  # evaluations of a run
     eval_episodes: int = 200  # games of each
-    flags: dict[str, str] | None = None  # further flags of train.py, by game or by student
+    flags: dict[str, str] | None = None  # further flags of train.py, by game, by student or by both: "ppo snake"
     begin: dict[str, int] | None = None  # env steps, by game, of a student alone, whom all other runs go on with
 
     def __post_init__(self) -> None:
@@ -73,10 +73,11 @@ class Grid:
         for game in self.begin or {}:
             if game not in self.games or not 0 < self.begin[game] < self.steps[game]:
                 raise ValueError(f"[begin] wants games of the study and fewer steps than theirs, not {game}")
+        both = [f"{student} {game}" for student in self.students for game in self.games]
         for name, told in (self.flags or {}).items():
             shlex.split(told)
-            if name not in (*self.games, *self.students):
-                raise ValueError(closest("game or student in [flags]", name, (*self.games, *self.students)))
+            if name not in (*self.games, *self.students, *both):
+                raise ValueError(closest("game or student in [flags]", name, (*self.games, *self.students, *both)))
         if not self.seeds or min(self.points, self.eval_episodes) < 1:
             raise ValueError("a study wants at least one seed, one evaluation and one game in it")
         names = [job.name() for job in self.jobs()]
@@ -123,7 +124,7 @@ class Grid:
                 told += f" --advice-store {shlex.quote(str(store))}"
         if (first := self.first(job)) is not None:
             told += f" --resume {shlex.quote(str(folder.with_name(first.name())))}"
-        further = " ".join((self.flags or {}).get(name, "") for name in (game, student))
+        further = " ".join((self.flags or {}).get(name, "") for name in (game, student, f"{student} {game}"))
         return [*shlex.split(f"{told} {further}"), "--folder", str(folder)]
 
 

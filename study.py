@@ -71,7 +71,8 @@ class Study:
                 if one not in known:
                     raise ValueError(closest(f"one of the {name} of {self.grid}", str(one), map(str, known)))
         games, students = (wanted.get(name, getattr(grid, name)) for name in ("games", "students"))
-        flags = {name: told for name, told in (grid.flags or {}).items() if name in (*games, *students)}
+        parts = {*games, *students}
+        flags = {name: told for name, told in (grid.flags or {}).items() if parts.issuperset(name.split())}
         begin = {name: steps for name, steps in (grid.begin or {}).items() if name in games}
         return replace(grid, flags=flags, begin=begin, **wanted)
 

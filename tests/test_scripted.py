@@ -179,6 +179,26 @@ def test_the_same_question_gets_the_same_answer_again(case: Case) -> None:
     assert ScriptedTutor(case.view, 0.5, DEPTH).advise(case.state).probs.equal(first)
 
 
+def test_a_fresh_tutor_errs_elsewhere_each_time_and_as_often(case: Case) -> None:
+    tutor = ScriptedTutor(case.view, 0.5, DEPTH, fresh=True)
+    times = [chosen_of(case.best, tutor.advise(case.state).probs.argmax(1)) for _ in range(20)]
+    by_luck = share(case.best.sum(1) / case.legal.sum(1))
+    assert abs(share(torch.stack(times)) - (0.5 + 0.5 * by_luck)) < bound(20 * case.rows)
+    both = (0.5 + 0.5 * case.best.sum(1) / case.legal.sum(1)).square().mean().item()
+    assert abs(share(torch.stack(times[1:]) & times[0]) - both) < 2 * bound(case.rows), (
+        "two times know nothing of each other"
+    )
+    sure = ScriptedTutor(case.view, 1.0, DEPTH, fresh=True)
+    assert chosen_of(case.best, sure.advise(case.state).probs.argmax(1)).all()
+
+
+def test_a_fresh_tutor_goes_on_where_its_count_of_questions_says(case: Case) -> None:
+    first, second = (ScriptedTutor(case.view, 0.5, DEPTH, fresh=True) for _ in range(2))
+    first.advise(case.state)
+    second.stats.update(first.stats)
+    assert first.advise(case.state).probs.equal(second.advise(case.state).probs)
+
+
 def test_the_rest_of_the_batch_does_not_matter(case: Case) -> None:
     expected = case.moves(0.5)
     order = torch.randperm(case.rows, generator=torch.Generator().manual_seed(0))
@@ -208,8 +228,9 @@ def test_the_identity_tells_tutors_apart(connect4: Case) -> None:
         ScriptedTutor(view, 0.6, 2, 0),
         ScriptedTutor(view, 0.5, 3, 0),
         ScriptedTutor(view, 0.5, 2, 1),
+        ScriptedTutor(view, 0.5, 2, 0, fresh=True),
     ]
-    assert len({str(tutor.identity) for tutor in tutors}) == 4
+    assert len({str(tutor.identity) for tutor in tutors}) == 5
     assert tutors[0].identity == ScriptedTutor(view, 0.5, 2, 0).identity
 
 

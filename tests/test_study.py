@@ -186,11 +186,12 @@ def test_the_flags_of_a_run_say_what_its_cell_says(tutor: str, reuse: str, said:
     assert arguments == [*shlex.split(f"{common} {said}"), "--folder", "/my runs/x"]
 
 
-def test_flags_may_be_of_a_game_and_of_a_student() -> None:
-    grid = grid_of(flags={"snake": "--env-kwargs 'size=6' time_limit=9", "ppo": "--hidden 8"})
+def test_flags_may_be_of_a_game_of_a_student_and_of_both() -> None:
+    flags = {"snake": "--env-kwargs 'size=6' time_limit=9", "ppo": "--hidden 8", "dqn snake": "--gamma 1"}
+    grid = grid_of(flags=flags)
     ends = {job.cell[:2]: grid.arguments(job, Path("x"), Path("y"))[14:-2] for job in grid.jobs()[:4]}
     game, student = ["--env-kwargs", "size=6", "time_limit=9"], ["--hidden", "8"]
-    assert list(ends.values()) == [[], student, game, game + student]
+    assert list(ends.values()) == [[], student, [*game, "--gamma", "1"], game + student]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,7 @@ def test_flags_may_be_of_a_game_and_of_a_student() -> None:
         ('games = ["connect4"]', 'games = ["conect4"]', "mean 'connect4'"),
         ('"override"', '"overide"', "no guidance is called 'overide'.*mean 'override'"),
         ("dqn = ", "pqo = ", r"no game or student in \[flags\] is called 'pqo'.*mean 'ppo'"),
+        ("dqn = ", '"dqn snake" = ', r"no game or student in \[flags\] is called 'dqn snake'.*mean 'dqn connect4'"),
         ("3_000", "2", r"\[steps\] gives connect4 fewer steps"),
         ("connect4 = 3_000", "snake = 3_000", r"\[steps\] gives connect4 fewer steps"),
         ("[1, 2]", "[]", "at least one seed"),

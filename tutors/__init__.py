@@ -63,6 +63,8 @@ class TutorConfig:
     """The tutor is silent where it gives the legal labels less probability than this."""
     tutor_accuracy: float = 1.0
     """How often the scripted tutor names a best move on purpose; else it names any legal one."""
+    tutor_fresh: bool = False
+    """The scripted tutor errs anew each time it is asked, as a language model does that samples its answers."""
     tutor_depth: int = 4
     """How many discs the scripted tutor looks ahead."""
     reuse: float = math.inf
@@ -138,7 +140,7 @@ def do_nothing() -> None:
 def hire(config: TutorConfig, view: View, spec: Spec, seed: int, log: Path, say: Say, stack: ExitStack) -> Tutor:
     """Return the tutor; `stack` lets go of it."""
     if config.tutor == "scripted":
-        return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed)
+        return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed, config.tutor_fresh)
     if config.tutor.startswith(PREFIX):
         tutor = RecordedTutor(config.tutor.removeprefix(PREFIX), spec, view, config.tutor_model)
         stack.callback(tutor.close)

@@ -16,30 +16,33 @@ from tutors.base import Advice, View
 class ScriptedTutor:
     """Names one of the search's best moves with probability `accuracy`, else any legal one.
 
-    Like a language model at temperature 0 it says the same about a position whenever it is asked.
+    Like a language model at temperature 0 it says the same about a position whenever it is asked; unless it is `fresh`,
+    like one that samples its answers.
 
     Args:
         view: which positions are the same, and what a search holds of them.
         accuracy: in [0, 1]. A random move may be a best one too.
         depth: how far the search looks ahead, in moves of both sides.
         seed: which positions it is wrong about.
+        fresh: it may be wrong about others whenever it is asked.
     """
 
-    def __init__(self, view: View, accuracy: float = 1.0, depth: int = 4, seed: int = 0) -> None:
+    def __init__(self, view: View, accuracy: float = 1.0, depth: int = 4, seed: int = 0, fresh: bool = False) -> None:
         if not 0 <= accuracy <= 1:
             raise ValueError(f"a tutor's accuracy lies between 0 and 1, not at {accuracy}")
         if depth < 1:
             raise ValueError(f"a search looks at least 1 disc ahead, not {depth}")
-        self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
+        self.view, self.accuracy, self.depth, self.seed, self.fresh = view, accuracy, depth, seed, fresh
         self.name = "scripted"
-        self.identity = {"tutor": "scripted", "depth": depth, "accuracy": accuracy, "seed": seed}
+        self.identity = {"tutor": "scripted", "depth": depth, "accuracy": accuracy, "seed": seed, "fresh": fresh}
         self.stats: Counter[str] = Counter()
 
     def advise(self, state: State) -> Advice:
         values, legal = self.view.values(state, self.depth), self.view.legal(state)
         rows = len(values)
         key = self.view.key(state)
-        chance = mix(key[:, 0] ^ mix(key[:, 1] + self.seed))
+        time = self.stats["asked"] if self.fresh else 0
+        chance = mix(key[:, 0] ^ mix(key[:, 1] + self.seed) ^ mix(torch.full_like(key[:, 0], time)))
         right = uniform(chance) < self.accuracy
         best = (values == values.amax(1, keepdim=True)) & legal
         action = pick(torch.where(right[:, None], best, legal), uniform(mix(chance)))
