@@ -2,7 +2,7 @@
 
 import shlex
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from run import tuned
 from tutors.guidance import METHODS
 
 ALONE = "none"  # the tutor of a student that has none
+PARTS = ("students", "games", "tutors", "guidance", "seeds")  # of which a study may do some
 FIRST = "first"  # in place of a guidance: the run that others go on with
 
 
@@ -152,3 +153,47 @@ def read_grid(path: Path) -> Grid:
         return Grid(**(told | lists))
     except (AttributeError, TypeError) as error:
         raise ValueError(f"the study {path} says something of the wrong type: {error}") from error
+
+
+@dataclass(frozen=True)
+class Study:
+    """What both commands must know."""
+
+    grid: Path = Path("studies/paper.toml")
+    """The file that describes the runs."""
+    folder: Path | None = None
+    """Where they keep things; runs/study/NAME if not given."""
+
+    students: tuple[str, ...] | None = None
+    """Of the grid, these alone; so with the next four."""
+    games: tuple[str, ...] | None = None
+    """These games."""
+    tutors: tuple[str, ...] | None = None
+    """These tutors."""
+    guidance: tuple[str, ...] | None = None
+    """These methods."""
+    seeds: tuple[int, ...] | None = None
+    """These seeds."""
+
+    def part(self) -> Grid:
+        """Return what is to be done of the grid.
+
+        Raises:
+            ValueError: it cannot be read, or has no such part.
+        """
+        grid = read_grid(self.grid)
+        wanted = {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+        for name, parts in wanted.items():
+            known = getattr(grid, name)
+            for one in parts:
+                if one not in known:
+                    raise ValueError(closest(f"one of the {name} of {self.grid}", str(one), map(str, known)))
+        games, students = (wanted.get(name, getattr(grid, name)) for name in ("games", "students"))
+        parts = {*games, *students}
+        flags = {name: told for name, told in (grid.flags or {}).items() if parts.issuperset(name.split())}
+        begin = {name: steps for name, steps in (grid.begin or {}).items() if name in games}
+        return replace(grid, flags=flags, begin=begin, **wanted)
+
+    def place(self) -> Path:
+        """Return the folder."""
+        return self.folder or Path("runs/study") / self.grid.stem

@@ -1,8 +1,8 @@
 """What runs come to: pure functions of the evaluations of a student alone, and intervals over seeds.
 
-Intervals are those of the percentile bootstrap (Efron & Tibshirani 1993). Why an interquartile mean, intervals and the
-probability of improvement: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice",
-arXiv:2108.13264.
+Intervals are those of the percentile bootstrap (Efron & Tibshirani 1993). Why an interquartile mean, stratified
+intervals and the probability of improvement: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
+statistical precipice", arXiv:2108.13264.
 """
 
 import csv
@@ -56,6 +56,15 @@ def steps_to(points: Points, aim: float) -> float:
     return next((float(step) for step, value in points if value >= aim), math.inf)
 
 
+def log_speedup(ours: Points, theirs: Points, aim: float) -> float:
+    """Return the logarithm of how many times sooner we reached `aim`; who never did counts as if at the end.
+
+    So it is at least this where they never did, and at most this where we did not.
+    """
+    own, other = (min(steps_to(points, aim), points[-1][0]) for points in (ours, theirs))
+    return math.log(other / own)
+
+
 def fall(points: Points, aim: float) -> float:
     """Return how far a student fell at most below the best it had had, from where it reached `aim`; 0 if never."""
     values = [value for step, value in points if step >= steps_to(points, aim)]
@@ -81,9 +90,16 @@ def iqm(values: Tensor) -> Tensor:
 
 def interval(values: Sequence[float], statistic: Callable[[Tensor], Tensor] = mean) -> tuple[float, float]:
     """Return the 95 % interval of a statistic over seeds."""
-    told = torch.tensor(values, dtype=torch.float64)
-    drawn = torch.randint(len(told), (RESAMPLES, len(told)), generator=torch.Generator().manual_seed(1))
-    low, high = statistic(told[drawn]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return stratified([values], statistic)
+
+
+def stratified(groups: Sequence[Sequence[float]], statistic: Callable[[Tensor], Tensor] = mean) -> tuple[float, float]:
+    """Return the 95 % interval of a statistic of all values together; each group's seeds are drawn for themselves."""
+    generator, drawn = torch.Generator().manual_seed(1), []
+    for values in groups:
+        told = torch.tensor(values, dtype=torch.float64)
+        drawn.append(told[torch.randint(len(told), (RESAMPLES, len(told)), generator=generator)])
+    low, high = statistic(torch.cat(drawn, 1)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 

@@ -3,82 +3,26 @@
 `study.py run` does what is left of a grid and may be stopped at any time; `study.py report` writes what came out.
 """
 
-import csv
-import json
 import multiprocessing.connection
 import os
 import shlex
 import shutil
 import sys
 import threading
-from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median, pstdev
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import train
-from envs import closest
-from grid import ALONE, FIRST, Cell, Grid, Job, read_grid
-from measures import Points, area, evaluations, fall, improvement, interval, iqm, late, steps_to, threshold
-from run import Config, run_program, tuned_for, versions
+from grid import FIRST, Job, Study
+from run import Config, run_program, tuned_for
+from writeup import Report, report
 
 console = Console(highlight=False)
-PARTS = ("students", "games", "tutors", "guidance", "seeds")
-HEADER = (
-    *Cell._fields,
-    *("seeds", "final", "final_low", "final_high", "area", "area_gain", "area_gain_low", "area_gain_high"),
-    *("improvement", "threshold", "reached", "steps_to_threshold", "fall", "spread", "asked", "hit_rate", "seconds"),
-)
-
-
-@dataclass(frozen=True)
-class Study:
-    """What both commands must know."""
-
-    grid: Path = Path("studies/paper.toml")
-    """The file that describes the runs."""
-    folder: Path | None = None
-    """Where they keep things; runs/study/NAME if not given."""
-
-    students: tuple[str, ...] | None = None
-    """Of the grid, these alone; so with the next four."""
-    games: tuple[str, ...] | None = None
-    """These games."""
-    tutors: tuple[str, ...] | None = None
-    """These tutors."""
-    guidance: tuple[str, ...] | None = None
-    """These methods."""
-    seeds: tuple[int, ...] | None = None
-    """These seeds."""
-
-    def part(self) -> Grid:
-        """Return what is to be done of the grid.
-
-        Raises:
-            ValueError: it cannot be read, or has no such part.
-        """
-        grid = read_grid(self.grid)
-        wanted = {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
-        for name, parts in wanted.items():
-            known = getattr(grid, name)
-            for one in parts:
-                if one not in known:
-                    raise ValueError(closest(f"one of the {name} of {self.grid}", str(one), map(str, known)))
-        games, students = (wanted.get(name, getattr(grid, name)) for name in ("games", "students"))
-        parts = {*games, *students}
-        flags = {name: told for name, told in (grid.flags or {}).items() if parts.issuperset(name.split())}
-        begin = {name: steps for name, steps in (grid.begin or {}).items() if name in games}
-        return replace(grid, flags=flags, begin=begin, **wanted)
-
-    def place(self) -> Path:
-        """Return the folder."""
-        return self.folder or Path("runs/study") / self.grid.stem
 
 
 @dataclass(frozen=True)
@@ -89,14 +33,6 @@ class Run(Study):
     """Runs at once, each with one thread."""
     dry_run: bool = False
     """Print the commands and stop."""
-
-
-@dataclass(frozen=True)
-class Report(Study):
-    """Write the study's table, cell by cell, as CSV."""
-
-    out: Path | None = None
-    """The CSV; results/study/NAME.csv if not given."""
 
 
 def run(told: Run) -> None:
@@ -176,70 +112,6 @@ def end_with(study: Any) -> None:
     """
     study.join()
     os._exit(1)
-
-
-def report(told: Report) -> None:
-    """Write a row for each cell of which all runs are finished, and say how many are not."""
-    grid, place = told.part(), told.place()
-    found: dict[Cell, list[tuple[Points, dict[str, Any]]]] = defaultdict(list)
-    for job in grid.jobs():
-        folder = place / job.name()
-        if (folder / "summary.json").exists():
-            found[job.cell].append((evaluations(folder), json.loads((folder / "summary.json").read_text())))
-    whole = {cell: runs for cell, runs in found.items() if len(runs) == len(grid.seeds)}
-    shown = [cell for cell in grid.cells() if cell in whole and cell.baseline() in whole]
-    rows = [row_of(cell, whole[cell], whole[cell.baseline()]) for cell in shown]
-    if not rows:
-        raise ValueError(f"no cell of {told.grid} has all its runs in {place}: python study.py run comes first")
-    out = told.out or Path("results/study") / f"{told.grid.stem}.csv"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    seconds = sum(summary["wall_seconds"] for runs in found.values() for _, summary in runs)
-    with out.open("w", newline="") as file:
-        words = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-        made = f"commit {versions()['commit']}, {versions()['machine']}, {seconds / 3600:.1f} hours of runs"
-        file.write(f"# {words} # {made}\n")
-        writer = csv.DictWriter(file, HEADER)
-        writer.writeheader()
-        writer.writerows(rows)
-    verdicts = Counter(verdict(row) for row in rows if row["tutor"] != ALONE)
-    console.print(
-        f"{out}: {len(rows)} of {len(grid.cells())} cells; {', '.join(f'{n} {v}' for v, n in verdicts.items())}"
-    )
-
-
-def row_of(cell: Cell, runs: list[tuple[Points, dict[str, Any]]], baselines: list[Any]) -> dict[str, Any]:
-    """Return what a cell comes to beside its baseline; runs of one seed stand in the same place."""
-    curves, alone = [points for points, _ in runs], [points for points, _ in baselines]
-    finals, aim = [late(points) for points in curves], threshold(alone)
-    gains = [area(ours) - area(theirs) for ours, theirs in zip(curves, alone, strict=True)]
-    steps = [steps_to(points, aim) for points in curves]
-    tutors = [summary["tutor"] or {} for _, summary in runs]
-    consulted = fmean(tutor.get("consulted", 0) for tutor in tutors)
-    numbers = (
-        len(runs),
-        float(iqm(torch.tensor(finals, dtype=torch.float64))),
-        *interval(finals, iqm),
-        fmean(area(points) for points in curves),
-        fmean(gains),
-        *interval(gains),
-        improvement(finals, [late(points) for points in alone]),
-        aim,
-        sum(step < float("inf") for step in steps),
-        median(steps),
-        fmean(fall(points, aim) for points in curves),
-        pstdev(finals),
-        fmean(tutor.get("asked", 0) for tutor in tutors),
-        fmean(tutor.get("hits", 0) for tutor in tutors) / max(consulted, 1),
-        fmean(summary["wall_seconds"] for _, summary in runs),
-    )
-    return dict(zip(HEADER, (*cell, *(round(number, 4) for number in numbers)), strict=True))
-
-
-def verdict(row: dict[str, Any]) -> str:
-    """Return whether a cell's students learned more on their way than those without a tutor: by its interval."""
-    if float(row["area_gain_low"]) > 0:
-        return "helps"
-    return "hurts" if float(row["area_gain_high"]) < 0 else "undecided"
 
 
 def main(told: Run | Report) -> None:

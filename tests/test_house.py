@@ -17,6 +17,8 @@ PROGRAMS = (
     "sweep.py",
     "study.py",
     "grid.py",
+    "findings.py",
+    "writeup.py",
     "measures.py",
     "demo.py",
     "run.py",

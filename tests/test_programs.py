@@ -48,7 +48,7 @@ TAGS = {
 
 def program(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, name, *flags], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, name, *flags], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
     )
 
 

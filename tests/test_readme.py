@@ -118,9 +118,9 @@ def test_what_reuse_saves_is_what_the_sweep_wrote() -> None:
 
 def test_what_guidance_does_is_what_the_studies_say() -> None:
     """A cell is the gain in area beside a student alone; bold where its interval leaves out 0."""
-    for path in (ROOT / "results" / "study").glob("*.csv"):
+    for path in (ROOT / "results" / "study").glob("*/cells.csv"):
         command, *lines = path.read_text().splitlines()
-        assert f"studies/{path.stem}.toml" in command
+        assert f"studies/{path.parent.name}.toml" in command
         rows = [row for row in csv.DictReader(lines) if row["tutor"] != "none"]
         assert rows
         accuracies = sorted({row["tutor"] for row in rows})

@@ -23,10 +23,22 @@ import pytest
 import torch
 
 import study
-from grid import ALONE, Cell, Grid, Job, read_grid
-from measures import Points, area, evaluations, fall, improvement, interval, iqm, late, steps_to, threshold
+from grid import ALONE, Cell, Grid, Job, Study, read_grid
+from measures import (
+    area,
+    evaluations,
+    fall,
+    improvement,
+    interval,
+    iqm,
+    late,
+    log_speedup,
+    steps_to,
+    stratified,
+    threshold,
+)
 from run import config_from_json
-from study import Report, Run, Study, row_of, verdict
+from study import Report, Run
 from tests.test_programs import ROOT, program
 
 TINY = """
@@ -91,6 +103,17 @@ def test_steps_to_is_the_first_evaluation_that_reached_the_aim_or_infinite() -> 
     assert [steps_to(points, aim) for aim in (-1, 0.5, 0.51, 0.9, 0.91)] == [10, 20, 40, 40, math.inf]
 
 
+def test_a_speedup_is_the_ratio_of_steps_and_who_never_came_counts_as_at_the_end() -> None:
+    late, early = [(10, 0.0), (40, 1.0), (80, 1.0)], [(10, 0.0), (20, 1.0), (60, 0.0)]
+    assert math.exp(log_speedup(early, late, 1.0)) == pytest.approx(2)
+    assert log_speedup(late, early, 1.0) == pytest.approx(-log_speedup(early, late, 1.0))
+    assert log_speedup(late, early, 0.0) == 0
+    assert math.exp(log_speedup(early, late, 2.0)) == pytest.approx(80 / 60), (
+        "neither came: the ends, whatever they are"
+    )
+    assert math.exp(log_speedup(late, [(10, 0.0), (50, 0.5)], 1.0)) == pytest.approx(50 / 40), "a lower bound"
+
+
 def test_fall_counts_from_where_the_aim_was_reached() -> None:
     points = [(1, 4.0), (2, 0.0), (3, 5.0), (4, 4.5), (5, 6.0), (6, 4.0), (7, 5.0)]
     assert [fall(points, aim) for aim in (4, 5, 6, 7)] == [4, 2, 2, 0]
@@ -131,6 +154,18 @@ def test_an_interval_is_one_of_the_statistic_that_was_asked_for() -> None:
     values = [1.0] * 15 + [100.0]
     assert interval(values, iqm) == (1, 1)
     assert interval(values)[1] > 10
+
+
+def test_a_stratified_interval_draws_each_group_for_itself() -> None:
+    apart = [[0.0] * 5, [10.0] * 5]
+    assert stratified(apart) == (5, 5), "the groups differ, the seeds of each do not"
+    assert interval([0.0] * 5 + [10.0] * 5)[1] > 7
+    groups, chance = [noise(8, 1), noise(12, 2)], random.Random(3)
+    means = sorted(
+        fmean(value for group in groups for value in chance.choices(group, k=len(group))) for _ in range(4000)
+    )
+    assert stratified(groups) == pytest.approx((means[100], means[3900]), abs=0.03)
+    assert stratified([noise(9)], iqm) == interval(noise(9), iqm)
 
 
 def test_improvement_is_the_share_of_pairs_won_and_a_tie_is_half_a_win() -> None:
@@ -244,41 +279,6 @@ def test_the_studies_of_this_house_can_be_read_and_one_is_the_papers() -> None:
     assert all(cell == cell.baseline() for cell in cells[:9])
 
 
-def test_a_row_is_what_is_worked_out_by_hand() -> None:
-    ours: list[Points] = [[(0, 0.0), (10, 1.0), (40, 0.5), (50, 1.0)], [(0, 0.0), (10, 0.0), (40, 2.0), (50, 2.0)]]
-    theirs: list[Points] = [[(0, 0.0), (50, 1.0)], [(0, 0.0), (50, 2.0)]]
-    tutors: list[Any] = [{"asked": 4, "hits": 6, "consulted": 10}, {"asked": 8, "hits": 3, "consulted": 40}]
-    runs = [(one, {"tutor": tutor, "wall_seconds": 2 + at}) for at, (one, tutor) in
-            enumerate(zip(ours, tutors, strict=True))]  # fmt: skip
-    row = row_of(Cell("g", "s", "t", "m", "3"), runs, [(points, {}) for points in theirs])
-    areas = [(5 + 22.5 + 7.5) / 50, (0 + 30 + 20) / 50]
-    numbers = {
-        "seeds": 2, "final": 1.5, "final_low": 1, "final_high": 2, "area": round(fmean(areas), 4),
-        "area_gain": round(fmean(areas) - 0.75, 4), "area_gain_low": 0, "area_gain_high": round(areas[0] - 0.5, 4),
-        "improvement": 2 / 4, "threshold": 1.425, "reached": 1, "steps_to_threshold": math.inf, "fall": 0,
-        "spread": 0.5, "asked": 6, "hit_rate": 9 / 50, "seconds": 2.5,
-    }  # fmt: skip
-    assert row == {"game": "g", "student": "s", "tutor": "t", "guidance": "m", "reuse": "3"} | numbers
-    alone = row_of(Cell("g", "s", ALONE, "none", "inf"), [(one, {"tutor": None, "wall_seconds": 1}) for one in theirs],
-                   [(points, {}) for points in theirs])  # fmt: skip
-    assert [alone[name] for name in ("area_gain", "improvement", "asked", "hit_rate")] == [0, 0.5, 0, 0]
-
-
-def test_one_run_that_is_unlike_the_others_does_not_decide_a_row() -> None:
-    ours: list[Points] = [[(0, 0.0), (10, 1.0), (50, 1.0)]] * 3 + [[(0, 0.0), (10, 0.0), (50, 8.0)]]
-    alone = [([(0, 0.0), (50, 1.0)], {})] * 4
-    row = row_of(Cell("g", "s", "t", "m", "3"), [(one, {"tutor": None, "wall_seconds": 1}) for one in ours], alone)
-    assert [row[name] for name in ("final", "threshold", "reached", "steps_to_threshold")] == [1, 0.95, 4, 10]
-    assert (row["final_low"], row["final_high"]) == interval([1, 1, 1, 8], iqm) != interval([1, 1, 1, 8])
-
-
-@pytest.mark.parametrize(("low", "high", "said"), [
-    (0.1, 0.2, "helps"), (-0.2, -0.1, "hurts"), (-0.1, 0.1, "undecided"), (0, 0.1, "undecided"), (-1, 0, "undecided"),
-])  # fmt: skip
-def test_a_verdict_wants_an_interval_on_one_side_of_nothing(low: float, high: float, said: str) -> None:
-    assert verdict({"area_gain_low": low, "area_gain_high": high}) == said
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a study of which all runs are finished."""
@@ -314,9 +314,9 @@ def test_a_study_does_all_its_runs_as_told(done: Path) -> None:
 
 
 def test_the_report_is_what_the_runs_say(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study.report(Report(done, done.parent / "runs", out=done.parent / "out" / "table.csv"))
+    study.report(Report(done, done.parent / "runs", out=done.parent / "out"))
     assert "4 of 4 cells" in capsys.readouterr().out
-    rows = rows_of(done.parent / "out" / "table.csv")
+    rows = rows_of(done.parent / "out" / "cells.csv")
     assert len(rows) == 4
     for row in rows:
         curves, alone, ends = [], [], []
@@ -389,9 +389,13 @@ def test_only_what_is_not_finished_is_tried_again_and_what_fails_is_told(done: P
 def invented(folder: Path, values: list[float]) -> None:
     """A run that scored these, as its folder shows it."""
     folder.mkdir(parents=True)
-    lines = [f"{at * 10},eval/mean_return,{value}\n{at * 10},eval/stderr,9" for at, value in enumerate(values)]
-    (folder / "metrics.csv").write_text("\n".join(["global_step,tag,value", *lines]))
+    lines = []
+    for at, value in enumerate(values, 1):
+        lines += [f"{at * 10},{at},eval/mean_return,{value}", f"{at * 10},{at},eval/stderr,9"]
+    (folder / "metrics.csv").write_text("\n".join(["global_step,wall_seconds,tag,value", *lines]))
     (folder / "summary.json").write_text(json.dumps({"tutor": None, "wall_seconds": 900}))
+    told = {"commit": "c0ffee", "python": "3", "torch": "2", "machine": "a loom"}
+    (folder / "config.json").write_text(json.dumps({"versions": told}))
 
 
 def test_the_report_leaves_out_what_is_not_whole(
@@ -399,7 +403,7 @@ def test_the_report_leaves_out_what_is_not_whole(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = written(tmp_path, TINY)
-    with pytest.raises(ValueError, match=r"no cell of .* has all its runs in runs/study/tiny: .* comes first"):
+    with pytest.raises(ValueError, match=r"no cell has all its runs in runs/study/tiny: .* comes first"):
         study.report(Report(path))
     jobs = read_grid(path).jobs()
     assert Study(path).place() == Path("runs/study/tiny")
@@ -407,10 +411,11 @@ def test_the_report_leaves_out_what_is_not_whole(
         if job.cell != jobs[0].cell or job.seed == 1:
             invented(Path("runs/study/tiny") / job.name(), [0.0, float(at)])
     study.report(Report(path))
-    assert "results/study/tiny.csv: 1 of 4 cells;" in capsys.readouterr().out, "dqn's baseline is not whole"
-    (row,) = rows_of(Path("results/study/tiny.csv"))
+    assert "results/study/tiny: 1 of 4 cells;" in capsys.readouterr().out, "dqn's baseline is not whole"
+    (row,) = rows_of(Path("results/study/tiny/cells.csv"))
     assert (row["student"], row["tutor"], float(row["final"]), float(row["area"])) == ("ppo", ALONE, 3, 1.5)
-    assert ", 1.5 hours of runs" in Path("results/study/tiny.csv").read_text()
+    made = Path("results/study/tiny/cells.csv").read_text().splitlines()[0]
+    assert made.endswith("# commit c0ffee, Python 3, PyTorch 2, a loom, 2 runs, 0.5 hours in all")
 
 
 def processes() -> dict[int, int]:
@@ -525,9 +530,9 @@ def test_a_study_of_runs_that_go_on(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("--learning-starts 500", ""))
     done = program("study.py", *told(path, "run"))
     assert done.returncode == 0, done.stderr
-    out = tmp_path / "out.csv"
+    out = tmp_path / "out"
     assert program("study.py", *told(path, "report", "--out", str(out))).returncode == 0
-    rows = list(csv.DictReader(out.read_text().splitlines()[1:]))
+    rows = rows_of(out / "cells.csv")
     assert [row["guidance"] for row in rows] == ["none", "modulate", "override"]
     for folder in (tmp_path / "runs").glob("connect4_ppo_*"):
         first = "_first_" in folder.name

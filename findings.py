@@ -1,0 +1,258 @@
+"""What a study comes to: numbers for each cell, and what they say of the claims of arXiv:2509.08329."""
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, pstdev
+from typing import Any, NamedTuple
+
+import torch
+
+from grid import ALONE, Cell, Grid
+from measures import (
+    Points,
+    area,
+    fall,
+    improvement,
+    interval,
+    iqm,
+    late,
+    log_speedup,
+    steps_to,
+    stratified,
+    threshold,
+)
+
+PAPER = "override"  # the guidance of the paper
+NONE = "0"  # no reuse
+COMPARABLE = 0.1  # of a baseline's way: final scores that lie closer are comparable
+
+
+class Outcome(NamedTuple):
+    """What one run came to."""
+
+    points: Points  # its evaluations, over env steps
+    clock: Points  # the same over seconds
+    summary: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Gain(NamedTuple):
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+class Claim(NamedTuple):
+    """A claim of the paper, what these data say of it, and the number behind that."""
+
+    words: str
+    verdict: str
+    number: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All cells that have all their runs, as their baselines have."""
+
+    grid: Grid
+    runs: dict[Cell, list[Outcome]]
+
+    def cells(self) -> list[Cell]:
+        """Return them in the grid's order."""
+        return [cell for cell in self.grid.cells() if {cell, cell.baseline()} <= self.runs.keys()]
+
+    def tutored(self) -> list[Cell]:
+        """Return those with a tutor."""
+        return [cell for cell in self.cells() if cell.tutor != ALONE]
+
+    def curves(self, cell: Cell) -> list[Points]:
+        """Return the evaluations of a cell's runs over env steps."""
+        return [run.points for run in self.runs[cell]]
+
+    def aim(self, cell: Cell) -> float:
+        """Return the score that counts as learned."""
+        return threshold(self.curves(cell.baseline()))
+
+    def way(self, cell: Cell) -> tuple[float, float]:
+        """Return where the baselines begin and how far they come, on average."""
+        alone = self.curves(cell.baseline())
+        first = fmean(points[0][1] for points in alone)
+        return first, fmean(late(points) for points in alone) - first
+
+    def shares(self, cell: Cell) -> list[float]:
+        """Return the final scores as shares of the baseline's way."""
+        first, way = self.way(cell)
+        return [(late(points) - first) / way for points in self.curves(cell)]
+
+    def speedups(self, ours: Cell, theirs: Cell, clock: bool = False) -> list[float]:
+        """Return the logarithm of how much sooner each run of a cell came to the threshold, in env steps or seconds."""
+        which = "clock" if clock else "points"
+        pairs = zip(self.runs[ours], self.runs[theirs], strict=True)
+        return [log_speedup(getattr(one, which), getattr(other, which), self.aim(ours)) for one, other in pairs]
+
+    def spread(self, cell: Cell) -> float:
+        """Return how far the final scores of the seeds lie apart: their standard deviation."""
+        return pstdev(late(points) for points in self.curves(cell))
+
+    def told(self, cell: Cell, what: str) -> float:
+        """Return what the tutors of a cell's runs counted, on average."""
+        return fmean((run.summary["tutor"] or {}).get(what, 0) for run in self.runs[cell])
+
+
+def findings(grid: Grid, place: Path) -> Findings:
+    """Return what the runs of a grid came to, of which a study has left those that are finished in `place`.
+
+    Raises:
+        ValueError: there is no cell of which all runs are finished, and those of its baseline.
+    """
+    runs: dict[Cell, list[Outcome]] = defaultdict(list)
+    for job in grid.jobs():
+        if (place / job.name() / "summary.json").exists():
+            runs[job.cell].append(outcome(place / job.name()))
+    found = Findings(grid, {cell: several for cell, several in runs.items() if len(several) == len(grid.seeds)})
+    if not found.cells():
+        raise ValueError(f"no cell has all its runs in {place}: python study.py run comes first")
+    return found
+
+
+def outcome(folder: Path) -> Outcome:
+    """Return what the run in a folder came to."""
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/mean_return"]
+    steps, seconds, scores = (
+        [number(row[name]) for row in rows]
+        for name, number in (("global_step", int), ("wall_seconds", float), ("value", float))
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    versions = json.loads((folder / "config.json").read_text())["versions"]
+    return Outcome(list(zip(steps, scores, strict=True)), list(zip(seconds, scores, strict=True)), summary, versions)
+
+
+def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
+    """Return what a cell comes to beside its baseline."""
+    curves, alone, aim = found.curves(cell), found.curves(cell.baseline()), found.aim(cell)
+    finals = [late(points) for points in curves]
+    gains = [area(ours) - area(theirs) for ours, theirs in zip(curves, alone, strict=True)]
+    speed = speed_of(found, [cell], Cell.baseline)
+    consulted = found.told(cell, "consulted")
+    numbers = {
+        "seeds": len(curves),
+        "final": float(iqm(torch.tensor(finals, dtype=torch.float64))),
+        **dict(zip(("final_low", "final_high"), interval(finals, iqm), strict=True)),
+        "area": fmean(area(points) for points in curves),
+        "area_gain": fmean(gains),
+        **dict(zip(("area_gain_low", "area_gain_high"), interval(gains), strict=True)),
+        "improvement": improvement(finals, [late(points) for points in alone]),
+        "threshold": aim,
+        "reached": sum(steps_to(points, aim) < math.inf for points in curves),
+        "steps_to_threshold": median(steps_to(points, aim) for points in curves),
+        "seconds_to_threshold": median(steps_to(run.clock, aim) for run in found.runs[cell]),
+        **dict(zip(("speedup", "speedup_low", "speedup_high"), speed, strict=True)),
+        "fall": fmean(fall(points, aim) for points in curves),
+        "spread": found.spread(cell),
+        "asked": found.told(cell, "asked"),
+        "hit_rate": found.told(cell, "hits") / max(consulted, 1),
+        "tokens": found.told(cell, "prompt_tokens") + found.told(cell, "answer_tokens"),
+        "seconds": fmean(run.summary["wall_seconds"] for run in found.runs[cell]),
+    }
+    return cell._asdict() | {name: round(number, 4) for name, number in numbers.items()}
+
+
+def speed_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell], clock: bool = False) -> Gain:
+    """Return how much sooner some cells came to the threshold than others, the geometric mean over all their runs."""
+    groups = [found.speedups(cell, other(cell), clock) for cell in cells]
+    middle = fmean(value for values in groups for value in values)
+    return Gain(*(math.exp(value) for value in (middle, *stratified(groups))))
+
+
+def gain_of(groups: Sequence[Sequence[float]]) -> Gain:
+    """Return the mean of all values."""
+    return Gain(fmean(value for values in groups for value in values), *stratified(groups))
+
+
+def claims(found: Findings) -> list[Claim]:
+    """Return the paper's claims, and what the cells that do as the paper did say of them."""
+    cells = [cell for cell in found.tutored() if cell.guidance == PAPER and found.way(cell)[1] > 0]
+    budgets = [budget for budget in found.grid.reuse if budget not in (NONE, "inf")]
+    published = [cell for cell in cells if cell.reuse in (NONE, *budgets)] or cells
+    if not published:
+        return []
+    speed = speed_of(found, published, Cell.baseline)
+    finals = gain_of([[share - 1 for share in found.shares(cell)] for cell in published])
+    said = [
+        Claim("tutoring accelerates convergence", above(speed, 1), f"speed-up {speed}, {len(published)} cells"),
+        Claim(
+            "at comparable final performance",
+            near(finals, COMPARABLE),
+            f"final score less the baseline's, as a share of its way: {finals}",
+        ),
+    ]
+    for budget in budgets:
+        if pairs := [cell for cell in cells if cell.reuse == budget and unused(cell) in found.runs]:
+            said += reuse_claims(found, pairs, budget)
+    for part in ("game", "student", "tutor"):
+        levels: dict[str, list[Cell]] = defaultdict(list)
+        for cell in published:
+            levels[getattr(cell, part)].append(cell)
+        if len(levels) > 1:
+            speeds = {name: speed_of(found, several, Cell.baseline) for name, several in levels.items()}
+            apart = max(one.low for one in speeds.values()) > min(one.high for one in speeds.values())
+            number = ", ".join(f"{name} {one}" for name, one in speeds.items())
+            said.append(Claim(f"the effect depends on the {part}", "supported" if apart else "undecided", number))
+    return said
+
+
+def reuse_claims(found: Findings, cells: Sequence[Cell], budget: str) -> list[Claim]:
+    """Return what a reuse budget does beside none, paired by seed."""
+    without = [unused(cell) for cell in cells]
+    steps, seconds = (speed_of(found, cells, unused, clock) for clock in (False, True))
+    falls = falls_of(found, cells, unused)
+    asked = [sum(found.told(cell, "asked") for cell in several) for several in (cells, without)]
+    same = sum(found.curves(cell) == found.curves(other) for cell, other in zip(cells, without, strict=True))
+    number = f"{steps} times sooner in env steps; {same} of {len(cells)} cells have the very same curves"
+    wall = f"{seconds} times sooner in seconds, {asked[0] / max(asked[1], 1):.0%} of the questions"
+    return [
+        Claim(f"reuse {budget} shortens training further, in env steps", above(steps, 1), number),
+        Claim(f"reuse {budget} shortens training further, by the clock", above(seconds, 1), wall),
+        Claim(
+            f"reuse {budget} makes convergence less stable",
+            above(falls, 0),
+            f"fall after the threshold less that without reuse, as a share of the baseline's way: {falls}",
+        ),
+    ]
+
+
+def falls_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell]) -> Gain:
+    """Return how much further students of some cells fall than those of others, as a share of the baseline's way."""
+    groups = []
+    for cell in cells:
+        aim, (_, way) = found.aim(cell), found.way(cell)
+        ours, theirs = ([fall(points, aim) for points in found.curves(one)] for one in (cell, other(cell)))
+        groups.append([(one - two) / way for one, two in zip(ours, theirs, strict=True)])
+    return gain_of(groups)
+
+
+def unused(cell: Cell) -> Cell:
+    """Return the cell that differs in reuse alone, and has none."""
+    return cell._replace(reuse=NONE)
+
+
+def above(gain: Gain, nothing: float) -> str:
+    """Return whether a number's interval lies above what would be no effect."""
+    return "supported" if gain.low > nothing else "not supported" if gain.high <= nothing else "undecided"
+
+
+def near(gain: Gain, margin: float) -> str:
+    """Return whether a number's interval lies within a margin of 0."""
+    apart = gain.low >= margin or gain.high <= -margin
+    return "supported" if -margin < gain.low <= gain.high < margin else "not supported" if apart else "undecided"

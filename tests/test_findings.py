@@ -1,0 +1,245 @@
+"""What a study comes to: rows, speed-ups and claims against numbers worked by hand from runs that are made up."""
+
+import csv
+import math
+import re
+from base64 import b64decode
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from findings import Claim, Findings, Gain, Outcome, above, claims, near, row_of
+from grid import ALONE, Cell, Grid
+from measures import Points, interval, iqm
+from writeup import bounded, draw, over_all, page, speeds, table, written
+
+GRID = Grid(
+    students=("dqn", "ppo"),
+    games=("connect4", "blackjack"),
+    tutors=("scripted:0.9", "scripted:0.6"),
+    guidance=("override",),
+    reuse=("0", "3"),
+    seeds=(1, 2, 3),
+    steps={"connect4": 100, "blackjack": 100},
+)
+SLOW = [0.0, 0.2, 0.4, 1.0, 1.0, 1.0, 1.0, 1.0]  # learned at 40
+FAST = [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]  # learned at 20
+NEVER = [0.0] * 8
+FALLS = [0.0, 0.2, 0.4, 1.0, 0.2, 1.0, 1.0, 1.0]
+
+
+def outcome(scores: list[float], seconds: float = 1.0, **told: Any) -> Outcome:
+    """A run that was evaluated every 10 env steps."""
+    versions = {"commit": "c0ffee", "python": "3", "torch": "2", "machine": "a loom"}
+    points = [(at * 10, score) for at, score in enumerate(scores, 1)]
+    clock = [(step / 10 * seconds, score) for step, score in points]
+    return Outcome(points, clock, {"tutor": told or None, "wall_seconds": 3600}, versions)
+
+
+def made_up(alone: list[float], **tutored: list[float]) -> Findings:
+    """A whole study: how students learn alone, and with a tutor by reuse, `r0` and `r3`, or by game."""
+    runs = {}
+    for cell in GRID.cells():
+        scores = alone
+        if cell.tutor != ALONE:
+            scores = next((tutored[name] for name in (*cell, f"r{cell.reuse}") if name in tutored), alone)
+        asked = {} if cell.tutor == ALONE else {"asked": 100 if cell.reuse == "0" else 40, "hits": 5, "consulted": 10}
+        runs[cell] = [outcome(scores, **asked) for _ in GRID.seeds]
+    return Findings(GRID, runs)
+
+
+def said(found: Findings) -> dict[str, Claim]:
+    return {claim.words: claim for claim in claims(found)}
+
+
+def cell_of(found: Findings, *parts: str) -> Cell:
+    (cell,) = [cell for cell in found.cells() if set(parts) <= set(cell)]
+    return cell
+
+
+def test_a_row_is_what_is_worked_out_by_hand() -> None:
+    ours: list[Points] = [[(0, 0.0), (10, 1.0), (40, 0.5), (50, 1.0)], [(0, 0.0), (10, 0.0), (40, 2.0), (50, 2.0)]]
+    theirs: list[Points] = [[(0, 0.0), (50, 1.0)], [(0, 0.0), (50, 2.0)]]
+    tutors = [{"asked": 4, "hits": 6, "consulted": 10, "prompt_tokens": 7, "answer_tokens": 1},
+              {"asked": 8, "hits": 3, "consulted": 40, "prompt_tokens": 5, "answer_tokens": 3}]  # fmt: skip
+    cell = Cell("g", "s", "t", "m", "3")
+    runs = [Outcome(one, [(step / 5, score) for step, score in one], {"tutor": tutor, "wall_seconds": 2 + at}, {})
+            for at, (one, tutor) in enumerate(zip(ours, tutors, strict=True))]  # fmt: skip
+    alone = [Outcome(one, one, {"tutor": None, "wall_seconds": 1}, {}) for one in theirs]
+    found = Findings(GRID, {cell: runs, cell.baseline(): alone})
+    areas = [(5 + 22.5 + 7.5) / 50, (0 + 30 + 20) / 50]
+    numbers = {
+        "seeds": 2, "final": 1.5, "final_low": 1, "final_high": 2, "area": round(fmean(areas), 4),
+        "area_gain": round(fmean(areas) - 0.75, 4), "area_gain_low": 0, "area_gain_high": round(areas[0] - 0.5, 4),
+        "improvement": 2 / 4, "threshold": 1.425, "reached": 1, "steps_to_threshold": math.inf,
+        "seconds_to_threshold": math.inf, "speedup": round(math.sqrt(50 / 50 * 50 / 40), 4), "speedup_low": 1,
+        "speedup_high": 1.25, "fall": 0, "spread": 0.5, "asked": 6, "hit_rate": 9 / 50, "tokens": 8, "seconds": 2.5,
+    }  # fmt: skip
+    assert row_of(found, cell) == {"game": "g", "student": "s", "tutor": "t", "guidance": "m", "reuse": "3"} | numbers
+    base = row_of(found, cell.baseline())
+    assert [base[name] for name in ("area_gain", "improvement", "speedup", "asked", "hit_rate")] == [0, 0.5, 1, 0, 0]
+
+
+def test_one_run_that_is_unlike_the_others_does_not_decide_a_row() -> None:
+    cell = Cell("g", "s", "t", "m", "3")
+    ours = [outcome([0.0, 1.0, 1.0, 1.0])] * 3 + [outcome([0.0, 0.0, 0.0, 8.0])]
+    found = Findings(GRID, {cell: ours, cell.baseline(): [outcome([0.0, 0.0, 0.0, 1.0])] * 4})
+    row = row_of(found, cell)
+    assert [row[name] for name in ("final", "threshold", "reached", "steps_to_threshold")] == [1, 0.95, 4, 20]
+    assert (row["final_low"], row["final_high"]) == interval([1, 1, 1, 8], iqm) != interval([1, 1, 1, 8])
+
+
+@pytest.mark.parametrize(
+    ("scores", "verdict", "number"),
+    [(FAST, "supported", "2.00 [2.00, 2.00]"), (SLOW, "not supported", "1.00 [1.00, 1.00]"),
+     (NEVER, "not supported", "0.50 [0.50, 0.50]")],
+)  # fmt: skip
+def test_tutoring_accelerates_where_tutored_students_are_sooner_there(
+    scores: list[float], verdict: str, number: str
+) -> None:
+    claim = said(made_up(SLOW, r0=scores, r3=scores))["tutoring accelerates convergence"]
+    assert (claim.verdict, claim.number) == (verdict, f"speed-up {number}, 16 cells")
+
+
+def test_what_hurts_some_and_helps_others_is_undecided_and_depends_on_the_game() -> None:
+    found = made_up(SLOW, connect4=FAST, blackjack=[0.0] * 7 + [1.0])
+    assert said(found)["tutoring accelerates convergence"].verdict == "not supported"
+    assert "speed-up 1.00 [1.00, 1.00]" in said(found)["tutoring accelerates convergence"].number
+    depends = said(found)["the effect depends on the game"]
+    assert depends == (depends.words, "supported", "connect4 2.00 [2.00, 2.00], blackjack 0.50 [0.50, 0.50]")
+    assert said(found)["the effect depends on the student"].verdict == "undecided"
+    one = next(cell for cell in found.tutored() if cell.game == "blackjack")
+    mixed = found.runs | {one: [outcome(FAST), outcome(SLOW), outcome(NEVER)]}
+    assert said(replace(found, runs=mixed))["tutoring accelerates convergence"].verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"), [(1.0, "supported"), (1.09, "supported"), (1.2, "not supported"), (0.5, "not supported")]
+)
+def test_final_scores_are_comparable_within_a_tenth_of_the_way(last: float, verdict: str) -> None:
+    found = made_up([value - 1 for value in SLOW], r0=[-1.0] + [last - 1] * 7, r3=[-1.0] + [last - 1] * 7)
+    claim = said(found)["at comparable final performance"]
+    assert claim.verdict == verdict
+    assert f"{last - 1:.2f} [" in claim.number
+
+
+def test_reuse_is_compared_with_no_reuse_and_not_with_the_baseline() -> None:
+    same = said(made_up(SLOW, r0=FAST, r3=FAST))
+    assert same["reuse 3 shortens training further, in env steps"].verdict == "not supported"
+    assert "8 of 8 cells have the very same curves" in same["reuse 3 shortens training further, in env steps"].number
+    assert "40% of the questions" in same["reuse 3 shortens training further, by the clock"].number
+    assert same["reuse 3 makes convergence less stable"].verdict == "not supported"
+    sooner = said(made_up(SLOW, r0=SLOW, r3=FAST))
+    for way in ("in env steps", "by the clock"):
+        assert sooner[f"reuse 3 shortens training further, {way}"].verdict == "supported"
+    assert "2.00 [2.00, 2.00] times sooner" in sooner["reuse 3 shortens training further, in env steps"].number
+    shaky = said(made_up(SLOW, r0=SLOW, r3=FALLS))["reuse 3 makes convergence less stable"]
+    assert shaky.verdict == "supported"
+    assert shaky.number.endswith("0.80 [0.80, 0.80]")
+
+
+def test_what_is_faster_by_the_clock_alone_is_told_apart() -> None:
+    found = made_up(SLOW, r0=SLOW, r3=SLOW)
+    quick = {cell: [outcome(SLOW, 0.5, **run.summary["tutor"]) for run in runs]
+             for cell, runs in found.runs.items() if cell.reuse == "3"}  # fmt: skip
+    told = said(replace(found, runs=found.runs | quick))
+    assert told["reuse 3 shortens training further, in env steps"].verdict == "not supported"
+    assert told["reuse 3 shortens training further, by the clock"].verdict == "supported"
+
+
+def test_a_student_that_does_not_learn_alone_says_nothing_of_the_claims() -> None:
+    found = made_up(SLOW, r0=FAST, r3=FAST)
+    dead = {cell: [outcome(NEVER)] * 3 for cell in found.cells() if cell.tutor == ALONE and cell.game == "connect4"}
+    found = replace(found, runs=found.runs | dead)
+    assert said(found)["tutoring accelerates convergence"].number.endswith(", 8 cells")
+    assert {line.split(" | ")[3] for line in over_all(found).splitlines()[2:]} == {"2"}
+
+
+def test_verdicts_want_an_interval_on_one_side() -> None:
+    assert [above(Gain(0, *ends), 1) for ends in ((1.1, 2), (1, 2), (0.5, 1.5), (0.5, 1), (1, 1))] == [
+        "supported", "undecided", "undecided", "not supported", "not supported"]  # fmt: skip
+    assert [near(Gain(0, *ends), 0.1) for ends in ((-0.05, 0.05), (-0.05, 0.2), (0.1, 0.2), (-0.3, -0.1), (-1, 1))] == [
+        "supported", "undecided", "not supported", "not supported", "undecided"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("alone", "ours", "shown"),
+    [(SLOW, FAST, "2.00 ["), (SLOW, NEVER, "≤ 0.50 ["), ([0.0] * 7 + [0.9], FAST, "4.00 [")],
+)  # fmt: skip
+def test_a_speedup_says_what_kind_of_bound_it_is(alone: list[float], ours: list[float], shown: str) -> None:
+    found = made_up(alone, r0=ours, r3=ours)
+    assert bounded(found, found.tutored()[0]).startswith(shown)
+
+
+def test_where_baselines_do_not_all_arrive_a_speedup_is_a_lower_bound() -> None:
+    found = made_up(SLOW, r0=FAST, r3=NEVER)
+    alone = {cell: [outcome(FAST), outcome(FAST), outcome([0.0, 0.5] + [0.9] * 6)]
+             for cell in found.cells() if cell.tutor == ALONE}  # fmt: skip
+    found = replace(found, runs=found.runs | alone)
+    first, last = (cell_of(found, "connect4", "dqn", "scripted:0.9", budget) for budget in ("0", "3"))
+    assert bounded(found, first).startswith("≥ ")
+    assert bounded(found, last).startswith("~ ")
+
+
+def test_a_cell_without_all_its_runs_is_not_told(tmp_path: Path) -> None:
+    found = made_up(SLOW, r0=FAST, r3=FAST)
+    gone = cell_of(found, "connect4", "ppo", ALONE)
+    found = replace(found, runs={cell: runs for cell, runs in found.runs.items() if cell != gone})
+    assert len(found.cells()) == len(GRID.cells()) - 5, "neither the baseline nor what it is compared with"
+    assert "| ppo |" not in speeds(found, "connect4")
+    assert "| ppo |" in speeds(found, "blackjack")
+    draw(found, tmp_path)
+
+
+class Reader(HTMLParser):
+    """What a browser would meet: tags by name, with their attributes, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_holds_all_that_it_shows(tmp_path: Path) -> None:
+    found = made_up(SLOW, r0=FAST, r3=FAST)
+    pictures = draw(found, tmp_path)
+    text = written(found, "tiny", "python study.py report", pictures)
+    reader = Reader()
+    reader.feed(page(text, pictures))
+    images = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
+    assert len(images) == len(pictures) == 1
+    for image in images:
+        kind, data = (image or "").split(",")
+        assert kind == "data:image/png;base64"
+        assert Image.open(BytesIO(b64decode(data))).width > 500
+    assert not [one for one in reader.tags if {"href", "src"} & one[1].keys() and one[0] != "img"], (
+        "nothing from elsewhere"
+    )
+    assert [tag for tag, _ in reader.tags].count("table") == len(re.findall(r"^\| ---", text, re.MULTILINE)) == 6
+    for claim in claims(found):
+        assert all(words in reader.words for words in claim)
+    assert "c0ffee, Python 3, PyTorch 2, a loom, 60 runs, 60.0 hours in all" in reader.words
+
+
+def test_each_tutor_has_a_picture_where_methods_are_compared(tmp_path: Path) -> None:
+    grid = replace(GRID, guidance=("override", "hint"))
+    runs = {cell: [outcome(FAST, asked=1)] * 3 for cell in grid.cells()}
+    names = [one.name for one in draw(Findings(grid, runs), tmp_path)]
+    assert names == ["curves_scripted-0.9.png", "curves_scripted-0.6.png"]
+
+
+def test_a_table_has_a_cell_for_each_value() -> None:
+    lines = table(("a", "b"), [(1, "x"), (2, "y")]).splitlines()
+    assert list(csv.reader(lines, delimiter="|"))[2:] == [["", " 1 ", " x ", ""], ["", " 2 ", " y ", ""]]

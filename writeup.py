@@ -1,0 +1,257 @@
+"""A study's report, as Markdown and as one page of HTML with its pictures in it, and the table that it comes from."""
+
+import base64
+import csv
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import markdown
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from findings import NONE, Findings, Gain, claims, falls_of, findings, row_of, speed_of, unused
+from grid import ALONE, Cell, Study
+from measures import REACHED, Points, improvement, iqm, steps_to, stratified
+
+console = Console(highlight=False)
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#44aa99", "#332288")
+DEFINITIONS = f"""\
+A **cell** is a game, a student, a tutor, what is done with its advice, and a reuse budget; its runs differ in
+the seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores
+are those of the greedy student alone, without advice, in games of its own. The **final** score is the mean of
+the last quarter of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is
+done, from its first evaluation to its final score, means over seeds. A **speed-up** is the baseline's env steps
+to the threshold over the cell's, the geometric mean over seeds. A run that never comes to it counts as if it
+did at its end: so the number is a lower bound where baselines did not (≥), an upper bound where the cell's runs
+did not (≤), and neither where both did not (~). The **area** is the mean height of a curve. A **fall** is the
+longest way down from the best score so far, once the threshold was reached; the **spread** is the standard
+deviation of the final scores over seeds. Scores of several games are put together as shares of the baseline's
+way: 0 is where it begins, 1 where it ends. The **chance to be better** is that of a run's final score against
+one of the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples), stratified
+by cell where several are put together; IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
+STYLE = """\
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid #ddd; padding: 0.2rem 0.7rem; text-align: left; vertical-align: top }
+code { background: #f3f3f3; padding: 0 0.2rem; overflow-wrap: anywhere }
+img { max-width: 100% }
+h2 { margin-top: 2.5rem }"""
+
+
+@dataclass(frozen=True)
+class Report(Study):
+    """Write what came out: cells.csv, report.md and report.html, and its pictures."""
+
+    out: Path | None = None
+    """The folder for it; results/study/NAME if not given."""
+
+
+def report(told: Report) -> None:
+    """Write a table and a report of all cells of which all runs are finished, and say how many are not.
+
+    Raises:
+        ValueError: there is no such cell.
+    """
+    grid, place = told.part(), told.place()
+    found = findings(grid, place)
+    out = told.out or Path("results/study") / told.grid.stem
+    out.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    rows = [row_of(found, cell) for cell in found.cells()]
+    with (out / "cells.csv").open("w", newline="") as file:
+        file.write(f"# {command} # {made(found)}\n")
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    pictures = draw(found, out)
+    text = written(found, told.grid.stem, command, pictures)
+    (out / "report.md").write_text(text)
+    (out / "report.html").write_text(page(text, pictures))
+    console.print(f"{out}: {len(rows)} of {len(grid.cells())} cells; open {out / 'report.html'}", soft_wrap=True)
+    for claim in claims(found):
+        console.print(f"{claim.verdict}: {claim.words}: {claim.number}", soft_wrap=True)
+
+
+def made(found: Findings) -> str:
+    """Return where the runs come from: their commits, their machine and how long they took."""
+    runs = [run for cell in found.cells() for run in found.runs[cell]]
+    commits, pythons, torches, machines = (
+        ", ".join(sorted({run.versions[part] for run in runs})) for part in ("commit", "python", "torch", "machine")
+    )
+    hours = sum(run.summary["wall_seconds"] for run in runs) / 3600
+    origin = f"commit {commits}, Python {pythons}, PyTorch {torches}, {machines}"
+    return f"{origin}, {len(runs)} runs, {hours:.1f} hours in all"
+
+
+def written(found: Findings, name: str, command: str, pictures: Sequence[Path]) -> str:
+    """Return the report as Markdown."""
+    cells, grid = found.cells(), found.grid
+    steps = ", ".join(f"{game} {grid.steps[game]:,}" for game in grid.games)
+    parts = [
+        f"# The study {name}",
+        f"Made by `{command}`: {made(found)}. {len(cells)} of {len(grid.cells())} cells, {len(grid.seeds)} seeds each; "
+        f"env steps: {steps}.",
+    ]
+    if said := claims(found):
+        parts += ["## What these data say of the paper's claims", table(("claim", "these data", "by"), said)]
+    parts += ["## How the students learn", *(f"![{one.stem}]({one.name})" for one in pictures)]
+    parts += ["Lines are means over seeds, bands go from the lowest to the highest.", "## Speed-ups"]
+    parts += [part for game in grid.games if (part := speeds(found, game))]
+    parts += ["## Over all games and students", over_all(found)]
+    if pairs := [cell for cell in found.tutored() if cell.reuse != NONE and unused(cell) in found.runs]:
+        parts += ["## Reuse beside no reuse", reuse(found, pairs)]
+    parts += ["## What the questions cost, a run", costs(found), "## What the words mean", DEFINITIONS]
+    return "\n\n".join(parts) + "\n"
+
+
+def page(text: str, pictures: Sequence[Path]) -> str:
+    """Return the report as one page of HTML."""
+    title = text.splitlines()[0].removeprefix("# ")
+    for one in pictures:
+        text = text.replace(f"]({one.name})", f"](data:image/png;base64,{base64.b64encode(one.read_bytes()).decode()})")
+    head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>\n{STYLE}\n</style>\n'
+    return f"{head}{markdown.markdown(text, extensions=['tables'])}\n</html>\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def speeds(found: Findings, game: str) -> str:
+    """Return how much sooner tutored students of a game come to the threshold; nothing where there are none."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for cell in found.tutored():
+        if cell.game == game:
+            rows.setdefault((cell.student, cell.tutor, f"`{cell.guidance}`"), {})[cell.reuse] = bounded(found, cell)
+    alone = [cell for cell in found.cells() if cell.game == game and cell.tutor == ALONE]
+    times = [(cell.student, f"{sum(arrived(found, cell))} of {len(found.grid.seeds)}") for cell in alone]
+    said = f"### {game}\n\nAlone, these come to the threshold: {', '.join(f'{name} {n}' for name, n in times)}."
+    head = ("student", "tutor", "guidance", *(f"reuse {budget}" for budget in found.grid.reuse))
+    lines = [[*name, *(row.get(budget, "") for budget in found.grid.reuse)] for name, row in rows.items()]
+    return f"{said}\n\n{table(head, lines)}" if lines else ""
+
+
+def bounded(found: Findings, cell: Cell) -> str:
+    """Return a cell's speed-up, and what kind of bound it is."""
+    ours, alone = (all(arrived(found, one)) for one in (cell, cell.baseline()))
+    sign = {(True, True): "", (True, False): "≥ ", (False, True): "≤ ", (False, False): "~ "}[ours, alone]
+    return f"{sign}{speed_of(found, [cell], Cell.baseline)}"
+
+
+def arrived(found: Findings, cell: Cell) -> list[bool]:
+    """Return which runs of a cell come to the threshold."""
+    return [steps_to(points, found.aim(cell)) <= points[-1][0] for points in found.curves(cell)]
+
+
+def over_all(found: Findings) -> str:
+    """Return what each tutor, guidance and reuse budget comes to over all games and students that learn alone."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in found.tutored():
+        if found.way(cell)[1] > 0:
+            groups.setdefault((cell.tutor, f"`{cell.guidance}`", cell.reuse), []).append(cell)
+    head = ("tutor", "guidance", "reuse", "cells", "speed-up", "IQM of final scores, shares", "chance to be better")
+    rows = []
+    for name, cells in groups.items():
+        shares = [found.shares(cell) for cell in cells]
+        values = torch.tensor([share for several in shares for share in several], dtype=torch.float64)
+        better = fmean(improvement(found.shares(cell), found.shares(cell.baseline())) for cell in cells)
+        middle = Gain(float(iqm(values)), *stratified(shares, iqm))
+        rows.append((*name, len(cells), speed_of(found, cells, Cell.baseline), middle, f"{better:.0%}"))
+    return table(head, rows)
+
+
+def reuse(found: Findings, cells: Sequence[Cell]) -> str:
+    """Return, for each student of each game, what a reuse budget does beside none."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.game, cell.student, cell.reuse), []).append(cell)
+    head = (
+        "game",
+        "student",
+        "reuse",
+        "sooner, env steps",
+        "sooner, seconds",
+        "fall, difference",
+        "spread",
+        "questions",
+    )
+    rows = []
+    for name, several in groups.items():
+        spreads = [fmean(found.spread(one) for one in group) for group in (several, [unused(one) for one in several])]
+        asked = [
+            sum(found.told(one, "asked") for one in group) for group in (several, [unused(one) for one in several])
+        ]
+        times = [speed_of(found, several, unused, clock) for clock in (False, True)]
+        spread, share = f"{spreads[0]:.3f} (without: {spreads[1]:.3f})", f"{asked[0] / max(asked[1], 1):.0%}"
+        rows.append((*name, *times, falls_of(found, several, unused), spread, share))
+    return table(head, rows)
+
+
+def costs(found: Findings) -> str:
+    """Return what the tutors of each game were asked, the mean over students and seeds."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in found.tutored():
+        groups.setdefault((cell.game, cell.tutor, cell.reuse), []).append(cell)
+    parts = ("consulted", "asked", "hits", "prompt_tokens", "answer_tokens", "seconds")
+    rows = []
+    for name, cells in groups.items():
+        consulted, asked, hits, *tokens, seconds = (fmean(found.told(cell, part) for cell in cells) for part in parts)
+        counts = (f"{consulted:,.0f}", f"{asked:,.0f}", f"{hits / max(consulted, 1):.0%}", f"{sum(tokens):,.0f}")
+        rows.append((*name, *counts, f"{seconds:.1f}"))
+    head = ("game", "tutor", "reuse", "advice wanted", "questions", "answered by the table", "tokens", "seconds")
+    return table(head, rows)
+
+
+def draw(found: Findings, folder: Path) -> list[Path]:
+    """Draw how the students learn, a panel for each student of each game, and return the pictures.
+
+    Lines are tutors, of the last reuse budget; where there are several methods of guidance they are these, and each
+    tutor has a picture of its own.
+    """
+    grid, cells = found.grid, found.cells()
+    tutored = [cell for cell in found.tutored() if cell.reuse == grid.reuse[-1]]
+    by_method = len(grid.guidance) > 1
+    paths = []
+    for tutor in dict.fromkeys(cell.tutor for cell in tutored) if by_method else [None]:
+        shown = [cell for cell in cells if cell.tutor == ALONE or (cell in tutored and tutor in (None, cell.tutor))]
+        wide = 3.4 * max(len(grid.students), 2)
+        figure = Figure(figsize=(wide, 2.5 * len(grid.games) + 0.8), layout="constrained")
+        panels = figure.subplots(len(grid.games), len(grid.students), squeeze=False)
+        names = grid.guidance if by_method else grid.tutors
+        for cell in shown:
+            name = cell.guidance if by_method else cell.tutor
+            color = "#555555" if cell.tutor == ALONE else COLORS[names.index(name) % len(COLORS)]
+            label = "alone" if cell.tutor == ALONE else name
+            axes = panels[grid.games.index(cell.game)][grid.students.index(cell.student)]
+            line(axes, found.curves(cell), label, color)
+            axes.set_title(f"{cell.student}, {cell.game}", fontsize=10)
+            axes.tick_params(labelsize=8)
+        known = {}
+        for axes in panels.flat:
+            handles, labels = axes.get_legend_handles_labels()
+            known |= dict(zip(labels, handles, strict=True))
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=round(wide / 1.7), fontsize=9)
+        for axes in panels[-1]:
+            axes.set_xlabel("env steps", fontsize=9)
+        figure.supylabel("mean return, student alone", fontsize=9)
+        paths.append(folder / ("curves.png" if tutor is None else f"curves_{tutor.replace(':', '-')}.png"))
+        figure.savefig(paths[-1], dpi=90)
+    return paths
+
+
+def line(axes: Any, curves: Sequence[Points], label: str, color: str) -> None:
+    """Draw the mean of some curves, and a band from the lowest to the highest."""
+    whole = min(len(points) for points in curves)
+    steps = [curves[0][at][0] for at in range(whole)]
+    columns = [[points[at][1] for points in curves] for at in range(whole)]
+    axes.plot(steps, [fmean(column) for column in columns], label=label, color=color, linewidth=1.5)
+    low, high = ([pick(column) for column in columns] for pick in (min, max))
+    axes.fill_between(steps, low, high, alpha=0.15, color=color, linewidth=0)
