@@ -17,7 +17,7 @@ from PIL import Image
 from findings import Claim, Findings, Gain, Outcome, above, claims, near, row_of
 from grid import ALONE, Cell, Grid
 from measures import Points, interval, iqm
-from writeup import bounded, draw, over_all, page, speeds, table, written
+from writeup import bounded, costs, draw, over_all, page, reuse, speeds, table, written
 
 GRID = Grid(
     students=("dqn", "ppo"),
@@ -144,6 +144,23 @@ def test_reuse_is_compared_with_no_reuse_and_not_with_the_baseline() -> None:
     assert shaky.number.endswith("0.80 [0.80, 0.80]")
 
 
+def test_a_fall_is_that_beside_no_reuse_as_a_share_of_the_way() -> None:
+    shaky = made_up(SLOW, r0=FALLS, r3=FALLS)
+    assert said(shaky)["reuse 3 makes convergence less stable"].number.endswith("0.00 [0.00, 0.00]")
+    tenfold = [[10 * value for value in scores] for scores in (SLOW, FALLS)]
+    far = said(made_up(tenfold[0], r0=tenfold[0], r3=tenfold[1]))
+    assert far["reuse 3 makes convergence less stable"].number.endswith("0.80 [0.80, 0.80]")
+
+
+def test_levels_whose_intervals_overlap_do_not_show_that_the_effect_depends_on_them() -> None:
+    found = made_up(SLOW, r0=FAST, r3=FAST)
+    few, more = ([outcome(scores) for scores in (FAST, SLOW, last)] for last in (NEVER, SLOW))
+    noisy = {cell: few if cell.game == "connect4" else more for cell in found.tutored()}
+    claim = said(replace(found, runs=found.runs | noisy))["the effect depends on the game"]
+    assert claim.verdict == "undecided"
+    assert claim.number.startswith("connect4 1.00 [")
+
+
 def test_what_is_faster_by_the_clock_alone_is_told_apart() -> None:
     found = made_up(SLOW, r0=SLOW, r3=SLOW)
     quick = {cell: [outcome(SLOW, 0.5, **run.summary["tutor"]) for run in runs]
@@ -185,6 +202,25 @@ def test_where_baselines_do_not_all_arrive_a_speedup_is_a_lower_bound() -> None:
     first, last = (cell_of(found, "connect4", "dqn", "scripted:0.9", budget) for budget in ("0", "3"))
     assert bounded(found, first).startswith("≥ ")
     assert bounded(found, last).startswith("~ ")
+    assert "Alone, these come to the threshold: dqn 2 of 3, ppo 2 of 3." in speeds(found, "connect4")
+
+
+def test_the_chance_to_be_better_is_that_of_the_tutored_student() -> None:
+    found = made_up(SLOW, r0=[2 * value for value in SLOW], r3=NEVER)
+    chances = {tuple(line.split(" | ")[2:4]): line.split(" | ")[6] for line in over_all(found).splitlines()[2:]}
+    assert chances == {("0", "4"): "100% |", ("3", "4"): "0% |"}
+
+
+def test_costs_and_reuse_are_means_over_runs_and_shares_of_what_no_reuse_asks() -> None:
+    found = made_up(SLOW, r0=SLOW, r3=FALLS)
+    rows = [line.strip("| ").split(" | ") for line in costs(found).splitlines()[2:]]
+    assert rows[0] == ["connect4", "scripted:0.9", "0", "10", "100", "50%", "0", "0.0"]
+    assert rows[1] == ["connect4", "scripted:0.9", "3", "10", "40", "50%", "0", "0.0"]
+    mixed = cell_of(found, "connect4", "dqn", "scripted:0.9", "3")
+    spread = {mixed: [outcome(SLOW, asked=40), outcome(NEVER, asked=40), outcome(NEVER, asked=40)]}
+    lines = reuse(replace(found, runs=found.runs | spread), [cell for cell in found.tutored() if cell.reuse == "3"])
+    assert lines.splitlines()[2].startswith("| connect4 | dqn | 3 | 0.79 [0.71, 1.00] |")
+    assert lines.splitlines()[2].endswith("| 0.236 (without: 0.000) | 40% |")
 
 
 def test_a_cell_without_all_its_runs_is_not_told(tmp_path: Path) -> None:
