@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from filelock import FileLock
 
 import study
 import tutors
-from agents.checkpoint import steps_in
+from agents.checkpoint import load_checkpoint, save_checkpoint, steps_in
 from grid import read_grid
-from run import config_of
+from jobs import begun
+from run import Config, config_of
 from study import Report, Run
 from tests.scripted_server import serving
 from tests.test_programs import ROOT
@@ -124,23 +127,62 @@ def test_a_study_that_was_killed_twice_has_the_table_of_one_that_was_not(tmp_pat
     (tmp_path / "killed").mkdir()
     whole, killed = (written(tmp_path / name, LONGER) for name in ("whole", "killed"))
     study.run(Run(whole, whole.parent / "runs"))
-    folders, steps = folders_of(killed), {}
+    folders = folders_of(killed)
     for at, number in ((0, signal.SIGKILL), (2, signal.SIGINT)):
         with running(killed, "--jobs", "1") as at_work:
             until(lambda at=at: steps_in(folders[at] / "checkpoints") != [])
+            (folders[at] / "mark").touch()
             stop(at_work, number)
         assert not (folders[at] / "summary.json").exists()
-        steps[folders[at].name] = steps_in(folders[at] / "checkpoints")[0]
+        state = load_checkpoint(folders[at] / "checkpoints", "cpu")
+        save_checkpoint(folders[at] / "checkpoints", state["global_step"], state | {"seconds": 1000.0})
     log = (killed.parent / "runs" / "logs" / f"{folders[2].name}.txt").read_text()
     assert "goes on" in log, "Ctrl-C gives a run the time to save"
     study.run(Run(killed, killed.parent / "runs", jobs=1))
     assert table(killed) == table(whole)
-    for name in steps:
-        with (killed.parent / "runs" / name / "metrics.csv").open() as file:
-            seconds = [float(row["wall_seconds"]) for row in csv.DictReader(file)]
-        assert seconds == sorted(seconds), "metrics.csv goes on"
-        summary = json.loads((killed.parent / "runs" / name / "summary.json").read_text())
-        assert summary["wall_seconds"] >= seconds[-1], "the time of all parts"
+    for folder in (folders[0], folders[2]):
+        assert (folder / "mark").exists(), "it went on"
+        seconds = json.loads((folder / "summary.json").read_text())["wall_seconds"]
+        assert 1000 < seconds < 1000 + SECONDS, "the time of all parts"
+
+
+def test_what_is_left_of_a_run_decides_how_it_begins(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert begun(folder) == []
+    folder.mkdir()
+    (folder / "left").touch()
+    assert begun(folder) == []
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "config.json").write_text(Config(folder=folder, total_steps=100).to_json())
+    save_checkpoint(folder / "checkpoints", 50, {})
+    assert begun(folder) == ["--resume", str(folder)]
+    save_checkpoint(folder / "checkpoints", 100, {})
+    assert begun(folder) == [], "it was killed before it was evaluated"
+    assert not folder.exists()
+
+
+def test_a_run_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "left").touch()
+    lock = FileLock(tmp_path / ".lock", thread_local=False)
+    lock.acquire()
+    seen = []
+    threading.Timer(0.5, lambda: (seen.append((tmp_path / "left").exists()), lock.release())).start()
+    assert begun(tmp_path) == []
+    assert seen == [True], "nothing was removed meanwhile"
+
+
+def test_a_run_with_other_flags_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = written(tmp_path, ALONE_ONCE.replace("3_000", "100_000_000"))
+    with running(path) as at_work:
+        until(lambda: all((one / "metrics.csv").exists() for one in folders_of(path)))
+        stop(at_work, signal.SIGINT)
+    written(tmp_path, ALONE_ONCE)
+    with pytest.raises(ValueError, match="2 of 2 runs failed"):
+        study.run(Run(path, tmp_path / "runs"))
+    for folder in folders_of(path):
+        log = " ".join((tmp_path / "runs" / "logs" / f"{folder.name}.txt").read_text().split())
+        assert "began otherwise: total_steps was 100000000, is 3000" in log
 
 
 SERVED = TINY.replace('["scripted:0.9"]', '["tiny"]').replace('["dqn", "ppo"]', '["ppo"]').replace("inf", "3")
