@@ -100,7 +100,7 @@ class Run(Study):
         """Return all runs, done or not, with their commands.
 
         Raises:
-            ValueError: the grid cannot be read.
+            ValueError: the grid cannot be read, or has no such run.
         """
         grid, place = self.part(), self.place()
         store = self.advice_store
@@ -112,7 +112,12 @@ class Run(Study):
             folder, first = place / job.name(), grid.first(job)
             arguments = grid.arguments(job, folder, store)
             found.append(Errand(numbers[job], job, arguments, folder, first and place / first.name()))
-        return [one for one in found if self.only in (None, one.number)]
+        if self.only is None:
+            return found
+        alone = [one for one in found if one.number == self.only]
+        if not alone:
+            raise ValueError(f"the study has no run {self.only}; the last is {len(numbers)}")
+        return alone
 
     def words(self) -> list[str]:
         """Return the command that, with --only, does one of the runs on another machine."""
@@ -148,6 +153,8 @@ def run(told: Run) -> None:
             raise ValueError(f"runs elsewhere cannot start a server each: --tutor-url must say where {tutor} answers")
     firsts = [one for one in left if one.job.cell.guidance == FIRST]  # what others go on with
     if told.slurm:
+        if not left:
+            raise ValueError("no run is left to do")
         print(cluster.slurm_script(firsts or left, told.words(), place), end="")
         if firsts:
             print("these are the runs that others go on with; when they are done, ask once more", file=sys.stderr)
@@ -161,7 +168,7 @@ def run(told: Run) -> None:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(place.name, total=len(todo), completed=len(todo) - len(left))
         say = partial(progress.update, task)
-        for part in (firsts, [one for one in left if one not in firsts]):
+        for part in (firsts, [one for one in left if one.job.cell.guidance != FIRST]):
             for one, code in all_of(part, told.tutor_url, place / "logs", lambda line: say(description=line), do):
                 progress.update(task, advance=1, description=place.name)
                 if code:

@@ -150,6 +150,18 @@ def test_a_script_begins_with_the_runs_that_others_go_on_with(tmp_path: Path) ->
     assert submitted(script(path)) == list(range(5, 17))
 
 
+def test_nothing_that_is_not_there_or_done_is_submitted(tmp_path: Path) -> None:
+    path = written(tmp_path, TINY)
+    for one in folders_of(path):
+        one.mkdir(parents=True)
+        (one / "summary.json").touch()
+    with pytest.raises(ValueError, match="no run is left to do"):
+        study.run(Run(path, tmp_path / "runs", slurm=True))
+    for only in (0, 9):
+        with pytest.raises(ValueError, match=f"the study has no run {only}; the last is 8"):
+            study.run(Run(path, tmp_path / "runs", only=only))
+
+
 @pytest.mark.parametrize("way", [("--slurm",), ("--ray", "auto")])
 def test_a_served_tutor_of_runs_elsewhere_wants_an_address(way: tuple[str, ...], tmp_path: Path) -> None:
     path = written(tmp_path, TINY.replace('["scripted:0.9"]', '["tiny"]'))
