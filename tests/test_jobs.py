@@ -31,7 +31,7 @@ from tests.test_programs import ROOT
 from tests.test_server import alive, install
 from tests.test_study import ALONE_ONCE, BEGUN, TINY, summaries, told, written
 
-SECONDS = 60.0  # that something may take on a busy machine
+SECONDS = 120.0  # that something may take on a busy machine
 
 
 def processes() -> dict[int, int]:
@@ -122,6 +122,7 @@ def table(path: Path) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+@pytest.mark.timeout(600)
 def test_a_study_that_was_killed_twice_has_the_table_of_one_that_was_not(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
