@@ -76,7 +76,8 @@ class Grid:
                 raise ValueError(f"[begin] wants games of the study and fewer steps than theirs, not {game}")
         both = [f"{student} {game}" for student in self.students for game in self.games]
         for name, told in (self.flags or {}).items():
-            shlex.split(told)
+            if "--tutor-url" in shlex.split(told):
+                raise ValueError("where servers answer is said to study.py run, by --tutor-url, and not in [flags]")
             if name not in (*self.games, *self.students, *both):
                 raise ValueError(closest("game or student in [flags]", name, (*self.games, *self.students, *both)))
         if not self.seeds or min(self.points, self.eval_episodes) < 1:
@@ -107,8 +108,8 @@ class Grid:
         firsts = [first for job in jobs if (first := self.first(job)) is not None]
         return [*dict.fromkeys(firsts), *jobs]
 
-    def arguments(self, job: Job, folder: Path, store: Path) -> list[str]:
-        """Return the flags of train.py for a job; `store` is shared where answers are used without end."""
+    def arguments(self, job: Job, folder: Path, store: str | Path | None) -> list[str]:
+        """Return the flags of train.py for a job; `store` is shared where answers are used without end, if given."""
         game, student, tutor, guidance, reuse = job.cell
         begun = (self.begin or {}).get(game, 0)
         steps = begun if guidance == FIRST else self.steps[game]
@@ -121,7 +122,7 @@ class Grid:
                 told += f" --tutor-accuracy {accuracy}"
                 tutor = name
             told += f" --tutor {shlex.quote(tutor)} --guidance {guidance} --reuse {reuse}"
-            if reuse == "inf":
+            if reuse == "inf" and store is not None:
                 told += f" --advice-store {shlex.quote(str(store))}"
         if (first := self.first(job)) is not None:
             told += f" --resume {shlex.quote(str(folder.with_name(first.name())))}"

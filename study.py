@@ -3,23 +3,18 @@
 `study.py run` does what is left of a grid and may be stopped at any time; `study.py report` writes what came out.
 """
 
-import multiprocessing.connection
-import os
 import shlex
-import shutil
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import train
-from grid import FIRST, Job, Study
-from run import Config, run_program, tuned_for
+import cluster
+from grid import FIRST, Study, read_grid
+from jobs import Errand, all_of, here
+from run import run_program
 from writeup import Report, report
 
 console = Console(highlight=False)
@@ -30,9 +25,48 @@ class Run(Study):
     """Do the runs that are not finished."""
 
     jobs: int = 2
-    """Runs at once, each with one thread."""
+    """Runs at once on this machine, each with one thread."""
+    tutor_url: tuple[str, ...] = ()
+    """Where servers answer. Without it, one is sought at http://127.0.0.1:8000 and started for its tutor's runs."""
+    advice_store: str | None = None
+    """Of all runs with --reuse inf; advice.sqlite in the folder if not given and all runs are on this machine."""
+    ray: str | None = None
+    """The address of a Ray cluster that does the runs, one a CPU, or auto: the one that this machine belongs to."""
+    slurm: bool = False
+    """Print a script for sbatch that does the runs, and stop."""
+    only: int | None = None
+    """This run alone, by its line in what --dry-run prints of the whole study."""
     dry_run: bool = False
     """Print the commands and stop."""
+
+    def errands(self) -> list[Errand]:
+        """Return all runs, done or not, with their commands.
+
+        Raises:
+            ValueError: the grid cannot be read, or has no such run.
+        """
+        grid, place = self.part(), self.place()
+        store = self.advice_store
+        if store is None and self.ray is None and not self.slurm and self.only is None:
+            store = str(place / "advice.sqlite")  # SQLite wants all that write to it on one machine
+        numbers = {job: number for number, job in enumerate(read_grid(self.grid).jobs(), 1)}
+        found = []
+        for job in grid.jobs():
+            folder, first = place / job.name(), grid.first(job)
+            arguments = grid.arguments(job, folder, store)
+            found.append(Errand(numbers[job], job, arguments, folder, first and place / first.name()))
+        if self.only is None:
+            return found
+        alone = [one for one in found if one.number == self.only]
+        if not alone:
+            raise ValueError(f"the study has no run {self.only}; the last is {len(numbers)}")
+        return alone
+
+    def words(self) -> list[str]:
+        """Return the command that, with --only, does one of the runs on another machine."""
+        flags = ["--tutor-url", *self.tutor_url] if self.tutor_url else []
+        store = [] if self.advice_store is None else ["--advice-store", self.advice_store]
+        return cluster.command(self.grid, self.place(), *flags, *store)
 
 
 def run(told: Run) -> None:
@@ -43,75 +77,40 @@ def run(told: Run) -> None:
     """
     if told.jobs < 1:
         raise ValueError(f"jobs is {told.jobs}; it must be at least 1")
-    grid, place = told.part(), told.place()
-    store = place / "advice.sqlite"
-    todo = [(job, grid.arguments(job, place / job.name(), store)) for job in grid.jobs()]
+    place, todo = told.place(), told.errands()
     if told.dry_run:
-        for _, arguments in todo:
-            print(shlex.join(["python", "train.py", *arguments]))
+        for one in todo:
+            print(shlex.join(["python", "train.py", *one.asking(told.tutor_url).arguments]))
         return
-    left = [one for one in todo if not (place / one[0].name() / "summary.json").exists()]
+    left = [one for one in todo if not one.is_done()]
+    if not told.tutor_url and (told.slurm or told.ray is not None):
+        for tutor in {one.tutor() for one in left} - {None}:
+            raise ValueError(f"runs elsewhere cannot start a server each: --tutor-url must say where {tutor} answers")
+    firsts = [one for one in left if one.job.cell.guidance == FIRST]  # what others go on with
+    if told.slurm:
+        if not left:
+            raise ValueError("no run is left to do")
+        print(cluster.slurm_script(firsts or left, told.words(), place), end="")
+        if firsts:
+            print("these are the runs that others go on with; when they are done, ask once more", file=sys.stderr)
+        return
+    do = partial(here, most=told.jobs)
+    if told.ray is not None:
+        do = partial(cluster.over_ray, words=told.words(), address=told.ray)
     (place / "logs").mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    failed = []
+    failed = 0
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(place.name, total=len(todo), completed=len(todo) - len(left))
-        for turn in (True, False):  # what others go on with comes first
-            part = [one for one in left if (one[0].cell.guidance == FIRST) == turn]
-            for job, code in all_of(part, place, told.jobs):
-                progress.advance(task)
+        say = partial(progress.update, task)
+        for part in (firsts, [one for one in left if one.job.cell.guidance != FIRST]):
+            for one, code in all_of(part, told.tutor_url, place / "logs", lambda line: say(description=line), do):
+                progress.update(task, advance=1, description=place.name)
                 if code:
-                    failed.append(job.name())
-                    log = place / "logs" / f"{job.name()}.txt"
-                    progress.console.print(f"failed with exit code {code}: see {log}", soft_wrap=True)
+                    failed += 1
+                    progress.console.print(f"failed with exit code {code}: see {one.log()}", soft_wrap=True)
     if failed:
-        raise ValueError(f"{len(failed)} of {len(todo)} runs failed; the same command tries them again")
-
-
-def all_of(todo: list[tuple[Job, list[str]]], place: Path, most: int) -> Iterator[tuple[Job, int]]:
-    """Do all jobs, `most` at once, and yield each with its exit code as it ends.
-
-    A job is a process of its own, born from one that has imported train.py once.
-    """
-    os.environ["OMP_NUM_THREADS"] = "1"
-    births = multiprocessing.get_context("forkserver")
-    births.set_forkserver_preload(["train"])
-    waiting, busy = list(reversed(todo)), dict[Any, Job]()
-    try:
-        while waiting or busy:
-            while waiting and len(busy) < most:
-                job, arguments = waiting.pop()
-                shutil.rmtree(place / job.name(), ignore_errors=True)  # what a study that was stopped has left
-                child = births.Process(target=work, args=(arguments, place / "logs" / f"{job.name()}.txt"))
-                child.start()
-                busy[child] = job
-            multiprocessing.connection.wait([child.sentinel for child in busy])
-            for child in [child for child in busy if not child.is_alive()]:
-                yield busy.pop(child), child.exitcode or 0
-    finally:
-        for child in busy:
-            child.terminate()
-        for child in busy:
-            child.join()
-
-
-def work(arguments: list[str], log: Path) -> None:
-    """Be train.py with these flags, and write what it prints into `log`."""
-    threading.Thread(target=end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    with log.open("w") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    sys.argv = ["train.py", *arguments]
-    run_program(train.main, Config, train.__doc__, tuned_for)
-
-
-def end_with(study: Any) -> None:
-    """End this process when the study is gone: one that was killed leaves no runs behind.
-
-    The fork server, whose child this is, would tell nothing: it lives as long as its children do.
-    """
-    study.join()
-    os._exit(1)
+        raise ValueError(f"{failed} of {len(todo)} runs failed; the same command tries them again")
 
 
 def main(told: Run | Report) -> None:

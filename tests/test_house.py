@@ -17,6 +17,8 @@ PROGRAMS = (
     "sweep.py",
     "study.py",
     "grid.py",
+    "jobs.py",
+    "cluster.py",
     "findings.py",
     "writeup.py",
     "measures.py",

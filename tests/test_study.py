@@ -3,16 +3,9 @@
 import csv
 import json
 import math
-import os
 import random
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -59,7 +52,6 @@ connect4 = "--num-envs 100 --hidden 16 --tutor-depth 1"
 dqn = "--learning-starts 500"
 """
 ALONE_ONCE = TINY.replace('["scripted:0.9"]', "[]").replace("[1, 2]", "[1]")
-SECONDS = 60.0  # that something may take on a busy machine
 
 
 def written(folder: Path, text: str) -> Path:
@@ -416,78 +408,6 @@ def test_the_report_leaves_out_what_is_not_whole(
     assert (row["student"], row["tutor"], float(row["final"]), float(row["area"])) == ("ppo", ALONE, 3, 1.5)
     made = Path("results/study/tiny/cells.csv").read_text().splitlines()[0]
     assert made.endswith("# commit c0ffee, Python 3, PyTorch 2, a loom, 2 runs, 0.5 hours in all")
-
-
-def processes() -> dict[int, int]:
-    """The parent of each process that is not dead."""
-    found = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = file.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue  # it ended meanwhile
-        if state != "Z":
-            found[int(file.parent.name)] = int(parent)
-    return found
-
-
-def family(root: int) -> set[int]:
-    """A process and all that descend from it."""
-    found, parents = {root}, processes()
-    while more := {one for one, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    over = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < over
-        time.sleep(0.1)
-
-
-@contextmanager
-def heeding_sigint() -> Iterator[None]:
-    """What is begun here heeds SIGINT: a shell's background jobs, and all that they begin, do not."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def stopped(path: Path, number: int, jobs: int) -> int:
-    """Start a study, send it a signal when as many runs are at work, and return its exit code when all is over."""
-    folders = [path.parent / "runs" / job.name() for job in read_grid(path).jobs()[:jobs]]
-    command = [sys.executable, "study.py", *told(path, "run", "--jobs", str(jobs))]
-    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with heeding_sigint():
-        running = subprocess.Popen(command, cwd=ROOT, **quiet)
-    ours = {running.pid}
-    try:
-        until(lambda: all((one / "config.json").exists() and not (one / "left").exists() for one in folders))
-        ours |= family(running.pid)
-        assert len(ours) == 3 + jobs, "with multiprocessing's two helpers"
-        running.send_signal(number)
-        code = running.wait(SECONDS)
-        until(lambda: not ours & set(processes()))
-        return code
-    finally:
-        for one in ours & set(processes()):
-            os.kill(one, signal.SIGKILL)
-        running.wait()
-
-
-def test_a_study_that_is_stopped_leaves_no_run_behind_and_is_completed_later(tmp_path: Path) -> None:
-    path = written(tmp_path, ALONE_ONCE.replace("3_000", "100_000_000"))
-    folders = [tmp_path / "runs" / job.name() for job in read_grid(path).jobs()]
-    for number, jobs, code in ((signal.SIGKILL, 2, -9), (signal.SIGINT, 1, 130)):
-        assert stopped(path, number, jobs) == code
-        assert not summaries(path)
-        for folder in folders:
-            (folder / "left").touch()
-    ended = program("study.py", *told(written(tmp_path, ALONE_ONCE), "run"))
-    assert ended.returncode == 0, ended.stderr
-    assert set(summaries(path)) == {folder.name for folder in folders}
-    assert not any((folder / "left").exists() for folder in folders)
 
 
 BEGUN = TINY.replace('["override"]', '["modulate", "override"]') + "\n[begin]\nconnect4 = 1_200\n"
