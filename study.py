@@ -165,7 +165,7 @@ def work(arguments: list[str], log: Path) -> None:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.argv = ["train.py", *arguments]
-    run_program(train.main, Config, train.__doc__, tuned_for)
+    run_program(train.train, Config, train.__doc__, tuned_for)
 
 
 def end_with(study: Any) -> None:

@@ -22,6 +22,7 @@ PROGRAMS = (
     "run.py",
     "resume.py",
     "pause.py",
+    "progress.py",
     "watch.py",
     "log.py",
 )

@@ -498,7 +498,7 @@ def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp
     config = replace(config_from_json((fresh_run(tmp_path)).read_text()), total_steps=16 * 8, num_envs=16)
     agent = make_agent(config, env)
     log = Log(tmp_path / "log")
-    training = Training(config, env, agent, None, log, print)
+    training = Training(config, env, agent, None, log)
     policies = []
     refresh = training.refresh_opponent
 
