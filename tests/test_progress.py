@@ -36,6 +36,8 @@ def shown(one: Progress) -> None:
     """Everything that can be shown."""
     with one:
         one.say("waiting for http://127.0.0.1:8000: 3 s [not markup]")
+        if isinstance(one, Live):
+            one.bar.refresh()  # it draws four times a second
         one.tell("runs/a_folder_with_a_name_that_is_longer_than_any_terminal_of_this_test_is_wide_" + 60 * "x")
         for step in (1000, 500_000, 1_000_000):
             one.at(step)
