@@ -19,6 +19,7 @@ from envs.luck import ADVISING, GUIDING, Luck
 from envs.opponents import SelfPlay
 from envs.score import Score
 from evaluate import Result, judge
+from film import Camera
 from log import Log, Stopwatch
 from pause import pause, reading_desk
 from progress import QUIET, Progress, progress_for
@@ -108,6 +109,9 @@ class Training(Resumable):
         self.score = Score(env.num_envs, env.device)
         self.watch = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
+        self.columns = torch.arange(env.spec.num_actions, device=env.device)
+        self.actions = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)  # student's, tutor's
+        self.camera = Camera(config)
         self.global_step = self.updates = 0
         self.began = self.logged_at = self.saved_at = time.monotonic()
         self.logged_step = 0
@@ -176,7 +180,9 @@ class Training(Resumable):
 
     def moment(self, step: Step) -> Step:
         """Act once in all games, and return the moment that this leads to."""
-        proposal, choice = self.advised(step, self.watch("act", self.agent.act, step))
+        proposal = self.watch("act", self.agent.act, step)
+        self.actions[0].add_((proposal.action[:, None] == self.columns).sum(0))
+        proposal, choice = self.advised(step, proposal)
         after = self.watch("env", self.env.step, choice.action)
         felt = after._replace(reward=self.guidance.reward(after))
         proposal = proposal._replace(scores=choice.scores)
@@ -212,7 +218,9 @@ class Training(Resumable):
     ) -> tuple[Proposal, Choice]:
         """Return (what the student proposes, what to do), after what was heard."""
         advice = desk.turn_back(told, advice)
-        same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
+        best = advice.probs.argmax(1)
+        same = advice.given & (best == proposal.greedy)
+        self.actions[1].add_(((best[:, None] == self.columns) & advice.given[:, None]).sum(0))
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
         heeded = self.asking.heed(wish.wanted, advice.given & ~same, self.rations)
         heard = Heard(advice.probs * heeded[:, None], advice.given & heeded)
@@ -259,6 +267,10 @@ class Training(Resumable):
             if self.guidance.fades or self.guidance.pauses:
                 values["tutor/strength"] = float(self.guidance.strength)
         values |= numbers | self.watch.shares()
+        for who, counts in zip(("student", "tutor"), total(self.actions).tolist(), strict=True):
+            if self.log is not None and any(counts):
+                self.log.count(self.global_step, f"policy/actions_{who}", counts)
+        self.actions.zero_()
         if self.log is not None:
             self.log.add(self.global_step, values)
         self.progress.report(self.global_step, values)
@@ -270,6 +282,8 @@ class Training(Resumable):
         env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
         result = self.watch("eval", judge, self.agent, env)
         self.log.add(self.global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
+        if (picture := self.watch("draw", self.camera.shoot, self.agent)) is not None:
+            self.log.show(self.global_step, "game", picture)
         self.progress.evaluation(self.global_step, result)
         return result
 

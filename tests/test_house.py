@@ -23,6 +23,7 @@ PROGRAMS = (
     "resume.py",
     "pause.py",
     "progress.py",
+    "film.py",
     "watch.py",
     "log.py",
 )
