@@ -1,6 +1,7 @@
 """A student's game to look at: its positions on one sheet, as an animation, or as a video."""
 
 import math
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,11 +66,7 @@ class Camera:
 
 
 def write_film(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write pictures of one size as an animation (.gif) or a video (.mp4), or the last one alone (.png).
-
-    Raises:
-        ValueError: it is none of these, or what makes videos is not installed.
-    """
+    """Write pictures of one size as an animation (.gif) or a video (.mp4), or the last one alone (.png)."""
     if path.suffix == ".gif":
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=PAUSE, loop=0)
     elif path.suffix == ".mp4":
@@ -82,6 +79,8 @@ def check_film(path: Path) -> None:
     """Raise ValueError if a film cannot be written there: found out before a game is played."""
     if path.suffix not in (".gif", ".mp4", ".png"):
         raise ValueError(f"{path}: a game is recorded as .gif or .mp4, its last position as .png")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
     if path.suffix == ".mp4":
         try:
             import imageio_ffmpeg  # noqa: F401
@@ -90,14 +89,11 @@ def check_film(path: Path) -> None:
 
 
 def write_video(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write H.264 as every browser plays it: 4:2:0, which wants even sides."""
+    """Write H.264 as browsers play it: 4:2:0, which wants even sides."""
     import imageio_ffmpeg
 
-    size = tuple(side + side % 2 for side in frames[0].size)
-    film = imageio_ffmpeg.write_frames(path, size, fps=1000 / PAUSE, macro_block_size=2, ffmpeg_log_level="error")
-    film.send(None)
-    for frame in frames:
-        whole = Image.new("RGB", size, PAPER)
-        whole.paste(frame)
-        film.send(whole.tobytes())
-    film.close()
+    width, height = frames[0].size
+    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1000 / PAUSE), "-i", "-")
+    even = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white", "-pix_fmt", "yuv420p", "-movflags", "+faststart")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *raw, *even, str(path)]
+    subprocess.run(command, input=b"".join(frame.tobytes() for frame in frames), check=True)
