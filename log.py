@@ -1,11 +1,13 @@
 """What a run writes down while it goes on: numbers for TensorBoard and as CSV, and where its time goes."""
 
 import csv
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -40,12 +42,16 @@ class Log:
         folder: of the run.
         resumed: the env step from which a run goes on; what it had logged after that is taken back.
         seconds: what it had lasted until then.
+        track: settings to show beside the scalars on Weights & Biases; None: they do not go there.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or wandb is not installed.
     """
 
-    def __init__(self, folder: Path, resumed: int | None = None, seconds: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, resumed: int | None = None, seconds: float = 0.0, track: dict[str, Any] | None = None
+    ) -> None:
+        self.tracked = None if track is None else tracked(folder, track)
         path = folder / "metrics.csv"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -67,6 +73,8 @@ class Log:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, global_step)
             self.lines.writerow([global_step, seconds, tag, value])
+        if self.tracked is not None:
+            self.tracked.log({"global_step": global_step, **values})
 
     def count(self, global_step: int, tag: str, counts: list[int]) -> None:
         """Write how often each action was taken, as a histogram with a bar for each."""
@@ -97,6 +105,38 @@ class Log:
         """Write what is left."""
         self.writer.close()
         self.file.close()
+        if self.tracked is not None:
+            self.tracked.finish()
+
+
+def tracked(folder: Path, settings: dict[str, Any]) -> Any:
+    """Return the run on Weights & Biases: the one whose id is in the folder, or a new one.
+
+    Raises:
+        ValueError: wandb is not installed, or does not know who we are.
+    """
+    try:
+        import wandb  # most people do without it
+    except ImportError as error:
+        raise ValueError("--track wants wandb: pip install -e '.[track]'") from error
+    path = folder / "wandb.id"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(uuid4().hex[:8])
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "tutored"),
+            id=path.read_text(),
+            name=folder.name,
+            dir=folder,
+            config=settings,
+            resume="allow",
+            settings=wandb.Settings(console="off"),  # else it takes over the terminal
+        )
+    except wandb.Error as error:
+        raise ValueError(f"--track: Weights & Biases says: {error}") from error
+    run.define_metric("*", step_metric="global_step")
+    return run
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ NUMBERS = ("global_step", "updates", "guided_from")  # of a run that goes on
 PARTS = ("agent", "env", "score", "guidance", "asking")
 
 HARMLESS = {  # flags that change nothing of what is learned
-    *("device", "accelerate", "log_every", "eval_every", "eval_episodes", "save_minutes", "progress"),
+    *("device", "accelerate", "log_every", "eval_every", "eval_episodes", "save_minutes", "progress", "track"),
     *("folder", "resume", "force"),
     *("tutoring.tutor_url", "tutoring.tutor_key_file", "tutoring.tutor_wait", "tutoring.tutor_deadline"),
     *("tutoring.tutor_optional",),

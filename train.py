@@ -58,7 +58,10 @@ def train(config: Config) -> dict[str, object]:
         log = None
         if rank() == 0:
             stack.enter_context(alone_in(config.folder))
-            log = Log(config.folder) if state is None else Log(config.folder, state["global_step"], state["seconds"])
+            told = {name: part for name, part in json.loads(config.to_json()).items() if name != "versions"}
+            known = dict(settings(told))  # as config.json: without passwords
+            resumed = () if state is None else (state["global_step"], state["seconds"])
+            log = Log(config.folder, *resumed, track=known if config.track else None)
             stack.callback(log.close)
         begun = 0 if state is None else state["global_step"]
         progress = QUIET if log is None else progress_for(config.progress, config.total_steps, begun)
@@ -84,8 +87,7 @@ def train(config: Config) -> dict[str, object]:
         progress.say("")  # nothing is waited for any more
         summary = training.run()
         if rank() == 0:
-            told = {name: part for name, part in json.loads(config.to_json()).items() if name != "versions"}
-            log.compare(dict(settings(told)), summary["eval"]["mean_return"])  # as config.json: without passwords
+            log.compare(known, summary["eval"]["mean_return"])
             write(config.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
             progress.end(summary, config.folder)
     return summary

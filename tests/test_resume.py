@@ -156,8 +156,7 @@ def test_curves_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_actions_counted_before_a_stop_are_in_the_next_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stop is between two reports."""
-    config = replace(config_of("ppo", "connect4", tmp_path / "whole"), log_every=768)
+    config = replace(config_of("ppo", "connect4", tmp_path / "whole"), log_every=1500)
     folders = both_ways(config, monkeypatch)
     agree(*folders)
     for who in ("student", "tutor"):
@@ -165,9 +164,9 @@ def test_actions_counted_before_a_stop_are_in_the_next_report(tmp_path: Path, mo
         logs = [one.Histograms(f"policy/actions_{who}") for one in events]
         whole, parts = ([(one.step, one.histogram_value) for one in log] for log in logs)
         assert whole == parts
-        assert len(whole) == 2
-        if who == "student":
-            assert [sum(counts.bucket) for _, counts in whole] == [1024, 512]
+        ((step, counts),) = whole
+        assert step == 1536 > HALF
+        assert who == "tutor" or sum(counts.bucket) == 1536
 
 
 def test_checkpoints_are_written_on_the_way(tmp_path: Path) -> None:
