@@ -234,7 +234,7 @@ def our_training(program: str, algo: str, game: str, device: str, seconds: str) 
     config = replace(config, agent=replace(config.agent, **settings))
     config.check()
     env = make_env(config, device)
-    training = Training(config, env, make_agent(config, env), None, None, lambda line: None)
+    training = Training(config, env, make_agent(config, env), None, None)
     rounds = max(1, 32 // training.agent.horizon)
     held, stats = [env.reset()], {}
     while not stats:  # DQN begins to learn only when it has seen enough

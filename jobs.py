@@ -122,7 +122,7 @@ def work(errand: Errand) -> None:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     sys.argv = ["train.py", *errand.arguments, *begun(errand.folder)]
-    run_program(train.main, Config, train.__doc__, tuned_for)
+    run_program(train.train, Config, train.__doc__, tuned_for)
 
 
 def end_with(study: Any) -> None:

@@ -133,7 +133,7 @@ def measure(
         torch.set_num_threads(1)  # as train.py beside a server
     env = make_env(config, device)
     with open_desk(told, env.game, config.seed, place, device) as desk, ExitStack() as stack:
-        training = Training(config, env, make_agent(config, env), desk, None, lambda line: None)
+        training = Training(config, env, make_agent(config, env), desk, None)
         step, stats = env.reset(), {}
         while not stats or training.updates < 3:  # DQN begins to learn only when it has seen enough
             step, stats = training.round(step)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from agents import Agent
@@ -38,8 +37,6 @@ WANDERS = 0.05  # of the student's actions: without chance some students play on
 PAIRS = 5  # comparisons, times the number of games
 NAMED = 0.01  # the least that an action which was named better is better by
 
-console = Console(highlight=False)
-
 
 @contextmanager
 def reading_desk(config: Config, env: Env, say: Say) -> Iterator[Desk]:
@@ -52,16 +49,15 @@ def reading_desk(config: Config, env: Env, say: Say) -> Iterator[Desk]:
         yield Desk(view, analyst, AdviceTable(env.spec.num_actions, math.inf, device=env.device), None)
 
 
-def pause(config: Config, agent: Agent, desk: Desk) -> None:
-    """Collect games of the student, have them read, and take over what is said of them."""
+def pause(config: Config, agent: Agent, desk: Desk) -> str:
+    """Collect games of the student, have them read, take over what is said of them, and return what it came to."""
     told, analyst = config.guiding, desk.tutor
     copies = CANDIDATES * told.episodes if told.which == "worst" else told.episodes
     env = evaluation_env(replace(config, seed=config.seed + READING_SEED), copies, config.device)
     episodes = collect(agent, env, desk.view, told.episodes, told.which == "worst", config.seed)
     if isinstance(agent.guidance, Preferences):
-        compare(analyst, episodes, agent.guidance, config.seed, config.folder)
-    else:
-        modulate(analyst, desk.view, episodes, desk.table, config.folder)
+        return compare(analyst, episodes, agent.guidance, config.seed, config.folder)
+    return modulate(analyst, desk.view, episodes, desk.table, config.folder)
 
 
 class Moment(NamedTuple):
@@ -107,8 +103,8 @@ def episode_of(moments: Sequence[Moment], view: View, game: int, length: int, to
     return Episode(*as_told(view, state, action), reward, seen, total, first)
 
 
-def modulate(analyst: Analyst, view: View, episodes: Sequence[Episode], table: AdviceTable, folder: Path) -> None:
-    """Ask which steps of the games were critical, put them into the table, and write the report."""
+def modulate(analyst: Analyst, view: View, episodes: Sequence[Episode], table: AdviceTable, folder: Path) -> str:
+    """Ask which steps of the games were critical, put them into the table, and return the report in a line."""
     found = analyst.critical(episodes)
     rows: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
     for episode, findings in zip(episodes, found, strict=True):
@@ -126,9 +122,7 @@ def modulate(analyst: Analyst, view: View, episodes: Sequence[Episode], table: A
     (folder / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
     (folder / "analysis.md").write_text(as_markdown(report))
     told = ", ".join(f"{name} {value:.0%}" for name, value in measures.items() if value is not None)
-    console.print(
-        f"{len(episodes)} games read: {len(rows)} critical positions; by the expert: {told or 'there is none'}"
-    )
+    return f"{len(episodes)} games read: {len(rows)} critical positions; by the expert: {told or 'there is none'}"
 
 
 def worth_of(one: Finding, done: int, actions: int) -> Tensor:
@@ -201,8 +195,8 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def compare(analyst: Analyst, episodes: Sequence[Episode], method: Preferences, seed: int, folder: Path) -> None:
-    """Ask which of two games was played better, for pairs of them, fit the reward, and write down how it went."""
+def compare(analyst: Analyst, episodes: Sequence[Episode], method: Preferences, seed: int, folder: Path) -> str:
+    """Ask which of two games was played better, for pairs of them, fit the reward, and return how it went."""
     chance = torch.Generator().manual_seed(seed)
     pairs = [torch.randperm(len(episodes), generator=chance)[:2].tolist() for _ in range(PAIRS * len(episodes))]
     said = analyst.prefers([(episodes[one], episodes[other]) for one, other in pairs])
@@ -220,4 +214,4 @@ def compare(analyst: Analyst, episodes: Sequence[Episode], method: Preferences, 
     report["fitted"], report["agrees_with_returns"] = share, sum(agreed) / len(agreed) if agreed else None
     (folder / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
     fitted = "nothing is fitted" if share is None else f"the fitted reward agrees with {share:.0%} of them"
-    console.print(f"{len(heard)} pairs of {len(episodes)} games compared: {fitted}")
+    return f"{len(heard)} pairs of {len(episodes)} games compared: {fitted}"

@@ -24,6 +24,7 @@ from agents.parallel import rank, ranks, share
 from envs.base import Env, Step
 from envs.opponents import SelfPlay
 from envs.score import Score
+from log import Stopwatch
 from run import Config, config_of
 from tutors.asking import Asking, Rations
 from tutors.desk import Desk
@@ -33,7 +34,8 @@ NUMBERS = ("global_step", "updates", "guided_from")  # of a run that goes on
 PARTS = ("agent", "env", "score", "guidance", "asking")
 
 HARMLESS = {  # flags that change nothing of what is learned
-    *("device", "accelerate", "log_every", "eval_every", "eval_episodes", "save_minutes", "folder", "resume", "force"),
+    *("device", "accelerate", "log_every", "eval_every", "eval_episodes", "save_minutes", "progress", "track"),
+    *("folder", "resume", "force"),
     *("tutoring.tutor_url", "tutoring.tutor_key_file", "tutoring.tutor_wait", "tutoring.tutor_deadline"),
     *("tutoring.tutor_optional",),
 }
@@ -157,6 +159,8 @@ class Resumable:
     rations: Rations
     acted: Tensor
     agreed: Tensor
+    actions: Tensor
+    watch: Stopwatch
     global_step: int
     updates: int
     logged_step: int
@@ -176,7 +180,8 @@ class Resumable:
         self.check(stats)
         began = time.monotonic()
         try:
-            save_checkpoint(self.config.folder / "checkpoints", self.global_step, self.state_dict(), rank())
+            place = self.config.folder / "checkpoints"
+            self.watch("save", save_checkpoint, place, self.global_step, self.state_dict(), rank())
         except OSError as error:
             told = f"no checkpoint could be written in {self.config.folder}: {error.strerror}; the last one is whole"
             if last:
@@ -211,6 +216,7 @@ class Resumable:
             "rations": self.rations.left,
             "acted": self.acted,
             "agreed": self.agreed,
+            "actions": self.actions,
             "seconds": time.monotonic() - self.began,
         }
 
@@ -225,12 +231,14 @@ class Resumable:
         for name in PARTS if goes_on else ("agent", "env"):
             getattr(self, name).load_state_dict(state[name])
         self.acted.copy_(state["acted"])
-        if not goes_on:
+        if goes_on:
+            self.actions.copy_(state["actions"])
+            if self.desk is not None and state["desk"] is not None:
+                self.desk.load_state_dict(state["desk"])
+                self.rations.left.copy_(state["rations"])
+                self.agreed.copy_(state["agreed"])
+        else:
             self.guided_from = self.global_step
-        elif self.desk is not None and state["desk"] is not None:
-            self.desk.load_state_dict(state["desk"])
-            self.rations.left.copy_(state["rations"])
-            self.agreed.copy_(state["agreed"])
         self.step = self.env.now()
         self.began -= state["seconds"]
         self.logged_step = self.global_step

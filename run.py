@@ -70,6 +70,10 @@ class Config:
     """Go on with the run in this folder; with another --folder a new run begins with what its student is."""
     force: bool = False
     """Go on though flags differ from those that the run began with."""
+    progress: Literal["live", "json", "quiet"] = "live"
+    """live: a line that moves, and plain lines where no terminal is; json: an object a line; quiet: errors alone."""
+    track: bool = False
+    """Log to Weights & Biases too."""
     tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
     guiding: Annotated[GuidanceConfig, tyro.conf.arg(name="")] = field(default_factory=GuidanceConfig)
     agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)

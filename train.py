@@ -3,12 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from agents import Agent
@@ -21,8 +19,10 @@ from envs.luck import ADVISING, GUIDING, Luck
 from envs.opponents import SelfPlay
 from envs.score import Score
 from evaluate import Result, judge
+from film import Camera
 from log import Log, Stopwatch
 from pause import pause, reading_desk
+from progress import QUIET, Progress, progress_for
 from resume import Resumable, Stop, alone_in, settings, settled
 from run import Config, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
@@ -31,8 +31,6 @@ from tutors.base import Advice, TutorError
 from tutors.desk import Desk, Told
 from tutors.guidance import METHODS
 from tutors.store import without_password
-
-console = Console(highlight=False)
 
 
 def train(config: Config) -> dict[str, object]:
@@ -47,7 +45,6 @@ def train(config: Config) -> dict[str, object]:
     config.check()
     config, goes_on = settled(replace(config, device=device))
     source, pauses = config.folder if goes_on else config.resume, METHODS[config.guiding.guidance].pauses
-    console.quiet = rank() > 0
     state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), ranks())
     if state is not None and state["global_step"] >= config.total_steps:
         done = f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps"
@@ -61,32 +58,38 @@ def train(config: Config) -> dict[str, object]:
         log = None
         if rank() == 0:
             stack.enter_context(alone_in(config.folder))
-            log = Log(config.folder) if state is None else Log(config.folder, state["global_step"], state["seconds"])
+            told = {name: part for name, part in json.loads(config.to_json()).items() if name != "versions"}
+            known = dict(settings(told))  # as config.json: without passwords
+            resumed = () if state is None else (state["global_step"], state["seconds"])
+            log = Log(config.folder, *resumed, track=known if config.track else None)
             stack.callback(log.close)
-        console.print(
+        begun = 0 if state is None else state["global_step"]
+        progress = QUIET if log is None else progress_for(config.progress, config.total_steps, begun)
+        stack.enter_context(progress)
+        progress.tell(
             f"{config.folder}: {config.algo} on {config.env}, tutor {without_password(config.tutoring.tutor)}, {device}"
         )
-        status = stack.enter_context(console.status(""))
         for turn in range(ranks()):  # one after the other: the first may start a server, which the others find
             if share(turn) == rank():
-                told = (config.tutoring, env.game, config.seed, config.folder, device, status.update)
-                opened = open_desk(*told) if not pauses else reading_desk(config, env, status.update)
+                told = (config.tutoring, env.game, config.seed, config.folder, device, progress.say)
+                opened = open_desk(*told) if not pauses else reading_desk(config, env, progress.say)
                 desk = stack.enter_context(opened)
-        training = Training(config, env, agent, desk, log, status.update)
+        training = Training(config, env, agent, desk, log, progress)
         if state is not None:
             try:
                 training.load_state_dict(state, goes_on)
             except (KeyError, RuntimeError) as error:
                 raise ValueError(f"{source} has another kind of student or game: {error}") from error
         if pauses and not goes_on:
-            pause(config, agent, desk)
+            progress.tell(pause(config, agent, desk))
         if rank() == 0:
             (config.folder / "config.json").write_text(config.to_json() + "\n")
+        progress.say("")  # nothing is waited for any more
         summary = training.run()
         if rank() == 0:
-            told = {name: part for name, part in json.loads(config.to_json()).items() if name != "versions"}
-            log.compare(dict(settings(told)), summary["eval"]["mean_return"])  # as config.json: without passwords
+            log.compare(known, summary["eval"]["mean_return"])
             write(config.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+            progress.end(summary, config.folder)
     return summary
 
 
@@ -94,9 +97,9 @@ class Training(Resumable):
     """The loop, and what it counts."""
 
     def __init__(
-        self, config: Config, env: Env, agent: Agent, desk: Desk | None, log: Log | None, say: Callable[[str], None]
+        self, config: Config, env: Env, agent: Agent, desk: Desk | None, log: Log | None, progress: Progress = QUIET
     ) -> None:
-        self.config, self.env, self.agent, self.desk, self.log, self.say = config, env, agent, desk, log, say
+        self.config, self.env, self.agent, self.desk, self.log, self.progress = config, env, agent, desk, log, progress
         self.guidance = agent.guidance
         games = torch.arange(env.first_game, env.first_game + env.num_envs, device=env.device)
         self.luck, self.guiding_luck = (Luck(config.seed, games, stream) for stream in (ADVISING, GUIDING))
@@ -108,6 +111,9 @@ class Training(Resumable):
         self.score = Score(env.num_envs, env.device)
         self.watch = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
+        self.columns = torch.arange(env.spec.num_actions, device=env.device)
+        self.actions = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)  # student's, tutor's
+        self.camera = Camera(config)
         self.global_step = self.updates = 0
         self.began = self.logged_at = self.saved_at = time.monotonic()
         self.logged_step = 0
@@ -149,6 +155,7 @@ class Training(Resumable):
                     self.save({})
                     raise
                 self.refresh_opponent()
+                self.progress.at(self.global_step)
                 if before // config.log_every < self.global_step // config.log_every:
                     self.report(stats)
                 if before // config.eval_every < self.global_step // config.eval_every:
@@ -157,7 +164,7 @@ class Training(Resumable):
                     self.save(stats)
             self.save(stats, last=True)
         if share(stop.number):
-            console.print(f"stopped: python train.py --resume {config.folder} goes on")
+            self.progress.tell(f"stopped: python train.py --resume {config.folder} goes on")
             raise SystemExit(128 + share(stop.number))
         return self.summary(self.result or self.evaluate())
 
@@ -175,7 +182,9 @@ class Training(Resumable):
 
     def moment(self, step: Step) -> Step:
         """Act once in all games, and return the moment that this leads to."""
-        proposal, choice = self.advised(step, self.watch("act", self.agent.act, step))
+        proposal = self.watch("act", self.agent.act, step)
+        self.actions[0].add_((proposal.action[:, None] == self.columns).sum(0))
+        proposal, choice = self.advised(step, proposal)
         after = self.watch("env", self.env.step, choice.action)
         felt = after._replace(reward=self.guidance.reward(after))
         proposal = proposal._replace(scores=choice.scores)
@@ -211,7 +220,9 @@ class Training(Resumable):
     ) -> tuple[Proposal, Choice]:
         """Return (what the student proposes, what to do), after what was heard."""
         advice = desk.turn_back(told, advice)
-        same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
+        best = advice.probs.argmax(1)
+        same = advice.given & (best == proposal.greedy)
+        self.actions[1].add_(((best[:, None] == self.columns) & advice.given[:, None]).sum(0))
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
         heeded = self.asking.heed(wish.wanted, advice.given & ~same, self.rations)
         heard = Heard(advice.probs * heeded[:, None], advice.given & heeded)
@@ -238,18 +249,16 @@ class Training(Resumable):
         return consult_probability(self.acted - self.guided_from, theta, told.consult_from, last)
 
     def report(self, stats: dict[str, Tensor]) -> None:
-        """Log what happened since the last report, and show it in one line."""
+        """Log what happened since the last report, and show it."""
         numbers = self.check(stats)
         total(self.score.sums)
         now, played = time.monotonic(), self.score.take()
         sps = (self.global_step - self.logged_step) / (now - self.logged_at)
         self.logged_at, self.logged_step = now, self.global_step
         values = {"charts/SPS": sps}
-        line = f"step {self.global_step:,}  {sps:,.0f} steps/s"
         if played["episodes"]:
             values["charts/episodic_return"] = played["return"]
             values["charts/episodic_length"] = played["length"]
-            line += f"  return {played['return']:+.2f}"
         if self.desk is not None:
             same, advised = self.agreed.tolist()
             self.agreed.zero_()
@@ -259,20 +268,25 @@ class Training(Resumable):
                 values["tutor/consult_probability"] = float(self.consult_probability())
             if self.guidance.fades or self.guidance.pauses:
                 values["tutor/strength"] = float(self.guidance.strength)
-            line += f"  wanted {values['tutor/wanted']:.0%}  hit rate {values['tutor/hit_rate']:.0%}"
-        values |= numbers
+        values |= numbers | self.watch.shares()
+        for who, counts in zip(("student", "tutor"), total(self.actions).tolist(), strict=True):
+            if self.log is not None and any(counts):
+                self.log.count(self.global_step, f"policy/actions_{who}", counts)
+        self.actions.zero_()
         if self.log is not None:
-            self.log.add(self.global_step, values | self.watch.shares())
-        self.say(line)
+            self.log.add(self.global_step, values)
+        self.progress.report(self.global_step, values)
 
     def evaluate(self) -> Result:
-        """Play the student alone in games of its own, and log and print how it did. Only rank 0 does."""
+        """Play the student alone in games of its own, and log and show how it did. Only rank 0 does."""
         if self.log is None:
             return Result(math.nan, math.nan, 0)
         env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
         result = self.watch("eval", judge, self.agent, env)
         self.log.add(self.global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
-        console.print(f"step {self.global_step:>9,}  student alone {result}")
+        if (picture := self.watch("draw", self.camera.shoot, self.agent)) is not None:
+            self.log.show(self.global_step, "game", picture)
+        self.progress.evaluation(self.global_step, result)
         return result
 
     def summary(self, result: Result) -> dict[str, object]:
@@ -287,11 +301,5 @@ class Training(Resumable):
         }
 
 
-def main(config: Config) -> None:
-    """Train, and print what came out."""
-    summary = train(config)
-    console.print_json(json.dumps(summary))
-
-
 if __name__ == "__main__":
-    run_program(main, Config, description=__doc__, defaults=tuned_for)
+    run_program(train, Config, description=__doc__, defaults=tuned_for)

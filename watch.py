@@ -1,6 +1,6 @@
 """Students to look at: a game as a picture, a match of two, a game against one, and curves of many runs.
 
-`watch.py record RUN game.gif`, `watch.py match RUN OTHER`, `watch.py play RUN`, `watch.py curves RUN RUN …`.
+`watch.py record RUN game.mp4`, `watch.py match RUN OTHER`, `watch.py play RUN`, `watch.py curves RUN RUN …`.
 """
 
 import math
@@ -23,21 +23,20 @@ from envs.base import Env
 from envs.opponents import SelfPlay
 from envs.pictures import CELL, DRAWINGS
 from evaluate import Result, play, saved_student, student
+from film import INK, PAPER, check_film, positions, write_film
 from measures import evaluations
 from resume import settings
 from run import EVALUATION_SEED, Config, config_of, evaluation_env, run_program
 from tutors import TutorConfig, open_desk
 from tutors.desk import Desk
 
-PAUSE = 700  # milliseconds that a picture is shown
-LONGEST = 400  # steps of a game that is recorded
-BAR, PAPER, INK = (66, 110, 180), (255, 255, 255), (25, 25, 25)
+BAR = (66, 110, 180)
 Run = Annotated[Path, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
 class Record:
-    """A game of a student alone, as an animation (.gif) or its last position (.png), the tutor's advice beside it."""
+    """A game of a student alone, as a film (.mp4, .gif) or its last position (.png), the tutor's advice beside it."""
 
     run: Run
     """The run's folder."""
@@ -105,29 +104,20 @@ def record(told: Record) -> None:
     """Play a game and write its picture.
 
     Raises:
-        ValueError: nobody has said how the game is drawn, or what is asked for is no picture.
+        ValueError: nobody has said how the game is drawn, or what is asked for is no film.
     """
-    if told.out.suffix not in (".gif", ".png"):
-        raise ValueError(f"{told.out}: a game is recorded as .gif, its last position as .png")
+    check_film(told.out)
     config, agent = loaded(told.run)
     env = evaluation_env(replace(config, seed=config.seed + told.seed), 1, "cpu")
     if env.spec.name not in DRAWINGS:
         raise ValueError(f"nobody has said how {env.spec.name} is drawn: see envs/pictures.py")
-    step, states, frames = env.reset(), [], []
+    states, frames, everybody = positions(agent, env), [], torch.ones(1, dtype=torch.bool)
     with tutor_of(told.run, config, env, replace(config.tutoring, tutor_url=told.tutor_url)) as desk:
-        while len(frames) < LONGEST:
-            states.append(step.state)
-            advised = None if desk is None else desk.advise(step.state, torch.ones(1, dtype=torch.bool)).probs[0]
-            frames.append(frame(env, states, advised, desk))
-            step = env.step(agent.greedy(step.obs, step.legal))
-            if step.terminated | step.truncated:
-                states.append(step.final_state)
-                frames.append(frame(env, states, None, desk))
-                break
-    if told.out.suffix == ".gif":
-        frames[0].save(told.out, save_all=True, append_images=frames[1:], duration=PAUSE, loop=0)
-    else:
-        frames[-1].save(told.out)
+        for at, state in enumerate(states):
+            asked = desk is not None and at < len(states) - 1
+            advised = desk.advise(state, everybody).probs[0] if asked else None
+            frames.append(frame(env, states[: at + 1], advised, desk))
+    write_film(frames, told.out)
     print(f"{len(states)} positions in {told.out}")
 
 

@@ -217,7 +217,7 @@ def soak(seconds: float, folder: Path) -> Account:
     env, account = make_env(config, "cpu"), Account()
     with open_desk(tutoring, env.game, 1, folder, "cpu") as desk:
         assert desk is not None
-        training = Training(config, env, make_agent(config, env), desk, None, lambda line: None)
+        training = Training(config, env, make_agent(config, env), desk, None)
         step, began, due = env.reset(), time.monotonic(), 0.0
         while (passed := time.monotonic() - began) < seconds:
             desk.tutor.lines[

@@ -251,7 +251,7 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
     agent = make_agent(config, env)
     with open_desk(config.tutoring, env.game, 1, tmp_path, "cpu") as desk:
         assert desk is not None
-        training = Training(config, env, agent, desk, None, lambda line: None)
+        training = Training(config, env, agent, desk, None)
         step, money, agreed, paid = env.reset(), 200, 0, 0
         for _ in range(12):
             proposal = agent.act(step)
@@ -279,7 +279,7 @@ def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
     config = config_of("dqn", "connect4", tmp_path, asking="mistake", asking_threshold=0.0, ask_budget=200)
     env = make_env(config, "cpu")
     agent, tutor = make_agent(config, env), Witness(mute=1)
-    training = Training(config, env, agent, make_desk(math.inf, tutor), None, lambda line: None)
+    training = Training(config, env, agent, make_desk(math.inf, tutor), None)
     step = env.reset()
     proposal = agent.act(step)
     assert training.advised(step, proposal)[1].action.equal(proposal.action)
@@ -292,7 +292,7 @@ def test_a_student_says_whether_its_scores_are_a_policy(algo: str, tmp_path: Pat
     config = config_of(algo, "connect4", tmp_path, asking="uncertainty")
     env = make_env(config, "cpu")
     agent = make_agent(config, env)
-    training = Training(config, env, agent, make_desk(math.inf, Witness()), None, lambda line: None)
+    training = Training(config, env, agent, make_desk(math.inf, Witness()), None)
     sums = agent.act(env.reset()).scores.exp().sum(1)
     assert training.asking.has_policy == agent.has_policy == torch.allclose(sums, torch.ones(64))
 

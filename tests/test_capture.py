@@ -35,7 +35,7 @@ def training_of(algo: str, env: str, mode: str, device: str, seed: int = 1) -> T
     )
     config: Config = replace(config, agent=replace(config.agent, **told))
     games = make_env(config, device)
-    return Training(config, games, make_agent(config, games), None, None, lambda line: None)
+    return Training(config, games, make_agent(config, games), None, None)
 
 
 def trained(algo: str, env: str, mode: str, device: str, rounds: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:

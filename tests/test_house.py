@@ -26,6 +26,8 @@ PROGRAMS = (
     "run.py",
     "resume.py",
     "pause.py",
+    "progress.py",
+    "film.py",
     "watch.py",
     "log.py",
 )

@@ -1,6 +1,7 @@
 """The programs as a user meets them: what they print, write and refuse. Small runs, in processes of their own."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -17,20 +18,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import envs
 from agents import A2CConfig
+from agents.base import Proposal
 from agents.checkpoint import load_checkpoint
+from agents.dqn import DQN
+from envs.base import Step
 from envs.opponents import Negamax, tactical
+from film import GAP
 from log import Log
 from resume import new_folder
 from run import Config, config_from_json, evaluation_env, make_agent, tuned_for
 from tests.scripted_server import serving
+from tests.test_asked import config_of
 from train import Training, train
 from tutors import TutorConfig
+from tutors.base import Advice
+from tutors.desk import Desk, Told
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--total-steps", "4000", "--num-envs", "64", "--eval-every", "2000", "--eval-episodes", "64",
@@ -42,7 +51,7 @@ TAGS = {
     "eval/mean_return", "eval/stderr", "eval/episodes",
     "tutor/consult_probability", "tutor/consulted", "tutor/wanted", "tutor/asked", "tutor/hit_rate", "tutor/latency_ms",
     "tutor/label_mass", "tutor/agreement", "tutor/table_load", "tutor/store_failures",
-    "time/env", "time/act", "time/tutor", "time/store", "time/learn",
+    "time/env", "time/act", "time/tutor", "time/store", "time/learn", "time/eval", "time/draw",
 }  # fmt: skip
 
 
@@ -108,6 +117,48 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
     assert "eval/mean_return" in patterns
     for pattern in patterns:
         assert pattern == "silent/.*" or any(re.search(pattern, tag) for tag in scalars), f"nothing is {pattern}"
+
+
+def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histograms against the actions that the student itself proposed, and the best ones of the advice that it got."""
+    config = config_of("dqn", "connect4", tmp_path / "run")
+    act, turn_back = DQN.act, Desk.turn_back
+    seen: dict[str, list[int]] = {"student": [], "tutor": []}
+
+    def acted(self: DQN, step: Step) -> Proposal:
+        proposal = act(self, step)
+        seen["student"] += proposal.action.tolist()
+        return proposal
+
+    def turned(self: Desk, told: Told, advice: Advice) -> Advice:
+        advice = turn_back(self, told, advice)
+        seen["tutor"] += [probs.index(max(probs)) for probs in advice.probs[advice.given].tolist()]
+        return advice
+
+    monkeypatch.setattr(DQN, "act", acted)
+    monkeypatch.setattr(Desk, "turn_back", turned)
+    train(config)
+    events = EventAccumulator(str(tmp_path / "run"), {"histograms": 0}).Reload()  # 0: all of them
+    for who, actions in seen.items():
+        found = [event.histogram_value for event in events.Histograms(f"policy/actions_{who}")]
+        assert len(found) == 8
+        begun = 0
+        for one in found:
+            part = actions[begun : begun + int(sum(one.bucket))]
+            begun += len(part)
+            assert one.bucket == [part.count(action) for action in range(7)]
+            assert one.bucket_limit == [action + 0.5 for action in range(7)]
+            assert (one.num, one.sum, one.min, one.max) == (len(part), sum(part), -0.5, 6.5)
+            assert one.sum_squares == sum(action**2 for action in part)
+        assert begun == len(actions) > 0
+    assert len(seen["student"]) == 2048
+
+
+def test_the_first_evaluation_has_a_picture_of_a_game(run: Path) -> None:
+    (image, *_) = EventAccumulator(str(run)).Reload().Images("game")
+    assert image.step == 2048
+    with Image.open(io.BytesIO(image.encoded_image_string)) as sheet:
+        assert sheet.width % (7 * 16 + GAP) == 0
 
 
 def test_the_shares_of_time_add_up_to_one(run: Path) -> None:
@@ -498,7 +549,7 @@ def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp
     config = replace(config_from_json((fresh_run(tmp_path)).read_text()), total_steps=16 * 8, num_envs=16)
     agent = make_agent(config, env)
     log = Log(tmp_path / "log")
-    training = Training(config, env, agent, None, log, print)
+    training = Training(config, env, agent, None, log)
     policies = []
     refresh = training.refresh_opponent
 

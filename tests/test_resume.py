@@ -155,6 +155,20 @@ def test_curves_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seconds == sorted(seconds)
 
 
+def test_actions_counted_before_a_stop_are_in_the_next_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config_of("ppo", "connect4", tmp_path / "whole"), log_every=1500)
+    folders = both_ways(config, monkeypatch)
+    agree(*folders)
+    for who in ("student", "tutor"):
+        events = [EventAccumulator(str(folder), {"histograms": 0}).Reload() for folder in folders]  # 0: all of them
+        logs = [one.Histograms(f"policy/actions_{who}") for one in events]
+        whole, parts = ([(one.step, one.histogram_value) for one in log] for log in logs)
+        assert whole == parts
+        ((step, counts),) = whole
+        assert step == 1536 > HALF
+        assert who == "tutor" or sum(counts.bucket) == 1536
+
+
 def test_checkpoints_are_written_on_the_way(tmp_path: Path) -> None:
     config = config_of("a2c", "connect4", tmp_path / "run", tutor="none")
     train(replace(config, save_minutes=0.0))

@@ -15,6 +15,7 @@ from envs.luck import pick
 from measures import evaluations
 from run import Config
 from tests.test_asked import config_of
+from tests.test_film import decoded
 from tests.test_programs import program
 from train import train
 from watch import Curves, Match, Play, Record, by_hand, curves, match, record
@@ -56,7 +57,16 @@ def test_without_a_tutor_there_is_the_board_alone(runs: dict[str, Config], tmp_p
     record(Record(runs["longer"].folder, tmp_path / "game.gif"))
     assert {one.shape for one in pictures(tmp_path / "game.gif")} == {(6 * watch.CELL, 7 * watch.CELL, 3)}
     with pytest.raises(ValueError, match=r"recorded as \.gif"):
-        record(Record(runs["longer"].folder, tmp_path / "game.mp4"))
+        record(Record(runs["longer"].folder, tmp_path / "game.avi"))
+
+
+def test_a_video_is_the_animation_s_game(runs: dict[str, Config], tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
+    for name in ("game.gif", "game.mp4"):
+        record(Record(runs["connect4"].folder, tmp_path / name))
+    (_, video), film = decoded(tmp_path / "game.mp4"), pictures(tmp_path / "game.gif")
+    assert len(video) == len(film)
+    assert max(np.abs(ours - theirs).mean() for ours, theirs in zip(video, film, strict=True)) < 8
 
 
 class Stacker:
