@@ -27,7 +27,7 @@ LAYOUT = {  # the page Custom Scalars of TensorBoard: what one wants to see firs
         "wanted, and answered by the table": ["Multiline", ["tutor/wanted", "tutor/hit_rate"]],
         "questions": ["Multiline", ["tutor/asked"]],
         "trust": ["Multiline", ["tutor/label_mass", "tutor/agreement", "tutor/expert_agreement"]],
-        "silence": ["Multiline", ["silent/.*"]],
+        "silence": ["Multiline", ["tutor/silent/.*"]],
     },
     "time": {"shares": ["Multiline", ["time/.*"]]},
 }

@@ -81,6 +81,14 @@ def test_custom_scalars_are_our_charts_with_every_run_in_them(page: Any, url: st
         expect(cards.nth(titles.index(title)).locator(".matches-text")).to_have_text(f"Matches ({number})")
 
 
+def test_every_chart_is_of_something_that_the_readme_says_is_logged() -> None:
+    tags = re.findall(r"`(\w+/[\w/]+)`", (Path(__file__).parent.parent / "README.md").read_text())
+    for charts in LAYOUT.values():
+        for _, patterns in charts.values():
+            for pattern in patterns:
+                assert any(re.match(pattern, tag) for tag in tags), f"TensorBoard finds nothing for {pattern}"
+
+
 def test_hparams_sorts_runs_by_how_they_ended(page: Any, url: str, runs: Path) -> None:
     opened(page, url, "hparams").get_by_text("Trial ID").wait_for()
     cells = page.locator("vaadin-grid-cell-content")
