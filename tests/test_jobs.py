@@ -174,11 +174,12 @@ def test_a_run_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_run_with_other_flags_is_not_gone_on_with(tmp_path: Path) -> None:
-    path = written(tmp_path, ALONE_ONCE.replace("3_000", "100_000_000"))
+    text = ALONE_ONCE.replace("--num-envs", "--save-minutes 0 --num-envs")
+    path = written(tmp_path, text.replace("3_000", "100_000_000"))
     with running(path) as at_work:
-        until(lambda: all((one / "metrics.csv").exists() for one in folders_of(path)))
+        until(lambda: all(steps_in(one / "checkpoints") != [] for one in folders_of(path)))
         stop(at_work, signal.SIGINT)
-    written(tmp_path, ALONE_ONCE)
+    written(tmp_path, text)
     with pytest.raises(ValueError, match="2 of 2 runs failed"):
         study.run(Run(path, tmp_path / "runs"))
     for folder in folders_of(path):
