@@ -181,11 +181,11 @@ def gain_of(groups: Sequence[Sequence[float]]) -> Gain:
 
 
 def claims(found: Findings) -> list[Claim]:
-    """Return the paper's claims, and what the cells that do as the paper did say of them."""
+    """Return the paper's claims, and what the cells that do as the paper did say of them: nothing, with one seed."""
     cells = [cell for cell in found.tutored() if cell.guidance == PAPER and found.way(cell)[1] > 0]
     budgets = [budget for budget in found.grid.reuse if budget not in (NONE, "inf")]
     published = [cell for cell in cells if cell.reuse in (NONE, *budgets)] or cells
-    if not published:
+    if not published or len(found.grid.seeds) == 1:
         return []
     speed = speed_of(found, published, Cell.baseline)
     finals = gain_of([[share - 1 for share in found.shares(cell)] for cell in published])

@@ -178,6 +178,13 @@ def test_a_student_that_does_not_learn_alone_says_nothing_of_the_claims() -> Non
     assert {line.split(" | ")[3] for line in over_all(found).splitlines()[2:]} == {"2"}
 
 
+def test_one_seed_says_nothing_of_the_claims() -> None:
+    grid = replace(GRID, seeds=(1,))
+    runs = {cell: [outcome(SLOW if cell.tutor == ALONE else FAST, asked=1)] for cell in grid.cells()}
+    assert claims(Findings(grid, runs)) == []
+    assert len(claims(Findings(replace(grid, seeds=(1, 2)), {cell: 2 * one for cell, one in runs.items()}))) == 8
+
+
 def test_verdicts_want_an_interval_on_one_side() -> None:
     assert [above(Gain(0, *ends), 1) for ends in ((1.1, 2), (1, 2), (0.5, 1.5), (0.5, 1), (1, 1))] == [
         "supported", "undecided", "undecided", "not supported", "not supported"]  # fmt: skip
