@@ -50,16 +50,15 @@ def contact_sheet(spec: Spec, states: Sequence[State]) -> np.ndarray:
 class Camera:
     """Takes a picture of the same game now and then, and never for more than a hundredth of the time."""
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.took, self.taken_at = config, 0.0, -math.inf
+    def __init__(self, config: Config, spec: Spec) -> None:
+        self.config, self.spec, self.took, self.taken_at = config, spec, 0.0, -math.inf
 
     def shoot(self, agent: Agent) -> np.ndarray | None:
-        """Return a game of the student alone as a sheet; None if it is not time."""
+        """Return a game of the student alone as a sheet; None if it is not time, or nobody has said how it is drawn."""
         began = time.monotonic()
-        if began - self.taken_at < SHARE * self.took:
+        if self.spec.name not in DRAWINGS or began - self.taken_at < SHARE * self.took:
             return None
-        env = evaluation_env(self.config, 1, self.config.device)
-        sheet = contact_sheet(env.spec, positions(agent, env)) if env.spec.name in DRAWINGS else None
+        sheet = contact_sheet(self.spec, positions(agent, evaluation_env(self.config, 1, self.config.device)))
         self.taken_at = time.monotonic()
         self.took = self.taken_at - began
         return sheet

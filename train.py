@@ -113,7 +113,7 @@ class Training(Resumable):
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
         self.columns = torch.arange(env.spec.num_actions, device=env.device)
         self.actions = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)  # student's, tutor's
-        self.camera = Camera(config)
+        self.camera = Camera(config, env.spec)
         self.global_step = self.updates = 0
         self.began = self.logged_at = self.saved_at = time.monotonic()
         self.logged_step = 0

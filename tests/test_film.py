@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import envs
 import film
 from agents.base import Agent
 from envs.pictures import DRAWINGS
@@ -79,7 +80,7 @@ def test_a_sheet_shows_a_game_evenly_from_the_first_position_to_the_last(number:
 def test_pictures_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that stands still but for what is said here: a picture takes 2 s, so the next is due 200 s later."""
     agent, config = student_of("connect4")
-    camera, clock = Camera(config), [50.0]
+    camera, clock = Camera(config, envs.make_game("connect4").spec), [50.0]
     monkeypatch.setattr(film.time, "monotonic", lambda: clock[0])
 
     def slow(*told: object) -> list:
@@ -96,9 +97,10 @@ def test_pictures_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) 
     assert taken == [50, 252, 454]
 
 
-def test_what_nobody_draws_is_not_photographed() -> None:
+def test_what_nobody_draws_is_not_even_played(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, config = student_of("gym:CartPole-v1")
-    assert Camera(config).shoot(agent) is None
+    monkeypatch.delattr(film, "evaluation_env")
+    assert Camera(config, make_env(config, "cpu").spec).shoot(agent) is None
 
 
 def frames_of(size: tuple[int, int]) -> list[Image.Image]:
