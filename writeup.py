@@ -95,13 +95,14 @@ def written(found: Findings, name: str, command: str, pictures: Sequence[Path]) 
     steps = ", ".join(f"{game} {grid.steps[game]:,}" for game in grid.games)
     parts = [
         f"# The study {name}",
-        f"Made by `{command}`: {made(found)}. {len(cells)} of {len(grid.cells())} cells, {len(grid.seeds)} seeds each; "
-        f"env steps: {steps}.",
+        f"Made by `{command}`: {made(found)}. {len(cells)} of {len(grid.cells())} cells; "
+        f"seeds: {', '.join(map(str, grid.seeds))}; env steps: {steps}.",
     ]
     if said := claims(found):
         parts += ["## What these data say of the paper's claims", table(("claim", "these data", "by"), said)]
     parts += ["## How the students learn", *(f"![{one.stem}]({one.name})" for one in pictures)]
-    parts += ["Lines are means over seeds, bands go from the lowest to the highest.", "## Speed-ups"]
+    lines = f"Lines are means over seeds, with reuse {grid.reuse[-1]}; bands go from the lowest to the highest."
+    parts += [lines, "## Speed-ups"]
     parts += [part for game in grid.games if (part := speeds(found, game))]
     parts += ["## Over all games and students", over_all(found)]
     if pairs := [cell for cell in found.tutored() if cell.reuse != NONE and unused(cell) in found.runs]:
