@@ -1,7 +1,4 @@
-"""Weights & Biases, offline: what its files hold, read by hand as a LevelDB log, against metrics.csv.
-
-wandb is no part of what is installed for tests, since it is large; without it only the error is tested.
-"""
+"""Weights & Biases, offline: what its files hold, read by hand as a LevelDB log, against metrics.csv."""
 
 import csv
 import json
