@@ -116,9 +116,21 @@ def test_what_reuse_saves_is_what_the_sweep_wrote() -> None:
             assert cells == [wanted, *asked, *(number.replace("-", "−") for number in shown)]
 
 
+def test_whether_tutors_help_is_what_the_study_reports() -> None:
+    report = (ROOT / "results" / "study" / "laptop" / "report.md").read_text()
+    for title in ("What these data say of the paper's claims", "Over all games and students"):
+        _, _, rest = report.partition(f"## {title}\n\n")
+        table, *_ = rest.split("\n\n")
+        assert len(table.splitlines()) > 5
+        assert table in README
+    command = report.partition("Made by `")[2].partition("`")[0]
+    assert command in README
+
+
 def test_what_guidance_does_is_what_the_studies_say() -> None:
     """A cell is the gain in area beside a student alone; bold where its interval leaves out 0."""
-    for path in (ROOT / "results" / "study").glob("*/cells.csv"):
+    for name in ("guidance", "modulation"):
+        path = ROOT / "results" / "study" / name / "cells.csv"
         command, *lines = path.read_text().splitlines()
         assert f"studies/{path.parent.name}.toml" in command
         rows = [row for row in csv.DictReader(lines) if row["tutor"] != "none"]
