@@ -116,7 +116,7 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
     scalars = events.Tags()["scalars"]
     assert "eval/mean_return" in patterns
     for pattern in patterns:
-        assert pattern == "silent/.*" or any(re.search(pattern, tag) for tag in scalars), f"nothing is {pattern}"
+        assert pattern == "tutor/silent/.*" or any(re.match(pattern, tag) for tag in scalars), f"nothing is {pattern}"
 
 
 def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
