@@ -1,6 +1,5 @@
 """What a study comes to: numbers for each cell, and what they say of the claims of arXiv:2509.08329."""
 
-import csv
 import json
 import math
 from collections import defaultdict
@@ -16,6 +15,7 @@ from grid import ALONE, Cell, Grid
 from measures import (
     Points,
     area,
+    evaluations,
     fall,
     improvement,
     interval,
@@ -89,6 +89,10 @@ class Findings:
         first = fmean(points[0][1] for points in alone)
         return first, fmean(late(points) for points in alone) - first
 
+    def arrived(self, cell: Cell) -> list[bool]:
+        """Return which runs of a cell come to the threshold."""
+        return [steps_to(points, self.aim(cell)) < math.inf for points in self.curves(cell)]
+
     def shares(self, cell: Cell) -> list[float]:
         """Return the final scores as shares of the baseline's way."""
         first, way = self.way(cell)
@@ -127,15 +131,8 @@ def findings(grid: Grid, place: Path) -> Findings:
 
 def outcome(folder: Path) -> Outcome:
     """Return what the run in a folder came to."""
-    with (folder / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/mean_return"]
-    steps, seconds, scores = (
-        [number(row[name]) for row in rows]
-        for name, number in (("global_step", int), ("wall_seconds", float), ("value", float))
-    )
-    summary = json.loads((folder / "summary.json").read_text())
-    versions = json.loads((folder / "config.json").read_text())["versions"]
-    return Outcome(list(zip(steps, scores, strict=True)), list(zip(seconds, scores, strict=True)), summary, versions)
+    summary, config = (json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "config"))
+    return Outcome(evaluations(folder), evaluations(folder, "wall_seconds"), summary, config["versions"])
 
 
 def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
@@ -154,7 +151,7 @@ def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
         **dict(zip(("area_gain_low", "area_gain_high"), interval(gains), strict=True)),
         "improvement": improvement(finals, [late(points) for points in alone]),
         "threshold": aim,
-        "reached": sum(steps_to(points, aim) < math.inf for points in curves),
+        "reached": sum(found.arrived(cell)),
         "steps_to_threshold": median(steps_to(points, aim) for points in curves),
         "seconds_to_threshold": median(steps_to(run.clock, aim) for run in found.runs[cell]),
         **dict(zip(("speedup", "speedup_low", "speedup_high"), speed, strict=True)),

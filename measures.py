@@ -15,16 +15,17 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-Points = list[tuple[int, float]]  # (env steps, mean return of the student alone)
+Points = list[tuple[float, float]]  # (env steps or seconds, mean return of the student alone)
 RESAMPLES = 10_000
 REACHED = 0.95  # of the way from a baseline's first evaluation to its last ones
 
 
-def evaluations(folder: Path) -> Points:
-    """Return a run's evaluations of the student alone."""
+def evaluations(folder: Path, over: str = "global_step") -> Points:
+    """Return a run's evaluations of the student alone, over env steps or over `wall_seconds`."""
     with (folder / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/mean_return"]
-    return [(int(row["global_step"]), float(row["value"])) for row in rows]
+    number = int if over == "global_step" else float
+    return [(number(row[over]), float(row["value"])) for row in rows]
 
 
 def late(points: Points) -> float:

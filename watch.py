@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import torch
@@ -201,6 +200,8 @@ def curves(told: Curves) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    from writeup import line
+
     groups: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
     configs = [dict(settings(asdict(config_of(run)))) for run in told.runs]
     if not configs:
@@ -213,13 +214,7 @@ def curves(told: Curves) -> None:
         groups[", ".join(f"{name.rpartition('.')[2]} {config.get(name)}" for name in varied) or "all"].append(points)
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for name, several in groups.items():
-        whole = min(len(points) for points in several)
-        steps = [several[0][at][0] for at in range(whole)]
-        columns = [[points[at][1] for points in several] for at in range(whole)]
-        (line,) = axes.plot(steps, [fmean(column) for column in columns], label=f"{name} ({len(several)})")
-        if len(several) > 1:
-            low, high = ([pick(column) for column in columns] for pick in (min, max))
-            axes.fill_between(steps, low, high, alpha=0.2, color=line.get_color())
+        line(axes, several, f"{name} ({len(several)})")
     axes.set(xlabel="env steps", ylabel="mean return, student alone")
     axes.legend(title="setting (runs)")
     figure.savefig(told.out, dpi=150)

@@ -15,9 +15,9 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from findings import NONE, Findings, Gain, claims, falls_of, findings, row_of, speed_of, unused
+from findings import NONE, Claim, Findings, Gain, claims, falls_of, findings, row_of, speed_of, unused
 from grid import ALONE, Cell, Study
-from measures import REACHED, Points, improvement, iqm, steps_to, stratified
+from measures import REACHED, Points, improvement, iqm, stratified
 
 console = Console(highlight=False)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#44aa99", "#332288")
@@ -69,12 +69,12 @@ def report(told: Report) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    pictures = draw(found, out)
-    text = written(found, told.grid.stem, command, pictures)
+    pictures, said = draw(found, out), claims(found)
+    text = written(found, told.grid.stem, command, said, pictures)
     (out / "report.md").write_text(text)
     (out / "report.html").write_text(page(text, pictures))
     console.print(f"{out}: {len(rows)} of {len(grid.cells())} cells; open {out / 'report.html'}", soft_wrap=True)
-    for claim in claims(found):
+    for claim in said:
         console.print(f"{claim.verdict}: {claim.words}: {claim.number}", soft_wrap=True)
 
 
@@ -89,7 +89,7 @@ def made(found: Findings) -> str:
     return f"{origin}, {len(runs)} runs, {hours:.1f} hours in all"
 
 
-def written(found: Findings, name: str, command: str, pictures: Sequence[Path]) -> str:
+def written(found: Findings, name: str, command: str, said: Sequence[Claim], pictures: Sequence[Path]) -> str:
     """Return the report as Markdown."""
     cells, grid = found.cells(), found.grid
     steps = ", ".join(f"{game} {grid.steps[game]:,}" for game in grid.games)
@@ -98,7 +98,7 @@ def written(found: Findings, name: str, command: str, pictures: Sequence[Path]) 
         f"Made by `{command}`: {made(found)}. {len(cells)} of {len(grid.cells())} cells; "
         f"seeds: {', '.join(map(str, grid.seeds))}; env steps: {steps}.",
     ]
-    if said := claims(found):
+    if said:
         parts += ["## What these data say of the paper's claims", table(("claim", "these data", "by"), said)]
     parts += ["## How the students learn", *(f"![{one.stem}]({one.name})" for one in pictures)]
     lines = f"Lines are means over seeds, with reuse {grid.reuse[-1]}; bands go from the lowest to the highest."
@@ -133,7 +133,7 @@ def speeds(found: Findings, game: str) -> str:
         if cell.game == game:
             rows.setdefault((cell.student, cell.tutor, f"`{cell.guidance}`"), {})[cell.reuse] = bounded(found, cell)
     alone = [cell for cell in found.cells() if cell.game == game and cell.tutor == ALONE]
-    times = [(cell.student, f"{sum(arrived(found, cell))} of {len(found.grid.seeds)}") for cell in alone]
+    times = [(cell.student, f"{sum(found.arrived(cell))} of {len(found.grid.seeds)}") for cell in alone]
     said = f"### {game}\n\nAlone, these come to the threshold: {', '.join(f'{name} {n}' for name, n in times)}."
     head = ("student", "tutor", "guidance", *(f"reuse {budget}" for budget in found.grid.reuse))
     lines = [[*name, *(row.get(budget, "") for budget in found.grid.reuse)] for name, row in rows.items()]
@@ -142,14 +142,9 @@ def speeds(found: Findings, game: str) -> str:
 
 def bounded(found: Findings, cell: Cell) -> str:
     """Return a cell's speed-up, and what kind of bound it is."""
-    ours, alone = (all(arrived(found, one)) for one in (cell, cell.baseline()))
+    ours, alone = (all(found.arrived(one)) for one in (cell, cell.baseline()))
     sign = {(True, True): "", (True, False): "≥ ", (False, True): "≤ ", (False, False): "~ "}[ours, alone]
     return f"{sign}{speed_of(found, [cell], Cell.baseline)}"
-
-
-def arrived(found: Findings, cell: Cell) -> list[bool]:
-    """Return which runs of a cell come to the threshold."""
-    return [steps_to(points, found.aim(cell)) <= points[-1][0] for points in found.curves(cell)]
 
 
 def over_all(found: Findings) -> str:
@@ -174,22 +169,12 @@ def reuse(found: Findings, cells: Sequence[Cell]) -> str:
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.game, cell.student, cell.reuse), []).append(cell)
-    head = (
-        "game",
-        "student",
-        "reuse",
-        "sooner, env steps",
-        "sooner, seconds",
-        "fall, difference",
-        "spread",
-        "questions",
-    )
+    head = ("game", "student", "reuse", "sooner, steps", "sooner, seconds", "fall, difference", "spread", "questions")
     rows = []
     for name, several in groups.items():
-        spreads = [fmean(found.spread(one) for one in group) for group in (several, [unused(one) for one in several])]
-        asked = [
-            sum(found.told(one, "asked") for one in group) for group in (several, [unused(one) for one in several])
-        ]
+        both = (several, [unused(cell) for cell in several])
+        spreads = [fmean(found.spread(cell) for cell in group) for group in both]
+        asked = [sum(found.told(cell, "asked") for cell in group) for group in both]
         times = [speed_of(found, several, unused, clock) for clock in (False, True)]
         spread, share = f"{spreads[0]:.3f} (without: {spreads[1]:.3f})", f"{asked[0] / max(asked[1], 1):.0%}"
         rows.append((*name, *times, falls_of(found, several, unused), spread, share))
@@ -248,11 +233,11 @@ def draw(found: Findings, folder: Path) -> list[Path]:
     return paths
 
 
-def line(axes: Any, curves: Sequence[Points], label: str, color: str) -> None:
+def line(axes: Any, curves: Sequence[Points], label: str, color: str | None = None) -> None:
     """Draw the mean of some curves, and a band from the lowest to the highest."""
     whole = min(len(points) for points in curves)
     steps = [curves[0][at][0] for at in range(whole)]
     columns = [[points[at][1] for points in curves] for at in range(whole)]
-    axes.plot(steps, [fmean(column) for column in columns], label=label, color=color, linewidth=1.5)
+    (drawn,) = axes.plot(steps, [fmean(column) for column in columns], label=label, color=color, linewidth=1.5)
     low, high = ([pick(column) for column in columns] for pick in (min, max))
-    axes.fill_between(steps, low, high, alpha=0.15, color=color, linewidth=0)
+    axes.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)

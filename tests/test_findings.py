@@ -258,7 +258,7 @@ class Reader(HTMLParser):
 def test_the_page_holds_all_that_it_shows(tmp_path: Path) -> None:
     found = made_up(SLOW, r0=FAST, r3=FAST)
     pictures = draw(found, tmp_path)
-    text = written(found, "tiny", "python study.py report", pictures)
+    text = written(found, "tiny", "python study.py report", claims(found), pictures)
     reader = Reader()
     reader.feed(page(text, pictures))
     images = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
