@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, pstdev
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -29,6 +29,7 @@ from measures import (
 
 PAPER = "override"  # the guidance of the paper
 NONE = "0"  # no reuse
+By = Literal["points", "clock", "trained"]  # which curve of an Outcome
 COMPARABLE = 0.1  # of a baseline's way: final scores that lie closer are comparable
 
 
@@ -37,7 +38,9 @@ class Outcome(NamedTuple):
 
     points: Points  # its evaluations, over env steps
     clock: Points  # the same over seconds
-    summary: dict[str, Any]
+    trained: Points  # over env steps, the mean returns of the games it trained in, with its tutor's actions in them
+    seconds: float  # that it took, without those of a run that it went on with
+    tutor: dict[str, Any]  # what was counted of it
     versions: dict[str, str]
 
 
@@ -75,19 +78,24 @@ class Findings:
         """Return those with a tutor."""
         return [cell for cell in self.cells() if cell.tutor != ALONE]
 
-    def curves(self, cell: Cell) -> list[Points]:
-        """Return the evaluations of a cell's runs over env steps."""
-        return [run.points for run in self.runs[cell]]
+    def curves(self, cell: Cell, by: By = "points") -> list[Points]:
+        """Return the evaluations of a cell's runs over env steps, or other curves of theirs."""
+        return [getattr(run, by) for run in self.runs[cell]]
 
-    def aim(self, cell: Cell) -> float:
+    def aim(self, cell: Cell, by: By = "points") -> float:
         """Return the score that counts as learned."""
-        return threshold(self.curves(cell.baseline()))
+        return threshold(self.curves(cell.baseline(), by))
 
-    def way(self, cell: Cell) -> tuple[float, float]:
+    def way(self, cell: Cell, by: By = "points") -> tuple[float, float]:
         """Return where the baselines begin and how far they come, on average."""
-        alone = self.curves(cell.baseline())
+        alone = self.curves(cell.baseline(), by)
         first = fmean(points[0][1] for points in alone)
         return first, fmean(late(points) for points in alone) - first
+
+    def learns(self, cell: Cell, by: By = "points") -> bool:
+        """Return whether the baselines come any further than they begin."""
+        alone = self.curves(cell.baseline(), by)
+        return all([*alone, *self.curves(cell, by)]) and self.way(cell, by)[1] > 0
 
     def arrived(self, cell: Cell) -> list[bool]:
         """Return which runs of a cell come to the threshold."""
@@ -98,11 +106,10 @@ class Findings:
         first, way = self.way(cell)
         return [(late(points) - first) / way for points in self.curves(cell)]
 
-    def speedups(self, ours: Cell, theirs: Cell, clock: bool = False) -> list[float]:
-        """Return the logarithm of how much sooner each run of a cell came to the threshold, in env steps or seconds."""
-        which = "clock" if clock else "points"
-        pairs = zip(self.runs[ours], self.runs[theirs], strict=True)
-        return [log_speedup(getattr(one, which), getattr(other, which), self.aim(ours)) for one, other in pairs]
+    def speedups(self, ours: Cell, theirs: Cell, by: By = "points") -> list[float]:
+        """Return the logarithm of how much sooner each run of a cell came to the threshold, by one of its curves."""
+        pairs = zip(self.curves(ours, by), self.curves(theirs, by), strict=True)
+        return [log_speedup(one, other, self.aim(ours, by)) for one, other in pairs]
 
     def spread(self, cell: Cell) -> float:
         """Return how far the final scores of the seeds lie apart: their standard deviation."""
@@ -110,7 +117,7 @@ class Findings:
 
     def told(self, cell: Cell, what: str) -> float:
         """Return what the tutors of a cell's runs counted, on average."""
-        return fmean((run.summary["tutor"] or {}).get(what, 0) for run in self.runs[cell])
+        return fmean(run.tutor.get(what, 0) for run in self.runs[cell])
 
 
 def findings(grid: Grid, place: Path) -> Findings:
@@ -122,17 +129,26 @@ def findings(grid: Grid, place: Path) -> Findings:
     runs: dict[Cell, list[Outcome]] = defaultdict(list)
     for job in grid.jobs():
         if (place / job.name() / "summary.json").exists():
-            runs[job.cell].append(outcome(place / job.name()))
+            first = grid.first(job)
+            runs[job.cell].append(outcome(place / job.name(), first and place / first.name()))
     found = Findings(grid, {cell: several for cell, several in runs.items() if len(several) == len(grid.seeds)})
     if not found.cells():
         raise ValueError(f"no cell has all its runs in {place}: python study.py run comes first")
     return found
 
 
-def outcome(folder: Path) -> Outcome:
-    """Return what the run in a folder came to."""
+def outcome(folder: Path, first: Path | None = None) -> Outcome:
+    """Return what the run in a folder came to, which went on with that in the folder `first`."""
     summary, config = (json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "config"))
-    return Outcome(evaluations(folder), evaluations(folder, "wall_seconds"), summary, config["versions"])
+    before = json.loads((first / "summary.json").read_text())["wall_seconds"] if first else 0
+    return Outcome(
+        points=evaluations(folder),
+        clock=evaluations(folder, "wall_seconds"),
+        trained=evaluations(folder, tag="charts/episodic_return"),
+        seconds=summary["wall_seconds"] - before,
+        tutor=summary["tutor"] or {},
+        versions=config["versions"],
+    )
 
 
 def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
@@ -160,14 +176,14 @@ def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
         "asked": found.told(cell, "asked"),
         "hit_rate": found.told(cell, "hits") / max(consulted, 1),
         "tokens": found.told(cell, "prompt_tokens") + found.told(cell, "answer_tokens"),
-        "seconds": fmean(run.summary["wall_seconds"] for run in found.runs[cell]),
+        "seconds": fmean(run.seconds for run in found.runs[cell]),
     }
     return cell._asdict() | {name: round(number, 4) for name, number in numbers.items()}
 
 
-def speed_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell], clock: bool = False) -> Gain:
+def speed_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell], by: By = "points") -> Gain:
     """Return how much sooner some cells came to the threshold than others, the geometric mean over all their runs."""
-    groups = [found.speedups(cell, other(cell), clock) for cell in cells]
+    groups = [found.speedups(cell, other(cell), by) for cell in cells]
     middle = fmean(value for values in groups for value in values)
     return Gain(*(math.exp(value) for value in (middle, *stratified(groups))))
 
@@ -179,7 +195,7 @@ def gain_of(groups: Sequence[Sequence[float]]) -> Gain:
 
 def claims(found: Findings) -> list[Claim]:
     """Return the paper's claims, and what the cells that do as the paper did say of them: nothing, with one seed."""
-    cells = [cell for cell in found.tutored() if cell.guidance == PAPER and found.way(cell)[1] > 0]
+    cells = [cell for cell in found.tutored() if cell.guidance == PAPER and found.learns(cell)]
     budgets = [budget for budget in found.grid.reuse if budget not in (NONE, "inf")]
     published = [cell for cell in cells if cell.reuse in (NONE, *budgets)] or cells
     if not published or len(found.grid.seeds) == 1:
@@ -194,6 +210,10 @@ def claims(found: Findings) -> list[Claim]:
             f"final score less the baseline's, as a share of its way: {finals}",
         ),
     ]
+    if played := [cell for cell in published if found.learns(cell, "trained")]:
+        speed = speed_of(found, played, Cell.baseline, "trained")
+        words = "tutoring accelerates convergence, by the games of training"
+        said.insert(1, Claim(words, above(speed, 1), f"speed-up {speed}, with the tutor's actions in them"))
     for budget in budgets:
         if pairs := [cell for cell in cells if cell.reuse == budget and unused(cell) in found.runs]:
             said += reuse_claims(found, pairs, budget)
@@ -212,7 +232,7 @@ def claims(found: Findings) -> list[Claim]:
 def reuse_claims(found: Findings, cells: Sequence[Cell], budget: str) -> list[Claim]:
     """Return what a reuse budget does beside none, paired by seed."""
     without = [unused(cell) for cell in cells]
-    steps, seconds = (speed_of(found, cells, unused, clock) for clock in (False, True))
+    steps, seconds = speed_of(found, cells, unused), speed_of(found, cells, unused, "clock")
     falls = falls_of(found, cells, unused)
     asked = [sum(found.told(cell, "asked") for cell in several) for several in (cells, without)]
     same = sum(found.curves(cell) == found.curves(other) for cell, other in zip(cells, without, strict=True))

@@ -20,10 +20,10 @@ RESAMPLES = 10_000
 REACHED = 0.95  # of the way from a baseline's first evaluation to its last ones
 
 
-def evaluations(folder: Path, over: str = "global_step") -> Points:
-    """Return a run's evaluations of the student alone, over env steps or over `wall_seconds`."""
+def evaluations(folder: Path, over: str = "global_step", tag: str = "eval/mean_return") -> Points:
+    """Return a run's evaluations of the student alone, or what else it logged, over env steps or `wall_seconds`."""
     with (folder / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["tag"] == "eval/mean_return"]
+        rows = [row for row in csv.DictReader(file) if row["tag"] == tag]
     number = int if over == "global_step" else float
     return [(number(row[over]), float(row["value"])) for row in rows]
 

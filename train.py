@@ -79,7 +79,9 @@ def train(config: Config) -> dict[str, object]:
             try:
                 training.load_state_dict(state, goes_on)
             except (KeyError, RuntimeError) as error:
-                raise ValueError(f"{source} has another kind of student or game: {error}") from error
+                raise ValueError(
+                    f"{source} has another kind of student or game, or is another version's: {error}"
+                ) from error
         if pauses and not goes_on:
             progress.tell(pause(config, agent, desk))
         if rank() == 0:

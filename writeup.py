@@ -22,19 +22,20 @@ from measures import REACHED, Points, improvement, iqm, stratified
 console = Console(highlight=False)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#44aa99", "#332288")
 DEFINITIONS = f"""\
-A **cell** is a game, a student, a tutor, what is done with its advice, and a reuse budget; its runs differ in
-the seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores
-are those of the greedy student alone, without advice, in games of its own. The **final** score is the mean of
-the last quarter of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is
-done, from its first evaluation to its final score, means over seeds. A **speed-up** is the baseline's env steps
-to the threshold over the cell's, the geometric mean over seeds. A run that never comes to it counts as if it
-did at its end: so the number is a lower bound where baselines did not (≥), an upper bound where the cell's runs
-did not (≤), and neither where both did not (~). The **area** is the mean height of a curve. A **fall** is the
-longest way down from the best score so far, once the threshold was reached; the **spread** is the standard
-deviation of the final scores over seeds. Scores of several games are put together as shares of the baseline's
-way: 0 is where it begins, 1 where it ends. The **chance to be better** is that of a run's final score against
-one of the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples), stratified
-by cell where several are put together; IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
+A **cell** is a game, a student, a tutor, what is done with its advice, and a reuse budget; its runs differ in the
+seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores are
+those of the greedy student alone, without advice, in games of its own. The **final** score is the mean of the last
+quarter of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is done, from its
+first evaluation to its final score, means over seeds. A **speed-up** is the baseline's env steps to the threshold
+over the cell's, the geometric mean over seeds. A run that never comes to it counts as if it did at its end: so the
+number is a lower bound where baselines did not (≥), an upper bound where the cell's runs did not (≤), and neither
+where both did not (~). **By the games of training** it is worked out in the same way from their mean returns, in
+which a tutored student's actions are partly its tutor's. The **area** is the mean height of a curve. A **fall** is
+the longest way down from the best score so far, once the threshold was reached; the **spread** is the standard
+deviation of the final scores over seeds. Scores of several games are put together as shares of the baseline's way:
+0 is where it begins, 1 where it ends. The **chance to be better** is that of a run's final score against one of
+the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples), stratified by cell
+where several are put together; IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
@@ -80,11 +81,11 @@ def report(told: Report) -> None:
 
 def made(found: Findings) -> str:
     """Return where the runs come from: their commits, their machine and how long they took."""
-    runs = [run for cell in found.cells() for run in found.runs[cell]]
+    runs = [run for several in found.runs.values() for run in several]
     commits, pythons, torches, machines = (
         ", ".join(sorted({run.versions[part] for run in runs})) for part in ("commit", "python", "torch", "machine")
     )
-    hours = sum(run.summary["wall_seconds"] for run in runs) / 3600
+    hours = sum(run.seconds for run in runs) / 3600
     origin = f"commit {commits}, Python {pythons}, PyTorch {torches}, {machines}"
     return f"{origin}, {len(runs)} runs, {hours:.1f} hours in all"
 
@@ -151,7 +152,7 @@ def over_all(found: Findings) -> str:
     """Return what each tutor, guidance and reuse budget comes to over all games and students that learn alone."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in found.tutored():
-        if found.way(cell)[1] > 0:
+        if found.learns(cell):
             groups.setdefault((cell.tutor, f"`{cell.guidance}`", cell.reuse), []).append(cell)
     head = ("tutor", "guidance", "reuse", "cells", "speed-up", "IQM of final scores, shares", "chance to be better")
     rows = []
@@ -175,7 +176,7 @@ def reuse(found: Findings, cells: Sequence[Cell]) -> str:
         both = (several, [unused(cell) for cell in several])
         spreads = [fmean(found.spread(cell) for cell in group) for group in both]
         asked = [sum(found.told(cell, "asked") for cell in group) for group in both]
-        times = [speed_of(found, several, unused, clock) for clock in (False, True)]
+        times = [speed_of(found, several, unused), speed_of(found, several, unused, "clock")]
         spread, share = f"{spreads[0]:.3f} (without: {spreads[1]:.3f})", f"{asked[0] / max(asked[1], 1):.0%}"
         rows.append((*name, *times, falls_of(found, several, unused), spread, share))
     return table(head, rows)

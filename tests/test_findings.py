@@ -39,7 +39,7 @@ def outcome(scores: list[float], seconds: float = 1.0, **told: Any) -> Outcome:
     versions = {"commit": "c0ffee", "python": "3", "torch": "2", "machine": "a loom"}
     points = [(at * 10, score) for at, score in enumerate(scores, 1)]
     clock = [(step / 10 * seconds, score) for step, score in points]
-    return Outcome(points, clock, {"tutor": told or None, "wall_seconds": 3600}, versions)
+    return Outcome(points, clock, points, 3600, told, versions)
 
 
 def made_up(alone: list[float], **tutored: list[float]) -> Findings:
@@ -69,9 +69,9 @@ def test_a_row_is_what_is_worked_out_by_hand() -> None:
     tutors = [{"asked": 4, "hits": 6, "consulted": 10, "prompt_tokens": 7, "answer_tokens": 1},
               {"asked": 8, "hits": 3, "consulted": 40, "prompt_tokens": 5, "answer_tokens": 3}]  # fmt: skip
     cell = Cell("g", "s", "t", "m", "3")
-    runs = [Outcome(one, [(step / 5, score) for step, score in one], {"tutor": tutor, "wall_seconds": 2 + at}, {})
+    runs = [Outcome(one, [(step / 5, score) for step, score in one], one, 2 + at, tutor, {})
             for at, (one, tutor) in enumerate(zip(ours, tutors, strict=True))]  # fmt: skip
-    alone = [Outcome(one, one, {"tutor": None, "wall_seconds": 1}, {}) for one in theirs]
+    alone = [Outcome(one, one, one, 1, {}, {}) for one in theirs]
     found = Findings(GRID, {cell: runs, cell.baseline(): alone})
     areas = [(5 + 22.5 + 7.5) / 50, (0 + 30 + 20) / 50]
     numbers = {
@@ -105,6 +105,20 @@ def test_tutoring_accelerates_where_tutored_students_are_sooner_there(
 ) -> None:
     claim = said(made_up(SLOW, r0=scores, r3=scores))["tutoring accelerates convergence"]
     assert (claim.verdict, claim.number) == (verdict, f"speed-up {number}, 16 cells")
+
+
+def test_what_only_the_tutor_s_actions_do_is_told_apart_from_what_the_student_learns() -> None:
+    found = made_up(SLOW)
+    learned = [(step, 2 * score) for step, score in outcome(FAST).points]  # another threshold than the evaluations'
+    runs = {cell: [run._replace(trained=learned) for run in several] for cell, several in found.runs.items()}
+    runs |= {cell: found.runs[cell] for cell in GRID.cells() if cell.tutor == ALONE}
+    told = said(replace(found, runs=runs))
+    assert told["tutoring accelerates convergence"].verdict == "not supported"
+    by_games = told["tutoring accelerates convergence, by the games of training"]
+    assert by_games.verdict == "supported"
+    assert by_games.number.startswith("speed-up 2.00 [2.00, 2.00]")
+    silent = {cell: [run._replace(trained=[]) for run in several] for cell, several in runs.items()}
+    assert "tutoring accelerates convergence, by the games of training" not in said(replace(found, runs=silent))
 
 
 def test_what_hurts_some_and_helps_others_is_undecided_and_depends_on_the_game() -> None:
@@ -163,7 +177,7 @@ def test_levels_whose_intervals_overlap_do_not_show_that_the_effect_depends_on_t
 
 def test_what_is_faster_by_the_clock_alone_is_told_apart() -> None:
     found = made_up(SLOW, r0=SLOW, r3=SLOW)
-    quick = {cell: [outcome(SLOW, 0.5, **run.summary["tutor"]) for run in runs]
+    quick = {cell: [outcome(SLOW, 0.5, **run.tutor) for run in runs]
              for cell, runs in found.runs.items() if cell.reuse == "3"}  # fmt: skip
     told = said(replace(found, runs=found.runs | quick))
     assert told["reuse 3 shortens training further, in env steps"].verdict == "not supported"
@@ -182,7 +196,7 @@ def test_one_seed_says_nothing_of_the_claims() -> None:
     grid = replace(GRID, seeds=(1,))
     runs = {cell: [outcome(SLOW if cell.tutor == ALONE else FAST, asked=1)] for cell in grid.cells()}
     assert claims(Findings(grid, runs)) == []
-    assert len(claims(Findings(replace(grid, seeds=(1, 2)), {cell: 2 * one for cell, one in runs.items()}))) == 8
+    assert len(claims(Findings(replace(grid, seeds=(1, 2)), {cell: 2 * one for cell, one in runs.items()}))) == 9
 
 
 def test_verdicts_want_an_interval_on_one_side() -> None:

@@ -458,6 +458,13 @@ def test_a_study_of_runs_that_go_on(tmp_path: Path) -> None:
         first = "_first_" in folder.name
         assert json.loads((folder / "summary.json").read_text())["global_step"] >= (1200 if first else 3000)
         assert min(step for step, _ in evaluations(folder)) > (0 if first else 1200)
+    walls = {
+        folder.parent.name.split("_")[3]: json.loads(folder.read_text())["wall_seconds"]
+        for folder in (tmp_path / "runs").glob("connect4_ppo_*/summary.json")
+    }
+    assert walls["none"] > walls["first"]
+    for row in rows:
+        assert float(row["seconds"]) == pytest.approx(walls[row["guidance"]] - walls["first"], abs=1e-3)
 
 
 def test_a_part_of_a_study_may_be_done_alone(tmp_path: Path) -> None:
