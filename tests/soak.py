@@ -3,10 +3,12 @@
 `python -m tests.soak --seconds 600` prints what came of it and ends with 1 if anything leaked or was miscounted. The
 server is a process of its own, so that memory, files and threads are the trainer's alone; what a request meets with is
 decided by a hash of its prompts, so that a second try meets with the same, and the server knows what silence must
-come of it.
+come of it. On the way the run is stopped and goes on from its checkpoint, time and again. When the server is gone,
+training is timed beside training without a tutor.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import math
@@ -16,23 +18,29 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from run import make_agent, make_env, tuned
+from agents.checkpoint import load_checkpoint, save_checkpoint
+from envs.base import Step
+from run import Config, make_agent, make_env, tuned
 from tests.scripted_server import FIRST_ID, Handler, Server, choice
 from train import Training
 from tutors import TutorConfig, open_desk
 from tutors.client import TRIES
+from tutors.desk import Desk
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 1.0  # seconds that a step's questions may take
 SAMPLES = 40  # of memory, files and threads
+LIVES = 10  # of the run: it is stopped and goes on in between
+TURNS = 5  # of timing a run whose tutor is gone, and one without a tutor
 
 Mischief = Callable[[Handler, dict[str, Any]], None]
 
@@ -189,6 +197,7 @@ class Account:
     memory: list[float] = field(default_factory=list)  # MiB
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)  # steps a second, with the tutor gone, of those without a tutor
 
     def faults(self) -> list[str]:
         """Return what is wrong."""
@@ -214,29 +223,64 @@ def soak(seconds: float, folder: Path) -> Account:
     tutoring = TutorConfig(tutor="tiny", tutor_url=(child.stdout.readline().strip(),), tutor_deadline=DEADLINE)
     config = replace(tuned("dqn", "connect4"), num_envs=64, tutoring=tutoring, device="cpu", total_steps=1 << 30)
     config = replace(config, agent=replace(config.agent, hidden=(32,), buffer_size=2000, learning_starts=500))
-    env, account = make_env(config, "cpu"), Account()
-    with open_desk(tutoring, env.game, 1, folder, "cpu") as desk:
-        assert desk is not None
-        training = Training(config, env, make_agent(config, env), desk, None)
-        step, began, due = env.reset(), time.monotonic(), 0.0
-        while (passed := time.monotonic() - began) < seconds:
-            desk.tutor.lines[
-                0
-            ].breaker.worked()  # the breaker has tests of its own: here it would hide the others' work
-            step, _ = training.round(step)
-            if passed >= due:
-                due += seconds / SAMPLES
-                look(account)
-        account.steps, account.rows = training.global_step, desk.counts["told"]
-        account.answered = desk.counts["answered"]
-        stats = desk.tutor.stats
-        account.silent = {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")}
-    child.stdin.close()
-    told = json.loads(child.stdout.read())
-    child.wait()
-    child.stdout.close()
+    account, end = Account(), time.monotonic()
+    for life in range(LIVES):
+        end += seconds / LIVES
+        gc.collect()  # a training holds itself in cycles
+        with a_life(config, folder, account.steps) as (training, step):
+            breaker = training.desk.tutor.lines[0].breaker
+            due = time.monotonic()
+            while time.monotonic() < end:
+                breaker.worked()  # it has tests of its own: here it would hide the others' work
+                step, _ = training.round(step)
+                if time.monotonic() >= due:
+                    due += seconds / SAMPLES
+                    look(account)
+            save_checkpoint(folder / "checkpoints", training.global_step, training.state_dict())
+            account.steps, counts = training.global_step, training.desk.counts
+            account.rows, account.answered = counts["told"], counts["answered"]
+            stats = training.desk.tutor.stats
+            account.silent = {
+                kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")
+            }
+            if life == LIVES - 1:
+                child.stdin.close()
+                told = json.loads(child.stdout.read())
+                child.wait()
+                child.stdout.close()
+                account.shares = shares(config, training.desk, seconds / 60)
     account.due, account.requests = told["silent"], told["done"]
     return account
+
+
+@contextmanager
+def a_life(config: Config, folder: Path, begun: int) -> Iterator[tuple[Training, Step]]:
+    """A run that begins, or goes on from its checkpoint, and the moment that it stands at."""
+    env = make_env(config, "cpu")
+    with open_desk(config.tutoring, env.game, 1, folder, "cpu") as desk:
+        training = Training(config, env, make_agent(config, env), desk, None)
+        if begun:
+            training.load_state_dict(load_checkpoint(folder / "checkpoints", "cpu"), True)
+            assert training.global_step == begun
+        yield training, training.step or env.reset()
+
+
+def shares(config: Config, desk: Desk, seconds: float) -> list[float]:
+    """Return the speeds of a run whose tutor is gone as shares of those of one without a tutor; they take turns."""
+    config = replace(tuned("dqn", "connect4"), tutoring=config.tutoring, device="cpu", total_steps=1 << 30)
+    runs, found = {}, []
+    for one in (None, desk):
+        env = make_env(config, "cpu")
+        runs[Training(config, env, make_agent(config, env), one, None)] = env.reset()
+    for _ in range(TURNS + 1):
+        speeds = []
+        for run in runs:
+            before, began = run.global_step, time.monotonic()
+            while time.monotonic() < began + seconds:
+                runs[run], _ = run.round(runs[run])
+            speeds.append((run.global_step - before) / (time.monotonic() - began))
+        found.append(round(speeds[1] / speeds[0], 3))
+    return found[1:]  # in the first turn the breaker opens
 
 
 def look(account: Account) -> None:
@@ -255,6 +299,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         account = soak(parser.parse_args().seconds, Path(folder))
     print(account)
+    print(f"with the tutor gone, {median(account.shares):.0%} of the steps a second of a student without a tutor")
     faults = account.faults()
     print("\n".join(faults) or "nothing leaked, nothing was miscounted")
     sys.exit(bool(faults))

@@ -287,6 +287,8 @@ class Desk:
         self.counts["told"] += len(keys)
         self.counts["answered"] += int(said.given.sum())
         self.sums["label_mass"] += float(said.label_mass.sum())
+        if not said.given.any():
+            return
         if self.view.has_expert:
             values, legal = self.view.values(state, EXPERT_DEPTH).float(), self.view.legal(state)
             values = values.masked_fill(~legal, -torch.inf)

@@ -69,14 +69,18 @@ class VllmTutor:
         self.identity = {"tutor": who, "template": template, **way.identity}
 
     def advise(self, state: State) -> Advice:
-        questions = self.way.questions(state)
-        advice = Advice.silence(len(questions), len(self.view.labels))
-        verdicts = self._verdicts(state, questions)
-        for row, (verdict, mass) in enumerate(verdicts):
+        advice = Advice.silence(len(next(iter(state.values()))), len(self.view.labels))
+        self._expect_one_model()
+        is_open = [line.is_open() for line in self.lines]
+        if not self.learned:
+            self.learned = self._learn_blanks()
+        if not any(is_open):
+            self._count("other_model" if any(line.is_strange for line in self.lines) else "breaker", len(advice.given))
+            return advice
+        for row, (verdict, mass) in enumerate(self._verdicts(state, is_open)):
             advice.label_mass[row] = mass  # also where that is too little: the mean must show it
             if isinstance(verdict, Trouble):
-                self.stats[f"silent/{verdict}"] += 1
-                self.warn(verdict, f"the tutor is silent ({verdict}): training goes on without its advice")
+                self._count(verdict)
                 continue
             advice.probs[row] = torch.tensor(verdict)
             advice.given[row] = True
@@ -97,20 +101,18 @@ class VllmTutor:
                 before.update(now)
         return add(parts)
 
-    def _verdicts(self, state: State, questions: list[list[str]]) -> list[tuple[Verdict, float]]:
-        """Return what the tutor holds of each position, and the label mass."""
-        self._expect_one_model()
-        is_open = [line.is_open() for line in self.lines]
-        if not self.learned:
-            self.learned = self._learn_blanks()
-        if not any(is_open):
-            strange = any(line.is_strange for line in self.lines)
-            return [(Trouble("other_model" if strange else "breaker"), 0.0)] * len(questions)
+    def _count(self, kind: str, rows: int = 1) -> None:
+        """Count rows that get no advice."""
+        self.stats[f"silent/{kind}"] += rows
+        self.warn(kind, f"the tutor is silent ({kind}): training goes on without its advice")
+
+    def _verdicts(self, state: State, is_open: list[bool]) -> list[tuple[Verdict, float]]:
+        """Return what the tutor holds of each position, and the label mass; some lines are open."""
         rows_of_line: list[list[int]] = [[] for _ in self.lines]
         for row, first in enumerate(self._shards(state)):
             turn = next(turn for turn in range(len(self.lines)) if is_open[(first + turn) % len(self.lines)])
             rows_of_line[(first + turn) % len(self.lines)].append(row)
-        rounds = self._rounds(questions, self.view.legal(state).tolist(), rows_of_line)
+        rounds = self._rounds(self.way.questions(state), self.view.legal(state).tolist(), rows_of_line)
         return self.lines[0].client.run(rounds)
 
     async def _rounds(
