@@ -168,7 +168,9 @@ class Resumable:
     saved_at: float
     saving = 0.0  # seconds that the last checkpoint took
     guided_from = 0  # env step from which on there was guidance
-    opponent: dict[str, Tensor] | None = None  # weights of an opponent that is the student of some time ago
+    rival: SelfPlay | None  # an opponent that is the student of some time ago
+    mirror: Agent  # that student
+    opponent: dict[str, Tensor] | None = None  # its weights; None before the first time
     step: Step | None = None  # where a run that goes on stands
 
     def is_time_to_save(self) -> bool:
@@ -224,10 +226,8 @@ class Resumable:
         """Stand where another run stood; if it is not the same one, with a tutor and counts of its own."""
         for name in NUMBERS:
             setattr(self, name, state[name])
-        opponent = getattr(self.env.game, "opponent", None)
-        if isinstance(opponent, SelfPlay) and state["opponent"] is not None:
-            self.agent.network.load_state_dict(state["opponent"])
-            opponent.policy, self.opponent = self.agent.frozen(), state["opponent"]
+        if self.rival is not None and state["opponent"] is not None:
+            self.oppose(state["opponent"])
         for name in PARTS if goes_on else ("agent", "env"):
             getattr(self, name).load_state_dict(state[name])
         self.acted.copy_(state["acted"])
@@ -242,3 +242,11 @@ class Resumable:
         self.step = self.env.now()
         self.began -= state["seconds"]
         self.logged_step = self.global_step
+
+    def oppose(self, weights: dict[str, Tensor]) -> None:
+        """Have the student with these weights for an opponent, in the tensors that a recorded step knows."""
+        assert self.rival is not None
+        assert isinstance(self.rival.errs, Tensor)
+        self.mirror.network.load_state_dict(weights)
+        self.rival.errs.fill_(SelfPlay.ERRS)
+        self.opponent = self.mirror.network.state_dict()

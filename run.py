@@ -218,6 +218,8 @@ def find_device(name: str) -> str:
         raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     if name not in ("cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))):
         raise ValueError(closest("device", name, ("auto", "cpu", "cuda")))
+    if ":" in name:
+        torch.cuda.set_device(name)  # streams and events are those of the current device
     return name
 
 

@@ -5,12 +5,14 @@ import math
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from agents import Agent
-from agents.base import Choice, Heard, Proposal
+from agents.base import Choice, Heard, Proposal, frozen
 from agents.capture import accelerate
 from agents.checkpoint import load_checkpoint, write
 from agents.parallel import join, leave, portion, rank, ranks, share, total
@@ -20,7 +22,7 @@ from envs.opponents import SelfPlay
 from envs.score import Score
 from evaluate import Result, judge
 from film import Camera
-from log import Log, Stopwatch
+from log import Log, Stopwatch, untimed
 from pause import pause, reading_desk
 from progress import QUIET, Progress, progress_for
 from resume import Resumable, Stop, alone_in, settings, settled
@@ -43,12 +45,15 @@ def train(config: Config) -> dict[str, object]:
     """
     device = join(find_device(config.device))
     config.check()
+    if config.accelerate == "graph" and not device.startswith("cuda"):
+        raise ValueError(f"--accelerate graph is for CUDA devices: on {device} compile is as far as it goes")
     config, goes_on = settled(replace(config, device=device))
     source, pauses = config.folder if goes_on else config.resume, METHODS[config.guiding.guidance].pauses
     state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), ranks())
-    if state is not None and state["global_step"] >= config.total_steps:
+    if source is not None and state is not None and state["global_step"] >= config.total_steps:
         done = f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps"
-        raise ValueError(f"{done}; --total-steps says how far to go on")
+        if not goes_on or (source / "summary.json").exists():  # else its last evaluation is still to do
+            raise ValueError(f"{done}; --total-steps says how far to go on, with --force")
     if device == "cpu" and config.tutoring.tutor not in ("none", "scripted"):
         torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
     env = make_env(config, device)
@@ -95,6 +100,15 @@ def train(config: Config) -> dict[str, object]:
     return summary
 
 
+class Query(NamedTuple):
+    """What is said at the desk before anybody is asked."""
+
+    told: Told
+    wish: Wish
+    advice: Advice  # what the table knows, in the actions as they are told
+    missing: Tensor  # (N,) bool: where a question is put
+
+
 class Training(Resumable):
     """The loop, and what it counts."""
 
@@ -111,10 +125,15 @@ class Training(Resumable):
         self.rations = Rations(*limits, env.device)
         self.acted = torch.zeros((), dtype=torch.int64, device=env.device)  # env steps, as global_step
         self.score = Score(env.num_envs, env.device)
-        self.watch = Stopwatch()
+        self.watch = self.within = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
         self.columns = torch.arange(env.spec.num_actions, device=env.device)
         self.actions = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)  # student's, tutor's
+        opponent = getattr(env.game, "opponent", None)
+        self.rival = opponent if isinstance(opponent, SelfPlay) else None
+        self.mirror = frozen(agent)  # who plays the rival
+        if self.rival is not None:
+            self.rival.policy, self.rival.errs = self.mirror.greedy, torch.ones((), device=env.device)
         self.camera = Camera(config, env.spec)
         self.global_step = self.updates = 0
         self.began = self.logged_at = self.saved_at = time.monotonic()
@@ -128,8 +147,11 @@ class Training(Resumable):
         """Make the loop's functions as fast as was asked for; a recorded rollout step that does not wait is one."""
         mode = self.config.accelerate
         accelerate(mode, self.agent, *self.agent.parts)
-        if mode == "graph" and (self.desk is None or self.desk.clerk is not None):
-            accelerate(mode, self, "moment")
+        if mode == "graph" and type(self.env) is Env:
+            self.within = untimed
+            for name in ("moment",) if self.desk is None or self.desk.clerk is not None else ("before", "after"):
+                accelerate(mode, self, name)
+                setattr(self, name, partial(self.watch, "play", getattr(self, name)))
             return
         accelerate(mode, self.agent, "act", "observe")
         if self.desk is not None:
@@ -184,28 +206,34 @@ class Training(Resumable):
 
     def moment(self, step: Step) -> Step:
         """Act once in all games, and return the moment that this leads to."""
-        proposal = self.watch("act", self.agent.act, step)
+        proposal, query = self.before(step)
+        if query is not None and self.desk is not None and self.desk.clerk is None:
+            self.watch("tutor", self.desk.ask, query.told, query.missing, query.advice)
+        return self.after(step, proposal, query)
+
+    def before(self, step: Step) -> tuple[Proposal, Query | None]:
+        """Return what the student proposes, and where it wants advice."""
+        proposal = self.within("act", self.agent.act, step)
+        return proposal, None if self.desk is None else self.within("tutor", self.look_up, step, proposal)
+
+    def after(self, step: Step, proposal: Proposal, query: Query | None) -> Step:
+        """Act, after what was heard, and return the moment that this leads to."""
         self.actions[0].add_((proposal.action[:, None] == self.columns).sum(0))
-        proposal, choice = self.advised(step, proposal)
-        after = self.watch("env", self.env.step, choice.action)
+        choice = Choice(proposal.action, proposal.scores, {})
+        if query is not None:
+            proposal, choice = self.within("tutor", self.follow, step, proposal, query)
+        after = self.within("env", self.env.step, choice.action)
         felt = after._replace(reward=self.guidance.reward(after))
         proposal = proposal._replace(scores=choice.scores)
-        self.watch("store", self.agent.observe, step, proposal, choice.action, felt, choice.extras)
+        self.within("store", self.agent.observe, step, proposal, choice.action, felt, choice.extras)
         self.score.add(after)
         self.acted += self.config.num_envs
         return after.now()
 
-    def advised(self, step: Step, proposal: Proposal) -> tuple[Proposal, Choice]:
-        """Return (what the student proposes, what to do): what it makes of advice in `step`, where it asks for some."""
-        if self.desk is None:
-            return proposal, Choice(proposal.action, proposal.scores, {})
-        told, wish, advice, missing = self.watch("tutor", self.look_up, self.desk, step, proposal)
-        if self.desk.clerk is None:
-            self.watch("tutor", self.desk.ask, told, missing, advice)
-        return self.watch("tutor", self.follow, self.desk, step, proposal, told, wish, advice)
-
-    def look_up(self, desk: Desk, step: Step, proposal: Proposal) -> tuple[Told, Wish, Advice, Tensor]:
-        """Return what is told and wanted, what the table knows of it, and about which rows a question is put, (N,)."""
+    def look_up(self, step: Step, proposal: Proposal) -> Query:
+        """Return where advice is wanted, what the table knows of it, and where a question is put."""
+        desk = self.desk
+        assert desk is not None
         told = desk.tell(step.state)
         luck = self.luck.draw(self.env.steps, 2)
         wish = self.asking.wish(told.keys, proposal.scores, step.legal, self.consult_probability(), luck)
@@ -215,18 +243,17 @@ class Training(Resumable):
         missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.given)
         if desk.clerk is not None:
             desk.queue(told, missing)
-        return told, wish, advice, missing
+        return Query(told, wish, advice, missing)
 
-    def follow(
-        self, desk: Desk, step: Step, proposal: Proposal, told: Told, wish: Wish, advice: Advice
-    ) -> tuple[Proposal, Choice]:
+    def follow(self, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:
         """Return (what the student proposes, what to do), after what was heard."""
-        advice = desk.turn_back(told, advice)
+        assert self.desk is not None
+        advice = self.desk.turn_back(query.told, query.advice)
         best = advice.probs.argmax(1)
         same = advice.given & (best == proposal.greedy)
         self.actions[1].add_(((best[:, None] == self.columns) & advice.given[:, None]).sum(0))
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
-        heeded = self.asking.heed(wish.wanted, advice.given & ~same, self.rations)
+        heeded = self.asking.heed(query.wish.wanted, advice.given & ~same, self.rations)
         heard = Heard(advice.probs * heeded[:, None], advice.given & heeded)
         luck = self.guiding_luck.draw(self.env.steps, step.legal.shape[1] + 1)
         choice = self.guidance.choose(proposal, heard, step.legal, luck)
@@ -238,10 +265,8 @@ class Training(Resumable):
 
     def refresh_opponent(self) -> None:
         """Give an opponent that is the student itself a new copy of it when it is time."""
-        opponent = getattr(self.env.game, "opponent", None)
-        if isinstance(opponent, SelfPlay) and self.updates % opponent.refresh == 0:
-            opponent.policy = self.agent.frozen()
-            self.opponent = {name: weight.clone() for name, weight in self.agent.network.state_dict().items()}
+        if self.rival is not None and self.updates % self.rival.refresh == 0:
+            self.oppose(self.agent.network.state_dict())
 
     def consult_probability(self) -> Tensor:
         """Return the chance that a position is asked about now, 0-d."""

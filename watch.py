@@ -157,7 +157,7 @@ def against(side: tuple[Config, Agent], num_envs: int, seed: int) -> Env:
     env = envs.make("connect4", num_envs, seed, opponent="self")
     opponent = env.game.opponent
     assert isinstance(opponent, SelfPlay)
-    opponent.policy = agent.frozen()
+    opponent.policy = agent.greedy
     return env
 
 

@@ -1,6 +1,7 @@
 """What a student is, and where advice may act on it."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -156,9 +157,6 @@ class Agent(Protocol):
     def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
         """Return the student's best actions, (N,) int64, without exploration; changes nothing."""
 
-    def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return `greedy` as it is now: later updates do not change it."""
-
     def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
         """Take note that `action` (N,), after `proposal` in `step`, led to `after`; keep `extras` beside it."""
 
@@ -173,6 +171,13 @@ class Agent(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+
+
+def frozen(agent: Agent) -> Agent:
+    """Return a copy of a student for its `greedy`, which later updates do not change."""
+    other = copy.copy(agent)
+    other.network = copy.deepcopy(agent.network).requires_grad_(False)
+    return other
 
 
 def best_legal(values: Tensor, legal: Tensor) -> Tensor:

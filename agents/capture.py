@@ -32,11 +32,13 @@ def capture(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
 class Graph:
     """A function that is recorded once and replayed: all its kernels cost one launch.
 
-    The first calls run it as it is. What a call returns is written over by the next one.
+    The first calls run it as it is. Its arguments are tensors, or made of them, and are copied to places of their own;
+    what a call returns is written over by the next one. Whatever Python did in the recorded call is not done again.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.calls = function, 0
+        self.inputs: list[torch.Tensor] = []
 
     def __call__(self, *args: Any) -> Any:
         self.calls += 1
@@ -47,14 +49,24 @@ class Graph:
             self._record(args)
         for buffer, leaf in zip(self.inputs, leaves, strict=True):
             buffer.copy_(leaf)
-        self.graph.replay()
+        self.replay()
         return self.outputs
 
     def _record(self, args: Any) -> None:
         """Record one call, which does not run it."""
         leaves, shape = pytree.tree_flatten(args)
-        self.inputs = [leaf.clone() for leaf in leaves]
-        self.graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(self.graph):
-            self.outputs = self.function(*pytree.tree_unflatten(self.inputs, shape))
+        places = {id(leaf): leaf.clone() for leaf in leaves}  # what is one tensor here must be one there: see Dynamo
+        self.inputs = [places[id(leaf)] for leaf in leaves]
+        self.replay, self.outputs = record(lambda: self.function(*pytree.tree_unflatten(self.inputs, shape)))
+
+
+def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """Return (a function that does on the device what `work` does there, what it returns, in its place).
+
+    Nothing is done yet.
+    """
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a clerk may wait for the device meanwhile
+        outputs = work()
+    return graph.replay, outputs

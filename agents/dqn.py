@@ -13,7 +13,6 @@ arXiv:1710.02298). Deliberate deviations from the first paper, with its value in
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +54,9 @@ class DQNConfig(NetworkConfig):
         for name in ("batch_size", "updates_per_step", "target_network_frequency", "n_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.buffer_size < num_envs * self.n_step:
+        if self.batch_size % ranks():
+            raise ValueError(f"a batch of {self.batch_size} cannot be split between {ranks()} processes")
+        if self.buffer_size // ranks() < num_envs * self.n_step:
             raise ValueError(
                 f"a buffer of {self.buffer_size} does not hold the {self.n_step} moments of {num_envs} games that "
                 "a target needs"
@@ -133,10 +134,6 @@ class DQN:
     @torch.no_grad()
     def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
         return best_legal(self.network(obs), legal)
-
-    def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
-        network = copy.deepcopy(self.network).requires_grad_(False)
-        return lambda obs, legal: best_legal(network(obs), legal)
 
     def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
         self.replay.add(step, action, after, extras)

@@ -1,7 +1,5 @@
 """What PPO and A2C share: a stochastic policy, a rollout of the last `num_steps` moments, its advantages."""
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -144,10 +142,6 @@ class OnPolicy:
     @torch.no_grad()
     def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
         return best_legal(self.network(obs)[0], legal)
-
-    def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
-        network = copy.deepcopy(self.network).requires_grad_(False)
-        return lambda obs, legal: best_legal(network(obs)[0], legal)
 
     @torch.no_grad()
     def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:

@@ -5,25 +5,37 @@ weights. Without torchrun there is one rank and nothing here does anything.
 """
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+PATIENCE = timedelta(days=1)  # rank 0 may start a server of a large model while the others wait
+hosts: Any = None  # the group in which ranks talk past their devices
+
 
 def join(device: str) -> str:
     """Join the other ranks if torchrun started us, and return this rank's device.
 
     NCCL connects CUDA devices, one a rank; gloo connects CPUs.
+
+    Raises:
+        ValueError: this machine has fewer GPUs than ranks.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device
     if device.startswith("cuda"):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= there:
+            raise ValueError(f"process {number} has no GPU of its own: there are {there}; or say --device cpu")
+        device = f"cuda:{number}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        global hosts
+        hosts = dist.new_group(backend="gloo", timeout=PATIENCE)
     return device
 
 
@@ -61,8 +73,8 @@ def portion(whole: int) -> int:
 
 
 def share(something: Any) -> Any:
-    """Return rank 0's `something`; all ranks wait for it."""
+    """Return rank 0's `something`; all ranks wait for it, their devices do not."""
     box = [something]
     if ranks() > 1:
-        dist.broadcast_object_list(box)
+        dist.broadcast_object_list(box, group=hosts)
     return box[0]

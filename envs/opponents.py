@@ -64,7 +64,8 @@ class SelfPlay:
     """A frozen copy of the student, which sees the board from its own side.
 
     It now and then drops anywhere, as our choice: two copies that never err would play one game for ever. It plays like
-    `random` until it is given a policy, and whoever trains the student gives it a new one every `refresh` updates.
+    `random` until it is given a policy. Whoever trains the student lets it err always at first, and makes the policy a
+    new copy of the student every `refresh` updates.
     """
 
     ERRS = 0.05
@@ -74,14 +75,15 @@ class SelfPlay:
             raise ValueError(f"refresh is {refresh}; an opponent is refreshed after at least 1 update")
         self.refresh = refresh
         self.policy: Policy | None = None
+        self.errs: float | Tensor = self.ERRS  # how often it drops anywhere
 
     def __call__(self, pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
         if self.policy is None:
             return random(pieces, others, luck)
         legal = legal_columns(pieces | others)
-        anywhere = pick(legal, luck / self.ERRS)
+        anywhere = pick(legal, luck / self.errs)
         legal = legal | ~legal.any(1, keepdim=True)
-        return torch.where(luck < self.ERRS, anywhere, self.policy(planes(pieces, others), legal))
+        return torch.where(luck < self.errs, anywhere, self.policy(planes(pieces, others), legal))
 
 
 OPPONENTS: dict[str, Opponent] = {"random": random, "tactical": tactical}

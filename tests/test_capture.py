@@ -1,23 +1,35 @@
 """Eager, compiled and recorded training against each other; and that nothing on the way asks the device anything.
 
+What CUDA records is tried without it: a tape keeps every operation on tensors with the tensors themselves, and does
+them again. As on a GPU, Python is not in it, and what one call returns is written over by the next.
+
 The watcher of the last tests sees every operation that reaches PyTorch's dispatcher and refuses those that must know a
 tensor's values on the host: reading a number back, and results whose shape depends on values. It cannot see `tolist`
 on a CPU; CUDA's own check, where there is a device, can.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents import AGENTS
+from agents import capture as capturing
 from agents.capture import Graph, capture
 from run import Config, make_agent, make_env, tuned
 from train import Training
+from tutors import TutorConfig, open_desk
+from tutors.desk import Desk
+from tutors.guidance import METHODS, GuidanceConfig
 
+READ_BACK = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")
 SMALL: dict[str, Any] = {"hidden": (16,), "network": "mlp"}
 
 
@@ -28,24 +40,30 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def training_of(algo: str, env: str, mode: str, device: str, seed: int = 1) -> Training:
-    config = replace(tuned(algo, env), num_envs=32, total_steps=10_000, seed=seed, accelerate=mode, device=device)
+def config_of(algo: str, env: str, mode: str, device: str, **further: Any) -> Config:
+    config = replace(tuned(algo, env), num_envs=32, total_steps=10_000, seed=1, accelerate=mode, device=device)
     told = SMALL | (
         {"learning_starts": 64, "batch_size": 32, "buffer_size": 640} if algo == "dqn" else {"num_steps": 4}
     )
-    config: Config = replace(config, agent=replace(config.agent, **told))
-    games = make_env(config, device)
-    return Training(config, games, make_agent(config, games), None, None)
+    return replace(config, agent=replace(config.agent, **told), **further)
+
+
+def training_of(config: Config, desk: Desk | None = None) -> Training:
+    games = make_env(config, config.device)
+    return Training(config, games, make_agent(config, games), desk, None)
 
 
 def trained(algo: str, env: str, mode: str, device: str, rounds: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
+    return lived(training_of(config_of(algo, env, mode, device)), rounds)
+
+
+def lived(training: Training, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The weights, the games and what was logged after some rounds."""
-    training = training_of(algo, env, mode, device)
     step, stats = training.env.reset(), {}
     for _ in range(rounds):
         step, stats = training.round(step)
     seen = {name: tensor.clone() for name, tensor in training.env.state.items()}
-    seen["returns"] = training.score.returns.clone()
+    seen |= {"returns": training.score.returns.clone(), "acted": training.acted, "actions": training.actions}
     return training.agent.network.state_dict(), seen | stats
 
 
@@ -60,13 +78,133 @@ def assert_alike(ours: tuple[dict[str, Any], dict[str, Any]], theirs: tuple[dict
 def test_compiled_training_is_eager_training(algo: str) -> None:
     eager, compiled = (trained(algo, "blackjack", mode, "cpu") for mode in ("eager", "compile"))
     assert_alike(eager, compiled)
-    fresh = training_of(algo, "blackjack", "eager", "cpu").agent.network.state_dict()
+    fresh = training_of(config_of(algo, "blackjack", "eager", "cpu")).agent.network.state_dict()
     assert any((fresh[name] - eager[0][name]).abs().max() > 1e-3 for name in fresh), "it did learn"
+
+
+class Tape(TorchDispatchMode):
+    """Records operations while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, tuple, dict, Any]] = []
+        self.is_fresh = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        assert func.__name__.split(".")[0] not in READ_BACK, f"{func} cannot be recorded"
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        """Do all operations again, where they were done; the first time that is done already, by the recorded call."""
+        for func, args, kwargs, result in [] if self.is_fresh else self.operations:
+            for place, new in zip(pytree.tree_leaves(result), pytree.tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(place, torch.Tensor) and place.data_ptr() != new.data_ptr():
+                    place.copy_(new)
+        self.is_fresh = False
+
+
+@pytest.fixture
+def taped(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """Recording without a GPU, of functions that nobody compiled."""
+    tapes: list[Tape] = []
+
+    def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        tapes.append(Tape())
+        with tapes[-1]:
+            return tapes[-1].replay, work()
+
+    monkeypatch.setattr(capturing, "record", record)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    return tapes
+
+
+def assert_same(ours: tuple[dict[str, Any], dict[str, Any]], theirs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert one[name].equal(other[name]), name
+
+
+@pytest.mark.parametrize("env", ["blackjack", "connect4", "snake", "envs.cartpole:CartPole"])
+@pytest.mark.parametrize("algo", AGENTS)
+def test_what_is_recorded_does_what_eager_does(algo: str, env: str, taped: list[Tape]) -> None:
+    eager, graph = (trained(algo, env, mode, "cpu", rounds=10) for mode in ("eager", "graph"))
+    assert_same(graph, eager)
+    assert len(taped) > 1, "a moment, and the parts of an update"
+
+
+def advised(config: Config, folder: Path, rounds: int = 10) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same with a tutor, and what was counted of it."""
+    folder.mkdir(exist_ok=True)
+    with open_desk(config.tutoring, make_env(config, "cpu").game, 1, folder, "cpu") as desk:
+        assert desk is not None
+        if desk.clerk is not None:
+            desk.tend = lambda: None  # when a clerk brings answers is no two times the same
+        training = training_of(config, desk)
+        weights, seen = lived(training, rounds)
+        return weights, seen | {"tally": desk.tally, "agreed": training.agreed, "left": training.rations.left}
+
+
+@pytest.mark.parametrize("asking", ["chance", "mistake", "visited"])
+@pytest.mark.parametrize("algo", AGENTS)
+def test_recording_stops_where_the_tutor_is_asked(algo: str, asking: str, taped: list[Tape], tmp_path: Path) -> None:
+    threshold = 0.0 if asking == "mistake" else None
+    told = TutorConfig("scripted", asking=asking, asking_threshold=threshold, ask_budget=300, ask_per_step=8, reuse=3)
+    configs = [config_of(algo, "snake", mode, "cpu", tutoring=told) for mode in ("eager", "graph")]
+    eager, graph = (advised(config, tmp_path / config.accelerate) for config in configs)
+    assert_same(graph, eager)
+    assert int(eager[1]["tally"][1]) > 0
+    assert int(eager[1]["left"]) < 300
+
+
+@pytest.mark.parametrize(
+    ("algo", "guidance"),
+    [(algo, name) for name, method in METHODS.items() for algo in method.students if not method.pauses],
+)
+def test_every_guidance_can_be_recorded(algo: str, guidance: str, taped: list[Tape], tmp_path: Path) -> None:
+    """With a table that knows all answers, and a desk that does not wait: a moment is one recording."""
+    told = TutorConfig("scripted", advice_store=str(tmp_path / "advice.sqlite"), reuse=math.inf)
+    guiding = GuidanceConfig(guidance)
+    advised(config_of("dqn", "blackjack", "eager", "cpu", tutoring=told), tmp_path, rounds=40)
+    warm = replace(told, nowait=True)
+    configs = [config_of(algo, "blackjack", mode, "cpu", tutoring=warm, guiding=guiding) for mode in ("eager", "graph")]
+    eager, graph = (advised(config, tmp_path / config.accelerate) for config in configs)
+    assert_same(graph, eager)
+    assert int(eager[1]["tally"][2]) > 0, "there was advice"
+
+
+def test_an_opponent_that_is_the_student_is_refreshed_in_a_recording_too(taped: list[Tape]) -> None:
+    told = {"env_kwargs": ("opponent=self", "refresh=6")}
+    runs = [lived(training_of(config_of("dqn", "connect4", mode, "cpu", **told)), 20) for mode in ("eager", "graph")]
+    assert_same(*runs)
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+def test_nothing_is_compiled_while_it_is_recorded(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA refuses what the compiler does: what is recorded must find everything compiled by the calls before."""
+    compiled, counted = torch.compile, []
+
+    def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        before = counters["frames"]["total"]
+        outputs = work()
+        counted.append(counters["frames"]["total"] - before)
+        return lambda: None, outputs
+
+    monkeypatch.setattr(capturing, "record", record)
+    monkeypatch.setattr(
+        torch, "compile", lambda function, dynamic: compiled(function, dynamic=dynamic, backend="eager")
+    )
+    lived(training_of(config_of(algo, "blackjack", "graph", "cpu")), 6)
+    assert len(counted) > 1
+    assert not any(counted)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
-@pytest.mark.parametrize("env", ["blackjack", "connect4"])
+@pytest.mark.parametrize("env", ["blackjack", "connect4", "snake"])
 @pytest.mark.parametrize("algo", AGENTS)
 def test_recorded_training_is_eager_training(algo: str, env: str) -> None:
     assert_alike(*(trained(algo, env, mode, "cuda", rounds=12) for mode in ("eager", "graph")))
@@ -94,11 +232,9 @@ def test_eager_is_the_function_itself() -> None:
 class Watcher(TorchDispatchMode):
     """Refuses operations that must know values on the host."""
 
-    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")
-
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = func.__name__.split(".")[0]
-        assert name not in self.REFUSED, f"{name} reads values back"
+        assert name not in READ_BACK, f"{name} reads values back"
         if name in ("index", "index_put", "index_put_"):
             assert not any(one is not None and one.dtype == torch.bool for one in args[1]), "a mask as an index"
         return func(*args, **(kwargs or {}))
@@ -107,7 +243,7 @@ class Watcher(TorchDispatchMode):
 @pytest.mark.parametrize("env", ["blackjack", "connect4", "snake", "envs.cartpole:CartPole"])
 @pytest.mark.parametrize("algo", AGENTS)
 def test_neither_a_rollout_nor_an_update_asks_the_device_anything(algo: str, env: str) -> None:
-    training = training_of(algo, env, "eager", "cpu")
+    training = training_of(config_of(algo, env, "eager", "cpu"))
     step = training.env.reset()
     with Watcher():
         for _ in range(4):
@@ -133,7 +269,7 @@ def test_the_watcher_sees_what_it_should() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 @pytest.mark.parametrize("algo", AGENTS)
 def test_cuda_itself_sees_no_synchronisation(algo: str) -> None:
-    training = training_of(algo, "connect4", "eager", "cuda")
+    training = training_of(config_of(algo, "connect4", "eager", "cuda"))
     step = training.env.reset()
     step, _ = training.round(step)
     torch.cuda.set_sync_debug_mode("error")

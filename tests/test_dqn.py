@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.base import UNGUIDED, Heard, Proposal, best_legal
+from agents.base import UNGUIDED, Heard, Proposal, best_legal, frozen
 from agents.dqn import DQN, DQNConfig, dqn_loss, epsilon_at
 from agents.networks import Network, follow
 from agents.replay import Batch
@@ -283,10 +283,10 @@ def test_what_is_frozen_does_not_learn() -> None:
     agent, env = make(Echo(8)), Env(Echo(8), 16)
     obs, legal = torch.rand(200, 8), torch.rand(200, 8) < 0.8
     legal[:, 0] = True
-    frozen, before = agent.frozen(), agent.greedy(obs, legal)
-    assert frozen(obs, legal).equal(before)
+    copy, before = frozen(agent), agent.greedy(obs, legal)
+    assert copy.greedy(obs, legal).equal(before)
     train(agent, env, 60)
-    assert frozen(obs, legal).equal(before)
+    assert copy.greedy(obs, legal).equal(before)
     assert not agent.greedy(obs, legal).equal(before)
 
 

@@ -550,19 +550,21 @@ def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp
     agent = make_agent(config, env)
     log = Log(tmp_path / "log")
     training = Training(config, env, agent, None, log)
-    policies = []
+    weights, errs = [training.mirror.network.head.weight.clone()], []
     refresh = training.refresh_opponent
 
     def noted() -> None:
         refresh()
-        policies.append(env.game.opponent.policy)
+        weights.append(training.mirror.network.head.weight.clone())
+        errs.append(round(float(env.game.opponent.errs), 2))
 
     training.refresh_opponent = noted
     training.run()
     log.close()
-    assert policies[:2] == [None, None]
-    changes = [index for index in range(1, 8) if policies[index] is not policies[index - 1]]
+    assert errs == [1.0, 1.0, *[0.05] * 6], "it plays at random at first"
+    changes = [index for index in range(8) if not weights[index + 1].equal(weights[index])]
     assert changes == [2, 5]
+    assert env.game.opponent.policy == training.mirror.greedy
 
 
 def fresh_run(folder: Path) -> Path:

@@ -92,6 +92,14 @@ class View:
         other.rules = other.introduce()
         return other
 
+    def to(self, device: torch.device | str) -> "View":
+        """Return the same view with its tensors on a device, where it is asked step by step."""
+        other = copy.copy(self)
+        for name in {*vars(self), "symmetry"}:
+            if isinstance(tensor := getattr(self, name), Tensor):
+                setattr(other, name, tensor.to(device))
+        return other
+
     def introduce(self) -> str:
         """Return the rules as they read with these `labels`."""
         return self.rules

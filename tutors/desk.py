@@ -60,8 +60,7 @@ class Desk:
         nowait: bool = False,
         cancel: Callable[[], None] = lambda: None,
     ) -> None:
-        self.view, self.tutor, self.table, self.store = view, tutor, table, store
-        self.symmetry = view.symmetry.to(table.keys.device)
+        self.view, self.tutor, self.table, self.store = view.to(table.keys.device), tutor, table, store
         # filled: into the table at the start; stored: found in the store; told (of which
         # answered), calls: the tutor's
         self.counts: Counter[str] = Counter()
@@ -137,7 +136,7 @@ class Desk:
 
     def turn_back(self, told: Told, advice: Advice) -> Advice:
         """Return the same advice in the games' own actions."""
-        return advice._replace(probs=advice.probs.gather(1, self.symmetry[told.turned]))
+        return advice._replace(probs=advice.probs.gather(1, self.view.symmetry[told.turned]))
 
     def tend(self) -> None:
         """Put what the clerk brings into the table, and hand over what has come up meanwhile. Never waits.
@@ -152,8 +151,8 @@ class Desk:
             keys, advice, dropped = done
             self.counts["dropped"] += dropped
             if len(keys):
-                device = self.table.keys.device
-                self.table.put(keys.to(device), advice.to(device))
+                keys, *answers = (sent(tensor, self.table.keys.device) for tensor in (keys, *advice))
+                self.table.put(keys, Advice(*answers))
         if not self.clerk.is_busy and (self.ring.count.is_cuda or self.ring.count):  # a look that costs nothing here
             self.clerk.hand(self.ring.drain())
 
@@ -280,7 +279,7 @@ class Desk:
                 return found
             except SQLAlchemyError as error:
                 self.store.failed(error)
-        return Advice.silence(len(keys), self.symmetry.shape[1], keys.device)
+        return Advice.silence(len(keys), self.view.symmetry.shape[1], keys.device)
 
     def _keep(self, state: State, keys: Tensor, said: Advice, cost: Cost) -> None:
         """Hand new answers to the store, count them, and compare them with an expert's where there is one."""
@@ -298,3 +297,8 @@ class Desk:
         if self.store is not None:
             words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
             self.store.put(keys.cpu(), said.to("cpu"), words, cost)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device, without waiting for it: from memory that the device can read itself."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
