@@ -243,6 +243,11 @@ class Resumable:
         self.began -= state["seconds"]
         self.logged_step = self.global_step
 
+    def refresh_opponent(self) -> None:
+        """Make an opponent that is the student itself what the student is now, when it is time."""
+        if self.rival is not None and self.updates % self.rival.refresh == 0:
+            self.oppose(self.agent.network.state_dict())
+
     def oppose(self, weights: dict[str, Tensor]) -> None:
         """Have the student with these weights for an opponent, in the tensors that a recorded step knows."""
         assert self.rival is not None

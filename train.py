@@ -6,7 +6,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +27,12 @@ from progress import QUIET, Progress, progress_for
 from resume import Resumable, Stop, alone_in, settings, settled
 from run import Config, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
 from tutors import open_desk
-from tutors.asking import Asking, Rations, Wish, consult_probability
-from tutors.base import Advice, TutorError
-from tutors.desk import Desk, Told
+from tutors.asking import Asking, Rations, consult_probability
+from tutors.base import TutorError
+from tutors.desk import Desk, Query
 from tutors.guidance import METHODS
 from tutors.store import without_password
+from tutors.views import make_view
 
 
 def train(config: Config) -> dict[str, object]:
@@ -57,6 +57,8 @@ def train(config: Config) -> dict[str, object]:
     if device == "cpu" and config.tutoring.tutor not in ("none", "scripted"):
         torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
     env = make_env(config, device)
+    if config.tutoring.tutor != "none":
+        make_view(env.game, config.tutoring.view, not config.tutoring.no_symmetry)  # errs before there is a folder
     agent = make_agent(config, env)
     with ExitStack() as stack:
         stack.callback(leave)
@@ -98,15 +100,6 @@ def train(config: Config) -> dict[str, object]:
             write(config.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
             progress.end(summary, config.folder)
     return summary
-
-
-class Query(NamedTuple):
-    """What is said at the desk before anybody is asked."""
-
-    told: Told
-    wish: Wish
-    advice: Advice  # what the table knows, in the actions as they are told
-    missing: Tensor  # (N,) bool: where a question is put
 
 
 class Training(Resumable):
@@ -262,11 +255,6 @@ class Training(Resumable):
             proposal = self.agent.think(step, besides)
             choice = Choice(proposal.action, proposal.scores, choice.extras)
         return proposal, choice
-
-    def refresh_opponent(self) -> None:
-        """Give an opponent that is the student itself a new copy of it when it is time."""
-        if self.rival is not None and self.updates % self.rival.refresh == 0:
-            self.oppose(self.agent.network.state_dict())
 
     def consult_probability(self) -> Tensor:
         """Return the chance that a position is asked about now, 0-d."""

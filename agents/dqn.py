@@ -34,7 +34,7 @@ class DQNConfig(NetworkConfig):
     """Hyper-parameters, in CleanRL's words."""
 
     learning_rate: float = 5e-4
-    anneal_lr: bool = False  # let the learning rate fall to 0 over the run
+    anneal_lr: bool = False  # whether the learning rate falls to 0 over the run
     gamma: float = 0.97  # discount of one step
     n_step: int = 1  # rewards in a target before the network's own estimate
     buffer_size: int = 100_000  # transitions

@@ -20,7 +20,7 @@ class OnPolicyConfig(NetworkConfig):
     """Hyper-parameters, in CleanRL's words."""
 
     learning_rate: float = 5e-4
-    anneal_lr: bool = True  # let the learning rate fall to 0 over the run
+    anneal_lr: bool = True  # whether the learning rate falls to 0 over the run
     num_steps: int = 32  # moments of all games in a rollout
     gamma: float = 0.99  # discount of one step
     gae_lambda: float = 0.95

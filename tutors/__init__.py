@@ -95,6 +95,8 @@ class TutorConfig:
         check_asking(self.asking, self.asking_threshold, self.ask_budget, self.ask_per_step)
         if self.asking == "mistake" and self.nowait:
             raise ValueError("--asking mistake must see the answer before it knows what it cost: leave out --nowait")
+        if self.tutor not in ("none", "scripted") and not self.tutor.startswith(PREFIX):
+            find_model(self.tutor, self.tutor_model)
         if self.nowait and self.reuse == 0:
             raise ValueError("--nowait follows answers from the table alone, and --reuse 0 keeps none there")
 

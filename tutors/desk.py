@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from envs.base import State, rows_of
+from tutors.asking import Wish
 from tutors.base import Advice, Tutor, View
 from tutors.clerk import Clerk, Ring
 from tutors.store import AdviceStore, Cost
@@ -27,6 +28,15 @@ class Told(NamedTuple):
     state: State  # what is told
     turned: Tensor  # (N,) int64: the transform that led there
     keys: Tensor  # (N, 2) int64
+
+
+class Query(NamedTuple):
+    """What is said at the desk before anybody is asked."""
+
+    told: Told
+    wish: Wish
+    advice: Advice  # what the table knows, in the actions as they are told
+    missing: Tensor  # (N,) bool: where a question is put
 
 
 class Desk:
