@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from findings import NONE, Claim, Findings, Gain, claims, falls_of, findings, row_of, speed_of, unused
-from grid import ALONE, Cell, Study
+from grid import ALONE, FIRST, Cell, Study
 from measures import REACHED, Points, improvement, iqm, stratified
 
 console = Console(highlight=False)
@@ -80,8 +80,9 @@ def report(told: Report) -> None:
 
 
 def made(found: Findings) -> str:
-    """Return where the runs come from: their commits, their machine and how long they took."""
-    runs = [run for several in found.runs.values() for run in several]
+    """Return where the runs of the tables come from: their commits, their machine and how long they took."""
+    cells = {*found.cells(), *(cell for cell in found.runs if cell.guidance == FIRST)}
+    runs = [run for cell in cells for run in found.runs[cell]]
     commits, pythons, torches, machines = (
         ", ".join(sorted({run.versions[part] for run in runs})) for part in ("commit", "python", "torch", "machine")
     )
