@@ -106,6 +106,11 @@ class Findings:
         first, way = self.way(cell)
         return [(late(points) - first) / way for points in self.curves(cell)]
 
+    def ahead(self, cell: Cell) -> list[float]:
+        """Return the final scores less those of the baseline's runs of the same seeds, as shares of its way."""
+        pairs = zip(self.curves(cell), self.curves(cell.baseline()), strict=True)
+        return [(late(ours) - late(theirs)) / self.way(cell)[1] for ours, theirs in pairs]
+
     def speedups(self, ours: Cell, theirs: Cell, by: By = "points") -> list[float]:
         """Return the logarithm of how much sooner each run of a cell came to the threshold, by one of its curves."""
         pairs = zip(self.curves(ours, by), self.curves(theirs, by), strict=True)
@@ -185,12 +190,17 @@ def speed_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cel
     """Return how much sooner some cells came to the threshold than others, the geometric mean over all their runs."""
     groups = [found.speedups(cell, other(cell), by) for cell in cells]
     middle = fmean(value for values in groups for value in values)
-    return Gain(*(math.exp(value) for value in (middle, *stratified(groups))))
+    return Gain(*(math.exp(value) for value in (middle, *stratified(groups, baselines(cells)))))
 
 
-def gain_of(groups: Sequence[Sequence[float]]) -> Gain:
-    """Return the mean of all values."""
-    return Gain(fmean(value for values in groups for value in values), *stratified(groups))
+def baselines(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the strata of some cells: those with the same baseline are compared with the same runs of it."""
+    return [cell.baseline() for cell in cells]
+
+
+def gain_of(groups: Sequence[Sequence[float]], cells: Sequence[Cell]) -> Gain:
+    """Return the mean of all values, which are those of some cells' runs."""
+    return Gain(fmean(value for values in groups for value in values), *stratified(groups, baselines(cells)))
 
 
 def claims(found: Findings) -> list[Claim]:
@@ -201,7 +211,7 @@ def claims(found: Findings) -> list[Claim]:
     if not published or len(found.grid.seeds) == 1:
         return []
     speed = speed_of(found, published, Cell.baseline)
-    finals = gain_of([[share - 1 for share in found.shares(cell)] for cell in published])
+    finals = gain_of([found.ahead(cell) for cell in published], published)
     said = [
         Claim("tutoring accelerates convergence", above(speed, 1), f"speed-up {speed}, {len(published)} cells"),
         Claim(
@@ -256,7 +266,7 @@ def falls_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cel
         aim, (_, way) = found.aim(cell), found.way(cell)
         ours, theirs = ([fall(points, aim) for points in found.curves(one)] for one in (cell, other(cell)))
         groups.append([(one - two) / way for one, two in zip(ours, theirs, strict=True)])
-    return gain_of(groups)
+    return gain_of(groups, cells)
 
 
 def unused(cell: Cell) -> Cell:

@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from findings import NONE, Claim, Findings, Gain, claims, falls_of, findings, row_of, speed_of, unused
+from findings import NONE, Claim, Findings, Gain, baselines, claims, falls_of, findings, row_of, speed_of, unused
 from grid import ALONE, FIRST, Cell, Study
 from measures import REACHED, Points, improvement, iqm, stratified
 
@@ -34,8 +34,9 @@ which a tutored student's actions are partly its tutor's. The **area** is the me
 the longest way down from the best score so far, once the threshold was reached; the **spread** is the standard
 deviation of the final scores over seeds. Scores of several games are put together as shares of the baseline's way:
 0 is where it begins, 1 where it ends. The **chance to be better** is that of a run's final score against one of
-the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples), stratified by cell
-where several are put together; IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
+the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are drawn anew for
+each student of each game, together for all cells that share its baseline. IQM is the interquartile mean (Agarwal et
+al. 2021, arXiv:2108.13264)."""
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
@@ -161,7 +162,7 @@ def over_all(found: Findings) -> str:
         shares = [found.shares(cell) for cell in cells]
         values = torch.tensor([share for several in shares for share in several], dtype=torch.float64)
         better = fmean(improvement(found.shares(cell), found.shares(cell.baseline())) for cell in cells)
-        middle = Gain(float(iqm(values)), *stratified(shares, iqm))
+        middle = Gain(float(iqm(values)), *stratified(shares, baselines(cells), iqm))
         rows.append((*name, len(cells), speed_of(found, cells, Cell.baseline), middle, f"{better:.0%}"))
     return table(head, rows)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from findings import Claim, Findings, Gain, Outcome, above, claims, near, row_of
+from findings import Claim, Findings, Gain, Outcome, above, claims, gain_of, near, row_of, speed_of
 from grid import ALONE, Cell, Grid
 from measures import Points, interval, iqm
 from writeup import bounded, costs, draw, over_all, page, reuse, speeds, table, written
@@ -141,6 +141,29 @@ def test_final_scores_are_comparable_within_a_tenth_of_the_way(last: float, verd
     claim = said(found)["at comparable final performance"]
     assert claim.verdict == verdict
     assert f"{last - 1:.2f} [" in claim.number
+
+
+def test_final_scores_are_compared_seed_by_seed() -> None:
+    runs = made_up(SLOW).runs
+    several = [[0.0] + [last] * 7 for last in (0.5, 1.0, 1.5)]
+    ours = {cell: [outcome(scores, asked=1) for scores in several] for cell in runs}
+    found = Findings(GRID, ours)
+    assert said(found)["at comparable final performance"].number.endswith(": 0.00 [0.00, 0.00]")
+    last = {cell: list(reversed(told)) if cell.tutor != ALONE else told for cell, told in ours.items()}
+    assert said(replace(found, runs=last))["at comparable final performance"].verdict == "undecided"
+
+
+def test_cells_with_one_baseline_share_its_seeds() -> None:
+    found = made_up(SLOW)
+    runs = {cell: [outcome(scores) for scores in (FAST, SLOW, NEVER)] for cell in found.tutored()}
+    found = replace(found, runs=found.runs | runs)
+    several = [cell for cell in found.tutored() if cell[:2] == ("connect4", "dqn")]
+    whole, one = (speed_of(found, cells, Cell.baseline) for cells in (several, several[:1]))
+    assert whole == pytest.approx(one), "of four cells no more is known than of one"
+    apart = speed_of(found, [cell for cell in found.tutored() if cell.reuse == "3"], Cell.baseline)
+    assert apart.low > one.low
+    assert apart.high < one.high
+    assert gain_of([[0.0, 1.0, 2.0]] * 4, several) == pytest.approx(gain_of([[0.0, 1.0, 2.0]], several[:1]))
 
 
 def test_reuse_is_compared_with_no_reuse_and_not_with_the_baseline() -> None:

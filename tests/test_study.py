@@ -150,14 +150,24 @@ def test_an_interval_is_one_of_the_statistic_that_was_asked_for() -> None:
 
 def test_a_stratified_interval_draws_each_group_for_itself() -> None:
     apart = [[0.0] * 5, [10.0] * 5]
-    assert stratified(apart) == (5, 5), "the groups differ, the seeds of each do not"
+    assert stratified(apart, "ab") == (5, 5), "the groups differ, the seeds of each do not"
     assert interval([0.0] * 5 + [10.0] * 5)[1] > 7
     groups, chance = [noise(8, 1), noise(12, 2)], random.Random(3)
     means = sorted(
         fmean(value for group in groups for value in chance.choices(group, k=len(group))) for _ in range(4000)
     )
-    assert stratified(groups) == pytest.approx((means[100], means[3900]), abs=0.03)
-    assert stratified([noise(9)], iqm) == interval(noise(9), iqm)
+    assert stratified(groups, "ab") == pytest.approx((means[100], means[3900]), abs=0.03)
+    assert stratified([noise(9)], "a", iqm) == interval(noise(9), iqm)
+
+
+def test_groups_of_one_stratum_share_their_seeds() -> None:
+    low, high = interval(noise(8))
+    assert stratified([noise(8)] * 3, "aaa") == pytest.approx((low, high)), "no more is known than of one group"
+    for strata in ("ab", "abba"):
+        ends = stratified([noise(8)] * len(strata), strata)
+        assert (high - low) / (ends[1] - ends[0]) == pytest.approx(math.sqrt(2), rel=0.05)
+    opposite = [-value for value in noise(8)]
+    assert stratified([noise(8), opposite], "aa") == pytest.approx((0, 0)), "the same seeds of both"
 
 
 def test_improvement_is_the_share_of_pairs_won_and_a_tie_is_half_a_win() -> None:
