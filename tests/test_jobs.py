@@ -23,7 +23,7 @@ import study
 import tutors
 from agents.checkpoint import load_checkpoint, save_checkpoint, steps_in
 from grid import read_grid
-from jobs import begun
+from jobs import begun, here
 from run import Config, config_of
 from study import Report, Run
 from tests.scripted_server import serving
@@ -159,8 +159,39 @@ def test_what_is_left_of_a_run_decides_how_it_begins(tmp_path: Path) -> None:
     save_checkpoint(folder / "checkpoints", 50, {})
     assert begun(folder) == ["--resume", str(folder)]
     save_checkpoint(folder / "checkpoints", 100, {})
+    (folder / "summary.json").touch()
+    begun(folder)
+    assert load_checkpoint(folder / "checkpoints", "cpu") == {}, "what is done is not removed"
+    (folder / "summary.json").unlink()
     assert begun(folder) == [], "it was killed before it was evaluated"
     assert not folder.exists()
+    save_checkpoint(folder / "checkpoints", 50, {})
+    (folder / "config.json").write_text("{")
+    assert begun(folder) == ["--resume", str(folder)], "train.py says why it cannot go on"
+
+
+def test_a_run_that_another_study_has_finished_meanwhile_is_not_done_again(tmp_path: Path) -> None:
+    path = written(tmp_path, ALONE_ONCE)
+    one, *_ = Run(path, tmp_path / "runs").errands()
+    one.folder.mkdir(parents=True)
+    one.log().parent.mkdir()
+    (one.folder / "mark").touch()
+    lock = FileLock(one.folder / ".lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(0.5, lambda: ((one.folder / "summary.json").touch(), lock.release())).start()
+    assert list(here([one], 1)) == [(one, 0)]
+    assert one.log().read_text() == ""
+    assert (one.folder / "mark").exists()
+
+
+def test_why_a_run_cannot_go_on_is_in_its_log(tmp_path: Path) -> None:
+    path = written(tmp_path, ALONE_ONCE)
+    folder, *_ = folders_of(path)
+    save_checkpoint(folder / "checkpoints", 50, {})
+    with pytest.raises(ValueError, match="1 of 2 runs failed"):
+        study.run(Run(path, tmp_path / "runs"))
+    assert "it has no config.json" in (tmp_path / "runs" / "logs" / f"{folder.name}.txt").read_text()
+    assert steps_in(folder / "checkpoints") == [50]
 
 
 def test_a_run_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
