@@ -33,6 +33,12 @@ By = Literal["points", "clock", "trained"]  # which curve of an Outcome
 COMPARABLE = 0.1  # of a baseline's way: final scores that lie closer are comparable
 
 
+ABOUT_THRESHOLD = (  # columns of a table
+    *("threshold", "reached", "steps_to_threshold", "seconds_to_threshold"),
+    *("speedup", "speedup_low", "speedup_high", "fall"),
+)
+
+
 class Outcome(NamedTuple):
     """What one run came to."""
 
@@ -157,7 +163,10 @@ def outcome(folder: Path, first: Path | None = None) -> Outcome:
 
 
 def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
-    """Return what a cell comes to beside its baseline."""
+    """Return what a cell comes to beside its baseline.
+
+    What is about the threshold is None where the baselines get no better: they have none.
+    """
     curves, alone, aim = found.curves(cell), found.curves(cell.baseline()), found.aim(cell)
     finals = [late(points) for points in curves]
     gains = [area(ours) - area(theirs) for ours, theirs in zip(curves, alone, strict=True)]
@@ -183,7 +192,8 @@ def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
         "tokens": found.told(cell, "prompt_tokens") + found.told(cell, "answer_tokens"),
         "seconds": fmean(run.seconds for run in found.runs[cell]),
     }
-    return cell._asdict() | {name: round(number, 4) for name, number in numbers.items()}
+    learns, rounded = found.learns(cell), {name: round(number, 4) for name, number in numbers.items()}
+    return cell._asdict() | rounded | ({} if learns else dict.fromkeys(ABOUT_THRESHOLD))
 
 
 def speed_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell], by: By = "points") -> Gain:

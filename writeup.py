@@ -23,20 +23,20 @@ console = Console(highlight=False)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#44aa99", "#332288")
 DEFINITIONS = f"""\
 A **cell** is a game, a student, a tutor, what is done with its advice, and a reuse budget; its runs differ in the
-seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores are
-those of the greedy student alone, without advice, in games of its own. The **final** score is the mean of the last
-quarter of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is done, from its
-first evaluation to its final score, means over seeds. A **speed-up** is the baseline's env steps to the threshold
-over the cell's, the geometric mean over seeds. A run that never comes to it counts as if it did at its end: so the
-number is a lower bound where baselines did not (≥), an upper bound where the cell's runs did not (≤), and neither
-where both did not (~). **By the games of training** it is worked out in the same way from their mean returns, in
-which a tutored student's actions are partly its tutor's. The **area** is the mean height of a curve. A **fall** is
-the longest way down from the best score so far, once the threshold was reached; the **spread** is the standard
-deviation of the final scores over seeds. Scores of several games are put together as shares of the baseline's way:
-0 is where it begins, 1 where it ends. The **chance to be better** is that of a run's final score against one of
-the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are drawn anew for
-each student of each game, together for all cells that share its baseline. IQM is the interquartile mean (Agarwal et
-al. 2021, arXiv:2108.13264)."""
+seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores are those
+of the greedy student alone, without advice, in games of its own. The **final** score is the mean of the last quarter
+of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is done, from its first
+evaluation to its final score, means over seeds; where a baseline gets no better there is none. A **speed-up** is the
+baseline's env steps to the threshold over the cell's, the geometric mean over seeds. A run that never comes to it
+counts as if it did at its end: so the number is a lower bound where baselines did not (≥), an upper bound where the
+cell's runs did not (≤), and neither where both did not (~). **By the games of training** it is worked out in the
+same way from their mean returns, in which a tutored student's actions are partly its tutor's. The **area** is the
+mean height of a curve. A **fall** is the longest way down from the best score so far, once the threshold was
+reached; the **spread** is the standard deviation of the final scores over seeds. Scores of several games are put
+together as shares of the baseline's way: 0 is where it begins, 1 where it ends. The **chance to be better** is that
+of a run's final score against one of the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds
+(10,000 resamples): seeds are drawn anew for each student of each game, together for all cells that share its
+baseline. IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
@@ -108,7 +108,8 @@ def written(found: Findings, name: str, command: str, said: Sequence[Claim], pic
     parts += [lines, "## Speed-ups"]
     parts += [part for game in grid.games if (part := speeds(found, game))]
     parts += ["## Over all games and students", over_all(found)]
-    if pairs := [cell for cell in found.tutored() if cell.reuse != NONE and unused(cell) in found.runs]:
+    learning = [cell for cell in found.tutored() if found.learns(cell)]
+    if pairs := [cell for cell in learning if cell.reuse != NONE and unused(cell) in found.runs]:
         parts += ["## Reuse beside no reuse", reuse(found, pairs)]
     parts += ["## What the questions cost, a run", costs(found), "## What the words mean", DEFINITIONS]
     return "\n\n".join(parts) + "\n"
@@ -135,16 +136,18 @@ def speeds(found: Findings, game: str) -> str:
     for cell in found.tutored():
         if cell.game == game:
             rows.setdefault((cell.student, cell.tutor, f"`{cell.guidance}`"), {})[cell.reuse] = bounded(found, cell)
-    alone = [cell for cell in found.cells() if cell.game == game and cell.tutor == ALONE]
-    times = [(cell.student, f"{sum(found.arrived(cell))} of {len(found.grid.seeds)}") for cell in alone]
-    said = f"### {game}\n\nAlone, these come to the threshold: {', '.join(f'{name} {n}' for name, n in times)}."
+    alone = [cell for cell in found.cells() if cell.game == game and cell.tutor == ALONE and found.learns(cell)]
+    times = [f"{cell.student} {sum(found.arrived(cell))} of {len(found.grid.seeds)}" for cell in alone]
+    said = f"### {game}\n\nAlone, these come to the threshold: {', '.join(times) or 'none'}."
     head = ("student", "tutor", "guidance", *(f"reuse {budget}" for budget in found.grid.reuse))
     lines = [[*name, *(row.get(budget, "") for budget in found.grid.reuse)] for name, row in rows.items()]
     return f"{said}\n\n{table(head, lines)}" if lines else ""
 
 
 def bounded(found: Findings, cell: Cell) -> str:
-    """Return a cell's speed-up, and what kind of bound it is."""
+    """Return a cell's speed-up, and what kind of bound it is; a dash where the student alone gets no better."""
+    if not found.learns(cell):
+        return "–"
     ours, alone = (all(found.arrived(one)) for one in (cell, cell.baseline()))
     sign = {(True, True): "", (True, False): "≥ ", (False, True): "≤ ", (False, False): "~ "}[ours, alone]
     return f"{sign}{speed_of(found, [cell], Cell.baseline)}"

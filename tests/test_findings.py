@@ -215,6 +215,29 @@ def test_a_student_that_does_not_learn_alone_says_nothing_of_the_claims() -> Non
     assert {line.split(" | ")[3] for line in over_all(found).splitlines()[2:]} == {"2"}
 
 
+def test_a_student_that_does_not_learn_alone_has_no_threshold(tmp_path: Path) -> None:
+    found = made_up(SLOW, r0=FAST, r3=FAST)
+    dead = {cell: [outcome(NEVER)] * 3 for cell in found.cells() if cell.tutor == ALONE and cell.student == "dqn"}
+    dead |= {cell: [outcome(NEVER)] * 3 for cell in found.cells() if cell.tutor == ALONE and cell.game == "blackjack"}
+    found = replace(found, runs=found.runs | dead)
+    assert "Alone, these come to the threshold: ppo 3 of 3." in speeds(found, "connect4")
+    assert "| dqn | scripted:0.9 | `override` | – | – |" in speeds(found, "connect4")
+    assert "Alone, these come to the threshold: none." in speeds(found, "blackjack")
+    for student, number in (("dqn", None), ("ppo", 2)):
+        row = row_of(found, cell_of(found, "connect4", student, "scripted:0.9", "3"))
+        assert row["speedup"] == row["speedup_low"] == number
+        assert [row[name] is None for name in ("threshold", "reached", "steps_to_threshold", "fall")] == [
+            not number
+        ] * 4
+        assert row["final"] == 1
+    text = written(found, "tiny", "", [], draw(found, tmp_path))
+    beside = text.partition("## Reuse beside no reuse")[2].partition("##")[0]
+    assert "| connect4 | ppo | 3 |" in beside
+    assert "dqn" not in beside
+    none = replace(found, runs=found.runs | {cell: [outcome(NEVER)] * 3 for cell in found.cells()})
+    assert "## Reuse beside no reuse" not in written(none, "tiny", "", claims(none), [])
+
+
 def test_one_seed_says_nothing_of_the_claims() -> None:
     grid = replace(GRID, seeds=(1,))
     runs = {cell: [outcome(SLOW if cell.tutor == ALONE else FAST, asked=1)] for cell in grid.cells()}
