@@ -135,26 +135,36 @@ def findings(grid: Grid, place: Path) -> Findings:
     """Return what the runs of a grid came to, of which a study has left those that are finished in `place`.
 
     Raises:
-        ValueError: there is no cell of which all runs are finished, and those of its baseline.
+        ValueError: there is no cell of which all runs are finished, and those of its baseline; or a run is another
+            study's.
     """
     runs: dict[Cell, list[Outcome]] = defaultdict(list)
     for job in grid.jobs():
         if (place / job.name() / "summary.json").exists():
             first = grid.first(job)
-            runs[job.cell].append(outcome(place / job.name(), first and place / first.name()))
+            runs[job.cell].append(outcome(place / job.name(), grid.steps_of(job), first and place / first.name()))
     found = Findings(grid, {cell: several for cell, several in runs.items() if len(several) == len(grid.seeds)})
     if not found.cells():
         raise ValueError(f"no cell has all its runs in {place}: python study.py run comes first")
     return found
 
 
-def outcome(folder: Path, first: Path | None = None) -> Outcome:
-    """Return what the run in a folder came to, which went on with that in the folder `first`."""
+def outcome(folder: Path, steps: int, first: Path | None = None) -> Outcome:
+    """Return what the run of so many env steps in a folder came to, which went on with that in the folder `first`.
+
+    Raises:
+        ValueError: it is one of more or fewer steps.
+    """
     summary, config = (json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "config"))
+    if config["total_steps"] != steps:
+        raise ValueError(
+            f"the run in {folder} is one of {config['total_steps']:,} env steps, and the study's are of {steps:,}: "
+            "a study that was changed wants another --folder"
+        )
     before = json.loads((first / "summary.json").read_text())["wall_seconds"] if first else 0
     return Outcome(
         points=evaluations(folder),
-        clock=evaluations(folder, "wall_seconds"),
+        clock=[(seconds - before, score) for seconds, score in evaluations(folder, "wall_seconds")],
         trained=evaluations(folder, tag="charts/episodic_return"),
         seconds=summary["wall_seconds"] - before,
         tutor=summary["tutor"] or {},

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from findings import Claim, Findings, Gain, Outcome, above, claims, gain_of, near, row_of, speed_of
+from findings import outcome as outcome_of
 from grid import ALONE, Cell, Grid
 from measures import Points, interval, iqm
 from writeup import bounded, costs, draw, over_all, page, reuse, speeds, table, written
@@ -61,6 +62,20 @@ def said(found: Findings) -> dict[str, Claim]:
 def cell_of(found: Findings, *parts: str) -> Cell:
     (cell,) = [cell for cell in found.cells() if set(parts) <= set(cell)]
     return cell
+
+
+def test_an_outcome_is_what_its_run_has_left_without_the_seconds_of_the_one_before(tmp_path: Path) -> None:
+    rows = ["global_step,wall_seconds,tag,value", "10,1.5,eval/mean_return,0.1", "10,1.5,charts/episodic_return,0.7"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    (tmp_path / "summary.json").write_text('{"tutor": null, "wall_seconds": 9}')
+    (tmp_path / "config.json").write_text('{"versions": {}, "total_steps": 10}')
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "summary.json").write_text('{"wall_seconds": 0.5}')
+    whole, rest = outcome_of(tmp_path, 10), outcome_of(tmp_path, 10, tmp_path / "first")
+    assert whole == ([(10, 0.1)], [(1.5, 0.1)], [(10, 0.7)], 9, {}, {})
+    assert rest == whole._replace(clock=[(1, 0.1)], seconds=8.5)
+    with pytest.raises(ValueError, match="is one of 10 env steps, and the study's are of 20"):
+        outcome_of(tmp_path, 20)
 
 
 def test_a_row_is_what_is_worked_out_by_hand() -> None:

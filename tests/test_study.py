@@ -399,7 +399,7 @@ def invented(folder: Path, values: list[float]) -> None:
     (folder / "metrics.csv").write_text("\n".join(["global_step,wall_seconds,tag,value", *lines]))
     (folder / "summary.json").write_text(json.dumps({"tutor": None, "wall_seconds": 900}))
     told = {"commit": "c0ffee", "python": "3", "torch": "2", "machine": "a loom"}
-    (folder / "config.json").write_text(json.dumps({"versions": told}))
+    (folder / "config.json").write_text(json.dumps({"versions": told, "total_steps": 3000}))
 
 
 def test_the_report_leaves_out_what_is_not_whole(
@@ -420,6 +420,11 @@ def test_the_report_leaves_out_what_is_not_whole(
     assert (row["student"], row["tutor"], float(row["final"]), float(row["area"])) == ("ppo", ALONE, 3, 1.5)
     made = Path("results/study/tiny/cells.csv").read_text().splitlines()[0]
     assert made.endswith("# commit c0ffee, Python 3, PyTorch 2, a loom, 2 runs, 0.5 hours in all")
+    written(tmp_path, TINY.replace("3_000", "4_000"))
+    with pytest.raises(
+        ValueError, match=r"is one of 3,000 env steps, and the study's are of 4,000: .*another --folder"
+    ):
+        study.report(Report(path))
 
 
 BEGUN = TINY.replace('["override"]', '["modulate", "override"]') + "\n[begin]\nconnect4 = 1_200\n"
@@ -477,6 +482,7 @@ def test_a_study_of_runs_that_go_on(tmp_path: Path) -> None:
     assert walls["none"] > walls["first"]
     for row in rows:
         assert float(row["seconds"]) == pytest.approx(walls[row["guidance"]] - walls["first"], abs=1e-3)
+    assert ", 4 runs, " in (out / "report.md").read_text(), "with what they went on with"
 
 
 def test_a_part_of_a_study_may_be_done_alone(tmp_path: Path) -> None:
