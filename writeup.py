@@ -34,9 +34,10 @@ same way from their mean returns, in which a tutored student's actions are partl
 mean height of a curve. A **fall** is the longest way down from the best score so far, once the threshold was
 reached; the **spread** is the standard deviation of the final scores over seeds. Scores of several games are put
 together as shares of the baseline's way: 0 is where it begins, 1 where it ends. The **chance to be better** is that
-of a run's final score against one of the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds
-(10,000 resamples): seeds are drawn anew for each student of each game, together for all cells that share its
-baseline. IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
+of a run's final score against one of the baseline's. A tutor is **silent** where it was asked and has not answered:
+a share of its questions. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are
+drawn anew for each student of each game, together for all cells that share its baseline. IQM is the interquartile
+mean (Agarwal et al. 2021, arXiv:2108.13264)."""
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
@@ -188,7 +189,7 @@ def reuse(found: Findings, cells: Sequence[Cell]) -> str:
 
 
 def costs(found: Findings) -> str:
-    """Return what the tutors of each game were asked, the mean over students and seeds."""
+    """Return what the tutors of each game were asked and said nothing to, the mean over students and seeds."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in found.tutored():
         groups.setdefault((cell.game, cell.tutor, cell.reuse), []).append(cell)
@@ -197,9 +198,10 @@ def costs(found: Findings) -> str:
     for name, cells in groups.items():
         consulted, asked, hits, *tokens, seconds = (fmean(found.told(cell, part) for cell in cells) for part in parts)
         counts = (f"{consulted:,.0f}", f"{asked:,.0f}", f"{hits / max(consulted, 1):.0%}", f"{sum(tokens):,.0f}")
-        rows.append((*name, *counts, f"{seconds:.1f}"))
-    head = ("game", "tutor", "reuse", "advice wanted", "questions", "answered by the table", "tokens", "seconds")
-    return table(head, rows)
+        silent = fmean(found.silent(cell) for cell in cells) / max(asked, 1)
+        rows.append((*name, *counts, f"{seconds:.1f}", f"{silent:.0%}"))
+    head = ("advice wanted", "questions", "answered by the table", "tokens", "seconds", "silent")
+    return table(("game", "tutor", "reuse", *head), rows)
 
 
 def draw(found: Findings, folder: Path) -> list[Path]:
@@ -234,16 +236,24 @@ def draw(found: Findings, folder: Path) -> list[Path]:
         for axes in panels[-1]:
             axes.set_xlabel("env steps", fontsize=9)
         figure.supylabel("mean return, student alone", fontsize=9)
-        paths.append(folder / ("curves.png" if tutor is None else f"curves_{tutor.replace(':', '-')}.png"))
+        paths.append(
+            folder / ("curves.png" if tutor is None else f"curves_{tutor.replace(':', '-').replace('/', '-')}.png")
+        )
         figure.savefig(paths[-1], dpi=90)
     return paths
 
 
 def line(axes: Any, curves: Sequence[Points], label: str, color: str | None = None) -> None:
-    """Draw the mean of some curves, and a band from the lowest to the highest."""
-    whole = min(len(points) for points in curves)
-    steps = [curves[0][at][0] for at in range(whole)]
-    columns = [[points[at][1] for points in curves] for at in range(whole)]
+    """Draw the mean of some curves, and a band from the lowest to the highest, over the steps that all of them have.
+
+    Raises:
+        ValueError: there are none.
+    """
+    scores = [dict(points) for points in curves]
+    steps = [step for step, _ in curves[0] if all(step in known for known in scores)]
+    if not steps:
+        raise ValueError(f"the runs of {label} have no evaluation at the same step: their mean cannot be drawn")
+    columns = [[known[step] for known in scores] for step in steps]
     (drawn,) = axes.plot(steps, [fmean(column) for column in columns], label=label, color=color, linewidth=1.5)
     low, high = ([pick(column) for column in columns] for pick in (min, max))
     axes.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)

@@ -12,13 +12,14 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from findings import Claim, Findings, Gain, Outcome, above, claims, gain_of, near, row_of, speed_of
 from findings import outcome as outcome_of
 from grid import ALONE, Cell, Grid
 from measures import Points, interval, iqm
-from writeup import bounded, costs, draw, over_all, page, reuse, speeds, table, written
+from writeup import bounded, costs, draw, line, over_all, page, reuse, speeds, table, written
 
 GRID = Grid(
     students=("dqn", "ppo"),
@@ -82,7 +83,8 @@ def test_a_row_is_what_is_worked_out_by_hand() -> None:
     ours: list[Points] = [[(0, 0.0), (10, 1.0), (40, 0.5), (50, 1.0)], [(0, 0.0), (10, 0.0), (40, 2.0), (50, 2.0)]]
     theirs: list[Points] = [[(0, 0.0), (50, 1.0)], [(0, 0.0), (50, 2.0)]]
     tutors = [{"asked": 4, "hits": 6, "consulted": 10, "prompt_tokens": 7, "answer_tokens": 1},
-              {"asked": 8, "hits": 3, "consulted": 40, "prompt_tokens": 5, "answer_tokens": 3}]  # fmt: skip
+              {"asked": 8, "hits": 3, "consulted": 40, "prompt_tokens": 5, "answer_tokens": 3,
+               "silent": {"timeout": 3, "mass": 1}}]  # fmt: skip
     cell = Cell("g", "s", "t", "m", "3")
     runs = [Outcome(one, [(step / 5, score) for step, score in one], one, 2 + at, tutor, {})
             for at, (one, tutor) in enumerate(zip(ours, tutors, strict=True))]  # fmt: skip
@@ -95,6 +97,7 @@ def test_a_row_is_what_is_worked_out_by_hand() -> None:
         "improvement": 2 / 4, "threshold": 1.425, "reached": 1, "steps_to_threshold": math.inf,
         "seconds_to_threshold": math.inf, "speedup": round(math.sqrt(50 / 50 * 50 / 40), 4), "speedup_low": 1,
         "speedup_high": 1.25, "fall": 0, "spread": 0.5, "asked": 6, "hit_rate": 9 / 50, "tokens": 8, "seconds": 2.5,
+        "silent": round(2 / 6, 4),
     }  # fmt: skip
     assert row_of(found, cell) == {"game": "g", "student": "s", "tutor": "t", "guidance": "m", "reuse": "3"} | numbers
     base = row_of(found, cell.baseline())
@@ -296,8 +299,8 @@ def test_the_chance_to_be_better_is_that_of_the_tutored_student() -> None:
 def test_costs_and_reuse_are_means_over_runs_and_shares_of_what_no_reuse_asks() -> None:
     found = made_up(SLOW, r0=SLOW, r3=FALLS)
     rows = [line.strip("| ").split(" | ") for line in costs(found).splitlines()[2:]]
-    assert rows[0] == ["connect4", "scripted:0.9", "0", "10", "100", "50%", "0", "0.0"]
-    assert rows[1] == ["connect4", "scripted:0.9", "3", "10", "40", "50%", "0", "0.0"]
+    assert rows[0] == ["connect4", "scripted:0.9", "0", "10", "100", "50%", "0", "0.0", "0%"]
+    assert rows[1] == ["connect4", "scripted:0.9", "3", "10", "40", "50%", "0", "0.0", "0%"]
     mixed = cell_of(found, "connect4", "dqn", "scripted:0.9", "3")
     spread = {mixed: [outcome(SLOW, asked=40), outcome(NEVER, asked=40), outcome(NEVER, asked=40)]}
     lines = reuse(replace(found, runs=found.runs | spread), [cell for cell in found.tutored() if cell.reuse == "3"])
@@ -352,10 +355,21 @@ def test_the_page_holds_all_that_it_shows(tmp_path: Path) -> None:
 
 
 def test_each_tutor_has_a_picture_where_methods_are_compared(tmp_path: Path) -> None:
-    grid = replace(GRID, guidance=("override", "hint"))
+    grid = replace(GRID, guidance=("override", "hint"), tutors=("scripted:0.9", "recorded:/my/advice"))
     runs = {cell: [outcome(FAST, asked=1)] * 3 for cell in grid.cells()}
     names = [one.name for one in draw(Findings(grid, runs), tmp_path)]
-    assert names == ["curves_scripted-0.9.png", "curves_scripted-0.6.png"]
+    assert names == ["curves_scripted-0.9.png", "curves_recorded--my-advice.png"]
+
+
+def test_a_line_is_the_mean_over_the_steps_that_all_runs_have() -> None:
+    curves: list[Points] = [[(10, 0.0), (20, 1.0), (40, 5.0)], [(5, 9.0), (10, 2.0), (40, 7.0), (50, 9.0)]]
+    axes = Figure().subplots()
+    line(axes, curves, "alone")
+    assert axes.lines[0].get_xydata().tolist() == [[10, 1], [40, 6]]
+    corners = {tuple(corner) for corner in axes.collections[0].get_paths()[0].vertices.tolist()}
+    assert corners == {(10, 0), (10, 2), (40, 5), (40, 7)}
+    with pytest.raises(ValueError, match="the runs of alone have no evaluation at the same step"):
+        line(axes, [[(10, 0.0)], [(5, 0.0)]], "alone")
 
 
 def test_a_table_has_a_cell_for_each_value() -> None:
