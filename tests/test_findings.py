@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import writeup
 from findings import Claim, Findings, Gain, Outcome, above, claims, gain_of, near, row_of, speed_of
 from findings import outcome as outcome_of
 from grid import ALONE, Cell, Grid
@@ -110,6 +111,10 @@ def test_one_run_that_is_unlike_the_others_does_not_decide_a_row() -> None:
     found = Findings(GRID, {cell: ours, cell.baseline(): [outcome([0.0, 0.0, 0.0, 1.0])] * 4})
     row = row_of(found, cell)
     assert [row[name] for name in ("final", "threshold", "reached", "steps_to_threshold")] == [1, 0.95, 4, 20]
+    some = [outcome(FAST, 3.0), outcome(FAST, 3.0), outcome(FALLS, 30.0)]
+    alone = [outcome([0.9 * score for score in SLOW])] * 3
+    other = row_of(Findings(GRID, {cell: some, cell.baseline(): alone}), cell)
+    assert [other[name] for name in ("improvement", "seconds_to_threshold", "fall")] == [1, 6, round(0.8 / 3, 4)]
     assert (row["final_low"], row["final_high"]) == interval([1, 1, 1, 8], iqm) != interval([1, 1, 1, 8])
 
 
@@ -182,6 +187,16 @@ def test_cells_with_one_baseline_share_its_seeds() -> None:
     assert apart.low > one.low
     assert apart.high < one.high
     assert gain_of([[0.0, 1.0, 2.0]] * 4, several) == pytest.approx(gain_of([[0.0, 1.0, 2.0]], several[:1]))
+
+
+def test_claims_are_of_the_papers_guidance_and_of_budgets_that_end() -> None:
+    grid = replace(GRID, guidance=("override", "hint"), reuse=("0", "3", "inf"))
+    runs = {cell: [outcome(SLOW, asked=1)] * 3 for cell in grid.cells()}
+    others = {cell: [outcome(FAST, asked=1)] * 3 for cell in runs
+              if cell.tutor != ALONE and (cell.guidance == "hint" or cell.reuse == "inf")}  # fmt: skip
+    told = said(Findings(grid, runs | others))
+    assert told["tutoring accelerates convergence"].number == "speed-up 1.00 [1.00, 1.00], 16 cells"
+    assert not [words for words in told if "reuse inf" in words]
 
 
 def test_reuse_is_compared_with_no_reuse_and_not_with_the_baseline() -> None:
@@ -287,6 +302,7 @@ def test_where_baselines_do_not_all_arrive_a_speedup_is_a_lower_bound() -> None:
     first, last = (cell_of(found, "connect4", "dqn", "scripted:0.9", budget) for budget in ("0", "3"))
     assert bounded(found, first).startswith("≥ ")
     assert bounded(found, last).startswith("~ ")
+    assert re.search(r"\| ≥ [^|]* \| ~ ", speeds(found, "connect4")), "in the head's order"
     assert "Alone, these come to the threshold: dqn 2 of 3, ppo 2 of 3." in speeds(found, "connect4")
 
 
@@ -294,6 +310,13 @@ def test_the_chance_to_be_better_is_that_of_the_tutored_student() -> None:
     found = made_up(SLOW, r0=[2 * value for value in SLOW], r3=NEVER)
     chances = {tuple(line.split(" | ")[2:4]): line.split(" | ")[6] for line in over_all(found).splitlines()[2:]}
     assert chances == {("0", "4"): "100% |", ("3", "4"): "0% |"}
+
+
+def test_over_all_students_one_that_is_unlike_the_others_does_not_decide() -> None:
+    found, odd = made_up(SLOW), [9 * score for score in FAST]
+    runs = {cell: [outcome(FAST)] * 2 + [outcome(odd if cell[:2] == ("connect4", "dqn") else FAST)]
+            for cell in found.tutored()}  # fmt: skip
+    assert over_all(replace(found, runs=found.runs | runs)).splitlines()[2].split(" | ")[5] == "1.00 [1.00, 1.00]"
 
 
 def test_costs_and_reuse_are_means_over_runs_and_shares_of_what_no_reuse_asks() -> None:
@@ -306,6 +329,12 @@ def test_costs_and_reuse_are_means_over_runs_and_shares_of_what_no_reuse_asks() 
     lines = reuse(replace(found, runs=found.runs | spread), [cell for cell in found.tutored() if cell.reuse == "3"])
     assert lines.splitlines()[2].startswith("| connect4 | dqn | 3 | 0.79 [0.71, 1.00] |")
     assert lines.splitlines()[2].endswith("| 0.236 (without: 0.000) | 40% |")
+    quick = {cell: [outcome(FALLS, 0.5)] * 3 for cell in found.runs if cell.reuse == "3"}
+    lines = reuse(replace(found, runs=found.runs | quick), list(quick))
+    assert lines.splitlines()[2].split(" | ")[3:6] == ["1.00 [1.00, 1.00]", "2.00 [2.00, 2.00]", "0.80 [0.80, 0.80]"]
+    told = {"asked": 10, "prompt_tokens": 7, "answer_tokens": 5, "seconds": 1.5, "silent": {"timeout": 2, "mass": 1}}
+    runs = {cell: [outcome(SLOW)._replace(tutor=told)] * 3 for cell in found.tutored()}
+    assert costs(replace(found, runs=found.runs | runs)).splitlines()[2].endswith("| 12 | 1.5 | 30% |")
 
 
 def test_a_cell_without_all_its_runs_is_not_told(tmp_path: Path) -> None:
@@ -359,6 +388,13 @@ def test_each_tutor_has_a_picture_where_methods_are_compared(tmp_path: Path) -> 
     runs = {cell: [outcome(FAST, asked=1)] * 3 for cell in grid.cells()}
     names = [one.name for one in draw(Findings(grid, runs), tmp_path)]
     assert names == ["curves_scripted-0.9.png", "curves_recorded--my-advice.png"]
+
+
+def test_lines_are_of_the_last_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = set()
+    monkeypatch.setattr(writeup, "line", lambda axes, curves, label, color: drawn.add((label, curves[0][1][1])))
+    draw(made_up(SLOW, r0=NEVER, r3=FAST), tmp_path)
+    assert drawn == {("alone", 0.2), ("scripted:0.9", 1.0), ("scripted:0.6", 1.0)}
 
 
 def test_a_line_is_the_mean_over_the_steps_that_all_runs_have() -> None:

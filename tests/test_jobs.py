@@ -250,6 +250,18 @@ def test_one_server_is_started_for_all_runs_of_a_tutor_and_ends_after_them(
         assert json.loads((folder / "summary.json").read_text())["tutor"]["asked"] > 100
 
 
+def test_servers_are_told_to_those_whom_they_tutor_and_a_log_is_added_to(tmp_path: Path) -> None:
+    told = Run(written(tmp_path, SERVED.replace('["tiny"]', '["tiny", "scripted:0.9"]')), tmp_path / "runs")
+    for one in told.errands():
+        further = ["--tutor-url", "http://there"] if one.job.cell.tutor == "tiny" else []
+        assert one.asking(["http://there"]).arguments == [*one.arguments, *further]
+        assert one.asking([]) == one
+    one.log().parent.mkdir(parents=True)
+    one.log().write_text("begun\n")
+    assert one.failed("it rains") == (one, 2)
+    assert one.log().read_text() == "begun\nerror: it rains\n"
+
+
 def test_a_tutor_that_cannot_be_had_fails_its_own_runs_only(
     free: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
