@@ -302,7 +302,8 @@ def main(evaluation: Evaluation) -> None:
         return
     result = evaluate(evaluation)
     if evaluation.json:
-        print(json.dumps({"who": evaluation.who, **asdict(result)}))
+        known = {name: None if math.isnan(value) else value for name, value in asdict(result).items()}
+        print(json.dumps({"who": evaluation.who, **known}))
     else:
         print(f"{evaluation.who}: mean return {result}")
 

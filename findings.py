@@ -33,6 +33,12 @@ By = Literal["points", "clock", "trained"]  # which curve of an Outcome
 COMPARABLE = 0.1  # of a baseline's way: final scores that lie closer are comparable
 
 
+ABOUT_THRESHOLD = (  # columns of a table
+    *("threshold", "reached", "steps_to_threshold", "seconds_to_threshold"),
+    *("speedup", "speedup_low", "speedup_high", "fall"),
+)
+
+
 class Outcome(NamedTuple):
     """What one run came to."""
 
@@ -106,6 +112,11 @@ class Findings:
         first, way = self.way(cell)
         return [(late(points) - first) / way for points in self.curves(cell)]
 
+    def ahead(self, cell: Cell) -> list[float]:
+        """Return the final scores less those of the baseline's runs of the same seeds, as shares of its way."""
+        pairs = zip(self.curves(cell), self.curves(cell.baseline()), strict=True)
+        return [(late(ours) - late(theirs)) / self.way(cell)[1] for ours, theirs in pairs]
+
     def speedups(self, ours: Cell, theirs: Cell, by: By = "points") -> list[float]:
         """Return the logarithm of how much sooner each run of a cell came to the threshold, by one of its curves."""
         pairs = zip(self.curves(ours, by), self.curves(theirs, by), strict=True)
@@ -119,31 +130,45 @@ class Findings:
         """Return what the tutors of a cell's runs counted, on average."""
         return fmean(run.tutor.get(what, 0) for run in self.runs[cell])
 
+    def silent(self, cell: Cell) -> float:
+        """Return how many of their questions nobody answered, on average."""
+        return fmean(sum(run.tutor.get("silent", {}).values()) for run in self.runs[cell])
+
 
 def findings(grid: Grid, place: Path) -> Findings:
     """Return what the runs of a grid came to, of which a study has left those that are finished in `place`.
 
     Raises:
-        ValueError: there is no cell of which all runs are finished, and those of its baseline.
+        ValueError: there is no cell of which all runs are finished, and those of its baseline; or a run is another
+            study's.
     """
     runs: dict[Cell, list[Outcome]] = defaultdict(list)
     for job in grid.jobs():
         if (place / job.name() / "summary.json").exists():
             first = grid.first(job)
-            runs[job.cell].append(outcome(place / job.name(), first and place / first.name()))
+            runs[job.cell].append(outcome(place / job.name(), grid.steps_of(job), first and place / first.name()))
     found = Findings(grid, {cell: several for cell, several in runs.items() if len(several) == len(grid.seeds)})
     if not found.cells():
         raise ValueError(f"no cell has all its runs in {place}: python study.py run comes first")
     return found
 
 
-def outcome(folder: Path, first: Path | None = None) -> Outcome:
-    """Return what the run in a folder came to, which went on with that in the folder `first`."""
+def outcome(folder: Path, steps: int, first: Path | None = None) -> Outcome:
+    """Return what the run of so many env steps in a folder came to, which went on with that in the folder `first`.
+
+    Raises:
+        ValueError: it is one of more or fewer steps.
+    """
     summary, config = (json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "config"))
+    if config["total_steps"] != steps:
+        raise ValueError(
+            f"the run in {folder} is one of {config['total_steps']:,} env steps, and the study's are of {steps:,}: "
+            "a study that was changed wants another --folder"
+        )
     before = json.loads((first / "summary.json").read_text())["wall_seconds"] if first else 0
     return Outcome(
         points=evaluations(folder),
-        clock=evaluations(folder, "wall_seconds"),
+        clock=[(seconds - before, score) for seconds, score in evaluations(folder, "wall_seconds")],
         trained=evaluations(folder, tag="charts/episodic_return"),
         seconds=summary["wall_seconds"] - before,
         tutor=summary["tutor"] or {},
@@ -152,7 +177,10 @@ def outcome(folder: Path, first: Path | None = None) -> Outcome:
 
 
 def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
-    """Return what a cell comes to beside its baseline."""
+    """Return what a cell comes to beside its baseline.
+
+    What is about the threshold is None where the baselines get no better: they have none.
+    """
     curves, alone, aim = found.curves(cell), found.curves(cell.baseline()), found.aim(cell)
     finals = [late(points) for points in curves]
     gains = [area(ours) - area(theirs) for ours, theirs in zip(curves, alone, strict=True)]
@@ -175,22 +203,29 @@ def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
         "spread": found.spread(cell),
         "asked": found.told(cell, "asked"),
         "hit_rate": found.told(cell, "hits") / max(consulted, 1),
+        "silent": found.silent(cell) / max(found.told(cell, "asked"), 1),
         "tokens": found.told(cell, "prompt_tokens") + found.told(cell, "answer_tokens"),
         "seconds": fmean(run.seconds for run in found.runs[cell]),
     }
-    return cell._asdict() | {name: round(number, 4) for name, number in numbers.items()}
+    learns, rounded = found.learns(cell), {name: round(number, 4) for name, number in numbers.items()}
+    return cell._asdict() | rounded | ({} if learns else dict.fromkeys(ABOUT_THRESHOLD))
 
 
 def speed_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell], by: By = "points") -> Gain:
     """Return how much sooner some cells came to the threshold than others, the geometric mean over all their runs."""
     groups = [found.speedups(cell, other(cell), by) for cell in cells]
     middle = fmean(value for values in groups for value in values)
-    return Gain(*(math.exp(value) for value in (middle, *stratified(groups))))
+    return Gain(*(math.exp(value) for value in (middle, *stratified(groups, baselines(cells)))))
 
 
-def gain_of(groups: Sequence[Sequence[float]]) -> Gain:
-    """Return the mean of all values."""
-    return Gain(fmean(value for values in groups for value in values), *stratified(groups))
+def baselines(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the strata of some cells: those with the same baseline are compared with the same runs of it."""
+    return [cell.baseline() for cell in cells]
+
+
+def gain_of(groups: Sequence[Sequence[float]], cells: Sequence[Cell]) -> Gain:
+    """Return the mean of all values, which are those of some cells' runs."""
+    return Gain(fmean(value for values in groups for value in values), *stratified(groups, baselines(cells)))
 
 
 def claims(found: Findings) -> list[Claim]:
@@ -201,7 +236,7 @@ def claims(found: Findings) -> list[Claim]:
     if not published or len(found.grid.seeds) == 1:
         return []
     speed = speed_of(found, published, Cell.baseline)
-    finals = gain_of([[share - 1 for share in found.shares(cell)] for cell in published])
+    finals = gain_of([found.ahead(cell) for cell in published], published)
     said = [
         Claim("tutoring accelerates convergence", above(speed, 1), f"speed-up {speed}, {len(published)} cells"),
         Claim(
@@ -256,7 +291,7 @@ def falls_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cel
         aim, (_, way) = found.aim(cell), found.way(cell)
         ours, theirs = ([fall(points, aim) for points in found.curves(one)] for one in (cell, other(cell)))
         groups.append([(one - two) / way for one, two in zip(ours, theirs, strict=True)])
-    return gain_of(groups)
+    return gain_of(groups, cells)
 
 
 def unused(cell: Cell) -> Cell:

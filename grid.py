@@ -102,6 +102,10 @@ class Grid:
         begins = (self.begin or {}).get(job.cell.game) and job.cell.guidance != FIRST
         return Job(job.cell.baseline()._replace(guidance=FIRST), job.seed) if begins else None
 
+    def steps_of(self, job: Job) -> int:
+        """Return the env steps at which a job's run ends."""
+        return (self.begin or {})[job.cell.game] if job.cell.guidance == FIRST else self.steps[job.cell.game]
+
     def jobs(self) -> list[Job]:
         """Return all runs, seed by seed, so that a study which is stopped early has a bit of everything."""
         jobs = [Job(cell, seed) for seed in self.seeds for cell in self.cells()]
@@ -112,9 +116,10 @@ class Grid:
         """Return the flags of train.py for a job; `store` is shared where answers are used without end, if given."""
         game, student, tutor, guidance, reuse = job.cell
         begun = (self.begin or {}).get(game, 0)
-        steps = begun if guidance == FIRST else self.steps[game]
         every = max((self.steps[game] - begun) // self.points, 1)
-        told = f"--algo {student} --env {game} --total-steps {steps} --seed {job.seed} --eval-every {every}"
+        told = (
+            f"--algo {student} --env {game} --total-steps {self.steps_of(job)} --seed {job.seed} --eval-every {every}"
+        )
         told += f" --log-every {every} --eval-episodes {self.eval_episodes}"
         if tutor != ALONE:
             name, _, accuracy = tutor.partition(":")

@@ -121,7 +121,10 @@ def work(errand: Errand) -> None:
     with errand.log().open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    sys.argv = ["train.py", *errand.arguments, *begun(errand.folder)]
+    flags = begun(errand.folder)
+    if errand.is_done():  # meanwhile, by another study
+        return
+    sys.argv = ["train.py", *errand.arguments, *flags]
     run_program(train.train, Config, train.__doc__, tuned_for)
 
 
@@ -135,20 +138,27 @@ def end_with(study: Any) -> None:
 
 
 def begun(folder: Path) -> list[str]:
-    """Return the flag with which a run goes on from its checkpoint; without one its folder is removed.
+    """Return the flag with which a run goes on from its checkpoint; what has none, and is not done, is removed.
 
     Other flags are given, too: train.py refuses to go on with a run that began with others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(Timeout), FileLock(folder / ".lock", timeout=LEAVES_WITHIN):  # what is still there, train.py tells
-        if not has_checkpoint(folder):
+        if not (folder / "summary.json").exists() and not has_checkpoint(folder):
             shutil.rmtree(folder)
     return ["--resume", str(folder)] if folder.exists() else []
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Return whether a run can go on; one that was killed after its last step, before it was evaluated, cannot."""
+    """Return whether a run can go on; one that was killed after its last step, before it was evaluated, cannot.
+
+    What has a checkpoint, but no config that can be read, is left to train.py, which says so.
+    """
     try:
-        return newest_step(folder / "checkpoints") < config_of(folder).total_steps
+        step = newest_step(folder / "checkpoints")
     except ValueError:
         return False
+    try:
+        return step < config_of(folder).total_steps
+    except ValueError:
+        return True

@@ -7,7 +7,7 @@ statistical precipice", arXiv:2108.13264.
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -91,15 +91,23 @@ def iqm(values: Tensor) -> Tensor:
 
 def interval(values: Sequence[float], statistic: Callable[[Tensor], Tensor] = mean) -> tuple[float, float]:
     """Return the 95 % interval of a statistic over seeds."""
-    return stratified([values], statistic)
+    return stratified([values], [None], statistic)
 
 
-def stratified(groups: Sequence[Sequence[float]], statistic: Callable[[Tensor], Tensor] = mean) -> tuple[float, float]:
-    """Return the 95 % interval of a statistic of all values together; each group's seeds are drawn for themselves."""
-    generator, drawn = torch.Generator().manual_seed(1), []
-    for values in groups:
+def stratified(
+    groups: Sequence[Sequence[float]], strata: Sequence[Hashable], statistic: Callable[[Tensor], Tensor] = mean
+) -> tuple[float, float]:
+    """Return the 95 % interval of a statistic of all values together.
+
+    Seeds are drawn anew for each stratum. Groups of the same one share them, and have as many values.
+    """
+    generator, drawn, seeds = torch.Generator().manual_seed(1), [], dict[Hashable, Tensor]()
+    for values, stratum in zip(groups, strata, strict=True):
         told = torch.tensor(values, dtype=torch.float64)
-        drawn.append(told[torch.randint(len(told), (RESAMPLES, len(told)), generator=generator)])
+        if stratum not in seeds:
+            seeds[stratum] = torch.randint(len(told), (RESAMPLES, len(told)), generator=generator)
+        assert len(told) == seeds[stratum].shape[1], "groups of one stratum are of the same seeds"
+        drawn.append(told[seeds[stratum]])
     low, high = statistic(torch.cat(drawn, 1)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 

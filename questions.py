@@ -33,6 +33,7 @@ from tutors.vllm import VllmTutor
 
 OPENAI = "openai client"
 ENOUGH = 1024  # questions that the openai client is timed with, at most
+PATIENCE = 1000  # steps without a new position after which there is none
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def tutor_rows(told: Tutor) -> list[dict[str, Any]]:
     """Measure, and return a row for each program and batch.
 
     Raises:
-        ValueError: the tutor or the game is not known.
+        ValueError: the tutor or the game is not known, or the game has too few positions.
         TutorError: the tutor cannot be had.
     """
     model = find_model(told.tutor)
@@ -132,20 +133,30 @@ def ask_one_by_one(tutor: VllmTutor, fresh: Iterator[State], row: dict[str, Any]
 
 
 def positions(env: str, view: View) -> Iterator[State]:
-    """Yield positions of random play as they are told, none of them twice."""
+    """Yield positions of random play as they are told, none of them twice.
+
+    Raises:
+        ValueError: none came up any more for a long time.
+    """
     games = envs.make(env, 2048, seed=7)
     luck = Luck(7, torch.arange(games.num_envs), EXPLORATION)
-    step, known = games.reset(), set()
-    while True:
+    step, known, since = games.reset(), set(), 0  # steps since the last new one
+    while since < PATIENCE:
         state, _ = view.canonical(step.state)
         new = []
         for row, key in enumerate(map(tuple, view.key(state).tolist())):
             if key not in known:
                 known.add(key)
                 new.append(row)
+        since += 1
         if new:
+            since = 0
             yield rows_of(state, torch.tensor(new))
         step = games.step(pick(step.legal, luck.draw(games.steps, 1)[:, 0])).now()
+    raise ValueError(
+        f"random play of {env} comes to {len(known):,} positions and no more: "
+        "fewer --batches, --repeats or --seconds ask about fewer"
+    )
 
 
 def take(fresh: Iterator[State], count: int) -> State:

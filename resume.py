@@ -29,6 +29,7 @@ from run import Config, config_of
 from tutors.asking import Asking, Rations
 from tutors.desk import Desk
 from tutors.guidance import METHODS
+from tutors.store import without_password
 
 NUMBERS = ("global_step", "updates", "guided_from")  # of a run that goes on
 PARTS = ("agent", "env", "score", "guidance", "asking")
@@ -73,8 +74,14 @@ def settled(config: Config) -> tuple[Config, bool]:
 
 
 def differences(before: Config, now: Config) -> list[str]:
-    """Return how a config differs from the one that a run began with, in what may change what is learned."""
-    old, new = dict(settings(asdict(before))), dict(settings(asdict(now)))
+    """Return how a config differs from the one that a run began with, in what may change what is learned.
+
+    A run's config.json forgets passwords, so none is compared or told.
+    """
+    old, new = (
+        {name: without_password(value) if isinstance(value, str) else value for name, value in settings(asdict(one))}
+        for one in (before, now)
+    )
     return [f"{name} was {old[name]}, is {value}" for name, value in new.items() if name in old and old[name] != value]
 
 

@@ -6,6 +6,7 @@ writes a CSV whose first line is the command that made it.
 """
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from rich.table import Table
 
 from measures import evaluations, interval, late
 from run import run_program, tuned, versions
+from tutors.server import die_with_parent
 
 HERE = Path(__file__).parent
 COMMON: dict[str, tuple[Any, ...]] = {
@@ -127,14 +129,16 @@ class Reuse(Sweep):
     """The CSV; results/reuse/ALGO_ENV_VIEW.csv if not given."""
 
 
-def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Path:
-    """Train once, unless that was done before, and return the run's folder.
+def run_once(told: Sweep, settings: dict[str, Any], seed: int, children: set[subprocess.Popen[str]]) -> Path:
+    """Train once, unless that was done before, and return the run's folder; `children` holds the run at work.
 
     Raises:
         ValueError: the run failed; its last words are in the message.
     """
     named = "_".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
-    folder = told.folder / f"{told.algo}_{told.env.replace(':', '-')}_{told.total_steps}" / named / f"seed{seed}"
+    others = hashlib.sha256(f"{told.points} {told.eval_episodes} {told.flags}".encode()).hexdigest()[:8]
+    group = f"{told.algo}_{told.env.replace(':', '-')}_{told.total_steps}_{others}"  # runs of other flags are others
+    folder = told.folder / group / named / f"seed{seed}"
     flags = []
     for name, value in settings.items():
         flags += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
@@ -144,24 +148,35 @@ def run_once(told: Sweep, settings: dict[str, Any], seed: int) -> Path:
     if not (folder / "summary.json").exists():
         shutil.rmtree(folder, ignore_errors=True)  # what a sweep that was stopped has left
         command = [sys.executable, "train.py", *shlex.split(common), *shlex.split(told.flags), *flags]
-        done = subprocess.run(
+        child = subprocess.Popen(
             [*command, "--folder", str(folder.absolute())],
             cwd=HERE,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            preexec_fn=die_with_parent,
         )
-        if done.returncode:
-            raise ValueError(f"{shlex.join(command)} failed:\n{done.stderr.strip()[-800:]}")
+        children.add(child)
+        _, said = child.communicate()
+        children.remove(child)
+        if child.returncode:
+            raise ValueError(f"{shlex.join(command)} failed:\n{said.strip()[-800:]}")
     return folder
 
 
 def run_all(told: Sweep, jobs: list[tuple[dict[str, Any], int]]) -> list[Path]:
     """Run all jobs, `told.jobs` at once, and return their folders in the same order."""
+    children: set[subprocess.Popen[str]] = set()
     with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(told.jobs) as pool:
-        results = pool.map(lambda job: run_once(told, *job), jobs)
-        return list(progress.track(results, total=len(jobs), description="training"))
+        results = pool.map(lambda job: run_once(told, *job, children), jobs)
+        try:
+            return list(progress.track(results, total=len(jobs), description="training"))
+        except (KeyboardInterrupt, SystemExit):  # a signal: nobody waits for what is at work
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(children):
+                child.terminate()
+            raise
 
 
 def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -92,7 +92,7 @@ def train(config: Config) -> dict[str, object]:
         if pauses and not goes_on:
             progress.tell(pause(config, agent, desk))
         if rank() == 0:
-            (config.folder / "config.json").write_text(config.to_json() + "\n")
+            write(config.folder / "config.json", config.to_json().encode() + b"\n")
         progress.say("")  # nothing is waited for any more
         summary = training.run()
         if rank() == 0:

@@ -4,6 +4,7 @@
 """
 
 import math
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -99,11 +100,20 @@ def tutor_of(run: Path, config: Config, env: Env, told: TutorConfig) -> Iterator
         yield desk
 
 
+@contextmanager
+def to_file(path: Path) -> Iterator[None]:
+    """Raise ValueError if a picture cannot be written there."""
+    try:
+        yield
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
+
+
 def record(told: Record) -> None:
     """Play a game and write its picture.
 
     Raises:
-        ValueError: nobody has said how the game is drawn, or what is asked for is no film.
+        ValueError: nobody has said how the game is drawn, or what is asked for is no film or cannot be written.
     """
     check_film(told.out)
     config, agent = loaded(told.run)
@@ -116,7 +126,8 @@ def record(told: Record) -> None:
             asked = desk is not None and at < len(states) - 1
             advised = desk.advise(state, everybody).probs[0] if asked else None
             frames.append(frame(env, states[: at + 1], advised, desk))
-    write_film(frames, told.out)
+    with to_file(told.out):
+        write_film(frames, told.out)
     print(f"{len(states)} positions in {told.out}")
 
 
@@ -162,7 +173,7 @@ def against(side: tuple[Config, Agent], num_envs: int, seed: int) -> Env:
 
 
 def by_hand(told: Play, read: Callable[[str], str] = input) -> None:
-    """Play one game in the terminal; an empty line or q ends it."""
+    """Play one game in the terminal; an empty line, q or Ctrl-D ends it."""
     config, agent = loaded(told.run)
     env = against((config, agent), 1, told.seed)
     step, states = env.reset(), []
@@ -175,7 +186,10 @@ def by_hand(told: Play, read: Callable[[str], str] = input) -> None:
                 print(
                     "the tutor: " + "  ".join(f"{at} {share:.0%}" for at, share in enumerate(probs, 1) if share >= 0.01)
                 )
-            said = read("column: ").strip()
+            try:
+                said = read("column: ").strip()
+            except EOFError:  # Ctrl-D
+                said = "q"
             if said in ("", "q"):
                 return
             if said not in tuple("1234567") or not step.legal[0, int(said) - 1]:
@@ -193,7 +207,7 @@ def curves(told: Curves) -> None:
     """Draw the evaluations of runs.
 
     Raises:
-        ValueError: there are no runs, or one of them has no evaluation.
+        ValueError: there are no runs, one of them has no evaluation, or the picture cannot be written.
     """
     import matplotlib as mpl  # takes a second to load
 
@@ -217,7 +231,8 @@ def curves(told: Curves) -> None:
         line(axes, several, f"{name} ({len(several)})")
     axes.set(xlabel="env steps", ylabel="mean return, student alone")
     axes.legend(title="setting (runs)")
-    figure.savefig(told.out, dpi=150)
+    with to_file(told.out):
+        figure.savefig(told.out, dpi=150)
     plt.close(figure)
     print(f"{len(told.runs)} runs, {len(groups)} settings: {told.out}")
 

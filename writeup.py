@@ -15,27 +15,29 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from findings import NONE, Claim, Findings, Gain, claims, falls_of, findings, row_of, speed_of, unused
-from grid import ALONE, Cell, Study
+from findings import NONE, Claim, Findings, Gain, baselines, claims, falls_of, findings, row_of, speed_of, unused
+from grid import ALONE, FIRST, Cell, Study
 from measures import REACHED, Points, improvement, iqm, stratified
 
 console = Console(highlight=False)
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#44aa99", "#332288")
 DEFINITIONS = f"""\
 A **cell** is a game, a student, a tutor, what is done with its advice, and a reuse budget; its runs differ in the
-seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores are
-those of the greedy student alone, without advice, in games of its own. The **final** score is the mean of the last
-quarter of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is done, from its
-first evaluation to its final score, means over seeds. A **speed-up** is the baseline's env steps to the threshold
-over the cell's, the geometric mean over seeds. A run that never comes to it counts as if it did at its end: so the
-number is a lower bound where baselines did not (≥), an upper bound where the cell's runs did not (≤), and neither
-where both did not (~). **By the games of training** it is worked out in the same way from their mean returns, in
-which a tutored student's actions are partly its tutor's. The **area** is the mean height of a curve. A **fall** is
-the longest way down from the best score so far, once the threshold was reached; the **spread** is the standard
-deviation of the final scores over seeds. Scores of several games are put together as shares of the baseline's way:
-0 is where it begins, 1 where it ends. The **chance to be better** is that of a run's final score against one of
-the baseline's. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples), stratified by cell
-where several are put together; IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
+seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores are those
+of the greedy student alone, without advice, in games of its own. The **final** score is the mean of the last quarter
+of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is done, from its first
+evaluation to its final score, means over seeds; where a baseline gets no better there is none. A **speed-up** is the
+baseline's env steps to the threshold over the cell's, the geometric mean over seeds. A run that never comes to it
+counts as if it did at its end: so the number is a lower bound where baselines did not (≥), an upper bound where the
+cell's runs did not (≤), and neither where both did not (~). **By the games of training** it is worked out in the
+same way from their mean returns, in which a tutored student's actions are partly its tutor's. The **area** is the
+mean height of a curve. A **fall** is the longest way down from the best score so far, once the threshold was
+reached; the **spread** is the standard deviation of the final scores over seeds. Scores of several games are put
+together as shares of the baseline's way: 0 is where it begins, 1 where it ends. The **chance to be better** is that
+of a run's final score against one of the baseline's. A tutor is **silent** where it was asked and has not answered:
+a share of its questions. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are
+drawn anew for each student of each game, together for all cells that share its baseline. IQM is the interquartile
+mean (Agarwal et al. 2021, arXiv:2108.13264)."""
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
@@ -80,8 +82,9 @@ def report(told: Report) -> None:
 
 
 def made(found: Findings) -> str:
-    """Return where the runs come from: their commits, their machine and how long they took."""
-    runs = [run for several in found.runs.values() for run in several]
+    """Return where the runs of the tables come from: their commits, their machine and how long they took."""
+    cells = {*found.cells(), *(cell for cell in found.runs if cell.guidance == FIRST)}
+    runs = [run for cell in cells for run in found.runs[cell]]
     commits, pythons, torches, machines = (
         ", ".join(sorted({run.versions[part] for run in runs})) for part in ("commit", "python", "torch", "machine")
     )
@@ -106,7 +109,8 @@ def written(found: Findings, name: str, command: str, said: Sequence[Claim], pic
     parts += [lines, "## Speed-ups"]
     parts += [part for game in grid.games if (part := speeds(found, game))]
     parts += ["## Over all games and students", over_all(found)]
-    if pairs := [cell for cell in found.tutored() if cell.reuse != NONE and unused(cell) in found.runs]:
+    learning = [cell for cell in found.tutored() if found.learns(cell)]
+    if pairs := [cell for cell in learning if cell.reuse != NONE and unused(cell) in found.runs]:
         parts += ["## Reuse beside no reuse", reuse(found, pairs)]
     parts += ["## What the questions cost, a run", costs(found), "## What the words mean", DEFINITIONS]
     return "\n\n".join(parts) + "\n"
@@ -133,16 +137,18 @@ def speeds(found: Findings, game: str) -> str:
     for cell in found.tutored():
         if cell.game == game:
             rows.setdefault((cell.student, cell.tutor, f"`{cell.guidance}`"), {})[cell.reuse] = bounded(found, cell)
-    alone = [cell for cell in found.cells() if cell.game == game and cell.tutor == ALONE]
-    times = [(cell.student, f"{sum(found.arrived(cell))} of {len(found.grid.seeds)}") for cell in alone]
-    said = f"### {game}\n\nAlone, these come to the threshold: {', '.join(f'{name} {n}' for name, n in times)}."
+    alone = [cell for cell in found.cells() if cell.game == game and cell.tutor == ALONE and found.learns(cell)]
+    times = [f"{cell.student} {sum(found.arrived(cell))} of {len(found.grid.seeds)}" for cell in alone]
+    said = f"### {game}\n\nAlone, these come to the threshold: {', '.join(times) or 'none'}."
     head = ("student", "tutor", "guidance", *(f"reuse {budget}" for budget in found.grid.reuse))
     lines = [[*name, *(row.get(budget, "") for budget in found.grid.reuse)] for name, row in rows.items()]
     return f"{said}\n\n{table(head, lines)}" if lines else ""
 
 
 def bounded(found: Findings, cell: Cell) -> str:
-    """Return a cell's speed-up, and what kind of bound it is."""
+    """Return a cell's speed-up, and what kind of bound it is; a dash where the student alone gets no better."""
+    if not found.learns(cell):
+        return "–"
     ours, alone = (all(found.arrived(one)) for one in (cell, cell.baseline()))
     sign = {(True, True): "", (True, False): "≥ ", (False, True): "≤ ", (False, False): "~ "}[ours, alone]
     return f"{sign}{speed_of(found, [cell], Cell.baseline)}"
@@ -160,7 +166,7 @@ def over_all(found: Findings) -> str:
         shares = [found.shares(cell) for cell in cells]
         values = torch.tensor([share for several in shares for share in several], dtype=torch.float64)
         better = fmean(improvement(found.shares(cell), found.shares(cell.baseline())) for cell in cells)
-        middle = Gain(float(iqm(values)), *stratified(shares, iqm))
+        middle = Gain(float(iqm(values)), *stratified(shares, baselines(cells), iqm))
         rows.append((*name, len(cells), speed_of(found, cells, Cell.baseline), middle, f"{better:.0%}"))
     return table(head, rows)
 
@@ -183,7 +189,7 @@ def reuse(found: Findings, cells: Sequence[Cell]) -> str:
 
 
 def costs(found: Findings) -> str:
-    """Return what the tutors of each game were asked, the mean over students and seeds."""
+    """Return what the tutors of each game were asked and said nothing to, the mean over students and seeds."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in found.tutored():
         groups.setdefault((cell.game, cell.tutor, cell.reuse), []).append(cell)
@@ -192,9 +198,10 @@ def costs(found: Findings) -> str:
     for name, cells in groups.items():
         consulted, asked, hits, *tokens, seconds = (fmean(found.told(cell, part) for cell in cells) for part in parts)
         counts = (f"{consulted:,.0f}", f"{asked:,.0f}", f"{hits / max(consulted, 1):.0%}", f"{sum(tokens):,.0f}")
-        rows.append((*name, *counts, f"{seconds:.1f}"))
-    head = ("game", "tutor", "reuse", "advice wanted", "questions", "answered by the table", "tokens", "seconds")
-    return table(head, rows)
+        silent = fmean(found.silent(cell) for cell in cells) / max(asked, 1)
+        rows.append((*name, *counts, f"{seconds:.1f}", f"{silent:.0%}"))
+    head = ("advice wanted", "questions", "answered by the table", "tokens", "seconds", "silent")
+    return table(("game", "tutor", "reuse", *head), rows)
 
 
 def draw(found: Findings, folder: Path) -> list[Path]:
@@ -229,16 +236,24 @@ def draw(found: Findings, folder: Path) -> list[Path]:
         for axes in panels[-1]:
             axes.set_xlabel("env steps", fontsize=9)
         figure.supylabel("mean return, student alone", fontsize=9)
-        paths.append(folder / ("curves.png" if tutor is None else f"curves_{tutor.replace(':', '-')}.png"))
+        paths.append(
+            folder / ("curves.png" if tutor is None else f"curves_{tutor.replace(':', '-').replace('/', '-')}.png")
+        )
         figure.savefig(paths[-1], dpi=90)
     return paths
 
 
 def line(axes: Any, curves: Sequence[Points], label: str, color: str | None = None) -> None:
-    """Draw the mean of some curves, and a band from the lowest to the highest."""
-    whole = min(len(points) for points in curves)
-    steps = [curves[0][at][0] for at in range(whole)]
-    columns = [[points[at][1] for points in curves] for at in range(whole)]
+    """Draw the mean of some curves, and a band from the lowest to the highest, over the steps that all of them have.
+
+    Raises:
+        ValueError: there are none.
+    """
+    scores = [dict(points) for points in curves]
+    steps = [step for step, _ in curves[0] if all(step in known for known in scores)]
+    if not steps:
+        raise ValueError(f"the runs of {label} have no evaluation at the same step: their mean cannot be drawn")
+    columns = [[known[step] for known in scores] for step in steps]
     (drawn,) = axes.plot(steps, [fmean(column) for column in columns], label=label, color=color, linewidth=1.5)
     low, high = ([pick(column) for column in columns] for pick in (min, max))
     axes.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 
 import study
 from agents.checkpoint import steps_in
+from cluster import over_ray, slurm_script
 from study import Run
 from tests.test_jobs import LONGER, SECONDS, folders_of, running, table, until
 from tests.test_programs import ROOT, program
@@ -114,6 +116,36 @@ def test_a_cluster_that_is_not_there_is_said(ray_folder: Path, tmp_path: Path) -
     assert "Traceback" not in ended.stderr
 
 
+class Cluster:
+    """A cluster whose nodes die with all that they do."""
+
+    def __init__(self) -> None:
+        self.exceptions = SimpleNamespace(RayError=RuntimeError)
+        self.is_up = True
+
+    def remote(self, **told: Any) -> Callable[..., Any]:
+        return lambda task: SimpleNamespace(remote=lambda words, folder: tuple(words))
+
+    def wait(self, tasks: list[Any]) -> tuple[list[Any], list[Any]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Any) -> int:
+        raise RuntimeError(f"{task[-1]} died")
+
+    def shutdown(self) -> None:
+        self.is_up = False
+
+
+def test_a_run_whose_nodes_all_die_has_failed_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Cluster()
+    monkeypatch.setattr("cluster.connected", lambda address: ray)
+    errands = Run(written(tmp_path, ALONE_ONCE), tmp_path / "runs").errands()
+    (tmp_path / "runs" / "logs").mkdir(parents=True)
+    assert list(over_ray(errands, ["do"], "auto")) == [(one, 2) for one in errands]
+    assert [one.log().read_text() for one in errands] == ["error: 1 died\n", "error: 2 died\n"]
+    assert not ray.is_up
+
+
 def script(path: Path, *flags: str) -> str:
     ended = program("study.py", *told(path, "run", "--slurm", *flags))
     assert ended.returncode == 0, ended.stderr
@@ -139,6 +171,20 @@ def test_a_task_of_slurm_is_one_run_of_the_study(tmp_path: Path) -> None:
     assert list(summaries(path)) == ["connect4_ppo_none_none_inf_seed2"] == [folders_of(path)[5].name]
     assert "1/1" in (folder / "runs" / "logs" / "slurm_6.txt").read_text()
     assert submitted(script(path)) == [1, 2, 3, 4, 5, 7, 8]
+
+
+def test_a_script_says_what_a_task_wants_and_that_it_is_told_before_its_end(tmp_path: Path) -> None:
+    head, _, body = slurm_script([], ["do", "it's"], tmp_path / "a b").partition("set -eu\n")
+    assert set(head.splitlines()) >= {
+        "#SBATCH --cpus-per-task=1", "#SBATCH --requeue", "#SBATCH --signal=B:TERM@60", "#SBATCH --output=/dev/null"
+    }  # fmt: skip
+    logs = f"'{tmp_path}/a b/logs'"
+    assert body.splitlines() == [
+        f"mkdir -p {logs}",
+        f'exec >{logs}/slurm_"$SLURM_ARRAY_TASK_ID".txt 2>&1',
+        f"cd {shlex.quote(str(Path.cwd()))}",
+        """exec do 'it'"'"'s' --only "$SLURM_ARRAY_TASK_ID\"""",
+    ]
 
 
 def test_a_script_begins_with_the_runs_that_others_go_on_with(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import envs
+import evaluate
 from envs.base import Env, Spec, State, Step
 from envs.luck import ADVISING, Luck
 from evaluate import Result, play, random_play, student
@@ -39,6 +40,13 @@ def test_each_copy_counts_its_first_game_only() -> None:
 
 def test_the_interval_holds_the_mean_and_is_as_wide_as_it_should() -> None:
     assert Result(0.5, 0.1, 100).interval() == pytest.approx((0.304, 0.696))
+
+
+def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(evaluate, "evaluate", lambda told: play(lambda env, step: step.legal.long().argmax(1), env))
+    env = Env(LongAndShort(), 1)
+    evaluate.main(evaluate.Evaluation(json=True))
+    assert capsys.readouterr().out == '{"who": "student", "mean_return": 0.0, "stderr": null, "episodes": 1}\n'
 
 
 def test_the_student_plays_greedily_where_it_is_legal() -> None:

@@ -12,12 +12,15 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from findings import Claim, Findings, Gain, Outcome, above, claims, near, row_of
+import writeup
+from findings import Claim, Findings, Gain, Outcome, above, claims, gain_of, near, row_of, speed_of
+from findings import outcome as outcome_of
 from grid import ALONE, Cell, Grid
 from measures import Points, interval, iqm
-from writeup import bounded, costs, draw, over_all, page, reuse, speeds, table, written
+from writeup import bounded, costs, draw, line, over_all, page, reuse, speeds, table, written
 
 GRID = Grid(
     students=("dqn", "ppo"),
@@ -63,11 +66,26 @@ def cell_of(found: Findings, *parts: str) -> Cell:
     return cell
 
 
+def test_an_outcome_is_what_its_run_has_left_without_the_seconds_of_the_one_before(tmp_path: Path) -> None:
+    rows = ["global_step,wall_seconds,tag,value", "10,1.5,eval/mean_return,0.1", "10,1.5,charts/episodic_return,0.7"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    (tmp_path / "summary.json").write_text('{"tutor": null, "wall_seconds": 9}')
+    (tmp_path / "config.json").write_text('{"versions": {}, "total_steps": 10}')
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "summary.json").write_text('{"wall_seconds": 0.5}')
+    whole, rest = outcome_of(tmp_path, 10), outcome_of(tmp_path, 10, tmp_path / "first")
+    assert whole == ([(10, 0.1)], [(1.5, 0.1)], [(10, 0.7)], 9, {}, {})
+    assert rest == whole._replace(clock=[(1, 0.1)], seconds=8.5)
+    with pytest.raises(ValueError, match="is one of 10 env steps, and the study's are of 20"):
+        outcome_of(tmp_path, 20)
+
+
 def test_a_row_is_what_is_worked_out_by_hand() -> None:
     ours: list[Points] = [[(0, 0.0), (10, 1.0), (40, 0.5), (50, 1.0)], [(0, 0.0), (10, 0.0), (40, 2.0), (50, 2.0)]]
     theirs: list[Points] = [[(0, 0.0), (50, 1.0)], [(0, 0.0), (50, 2.0)]]
     tutors = [{"asked": 4, "hits": 6, "consulted": 10, "prompt_tokens": 7, "answer_tokens": 1},
-              {"asked": 8, "hits": 3, "consulted": 40, "prompt_tokens": 5, "answer_tokens": 3}]  # fmt: skip
+              {"asked": 8, "hits": 3, "consulted": 40, "prompt_tokens": 5, "answer_tokens": 3,
+               "silent": {"timeout": 3, "mass": 1}}]  # fmt: skip
     cell = Cell("g", "s", "t", "m", "3")
     runs = [Outcome(one, [(step / 5, score) for step, score in one], one, 2 + at, tutor, {})
             for at, (one, tutor) in enumerate(zip(ours, tutors, strict=True))]  # fmt: skip
@@ -80,6 +98,7 @@ def test_a_row_is_what_is_worked_out_by_hand() -> None:
         "improvement": 2 / 4, "threshold": 1.425, "reached": 1, "steps_to_threshold": math.inf,
         "seconds_to_threshold": math.inf, "speedup": round(math.sqrt(50 / 50 * 50 / 40), 4), "speedup_low": 1,
         "speedup_high": 1.25, "fall": 0, "spread": 0.5, "asked": 6, "hit_rate": 9 / 50, "tokens": 8, "seconds": 2.5,
+        "silent": round(2 / 6, 4),
     }  # fmt: skip
     assert row_of(found, cell) == {"game": "g", "student": "s", "tutor": "t", "guidance": "m", "reuse": "3"} | numbers
     base = row_of(found, cell.baseline())
@@ -92,6 +111,10 @@ def test_one_run_that_is_unlike_the_others_does_not_decide_a_row() -> None:
     found = Findings(GRID, {cell: ours, cell.baseline(): [outcome([0.0, 0.0, 0.0, 1.0])] * 4})
     row = row_of(found, cell)
     assert [row[name] for name in ("final", "threshold", "reached", "steps_to_threshold")] == [1, 0.95, 4, 20]
+    some = [outcome(FAST, 3.0), outcome(FAST, 3.0), outcome(FALLS, 30.0)]
+    alone = [outcome([0.9 * score for score in SLOW])] * 3
+    other = row_of(Findings(GRID, {cell: some, cell.baseline(): alone}), cell)
+    assert [other[name] for name in ("improvement", "seconds_to_threshold", "fall")] == [1, 6, round(0.8 / 3, 4)]
     assert (row["final_low"], row["final_high"]) == interval([1, 1, 1, 8], iqm) != interval([1, 1, 1, 8])
 
 
@@ -143,6 +166,39 @@ def test_final_scores_are_comparable_within_a_tenth_of_the_way(last: float, verd
     assert f"{last - 1:.2f} [" in claim.number
 
 
+def test_final_scores_are_compared_seed_by_seed() -> None:
+    runs = made_up(SLOW).runs
+    several = [[0.0] + [last] * 7 for last in (0.5, 1.0, 1.5)]
+    ours = {cell: [outcome(scores, asked=1) for scores in several] for cell in runs}
+    found = Findings(GRID, ours)
+    assert said(found)["at comparable final performance"].number.endswith(": 0.00 [0.00, 0.00]")
+    last = {cell: list(reversed(told)) if cell.tutor != ALONE else told for cell, told in ours.items()}
+    assert said(replace(found, runs=last))["at comparable final performance"].verdict == "undecided"
+
+
+def test_cells_with_one_baseline_share_its_seeds() -> None:
+    found = made_up(SLOW)
+    runs = {cell: [outcome(scores) for scores in (FAST, SLOW, NEVER)] for cell in found.tutored()}
+    found = replace(found, runs=found.runs | runs)
+    several = [cell for cell in found.tutored() if cell[:2] == ("connect4", "dqn")]
+    whole, one = (speed_of(found, cells, Cell.baseline) for cells in (several, several[:1]))
+    assert whole == pytest.approx(one), "of four cells no more is known than of one"
+    apart = speed_of(found, [cell for cell in found.tutored() if cell.reuse == "3"], Cell.baseline)
+    assert apart.low > one.low
+    assert apart.high < one.high
+    assert gain_of([[0.0, 1.0, 2.0]] * 4, several) == pytest.approx(gain_of([[0.0, 1.0, 2.0]], several[:1]))
+
+
+def test_claims_are_of_the_papers_guidance_and_of_budgets_that_end() -> None:
+    grid = replace(GRID, guidance=("override", "hint"), reuse=("0", "3", "inf"))
+    runs = {cell: [outcome(SLOW, asked=1)] * 3 for cell in grid.cells()}
+    others = {cell: [outcome(FAST, asked=1)] * 3 for cell in runs
+              if cell.tutor != ALONE and (cell.guidance == "hint" or cell.reuse == "inf")}  # fmt: skip
+    told = said(Findings(grid, runs | others))
+    assert told["tutoring accelerates convergence"].number == "speed-up 1.00 [1.00, 1.00], 16 cells"
+    assert not [words for words in told if "reuse inf" in words]
+
+
 def test_reuse_is_compared_with_no_reuse_and_not_with_the_baseline() -> None:
     same = said(made_up(SLOW, r0=FAST, r3=FAST))
     assert same["reuse 3 shortens training further, in env steps"].verdict == "not supported"
@@ -192,6 +248,29 @@ def test_a_student_that_does_not_learn_alone_says_nothing_of_the_claims() -> Non
     assert {line.split(" | ")[3] for line in over_all(found).splitlines()[2:]} == {"2"}
 
 
+def test_a_student_that_does_not_learn_alone_has_no_threshold(tmp_path: Path) -> None:
+    found = made_up(SLOW, r0=FAST, r3=FAST)
+    dead = {cell: [outcome(NEVER)] * 3 for cell in found.cells() if cell.tutor == ALONE and cell.student == "dqn"}
+    dead |= {cell: [outcome(NEVER)] * 3 for cell in found.cells() if cell.tutor == ALONE and cell.game == "blackjack"}
+    found = replace(found, runs=found.runs | dead)
+    assert "Alone, these come to the threshold: ppo 3 of 3." in speeds(found, "connect4")
+    assert "| dqn | scripted:0.9 | `override` | – | – |" in speeds(found, "connect4")
+    assert "Alone, these come to the threshold: none." in speeds(found, "blackjack")
+    for student, number in (("dqn", None), ("ppo", 2)):
+        row = row_of(found, cell_of(found, "connect4", student, "scripted:0.9", "3"))
+        assert row["speedup"] == row["speedup_low"] == number
+        assert [row[name] is None for name in ("threshold", "reached", "steps_to_threshold", "fall")] == [
+            not number
+        ] * 4
+        assert row["final"] == 1
+    text = written(found, "tiny", "", [], draw(found, tmp_path))
+    beside = text.partition("## Reuse beside no reuse")[2].partition("##")[0]
+    assert "| connect4 | ppo | 3 |" in beside
+    assert "dqn" not in beside
+    none = replace(found, runs=found.runs | {cell: [outcome(NEVER)] * 3 for cell in found.cells()})
+    assert "## Reuse beside no reuse" not in written(none, "tiny", "", claims(none), [])
+
+
 def test_one_seed_says_nothing_of_the_claims() -> None:
     grid = replace(GRID, seeds=(1,))
     runs = {cell: [outcome(SLOW if cell.tutor == ALONE else FAST, asked=1)] for cell in grid.cells()}
@@ -223,6 +302,7 @@ def test_where_baselines_do_not_all_arrive_a_speedup_is_a_lower_bound() -> None:
     first, last = (cell_of(found, "connect4", "dqn", "scripted:0.9", budget) for budget in ("0", "3"))
     assert bounded(found, first).startswith("≥ ")
     assert bounded(found, last).startswith("~ ")
+    assert re.search(r"\| ≥ [^|]* \| ~ ", speeds(found, "connect4")), "in the head's order"
     assert "Alone, these come to the threshold: dqn 2 of 3, ppo 2 of 3." in speeds(found, "connect4")
 
 
@@ -232,16 +312,29 @@ def test_the_chance_to_be_better_is_that_of_the_tutored_student() -> None:
     assert chances == {("0", "4"): "100% |", ("3", "4"): "0% |"}
 
 
+def test_over_all_students_one_that_is_unlike_the_others_does_not_decide() -> None:
+    found, odd = made_up(SLOW), [9 * score for score in FAST]
+    runs = {cell: [outcome(FAST)] * 2 + [outcome(odd if cell[:2] == ("connect4", "dqn") else FAST)]
+            for cell in found.tutored()}  # fmt: skip
+    assert over_all(replace(found, runs=found.runs | runs)).splitlines()[2].split(" | ")[5] == "1.00 [1.00, 1.00]"
+
+
 def test_costs_and_reuse_are_means_over_runs_and_shares_of_what_no_reuse_asks() -> None:
     found = made_up(SLOW, r0=SLOW, r3=FALLS)
     rows = [line.strip("| ").split(" | ") for line in costs(found).splitlines()[2:]]
-    assert rows[0] == ["connect4", "scripted:0.9", "0", "10", "100", "50%", "0", "0.0"]
-    assert rows[1] == ["connect4", "scripted:0.9", "3", "10", "40", "50%", "0", "0.0"]
+    assert rows[0] == ["connect4", "scripted:0.9", "0", "10", "100", "50%", "0", "0.0", "0%"]
+    assert rows[1] == ["connect4", "scripted:0.9", "3", "10", "40", "50%", "0", "0.0", "0%"]
     mixed = cell_of(found, "connect4", "dqn", "scripted:0.9", "3")
     spread = {mixed: [outcome(SLOW, asked=40), outcome(NEVER, asked=40), outcome(NEVER, asked=40)]}
     lines = reuse(replace(found, runs=found.runs | spread), [cell for cell in found.tutored() if cell.reuse == "3"])
     assert lines.splitlines()[2].startswith("| connect4 | dqn | 3 | 0.79 [0.71, 1.00] |")
     assert lines.splitlines()[2].endswith("| 0.236 (without: 0.000) | 40% |")
+    quick = {cell: [outcome(FALLS, 0.5)] * 3 for cell in found.runs if cell.reuse == "3"}
+    lines = reuse(replace(found, runs=found.runs | quick), list(quick))
+    assert lines.splitlines()[2].split(" | ")[3:6] == ["1.00 [1.00, 1.00]", "2.00 [2.00, 2.00]", "0.80 [0.80, 0.80]"]
+    told = {"asked": 10, "prompt_tokens": 7, "answer_tokens": 5, "seconds": 1.5, "silent": {"timeout": 2, "mass": 1}}
+    runs = {cell: [outcome(SLOW)._replace(tutor=told)] * 3 for cell in found.tutored()}
+    assert costs(replace(found, runs=found.runs | runs)).splitlines()[2].endswith("| 12 | 1.5 | 30% |")
 
 
 def test_a_cell_without_all_its_runs_is_not_told(tmp_path: Path) -> None:
@@ -291,10 +384,28 @@ def test_the_page_holds_all_that_it_shows(tmp_path: Path) -> None:
 
 
 def test_each_tutor_has_a_picture_where_methods_are_compared(tmp_path: Path) -> None:
-    grid = replace(GRID, guidance=("override", "hint"))
+    grid = replace(GRID, guidance=("override", "hint"), tutors=("scripted:0.9", "recorded:/my/advice"))
     runs = {cell: [outcome(FAST, asked=1)] * 3 for cell in grid.cells()}
     names = [one.name for one in draw(Findings(grid, runs), tmp_path)]
-    assert names == ["curves_scripted-0.9.png", "curves_scripted-0.6.png"]
+    assert names == ["curves_scripted-0.9.png", "curves_recorded--my-advice.png"]
+
+
+def test_lines_are_of_the_last_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = set()
+    monkeypatch.setattr(writeup, "line", lambda axes, curves, label, color: drawn.add((label, curves[0][1][1])))
+    draw(made_up(SLOW, r0=NEVER, r3=FAST), tmp_path)
+    assert drawn == {("alone", 0.2), ("scripted:0.9", 1.0), ("scripted:0.6", 1.0)}
+
+
+def test_a_line_is_the_mean_over_the_steps_that_all_runs_have() -> None:
+    curves: list[Points] = [[(10, 0.0), (20, 1.0), (40, 5.0)], [(5, 9.0), (10, 2.0), (40, 7.0), (50, 9.0)]]
+    axes = Figure().subplots()
+    line(axes, curves, "alone")
+    assert axes.lines[0].get_xydata().tolist() == [[10, 1], [40, 6]]
+    corners = {tuple(corner) for corner in axes.collections[0].get_paths()[0].vertices.tolist()}
+    assert corners == {(10, 0), (10, 2), (40, 5), (40, 7)}
+    with pytest.raises(ValueError, match="the runs of alone have no evaluation at the same step"):
+        line(axes, [[(10, 0.0)], [(5, 0.0)]], "alone")
 
 
 def test_a_table_has_a_cell_for_each_value() -> None:

@@ -23,7 +23,7 @@ import study
 import tutors
 from agents.checkpoint import load_checkpoint, save_checkpoint, steps_in
 from grid import read_grid
-from jobs import begun
+from jobs import begun, here
 from run import Config, config_of
 from study import Report, Run
 from tests.scripted_server import serving
@@ -159,8 +159,39 @@ def test_what_is_left_of_a_run_decides_how_it_begins(tmp_path: Path) -> None:
     save_checkpoint(folder / "checkpoints", 50, {})
     assert begun(folder) == ["--resume", str(folder)]
     save_checkpoint(folder / "checkpoints", 100, {})
+    (folder / "summary.json").touch()
+    begun(folder)
+    assert load_checkpoint(folder / "checkpoints", "cpu") == {}, "what is done is not removed"
+    (folder / "summary.json").unlink()
     assert begun(folder) == [], "it was killed before it was evaluated"
     assert not folder.exists()
+    save_checkpoint(folder / "checkpoints", 50, {})
+    (folder / "config.json").write_text("{")
+    assert begun(folder) == ["--resume", str(folder)], "train.py says why it cannot go on"
+
+
+def test_a_run_that_another_study_has_finished_meanwhile_is_not_done_again(tmp_path: Path) -> None:
+    path = written(tmp_path, ALONE_ONCE)
+    one, *_ = Run(path, tmp_path / "runs").errands()
+    one.folder.mkdir(parents=True)
+    one.log().parent.mkdir()
+    (one.folder / "mark").touch()
+    lock = FileLock(one.folder / ".lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(0.5, lambda: ((one.folder / "summary.json").touch(), lock.release())).start()
+    assert list(here([one], 1)) == [(one, 0)]
+    assert one.log().read_text() == ""
+    assert (one.folder / "mark").exists()
+
+
+def test_why_a_run_cannot_go_on_is_in_its_log(tmp_path: Path) -> None:
+    path = written(tmp_path, ALONE_ONCE)
+    folder, *_ = folders_of(path)
+    save_checkpoint(folder / "checkpoints", 50, {})
+    with pytest.raises(ValueError, match="1 of 2 runs failed"):
+        study.run(Run(path, tmp_path / "runs"))
+    assert "it has no config.json" in (tmp_path / "runs" / "logs" / f"{folder.name}.txt").read_text()
+    assert steps_in(folder / "checkpoints") == [50]
 
 
 def test_a_run_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
@@ -217,6 +248,18 @@ def test_one_server_is_started_for_all_runs_of_a_tutor_and_ends_after_them(
     for folder in tutored(path):
         assert config_of(folder).tutoring.tutor_url == (free,)
         assert json.loads((folder / "summary.json").read_text())["tutor"]["asked"] > 100
+
+
+def test_servers_are_told_to_those_whom_they_tutor_and_a_log_is_added_to(tmp_path: Path) -> None:
+    told = Run(written(tmp_path, SERVED.replace('["tiny"]', '["tiny", "scripted:0.9"]')), tmp_path / "runs")
+    for one in told.errands():
+        further = ["--tutor-url", "http://there"] if one.job.cell.tutor == "tiny" else []
+        assert one.asking(["http://there"]).arguments == [*one.arguments, *further]
+        assert one.asking([]) == one
+    one.log().parent.mkdir(parents=True)
+    one.log().write_text("begun\n")
+    assert one.failed("it rains") == (one, 2)
+    assert one.log().read_text() == "begun\nerror: it rains\n"
 
 
 def test_a_tutor_that_cannot_be_had_fails_its_own_runs_only(

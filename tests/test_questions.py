@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
-from questions import OPENAI, Tutor, show_questions, tutor_rows
+import pytest
+
+import envs
+from questions import OPENAI, Tutor, positions, show_questions, take, tutor_rows
 from tests.scripted_server import serving
+from tutors.views import make_view
 
 
 def test_every_question_is_a_new_one_and_the_rows_say_what_it_cost() -> None:
@@ -20,3 +24,10 @@ def test_every_question_is_a_new_one_and_the_rows_say_what_it_cost() -> None:
         assert theirs["error"] == "there is no nowhere"
         assert theirs["questions_per_second"] is None
     assert show_questions(rows).row_count == 4
+
+
+def test_a_game_of_which_all_positions_were_asked_about_is_said() -> None:
+    fresh = positions("blackjack", make_view(envs.make_game("blackjack")))
+    take(fresh, 200)
+    with pytest.raises(ValueError, match="random play of blackjack comes to 280 positions and no more"):
+        take(fresh, 81)

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents import AGENTS
 from agents.checkpoint import load_checkpoint, steps_in
 from resume import Stop, alone_in, differences
-from run import Config, tuned
+from run import Config, config_from_json, tuned
 from tests.test_asked import config_of, metrics, tensors
 from tests.test_programs import SMALL, program
 from train import Training, train
@@ -289,6 +289,19 @@ def test_differences_are_told_by_the_names_of_the_settings() -> None:
     other = replace(one, seed=7, tutoring=replace(one.tutoring, reuse=3.0, tutor_wait=1.0), device="cuda")
     assert differences(one, one) == []
     assert differences(one, other) == ["seed was 1, is 7", "tutoring.reuse was inf, is 3.0"]
+
+
+def test_a_password_that_was_forgotten_is_no_difference_and_is_not_told() -> None:
+    url = "postgresql://me:secret@host/advice"
+    told = replace(tuned("ppo", "connect4").tutoring, tutor=f"recorded:{url}", advice_store=url)
+    config = replace(tuned("ppo", "connect4"), tutoring=told)
+    kept = config_from_json(config.to_json())
+    assert differences(kept, config) == []
+    elsewhere = replace(told, tutor="tiny", advice_store=url.replace("host", "other"))
+    assert differences(kept, replace(config, tutoring=elsewhere)) == [
+        "tutoring.tutor was recorded:postgresql://me:***@host/advice, is tiny",
+        "tutoring.advice_store was postgresql://me:***@host/advice, is postgresql://me:***@other/advice",
+    ]
 
 
 def test_a_user_stops_and_goes_on(tmp_path: Path) -> None:

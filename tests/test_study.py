@@ -150,14 +150,24 @@ def test_an_interval_is_one_of_the_statistic_that_was_asked_for() -> None:
 
 def test_a_stratified_interval_draws_each_group_for_itself() -> None:
     apart = [[0.0] * 5, [10.0] * 5]
-    assert stratified(apart) == (5, 5), "the groups differ, the seeds of each do not"
+    assert stratified(apart, "ab") == (5, 5), "the groups differ, the seeds of each do not"
     assert interval([0.0] * 5 + [10.0] * 5)[1] > 7
     groups, chance = [noise(8, 1), noise(12, 2)], random.Random(3)
     means = sorted(
         fmean(value for group in groups for value in chance.choices(group, k=len(group))) for _ in range(4000)
     )
-    assert stratified(groups) == pytest.approx((means[100], means[3900]), abs=0.03)
-    assert stratified([noise(9)], iqm) == interval(noise(9), iqm)
+    assert stratified(groups, "ab") == pytest.approx((means[100], means[3900]), abs=0.03)
+    assert stratified([noise(9)], "a", iqm) == interval(noise(9), iqm)
+
+
+def test_groups_of_one_stratum_share_their_seeds() -> None:
+    low, high = interval(noise(8))
+    assert stratified([noise(8)] * 3, "aaa") == pytest.approx((low, high)), "no more is known than of one group"
+    for strata in ("ab", "abba"):
+        ends = stratified([noise(8)] * len(strata), strata)
+        assert (high - low) / (ends[1] - ends[0]) == pytest.approx(math.sqrt(2), rel=0.05)
+    opposite = [-value for value in noise(8)]
+    assert stratified([noise(8), opposite], "aa") == pytest.approx((0, 0)), "the same seeds of both"
 
 
 def test_improvement_is_the_share_of_pairs_won_and_a_tie_is_half_a_win() -> None:
@@ -324,11 +334,13 @@ def test_the_report_is_what_the_runs_say(done: Path, capsys: pytest.CaptureFixtu
         tutors = [end["tutor"] or {"asked": 0, "hits": 0, "consulted": 1} for end in ends]
         expected = {"seeds": 2, "final": fmean(lasts), "final_low": min(lasts), "final_high": max(lasts),
                     "area": fmean(areas), "area_gain": fmean(gains), "area_gain_low": min(gains),
-                    "area_gain_high": max(gains), "threshold": 0.05 * first + 0.95 * last,
+                    "area_gain_high": max(gains),
                     "asked": fmean(tutor["asked"] for tutor in tutors), "spread": abs(lasts[0] - lasts[1]) / 2,
                     "hit_rate": sum(t["hits"] for t in tutors) / sum(t["consulted"] for t in tutors),
                     "seconds": fmean(end["wall_seconds"] for end in ends)}  # fmt: skip
         assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=1e-4)
+        reached = 0.05 * first + 0.95 * last if last > first else math.nan
+        assert float(row["threshold"] or "nan") == pytest.approx(reached, abs=1e-4, nan_ok=True)
         assert (float(row["asked"]) > 100) == (row["tutor"] != ALONE)
 
 
@@ -387,7 +399,7 @@ def invented(folder: Path, values: list[float]) -> None:
     (folder / "metrics.csv").write_text("\n".join(["global_step,wall_seconds,tag,value", *lines]))
     (folder / "summary.json").write_text(json.dumps({"tutor": None, "wall_seconds": 900}))
     told = {"commit": "c0ffee", "python": "3", "torch": "2", "machine": "a loom"}
-    (folder / "config.json").write_text(json.dumps({"versions": told}))
+    (folder / "config.json").write_text(json.dumps({"versions": told, "total_steps": 3000}))
 
 
 def test_the_report_leaves_out_what_is_not_whole(
@@ -408,6 +420,11 @@ def test_the_report_leaves_out_what_is_not_whole(
     assert (row["student"], row["tutor"], float(row["final"]), float(row["area"])) == ("ppo", ALONE, 3, 1.5)
     made = Path("results/study/tiny/cells.csv").read_text().splitlines()[0]
     assert made.endswith("# commit c0ffee, Python 3, PyTorch 2, a loom, 2 runs, 0.5 hours in all")
+    written(tmp_path, TINY.replace("3_000", "4_000"))
+    with pytest.raises(
+        ValueError, match=r"is one of 3,000 env steps, and the study's are of 4,000: .*another --folder"
+    ):
+        study.report(Report(path))
 
 
 BEGUN = TINY.replace('["override"]', '["modulate", "override"]') + "\n[begin]\nconnect4 = 1_200\n"
@@ -465,6 +482,7 @@ def test_a_study_of_runs_that_go_on(tmp_path: Path) -> None:
     assert walls["none"] > walls["first"]
     for row in rows:
         assert float(row["seconds"]) == pytest.approx(walls[row["guidance"]] - walls["first"], abs=1e-3)
+    assert ", 4 runs, " in (out / "report.md").read_text(), "with what they went on with"
 
 
 def test_a_part_of_a_study_may_be_done_alone(tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def test_a_person_plays_to_the_end(runs: dict[str, Config], capsys: pytest.Captu
     by_hand(Play(runs["connect4"].folder), lambda question: "q")
     assert "the tutor:" not in capsys.readouterr().out
 
+    def leaves(question: str) -> str:
+        raise EOFError
+
+    by_hand(Play(runs["connect4"].folder), leaves)
+    assert "column that is not full" not in capsys.readouterr().out
+
 
 def test_curves_of_the_same_setting_are_one_line_with_a_band(
     runs: dict[str, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -133,6 +139,16 @@ def test_curves_of_the_same_setting_are_one_line_with_a_band(
     assert len(evaluations(other.folder)) == 2
     with pytest.raises(ValueError, match="whose curves"):
         curves(Curves(()))
+
+
+def test_a_picture_that_cannot_be_written_is_said(runs: dict[str, Config], tmp_path: Path) -> None:
+    folder = runs["longer"].folder
+    with pytest.raises(ValueError, match=r"nowhere/x\.png cannot be written: .*No such file"):
+        curves(Curves((folder,), tmp_path / "nowhere" / "x.png"))
+    for name in ("film.gif", "film.png"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ValueError, match=rf"{name} cannot be written: .*Is a directory"):
+            record(Record(folder, tmp_path / name))
 
 
 def test_what_cannot_be_watched_is_said_in_one_line(runs: dict[str, Config], tmp_path: Path) -> None:
