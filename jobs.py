@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 import train
 from agents.checkpoint import newest_step
 from grid import Job
-from run import Config, config_of, run_program, tuned_for
+from run import Config, run_program, tuned_for
 from tutors import TutorConfig, reach
 from tutors.base import TutorError
 from tutors.models import find_model, known_models
@@ -144,21 +144,9 @@ def begun(folder: Path) -> list[str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(Timeout), FileLock(folder / ".lock", timeout=LEAVES_WITHIN):  # what is still there, train.py tells
-        if not (folder / "summary.json").exists() and not has_checkpoint(folder):
-            shutil.rmtree(folder)
+        try:
+            newest_step(folder / "checkpoints")
+        except ValueError:
+            if not (folder / "summary.json").exists():
+                shutil.rmtree(folder)
     return ["--resume", str(folder)] if folder.exists() else []
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Return whether a run can go on; one that was killed after its last step, before it was evaluated, cannot.
-
-    What has a checkpoint, but no config that can be read, is left to train.py, which says so.
-    """
-    try:
-        step = newest_step(folder / "checkpoints")
-    except ValueError:
-        return False
-    try:
-        return step < config_of(folder).total_steps
-    except ValueError:
-        return True
