@@ -186,6 +186,7 @@ def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
         words = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
         file.write(f"# {shlex.join(words)} # commit {versions()['commit']}, {versions()['machine']}\n")
         csv.writer(file).writerows([header, *rows])
+    print(f"written to {path}", file=sys.stderr)
 
 
 def curve(told: Curve) -> None:

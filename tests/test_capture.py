@@ -62,6 +62,7 @@ def lived(training: Training, rounds: int) -> tuple[dict[str, Any], dict[str, An
     step, stats = training.env.reset(), {}
     for _ in range(rounds):
         step, stats = training.round(step)
+        training.refresh_opponent()
     seen = {name: tensor.clone() for name, tensor in training.env.state.items()}
     seen |= {"returns": training.score.returns.clone(), "acted": training.acted, "actions": training.actions}
     return training.agent.network.state_dict(), seen | stats
@@ -134,6 +135,20 @@ def test_what_is_recorded_does_what_eager_does(algo: str, env: str, taped: list[
     eager, graph = (trained(algo, env, mode, "cpu", rounds=10) for mode in ("eager", "graph"))
     assert_same(graph, eager)
     assert len(taped) > 1, "a moment, and the parts of an update"
+
+
+def test_one_tensor_told_twice_is_one_in_the_recording(taped: list[Tape]) -> None:
+    """The compiler has noted that it is."""
+    same = []
+
+    def double(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        same.append(one is other)
+        return one + other
+
+    recorded = capture(double, "graph")
+    assert [recorded(number, number).item() for number in torch.arange(6.0)] == [0, 2, 4, 6, 8, 10]
+    assert len(taped) == 1
+    assert same == [True] * 4
 
 
 def advised(config: Config, folder: Path, rounds: int = 10) -> tuple[dict[str, Any], dict[str, Any]]:
