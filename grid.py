@@ -143,7 +143,9 @@ def read_grid(path: Path) -> Grid:
     """
     try:
         told: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"the study {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"the study {path} cannot be read: {error}") from error
     names = [one.name for one in fields(Grid)]
     for name in told:

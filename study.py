@@ -111,6 +111,7 @@ def run(told: Run) -> None:
                     progress.console.print(f"failed with exit code {code}: see {one.log()}", soft_wrap=True)
     if failed:
         raise ValueError(f"{failed} of {len(todo)} runs failed; the same command tries them again")
+    console.print(f"{len(todo)} runs are done in {place}; next: study.py report", soft_wrap=True)
 
 
 def main(told: Run | Report) -> None:

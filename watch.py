@@ -128,7 +128,7 @@ def record(told: Record) -> None:
             frames.append(frame(env, states[: at + 1], advised, desk))
     with to_file(told.out):
         write_film(frames, told.out)
-    print(f"{len(states)} positions in {told.out}")
+    print(f"{told.out}: {'the last of ' if told.out.suffix == '.png' else ''}{len(states)} positions")
 
 
 def frame(env: Env, states: list, advised: torch.Tensor | None, desk: Desk | None) -> Image.Image:
@@ -221,6 +221,8 @@ def curves(told: Curves) -> None:
     if not configs:
         raise ValueError("whose curves? Name the folders of runs")
     varied = [name for name in configs[0] if name != "seed" and len({str(one.get(name)) for one in configs}) > 1]
+    if "algo" in varied:  # it says what other settings the student has
+        varied = [name for name in varied if not name.startswith("agent.")]
     for run, config in zip(told.runs, configs, strict=True):
         points = evaluations(run)
         if not points:
@@ -230,7 +232,7 @@ def curves(told: Curves) -> None:
     for name, several in groups.items():
         line(axes, several, f"{name} ({len(several)})")
     axes.set(xlabel="env steps", ylabel="mean return, student alone")
-    axes.legend(title="setting (runs)")
+    figure.legend(title="setting (runs)", loc="outside lower center", fontsize=8)
     with to_file(told.out):
         figure.savefig(told.out, dpi=150)
     plt.close(figure)

@@ -254,6 +254,8 @@ def line(axes: Any, curves: Sequence[Points], label: str, color: str | None = No
     if not steps:
         raise ValueError(f"the runs of {label} have no evaluation at the same step: their mean cannot be drawn")
     columns = [[known[step] for known in scores] for step in steps]
-    (drawn,) = axes.plot(steps, [fmean(column) for column in columns], label=label, color=color, linewidth=1.5)
+    marker = "" if len(steps) > 1 else "o"  # one point alone is no line
+    middle = [fmean(column) for column in columns]
+    (drawn,) = axes.plot(steps, middle, label=label, color=color, linewidth=1.5, marker=marker)
     low, high = ([pick(column) for column in columns] for pick in (min, max))
     axes.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)
