@@ -27,7 +27,8 @@ from tests.test_desk import VIEW, Witness, canonical_keys, make_desk, some, stat
 from train import Training, train
 from tutors import TutorConfig, open_desk
 from tutors.asking import THRESHOLDS, Asking, Rations, Wish, by_chance
-from tutors.desk import Desk
+from tutors.base import Advice
+from tutors.desk import Desk, Query
 from tutors.table import AdviceTable
 
 SMALL = {"dqn": {"learning_starts": 256, "batch_size": 32}, "ppo": {"num_steps": 8}, "a2c": {"num_steps": 8}}
@@ -53,8 +54,15 @@ def series(folder: Path, tag: str) -> list[float]:
     return [float(value) for _, name, value in metrics(folder) if name == tag]
 
 
-def asked_as_before(self: Training, step: Step, proposal: Proposal) -> tuple[Proposal, Choice]:
-    """What `Training.advised` was when chance was the only way."""
+def nothing_yet(self: Training, step: Step, proposal: Proposal) -> Query:
+    """In place of `Training.look_up`: no question is put."""
+    assert self.desk is not None
+    nobody = torch.zeros(len(proposal.action), dtype=torch.bool)
+    return Query(self.desk.tell(step.state), Wish(nobody, nobody, nobody), Advice.silence(len(nobody), 7), nobody)
+
+
+def asked_as_before(self: Training, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:
+    """What asking and following was when chance was the only way, in place of `Training.follow`."""
     assert self.desk is not None
     wanted = by_chance(self.consult_probability(), self.luck.draw(self.env.steps, 1)[:, 0])
     advice = self.watch("tutor", self.desk.advise, step.state, wanted)
@@ -71,7 +79,8 @@ def test_asking_by_chance_is_what_it_was_before(
     told: dict[str, Any] = {"reuse": 3, "tutor_accuracy": 0.8}
     now = train(config_of(algo, env, tmp_path / "now", **told))
     roomy = train(config_of(algo, env, tmp_path / "roomy", ask_budget=10**9, ask_per_step=64, **told))
-    monkeypatch.setattr(Training, "advised", asked_as_before)
+    monkeypatch.setattr(Training, "look_up", nothing_yet)
+    monkeypatch.setattr(Training, "follow", asked_as_before)
     before = train(config_of(algo, env, tmp_path / "before", **told))
     assert roomy["tutor"].pop("budget_left") == 10**9 - roomy["tutor"]["asked"]
     for summary in (now, roomy, before):
@@ -244,6 +253,14 @@ def test_a_checkpoint_keeps_the_table_and_the_reuses_that_are_left(tmp_path: Pat
         assert given.equal(state["left"] > turn)
 
 
+def advised(training: Training, step: Step, proposal: Proposal) -> Tensor:
+    """What a student does that waits for its tutor."""
+    assert training.desk is not None
+    query = training.look_up(step, proposal)
+    training.desk.ask(query.told, query.missing, query.advice)
+    return training.follow(step, proposal, query)[1].action
+
+
 def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> None:
     """The budget of corrections against what was corrected, step by step; what agrees is answered and given back."""
     config = config_of("dqn", "connect4", tmp_path, asking="mistake", asking_threshold=0.0, ask_budget=200)
@@ -258,9 +275,9 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
             keys = list(map(tuple, desk.tell(step.state).keys.tolist()))
             held = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool)).given
             before = desk.tutor.stats["asked"]
-            action = training.advised(step, proposal)[1].action
+            action = advised(training, step, proposal)
             advice = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool))
-            best = advice.probs.gather(1, desk.symmetry[desk.tell(step.state).turned]).argmax(1)
+            best = advice.probs.gather(1, desk.view.symmetry[desk.tell(step.state).turned]).argmax(1)
             differs = advice.given & (best != proposal.greedy)
             assert action.equal(torch.where(differs, best, proposal.action))
             new = {key for key, old in zip(keys, held.tolist(), strict=True) if not old}
@@ -282,7 +299,7 @@ def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
     training = Training(config, env, agent, make_desk(math.inf, tutor), None)
     step = env.reset()
     proposal = agent.act(step)
-    assert training.advised(step, proposal)[1].action.equal(proposal.action)
+    assert advised(training, step, proposal).equal(proposal.action)
     assert tutor.heard
     assert training.rations.left.item() == 200
 
