@@ -82,8 +82,8 @@ BUGS = [
     Bug(
         "the first decision stands after a hint",
         "train.py",
-        "choice = Choice(proposal.action,",
-        "Choice(proposal.action,",
+        "choice = Choice(proposal.action, proposal.scores, choice.extras)",
+        "Choice(proposal.action, proposal.scores, choice.extras)",
         "guidance",
     ),
     Bug(

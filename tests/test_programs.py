@@ -550,19 +550,20 @@ def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp
     agent = make_agent(config, env)
     log = Log(tmp_path / "log")
     training = Training(config, env, agent, None, log)
-    weights, errs = [training.mirror.network.head.weight.clone()], []
+    opponents, errs = [], []
     refresh = training.refresh_opponent
 
     def noted() -> None:
         refresh()
-        weights.append(training.mirror.network.head.weight.clone())
+        opponents.append(training.opponent)
         errs.append(round(float(env.game.opponent.errs), 2))
 
     training.refresh_opponent = noted
     training.run()
     log.close()
     assert errs == [1.0, 1.0, *[0.05] * 6], "it plays at random at first"
-    changes = [index for index in range(8) if not weights[index + 1].equal(weights[index])]
+    assert opponents[:2] == [None, None]
+    changes = [index for index in range(1, 8) if opponents[index] is not opponents[index - 1]]
     assert changes == [2, 5]
     assert env.game.opponent.policy == training.mirror.greedy
 

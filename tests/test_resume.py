@@ -224,6 +224,18 @@ def test_another_student_or_game_cannot_go_on(change: dict[str, Any], tmp_path: 
         train(replace(other, resume=first.folder, total_steps=4096))
 
 
+def test_a_run_that_was_stopped_before_its_last_evaluation_ends(tmp_path: Path) -> None:
+    config = config_of("ppo", "connect4", tmp_path / "run", tutor="none")
+    summary = train(config)
+    with pytest.raises(ValueError, match="has done"):
+        train(replace(config, resume=config.folder))
+    (config.folder / "summary.json").unlink()
+    again = train(replace(config, resume=config.folder))
+    assert again["global_step"] == summary["global_step"]
+    assert again["eval"] == summary["eval"]
+    assert (config.folder / "summary.json").exists()
+
+
 def test_a_second_process_in_a_run_s_folder_is_refused(tmp_path: Path) -> None:
     with alone_in(tmp_path), pytest.raises(ValueError, match="another process trains in"), alone_in(tmp_path):
         pass

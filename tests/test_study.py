@@ -379,6 +379,7 @@ def test_only_what_is_not_finished_is_tried_again_and_what_fails_is_told(done: P
     failing, unfinished = "connect4_dqn_none_none_inf_seed1", "connect4_ppo_scripted-0.9_override_inf_seed2"
     for name in (failing, unfinished):
         (tmp_path / "runs" / name / "summary.json").unlink()
+    shutil.rmtree(tmp_path / "runs" / unfinished / "checkpoints")
     ended = program("study.py", *told(path, "run"))
     assert ended.returncode == 2
     assert ended.stderr == "error: 1 of 8 runs failed; the same command tries them again\n"
