@@ -257,6 +257,8 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--ask-budget", "-1"), "at least 0"),
         (("--ask-per-step", "0"), "at least 1"),
         (("--asking", "mistake", "--nowait"), "leave out --nowait"),
+        (("--tutor", "scripted", "--nowait", "--reuse", "0"), "--reuse 0 keeps none there"),
+        (("--device", "cpu", "--accelerate", "graph"), "--accelerate graph is for CUDA devices"),
         (("--tutor", "tiny", "--tutor-url", "localhost"), "looks like"),
         (("--folder", "/proc/run"), "cannot be written"),
         (("--buffer-size", "10"), "does not hold the 1 moments of 64 games"),
@@ -278,6 +280,7 @@ def test_what_cannot_be_is_refused_with_code_2_and_no_traceback(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 12
+    assert "did you mean" not in said or not (tmp_path / "run").exists(), "a slip leaves no folder"
 
 
 def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None:

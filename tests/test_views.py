@@ -338,6 +338,15 @@ def test_there_is_one_letter_for_each_action(played: Played) -> None:
     assert "".join(played.view.labels) == "ABCDEFGHIJ"[: played.game.spec.num_actions]
 
 
+def test_all_tensors_of_a_view_go_to_the_device_together(played: Played) -> None:
+    moved, before = played.view.to("meta"), dict(vars(played.view))
+    tensors = [value for value in (*vars(moved).values(), moved.symmetry) if isinstance(value, Tensor)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert type(moved) is type(played.view)
+    assert vars(played.view) == before
+    assert played.view.symmetry.device.type == "cpu", "what it was made of stays"
+
+
 def test_a_symmetry_renames_actions_one_to_one(played: Played) -> None:
     symmetry = played.view.symmetry
     assert symmetry.dtype == torch.int64
