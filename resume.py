@@ -175,8 +175,8 @@ class Resumable:
     saved_at: float
     saving = 0.0  # seconds that the last checkpoint took
     guided_from = 0  # env step from which on there was guidance
-    rival: SelfPlay | None  # an opponent that is the student of some time ago
-    mirror: Agent  # that student
+    rival: SelfPlay | None = None  # an opponent that is the student of some time ago
+    mirror: Agent  # that student, where there is one
     opponent: dict[str, Tensor] | None = None  # its weights; None before the first time
     step: Step | None = None  # where a run that goes on stands
 

@@ -122,11 +122,9 @@ class Training(Resumable):
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
         self.columns = torch.arange(env.spec.num_actions, device=env.device)
         self.actions = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)  # student's, tutor's
-        opponent = getattr(env.game, "opponent", None)
-        self.rival = opponent if isinstance(opponent, SelfPlay) else None
-        self.mirror = frozen(agent)  # who plays the rival
-        if self.rival is not None:
-            self.rival.policy, self.rival.errs = self.mirror.greedy, torch.ones((), device=env.device)
+        if isinstance(opponent := getattr(env.game, "opponent", None), SelfPlay):
+            self.rival, self.mirror = opponent, frozen(agent)
+            opponent.policy, opponent.errs = self.mirror.greedy, torch.ones((), device=env.device)
         self.camera = Camera(config, env.spec)
         self.global_step = self.updates = 0
         self.began = self.logged_at = self.saved_at = time.monotonic()

@@ -71,6 +71,7 @@ class Desk:
         cancel: Callable[[], None] = lambda: None,
     ) -> None:
         self.view, self.tutor, self.table, self.store = view.to(table.keys.device), tutor, table, store
+        self.asked = view if nowait else self.view  # of positions that are asked about: those of a clerk are the host's
         # filled: into the table at the start; stored: found in the store; told (of which
         # answered), calls: the tutor's
         self.counts: Counter[str] = Counter()
@@ -298,14 +299,14 @@ class Desk:
         self.sums["label_mass"] += float(said.label_mass.sum())
         if not said.given.any():
             return
-        if self.view.has_expert:
-            values, legal = self.view.values(state, EXPERT_DEPTH).float(), self.view.legal(state)
+        if self.asked.has_expert:
+            values, legal = self.asked.values(state, EXPERT_DEPTH).float(), self.asked.legal(state)
             values = values.masked_fill(~legal, -torch.inf)
             best = values == values.amax(1, keepdim=True)
             agreed = best.gather(1, said.probs.argmax(1, keepdim=True))[:, 0] & said.given
             self.counts["expert_agreed"] += int(agreed.sum())
         if self.store is not None:
-            words = [text.removeprefix(self.view.rules) for text in self.view.words(state)]
+            words = [text.removeprefix(self.asked.rules) for text in self.asked.words(state)]
             self.store.put(keys.cpu(), said.to("cpu"), words, cost)
 
 
