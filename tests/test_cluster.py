@@ -47,7 +47,7 @@ def nodes(ray_folder: Path) -> Iterator[Any]:
         cluster.shutdown()
 
 
-DQN_ONLY = LONGER.replace('["dqn", "ppo"]', '["dqn"]').replace("[1]", "[1, 2]").replace("15_000", "20_000")
+DQN_ONLY = LONGER.replace('["dqn", "ppo"]', '["dqn"]').replace("15_000", "20_000")
 
 
 @pytest.mark.timeout(600)
@@ -58,15 +58,15 @@ def test_a_node_that_dies_changes_nothing_but_the_time(nodes: Any, tmp_path: Pat
     study.run(Run(here, here.parent / "runs"))
     folders = folders_of(there)
     with running(there, "--ray", nodes.address) as at_work:
-        until(lambda: all(steps_in(one / "checkpoints") != [] for one in folders[:2]))
-        for one in folders[:2]:
+        until(lambda: all(steps_in(one / "checkpoints") != [] for one in folders))
+        for one in folders:
             (one / "mark").touch()
         nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
         assert at_work.wait(300) == 0
     assert table(there) == table(here)
     logs = [there.parent / "runs" / "logs" / f"{one.name}.txt" for one in folders]
-    assert [begun(log) for log in logs] in ([2, 1, 1, 1], [1, 2, 1, 1])
-    assert all((one / "mark").exists() for one in folders[:2]), "it went on from its checkpoint"
+    assert [begun(log) for log in logs] in ([2, 1], [1, 2])
+    assert all((one / "mark").exists() for one in folders), "it went on from its checkpoint"
 
 
 def begun(log: Path) -> int:
