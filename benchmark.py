@@ -39,7 +39,7 @@ OURS = ("eager", "compile", "compile, observations")
 TRAINERS = tuple(
     f"{mode}{rest}" for mode in MODES for rest in ("", ", bfloat16", ", 2 processes", ", bfloat16, 2 processes")
 )
-PARTS = ("act", "env", "store", "learn")
+PARTS = ("act", "env", "store", "play", "learn")  # play: act, env and store where they are one function
 SIZES = {  # what is trained in, and how many games at once
     "cartpole": ("envs.cartpole:CartPole", 1024),
     "blackjack": ("blackjack", 1024),

@@ -135,20 +135,20 @@ class Training(Resumable):
         self.accelerate()
 
     def accelerate(self) -> None:
-        """Make the loop's functions as fast as was asked for; a recorded rollout step that does not wait is one."""
+        """Make the loop's functions as fast as was asked for; a rollout step that waits for nobody is one function."""
         mode = self.config.accelerate
-        accelerate(mode, self.agent, *self.agent.parts)
-        if mode == "graph" and type(self.env) is Env:
-            self.within = untimed
-            for name in ("moment",) if self.desk is None or self.desk.clerk is not None else ("before", "after"):
-                accelerate(mode, self, name)
-                setattr(self, name, partial(self.watch, "play", getattr(self, name)))
+        if mode == "eager":
             return
-        accelerate(mode, self.agent, "act", "observe")
-        if self.desk is not None:
-            accelerate(mode, self, "look_up", "follow")
-        if type(self.env) is Env:  # a Gymnasium env is not made of tensors
-            accelerate(mode, self.env, "step")
+        accelerate(mode, self.agent, *self.agent.parts)
+        if type(self.env) is not Env:  # a Gymnasium env is not made of tensors
+            accelerate(mode, self.agent, "act", "observe")
+            if self.desk is not None:
+                accelerate(mode, self, "look_up", "follow")
+            return
+        self.within = untimed
+        for name in ("moment",) if self.desk is None or self.desk.clerk is not None else ("before", "after"):
+            accelerate(mode, self, name)
+            setattr(self, name, partial(self.watch, "play", getattr(self, name)))
 
     def run(self) -> dict[str, object]:
         """Train to the end and return the summary.

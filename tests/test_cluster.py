@@ -18,8 +18,8 @@ import study
 from agents.checkpoint import steps_in
 from cluster import over_ray, slurm_script
 from study import Run
+from tests.programs import ROOT, program
 from tests.test_jobs import LONGER, SECONDS, folders_of, running, table, until
-from tests.test_programs import ROOT, program
 from tests.test_study import ALONE_ONCE, BEGUN, TINY, summaries, told, written
 
 

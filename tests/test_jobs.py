@@ -26,8 +26,8 @@ from grid import read_grid
 from jobs import begun, here
 from run import Config, config_of
 from study import Report, Run
+from tests.programs import ROOT
 from tests.scripted_server import serving
-from tests.test_programs import ROOT
 from tests.test_server import alive, install
 from tests.test_study import ALONE_ONCE, BEGUN, TINY, summaries, told, written
 

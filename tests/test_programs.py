@@ -34,6 +34,7 @@ from film import GAP
 from log import Log
 from resume import new_folder
 from run import Config, config_from_json, evaluation_env, make_agent, tuned_for
+from tests.programs import ROOT, program
 from tests.scripted_server import serving
 from tests.test_asked import config_of
 from train import Training, train
@@ -41,7 +42,6 @@ from tutors import TutorConfig
 from tutors.base import Advice
 from tutors.desk import Desk, Told
 
-ROOT = Path(__file__).parent.parent
 SMALL = ("--total-steps", "4000", "--num-envs", "64", "--eval-every", "2000", "--eval-episodes", "64",
          "--log-every", "640", "--learning-starts", "640", "--hidden", "32")  # fmt: skip
 
@@ -53,12 +53,6 @@ TAGS = {
     "tutor/label_mass", "tutor/agreement", "tutor/table_load", "tutor/store_failures",
     "time/env", "time/act", "time/tutor", "time/store", "time/learn", "time/eval", "time/draw",
 }  # fmt: skip
-
-
-def program(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, name, *flags], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
-    )
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from rich.console import Console
 import progress
 from evaluate import Result
 from progress import Json, Lines, Live, Progress, in_short, progress_for
-from tests.test_programs import ROOT, SMALL, program
+from tests.programs import ROOT, program
+from tests.test_programs import SMALL
 
 VALUES = {"charts/SPS": 12345.6, "charts/episodic_return": -0.25, "tutor/hit_rate": 0.456, "losses/entropy": 1.5}
 SUMMARY: dict[str, Any] = {

@@ -64,8 +64,8 @@ def test_how_fast_students_learn_is_what_the_benchmark_wrote() -> None:
         name = program if program == "stable-baselines3" else f"ours, {program}"
         _, _, _, rate, *shares = row_with(row["game"], row["algo"], name)
         assert rate == ("–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e3:.3g}")
-        for part, cell in zip(("act", "env", "store", "learn"), shares, strict=True):
-            assert cell == (f"{100 * row['shares'][part]:.0f} %" if "shares" in row else "")
+        for part, cell in zip(("act", "env", "store", "play", "learn"), shares, strict=True):
+            assert cell == (f"{100 * row['shares'][part]:.0f} %" if part in row.get("shares", {}) else "")
 
 
 def test_how_fast_a_tutor_answers_is_what_the_benchmark_wrote() -> None:

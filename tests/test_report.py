@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from envs.base import Env, State, row_count, rows_of
 from envs.opponents import search
 from envs.snake import EMPTY, HEAD
 from tests.probes import Echo
+from tests.programs import program
 from tutors.base import Advice, View
 from tutors.charts import letters_table, measures_table
 from tutors.desk import Desk
@@ -41,7 +40,6 @@ from tutors.store import AdviceStore, identity_of
 from tutors.table import AdviceTable
 from tutors.views import VIEWS, make_view
 
-ROOT = Path(__file__).parent.parent
 ALL_VIEWS = [(game, name) for game in VIEWS for name in VIEWS[game]]
 
 
@@ -382,15 +380,10 @@ def test_the_expert_s_moves_are_named_as_the_game_names_them_in_turned_boards_to
     assert torch.equal(expert_actions(view, state), values == values.amax(1, keepdim=True))
 
 
-def program(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "evaluate.py", *flags], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
-    )
-
-
 def test_the_program_reports_on_a_tutor_without_a_run(tmp_path: Path) -> None:
     picture = tmp_path / "report.png"
-    done = program("--who", "tutor", "--report", "--env", "blackjack", "--tutor", "scripted", "--picture", str(picture))
+    flags = ("--who", "tutor", "--report", "--env", "blackjack", "--tutor", "scripted", "--picture", str(picture))
+    done = program("evaluate.py", *flags)
     assert done.returncode == 0, done.stderr
     assert "blackjack" in done.stdout
     assert "100.0 %" in done.stdout
@@ -409,7 +402,7 @@ def test_all_views_are_reported_on_one_line_and_again_from_the_store(tmp_path: P
     flags = ("--who", "tutor", "--report", "--env", "snake", "--tutor", "scripted", "--positions", "60", "--json")
     flags += ("--env-kwargs", "size=6")
     flags += ("--picture", str(tmp_path / "snake.png"), "--advice-store", str(tmp_path / "advice.sqlite"))
-    first, again = (program(*flags) for _ in range(2))
+    first, again = (program("evaluate.py", *flags) for _ in range(2))
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert len(first.stdout.splitlines()) == 1
     told, retold = json.loads(first.stdout), json.loads(again.stdout)
@@ -420,7 +413,7 @@ def test_all_views_are_reported_on_one_line_and_again_from_the_store(tmp_path: P
         assert (other["answered"], other["agreement"], other["stored"], other["prompts"]) == (60, 1, 60, 0)
     with Image.open(tmp_path / "snake.png") as image:
         assert image.height > image.width / 2
-    only = program(*flags, "--view", "local", "--tutor-accuracy", "0")
+    only = program("evaluate.py", *flags, "--view", "local", "--tutor-accuracy", "0")
     (report_of_one,) = json.loads(only.stdout)["reports"]
     assert report_of_one["view"] == "local"
     assert report_of_one["agreement"] < 0.9
@@ -431,14 +424,15 @@ def test_a_run_s_own_tutor_is_reported_on_in_its_own_view(tmp_path: Path) -> Non
     train = ("train.py", "--env", "snake", "--view", "full", "--tutor", "scripted", "--tutor-accuracy", "0.5")
     train += ("--env-kwargs", "size=6", "--total-steps", "256", "--num-envs", "64", "--eval-episodes", "4")
     small = ("--learning-starts", "128", "--hidden", "8", "--eval-every", "256", "--folder", str(run))
-    subprocess.run([sys.executable, *train, *small], cwd=ROOT, check=True, capture_output=True, timeout=100)
-    done = program(str(run), "--who", "tutor", "--report", "--positions", "100", "--json")
+    assert program(*train, *small).returncode == 0
+    done = program("evaluate.py", str(run), "--who", "tutor", "--report", "--positions", "100", "--json")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["reports"]
     assert (found["view"], found["positions"], found["stored"]) == ("full", 100, 0)
     assert 0.6 < found["agreement"] < 0.9
     assert (run / "report.png").is_file()
-    refused = program(str(run), "--who", "tutor", "--report", "--tutor-accuracy", "1.0", "--view", "local")
+    flags = ("--who", "tutor", "--report", "--tutor-accuracy", "1.0", "--view", "local")
+    refused = program("evaluate.py", str(run), *flags)
     assert refused.returncode == 2
     assert "the game and the tutor are those of" in refused.stderr
 
@@ -462,7 +456,7 @@ def test_a_run_s_own_tutor_is_reported_on_in_its_own_view(tmp_path: Path) -> Non
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_what_cannot_be_reported_is_refused_with_code_2_and_no_traceback(flags: tuple[str, ...], said: str) -> None:
-    done = program(*flags)
+    done = program("evaluate.py", *flags)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -16,8 +16,9 @@ from agents import AGENTS
 from agents.checkpoint import load_checkpoint, steps_in
 from resume import Stop, alone_in, differences
 from run import Config, config_from_json, tuned
+from tests.programs import program
 from tests.test_asked import config_of, metrics, tensors
-from tests.test_programs import SMALL, program
+from tests.test_programs import SMALL
 from train import Training, train
 from tutors import TutorConfig
 from tutors.guidance import METHODS, GuidanceConfig

@@ -32,7 +32,7 @@ from measures import (
 )
 from run import config_from_json
 from study import Report, Run
-from tests.test_programs import ROOT, program
+from tests.programs import ROOT, program
 
 TINY = """
 students = ["dqn", "ppo"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sweep import Curve, run_all
+from tests.programs import ROOT
 from tests.test_jobs import stop, until
-from tests.test_programs import ROOT
 
 
 def test_a_run_is_used_again_where_all_flags_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from log import Log
-from tests.test_programs import ROOT, SMALL
+from tests.programs import ROOT
+from tests.test_programs import SMALL
 
 BLOCK, HEAD = 32_768, 7  # bytes
 

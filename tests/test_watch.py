@@ -14,9 +14,9 @@ from agents.checkpoint import load_checkpoint
 from envs.luck import pick
 from measures import evaluations
 from run import Config
+from tests.programs import program
 from tests.test_asked import config_of
 from tests.test_film import decoded
-from tests.test_programs import program
 from train import train
 from watch import Curves, Match, Play, Record, by_hand, curves, match, record
 
