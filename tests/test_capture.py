@@ -20,14 +20,17 @@ from torch._dynamo.utils import counters
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import envs
 from agents import AGENTS
 from agents import capture as capturing
 from agents.capture import Graph, capture
+from envs.base import State
 from run import Config, make_agent, make_env, tuned
 from train import Training
 from tutors import TutorConfig, open_desk
 from tutors.desk import Desk
 from tutors.guidance import METHODS, GuidanceConfig
+from tutors.views import VIEWS, make_view
 
 READ_BACK = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")
 SMALL: dict[str, Any] = {"hidden": (16,), "network": "mlp"}
@@ -81,6 +84,22 @@ def test_compiled_training_is_eager_training(algo: str) -> None:
     assert_alike(eager, compiled)
     fresh = training_of(config_of(algo, "blackjack", "eager", "cpu")).agent.network.state_dict()
     assert any((fresh[name] - eager[0][name]).abs().max() > 1e-3 for name in fresh), "it did learn"
+
+
+@pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
+def test_a_compiled_view_tells_what_the_view_tells(game: str, name: str) -> None:
+    """PyTorch 2.13 made of Snake's views C++ that was none."""
+    env = envs.make(game, 32, seed=1)
+    view, step = make_view(env.game, name), env.reset()
+    for _ in range(5):
+        step = env.step(step.legal.int().argmax(1)).now()
+
+    def tell(state: State) -> tuple[State, torch.Tensor, torch.Tensor]:
+        canonical, turned = view.canonical(state)
+        return canonical, turned, view.key(canonical)
+
+    ours, theirs = (pytree.tree_leaves(told(step.state)) for told in (capture(tell, "compile"), tell))
+    assert all(one.equal(other) for one, other in zip(ours, theirs, strict=True))
 
 
 class Tape(TorchDispatchMode):

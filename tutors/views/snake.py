@@ -169,25 +169,32 @@ def turned(board: Tensor, quarter: int, flipped: bool) -> Tensor:
     return torch.where(board < EMPTY, way, board)
 
 
+def framed(cells: Tensor, beyond: bool = False) -> Tensor:
+    """Return boards with a cell more on each side, (B, rows + 2, columns + 2) bool, where `beyond` holds.
+
+    They are padded as numbers: what PyTorch 2.13 compiles of padded bools is no C++.
+    """
+    return F.pad(cells.int(), (1, 1, 1, 1), value=int(beyond)).bool()
+
+
 def around(board: Tensor, cells: Tensor, beyond: bool) -> Tensor:
     """Whether the cells above, right of, below and left of the head are among `cells`. (B, 4) bool.
 
     `beyond` is what holds outside of the board.
     """
-    padded = F.pad(cells, (1, 1, 1, 1), value=beyond)
-    head = F.pad(board == HEAD, (1, 1, 1, 1))
+    padded, head = framed(cells, beyond), framed(board == HEAD)
     return torch.stack([(head & padded.roll((-down, -right), (1, 2))).flatten(1).any(1) for down, right in MOVES], 1)
 
 
 def entered(board: Tensor) -> Tensor:
     """Which cells a cell of the body points to: all of the snake but its tail. Same shape, bool."""
-    pointed = [F.pad(board == way, (1, 1, 1, 1)).roll(MOVES[way], (1, 2))[:, 1:-1, 1:-1] for way in range(4)]
+    pointed = [framed(board == way).roll(MOVES[way], (1, 2))[:, 1:-1, 1:-1] for way in range(4)]
     return torch.stack(pointed).any(0)
 
 
 def necks(board: Tensor) -> Tensor:
     """Where the cell behind the head is. Same shape, bool."""
-    padded = F.pad(board == HEAD, (1, 1, 1, 1))
+    padded = framed(board == HEAD)
     behind = [padded.roll((-down, -right), (1, 2))[:, 1:-1, 1:-1] for down, right in MOVES]
     return torch.stack([near & (board == way) for way, near in enumerate(behind)]).any(0)
 
@@ -216,7 +223,7 @@ def search(board: Tensor) -> Tensor:
 def reach(distances: Tensor, board: Tensor) -> Tensor:
     """Return the distances of the four cells around the head, (B, 4); of those outside the board, its size."""
     padded = F.pad(distances, (1, 1, 1, 1), value=board[0].numel())
-    head = F.pad(board == HEAD, (1, 1, 1, 1))
+    head = framed(board == HEAD)
     return torch.stack([(padded.roll((-down, -right), (1, 2)) * head).sum((1, 2)) for down, right in MOVES], 1)
 
 
@@ -225,7 +232,7 @@ def distance(goal: Tensor, blocked: Tensor) -> Tensor:
     cells = goal[0].numel()
     reached, result = goal, torch.where(goal, 0, cells)
     for step in range(1, cells):
-        padded = F.pad(reached, (1, 1, 1, 1))
+        padded = framed(reached)
         near = padded[:, :-2, 1:-1] | padded[:, 2:, 1:-1] | padded[:, 1:-1, :-2] | padded[:, 1:-1, 2:]
         new = near & ~blocked & ~reached
         if not new.any():
