@@ -4,8 +4,8 @@ A table is `buckets` rows of WAYS ways. A key's hash gives its address: the buck
 bits under which it lies in one of the bucket's ways. No two ways of a bucket have one tag, so looking up reads
 all tags of a bucket at once, which are one int64, and then one key, of the way whose tag fits, and its answer.
 
-One bucket more than that, the last, is where writes go that must not happen: shapes stay fixed and nothing asks the
-device how many there are. Its answers are silence.
+One bucket more than that, the last, is where writes go that must not happen, and reads of what is not there: shapes
+stay fixed and nothing asks the device how many there are.
 """
 
 import math
@@ -60,15 +60,15 @@ class AdviceTable:
         entry, the first rows get them.
         """
         slot, found = self._find(self._address(keys))
+        slot = torch.where(found, slot, self.trash)  # key and answer are fetched at once: neither waits for the other
         held = self.keys.index_select(0, slot)
         given = found & (held[:, 0] == keys[:, 0]) & (held[:, 1] == keys[:, 1]) & wanted
         if self.budget < ENDLESS:
             given &= turn(torch.where(given, slot, self.trash)) < self.left[slot]
             self.left.index_add_(0, slot, -given.long())
-        slot = torch.where(given, slot, self.trash)
+        told = torch.where(given[:, None], self.answers.index_select(0, slot), 0)
         self.now += 1
-        self.last_use[slot] = self.now
-        told = self.answers.index_select(0, slot)
+        self.last_use[torch.where(given, slot, self.trash)] = self.now
         return Advice(told[:, 1:], given, told[:, 0])
 
     def put(self, keys: Tensor, advice: Advice) -> None:
@@ -89,7 +89,6 @@ class AdviceTable:
         self.tags[slot] = tag_of(address).to(torch.int16)
         self.keys[slot] = keys[order]
         self.answers[slot] = torch.cat([advice.label_mass[:, None], advice.probs], 1)[order]
-        self.answers[self.trash] = 0
         self.left[slot] = self.budget
         self.last_use[slot] = self.now
 
