@@ -88,7 +88,7 @@ def test_compiled_training_is_eager_training(algo: str) -> None:
 
 @pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
 def test_a_compiled_view_tells_what_the_view_tells(game: str, name: str) -> None:
-    """PyTorch 2.13 made of Snake's views C++ that was none."""
+    """What PyTorch 2.13 makes of padded bools, as Snake's views were, does not compile."""
     env = envs.make(game, 32, seed=1)
     view, step = make_view(env.game, name), env.reset()
     for _ in range(5):

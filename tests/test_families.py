@@ -183,7 +183,7 @@ def tokens_used(one: Served) -> float:
 def test_a_server_that_is_killed_and_comes_back_is_asked_again_but_another_model_in_its_place_is_not(
     served: dict[str, Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands in its place stands elsewhere, and the client is led there: a start of vLLM takes a minute."""
+    """Its place is taken by servers that run already, to which the client is led: vLLM starts in a minute."""
     one = served["llama again"]
     tutor = VllmTutor(VIEW, one.model, [one.client], LabelWay(VIEW, min_mass=0.0))
     state = positions(8)
