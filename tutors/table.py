@@ -66,10 +66,11 @@ class AdviceTable:
         if self.budget < ENDLESS:
             given &= turn(torch.where(given, slot, self.trash)) < self.left[slot]
             self.left.index_add_(0, slot, -given.long())
-        told = torch.where(given[:, None], self.answers.index_select(0, slot), 0)
+        probs = torch.where(given[:, None], self.answers[:, 1:].index_select(0, slot), 0)
+        label_mass = torch.where(given, self.answers[:, 0].index_select(0, slot), 0)
         self.now += 1
         self.last_use[torch.where(given, slot, self.trash)] = self.now
-        return Advice(told[:, 1:], given, told[:, 0])
+        return Advice(probs, given, label_mass)
 
     def put(self, keys: Tensor, advice: Advice) -> None:
         """Keep the advice that is given for `keys` (B, 2), each with a full reuse budget.
