@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.base import UNGUIDED, Guidance, log_policy, taken
 from agents.networks import ActorCritic
-from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy, mean_of
+from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def a2c_loss(
     log_probs = guidance.bend(own, batch.legal, batch.extras)
     log_prob = taken(log_probs, batch.action)
     assert log_prob.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
-    policy_loss = -mean_of(log_prob * batch.advantage, guidance.counts(batch.extras))
+    policy_loss = -(log_prob * batch.advantage).mean()
     value_loss = 0.5 * (value - batch.returns).square().mean()
     spread = entropy(log_probs).mean()
     loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread

@@ -98,7 +98,7 @@ class Guidance:
         return log_probs
 
     def counts(self, extras: Extras) -> Tensor | None:
-        """Return which moments the policy learns from, (B,) bool; None for all. The value learns from all."""
+        """Return which moments the policy learns from, (T, N) bool; None for all. The value learns from all."""
         return None
 
     def future(self, future: Tensor, values: Tensor, legal: Tensor, extras: Extras) -> Tensor:

@@ -77,9 +77,10 @@ def dqn_loss(
     y = R + gamma^n * Q'(s', argmax over legal a of Q(s', a)), without the second term where the game
     terminated. Source: arXiv:1509.06461, eq. 4; arXiv:1710.02298, section 3.
     """
-    with torch.no_grad():  # without a hint there: at acting it is not known yet
-        theirs = target(batch.next_obs)
-        future = taken(theirs, best_legal(network(batch.next_obs), batch.next_legal))
+    with torch.no_grad():
+        besides = guidance.see(batch.next_extras)
+        theirs = target(batch.next_obs, besides)
+        future = taken(theirs, best_legal(network(batch.next_obs, besides), batch.next_legal))
         future = guidance.future(future, theirs, batch.next_legal, batch.next_extras)
         aim = batch.reward + batch.discount * future
     values = network(batch.obs, guidance.see(batch.extras))

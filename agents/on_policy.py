@@ -53,7 +53,7 @@ class Batch(NamedTuple):
     legal: Tensor  # (B, A) bool
     action: Tensor  # (B,) int64
     log_prob: Tensor  # (B,) float32, of the action under the policy that acted
-    advantage: Tensor  # (B,) float32
+    advantage: Tensor  # (B,) float32, 0 where the policy does not learn from the action
     returns: Tensor  # (B,) float32
     extras: Extras = NOTHING  # what a method of guidance keeps, (B, …) each
 
@@ -75,11 +75,6 @@ class Rollout(NamedTuple):
 def entropy(log_probs: Tensor) -> Tensor:
     """Return each row's entropy in nats, (N,) for log-probabilities (N, A)."""
     return -(log_probs.exp() * log_probs).sum(1)
-
-
-def mean_of(numbers: Tensor, counts: Tensor | None) -> Tensor:
-    """Return the mean of those of (B,) that count, 0-d; 0 where none does."""
-    return numbers.mean() if counts is None else (numbers * counts).sum() / counts.sum().clamp(min=1)
 
 
 class OnPolicy:
@@ -175,16 +170,20 @@ class OnPolicy:
     def prepare(self, step: Step) -> None:
         """Work out what the rollout comes to, and set the learning rate."""
         told, kept = self.config, self.rollout
-        next_values = kept.next_values
-        if self.spec.time_limit is None:
-            next_values = torch.cat([kept.values[1:], self.network.judge(step.obs)[None]])
         flags = (kept.terminations, kept.truncations)
+        next_values = torch.cat([kept.values[1:], self.network.judge(step.obs)[None]])
+        if self.spec.time_limit is not None:
+            next_values = torch.where(flags[0] | flags[1], kept.next_values, next_values)
         advantages, returns = gae(kept.rewards, kept.values, next_values, *flags, told.gamma, told.gae_lambda)
         advantages = self.guidance.advantage(advantages, self.extras)
+        counts = self.guidance.counts(self.extras)
+        own = torch.ones_like(advantages) if counts is None else counts.float()
+        sums = torch.stack([own.mean(), (own * advantages).mean(), (own * advantages * advantages).mean()])
+        share, mean, square = average(sums).unbind()
+        share = share.clamp(min=1 / own.numel())
         if told.norm_adv:
-            mean, square = average(torch.stack([advantages.mean(), (advantages * advantages).mean()])).unbind()
-            advantages = normalise(advantages, mean, square, told.adv_floor)
-        self.advantages.copy_(advantages)
+            advantages = normalise(advantages, mean / share, square / share, told.adv_floor)
+        self.advantages.copy_(own * advantages / share)  # so that a mean over all is one over those that count
         self.returns.copy_(returns)
         self.place.zero_()
         begun = (self.steps - told.num_steps) * self.num_envs * ranks()  # env steps before this rollout

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from agents.base import UNGUIDED, Guidance, log_policy, taken
 from agents.networks import ActorCritic
-from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy, mean_of
+from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy
 from agents.parallel import average
 from envs.base import Env
 
@@ -55,7 +55,7 @@ def ppo_loss(
     assert ratio.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
     clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
     gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
-    policy_loss = -mean_of(gain, guidance.counts(batch.extras))
+    policy_loss = -gain.mean()
     value_loss = 0.5 * (value - batch.returns).square().mean()
     spread = entropy(log_probs).mean()
     loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread

@@ -53,7 +53,7 @@ BUGS = [
     Bug("returns without the value", "agents/returns.py", "advantages + values", "advantages", "returns"),
     Bug("no floor under the spread", "agents/returns.py", "/ spread.clamp(min=floor)", "/ (spread + 1e-8)", "returns"),
     Bug("advantages not centred", "agents/returns.py", "(advantages - mean)", "advantages", "returns"),
-    Bug("policy gradient uphill", "agents/ppo.py", "-mean_of(", "mean_of(", "policies"),
+    Bug("policy gradient uphill", "agents/ppo.py", "-gain.mean()", "gain.mean()", "policies"),
     Bug("the clip takes the larger", "agents/ppo.py", "torch.minimum(", "torch.maximum(", "policies"),
     Bug(
         "the clip is one-sided",
@@ -81,8 +81,8 @@ BUGS = [
     Bug(
         "A2C's gradient uphill",
         "agents/a2c.py",
-        "-mean_of(log_prob",
-        "mean_of(log_prob",
+        "-(log_prob * batch",
+        "(log_prob * batch",
         "policies",
     ),
     Bug("A2C forgets the entropy", "agents/a2c.py", " - config.ent_coef * spread", "", "policies"),

@@ -13,10 +13,13 @@ import envs
 from agents import AGENTS
 from agents.base import UNGUIDED, Choice, Guidance, Heard, Proposal, best_legal, log_policy
 from agents.checkpoint import load_checkpoint
+from agents.dqn import dqn_loss
 from agents.networks import ActorCritic, Network, NetworkConfig
-from agents.on_policy import mean_of
+from agents.on_policy import OnPolicy
+from agents.replay import Batch
+from agents.returns import gae
 from envs.base import Step
-from run import make_agent, tuned
+from run import make_agent, make_env, tuned
 from tests.test_asked import config_of, series, tensors
 from tests.test_capture import Watcher
 from train import train
@@ -94,7 +97,8 @@ def test_where_nothing_is_heard_a_method_is_no_guidance_to_the_bit(name: str, al
     ours = method.bend(scores, legal, choice.extras)
     numbers = draw(11, ROWS)
     assert ours.equal(plain)
-    assert mean_of(numbers, method.counts(choice.extras)) == pytest.approx(numbers.mean().item(), rel=1e-6)
+    counts = method.counts(choice.extras)
+    assert counts is None or counts.all()
     assert float(torch.as_tensor(method.loss(scores, legal, choice.extras)).detach()) == 0
     rollout = {kind: kept.view(8, 50, *kept.shape[1:]) for kind, kept in choice.extras.items()}
     assert method.advantage(numbers.view(8, 50), rollout).equal(numbers.view(8, 50))
@@ -116,12 +120,97 @@ def test_override_takes_the_tutor_s_best_action_where_it_is_heeded(name: str) ->
     assert choice.scores.equal(proposal.scores)
 
 
-def test_a_corrected_override_learns_its_policy_from_its_own_actions_alone() -> None:
+def test_a_corrected_override_counts_the_student_s_own_actions_alone() -> None:
     method, _, heard, _, choice = chosen("override-corrected", "ppo")
-    numbers = draw(12, ROWS)
-    own = [number for number, heeded in zip(numbers.tolist(), heard.heeded.tolist(), strict=True) if not heeded]
-    assert mean_of(numbers, method.counts(choice.extras)).item() == pytest.approx(math.fsum(own) / len(own), rel=1e-5)
-    assert mean_of(numbers, torch.zeros(ROWS, dtype=torch.bool)) == 0
+    counts = method.counts(choice.extras)
+    assert counts is not None
+    assert counts.equal(~heard.heeded)
+
+
+@pytest.mark.parametrize("norm_adv", [True, False])
+@pytest.mark.parametrize("own", [0.0, 0.1, 0.5, 1.0])
+def test_a_policy_learns_from_the_moments_that_count_as_if_there_were_no_others(own: float, norm_adv: bool) -> None:
+    agent, step = after_a_rollout("override-corrected", "connect4", norm_adv=norm_adv)
+    agent.extras["own"].copy_(draw(1, *agent.extras["own"].shape) < own)
+    kept = agent.rollout
+    following = torch.cat([kept.values[1:], agent.network.judge(step.obs)[None].detach()])
+    ends = (kept.terminations, kept.truncations)
+    plain, _ = gae(kept.rewards, kept.values, following, *ends, agent.config.gamma, agent.config.gae_lambda)
+    agent.prepare(step)
+    counts = agent.extras["own"]
+    assert not agent.advantages[~counts].any()
+    if counts.any():
+        mine = plain[counts].double()
+        if norm_adv:
+            mine = (mine - mine.mean()) / max(mine.std(correction=0).item(), agent.config.adv_floor)
+        torch.testing.assert_close(
+            agent.advantages[counts].double() * counts.double().mean(), mine, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_with_a_clock_a_moment_s_value_is_that_of_the_next_one_with_its_hint() -> None:
+    agent, step = after_a_rollout("hint", "snake", env_kwargs=("size=4", "time_limit=10"))
+    kept = agent.rollout
+    following = torch.cat([kept.values[1:], agent.network.judge(step.obs)[None].detach()])
+    ended = kept.terminations | kept.truncations
+    assert ended.any()
+    assert kept.truncations.any()
+    following = torch.where(ended, kept.next_values, following)
+    assert not following.allclose(kept.next_values), "hints matter here"
+    ends = (kept.terminations, kept.truncations)
+    _, returns = gae(kept.rewards, kept.values, following, *ends, agent.config.gamma, agent.config.gae_lambda)
+    agent.prepare(step)
+    torch.testing.assert_close(agent.returns, returns)
+
+
+def after_a_rollout(
+    guidance: str, game: str, env_kwargs: tuple[str, ...] = (), **settings: Any
+) -> tuple[OnPolicy, Step]:
+    """A PPO student whose rollout is full, with hints that it has learned to look at, and the moment that follows."""
+    config = tuned("ppo", game)
+    agent_config = replace(config.agent, num_steps=32, network="mlp", **settings)
+    told = {"guiding": GuidanceConfig(guidance), "tutoring": TutorConfig("scripted")}
+    config = replace(config, agent=agent_config, num_envs=8, env_kwargs=env_kwargs, **told)
+    env = make_env(config, "cpu")
+    agent = make_agent(config, env)
+    for layer in agent.network.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.data += 0.1 * draw(7, *layer.weight.shape)
+    step = env.reset()
+    for moment_ in range(32):
+        proposal = agent.act(step)
+        advised = step.legal * draw(moment_, *step.legal.shape)
+        advised = advised / advised.sum(1, keepdim=True)
+        heard = Heard(advised, torch.ones(8, dtype=torch.bool))
+        choice = agent.guidance.choose(proposal, heard, step.legal, draw(100 + moment_, 8, step.legal.shape[1] + 1))
+        if (besides := agent.guidance.see(choice.extras)) is not None:
+            proposal = agent.think(step, besides)
+            choice = choice._replace(action=proposal.action, scores=proposal.scores)
+        after = env.step(choice.action)
+        agent.observe(step, proposal, choice.action, after, choice.extras)
+        step = after.now()
+    return agent, step
+
+
+@torch.no_grad()
+def test_dqn_aims_at_what_the_next_moment_is_worth_with_its_hint() -> None:
+    method = METHODS["hint"](False, "cpu")
+    networks = [Network(NetworkConfig("mlp", (16,)), (6,), ACTIONS, seed, besides=ACTIONS + 1) for seed in (1, 2)]
+    for network in networks:
+        for weight in network.parameters():
+            weight.data += 0.1 * draw(3, *weight.shape)
+    online, target = networks
+    hints = draw(5, ROWS, ACTIONS + 1)
+    legal = torch.ones(ROWS, ACTIONS, dtype=torch.bool)
+    batch = Batch(draw(6, ROWS, 6), legal[:, 0].long(), draw(7, ROWS), torch.full((ROWS,), GAMMA), draw(8, ROWS, 6), legal, legal, {"hint": draw(9, ROWS, ACTIONS + 1)}, {"hint": hints})  # fmt: skip # noqa: E501
+    loss, _ = dqn_loss(online, target, batch, 1e9, method)
+    errors = []
+    for row in range(ROWS):
+        best = online(batch.next_obs[row : row + 1], hints[row : row + 1]).argmax()
+        aim = batch.reward[row] + GAMMA * target(batch.next_obs[row : row + 1], hints[row : row + 1])[0, best]
+        value = online(batch.obs[row : row + 1], batch.extras["hint"][row : row + 1])[0, batch.action[row]]
+        errors.append(float((value - aim) ** 2) / 2)
+    assert float(loss) == pytest.approx(math.fsum(errors) / ROWS, rel=1e-4)
 
 
 def student(scores: Tensor, legal: Tensor, row: int, has_policy: bool) -> list[float]:

@@ -4,8 +4,9 @@ It sees the tutor's distribution over the actions and a flag that says whether t
 all 0 where there is none: an evaluation never has any. What it proposed before it was told is only used to decide
 whether to ask. Source: hints in the observation, arXiv:2510.08779, whose hint is one action, asked for every few steps,
 in an ASCII grid; ours are numbers that join the observation at the network's first dense layer, with weights that begin
-at 0. DQN's target values the next moment as if it came without advice, since it has not been asked about yet. With the
-consult probability the hints become rarer, so that the student learns to go without.
+at 0. What a position is worth is judged with the hint that it came with; without one where none is known: at the end of
+a rollout, in the newest moment of a replay, and where the clock ended a game. With the consult probability the hints
+become rarer, so that the student learns to go without.
 """
 
 import torch

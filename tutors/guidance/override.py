@@ -5,8 +5,9 @@
 probability under their own policy, uncorrected.
 
 `override-corrected` is ours: a moment whose action the student did not choose leaves the loss of its policy, whose
-gradient holds for the policy's own actions only; the value learns from it all the same. For DQN, which may learn from
-anybody's actions, it would be the same as `override`.
+gradient holds for the policy's own actions only, and the mean and spread by which advantages are normalised; the value
+learns from it all the same. The advantage of an own action still comes from a game in which the tutor may act later on.
+For DQN, which may learn from anybody's actions, it would be the same as `override`.
 """
 
 import torch
