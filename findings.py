@@ -22,6 +22,7 @@ from measures import (
     iqm,
     late,
     log_speedup,
+    paired,
     steps_to,
     stratified,
     threshold,
@@ -114,8 +115,12 @@ class Findings:
 
     def ahead(self, cell: Cell) -> list[float]:
         """Return the final scores less those of the baseline's runs of the same seeds, as shares of its way."""
+        return [gain / self.way(cell)[1] for gain in self.gains(cell, late)]
+
+    def gains(self, cell: Cell, of: Callable[[Points], float]) -> list[float]:
+        """Return a measure of the curves less that of the baseline's runs of the same seeds."""
         pairs = zip(self.curves(cell), self.curves(cell.baseline()), strict=True)
-        return [(late(ours) - late(theirs)) / self.way(cell)[1] for ours, theirs in pairs]
+        return [of(ours) - of(theirs) for ours, theirs in pairs]
 
     def speedups(self, ours: Cell, theirs: Cell, by: By = "points") -> list[float]:
         """Return the logarithm of how much sooner each run of a cell came to the threshold, by one of its curves."""
@@ -183,16 +188,18 @@ def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
     """
     curves, alone, aim = found.curves(cell), found.curves(cell.baseline()), found.aim(cell)
     finals = [late(points) for points in curves]
-    gains = [area(ours) - area(theirs) for ours, theirs in zip(curves, alone, strict=True)]
+    ahead, gains = found.gains(cell, late), found.gains(cell, area)
     speed = speed_of(found, [cell], Cell.baseline)
     consulted = found.told(cell, "consulted")
     numbers = {
         "seeds": len(curves),
         "final": float(iqm(torch.tensor(finals, dtype=torch.float64))),
         **dict(zip(("final_low", "final_high"), interval(finals, iqm), strict=True)),
+        "final_gain": fmean(ahead),
+        **dict(zip(("final_gain_low", "final_gain_high"), paired(ahead), strict=True)),
         "area": fmean(area(points) for points in curves),
         "area_gain": fmean(gains),
-        **dict(zip(("area_gain_low", "area_gain_high"), interval(gains), strict=True)),
+        **dict(zip(("area_gain_low", "area_gain_high"), paired(gains), strict=True)),
         "improvement": improvement(finals, [late(points) for points in alone]),
         "threshold": aim,
         "reached": sum(found.arrived(cell)),

@@ -1,8 +1,8 @@
 """What runs come to: pure functions of the evaluations of a student alone, and intervals over seeds.
 
-Intervals are those of the percentile bootstrap (Efron & Tibshirani 1993). Why an interquartile mean, stratified
-intervals and the probability of improvement: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
-statistical precipice", arXiv:2108.13264.
+Intervals are those of the percentile bootstrap (Efron & Tibshirani 1993), but for `paired`. Why an interquartile mean,
+stratified intervals and the probability of improvement: Agarwal et al. 2021, "Deep reinforcement learning at the edge
+of the statistical precipice", arXiv:2108.13264.
 """
 
 import csv
@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
 
 Points = list[tuple[float, float]]  # (env steps or seconds, mean return of the student alone)
 RESAMPLES = 10_000
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of t, 97.5 %: 1 to 9 degrees of freedom
 REACHED = 0.95  # of the way from a baseline's first evaluation to its last ones
 
 
@@ -92,6 +93,18 @@ def iqm(values: Tensor) -> Tensor:
 def interval(values: Sequence[float], statistic: Callable[[Tensor], Tensor] = mean) -> tuple[float, float]:
     """Return the 95 % interval of a statistic over seeds."""
     return stratified([values], [None], statistic)
+
+
+def paired(gains: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean difference between runs of the same seeds, by Student's t; of one, no bound.
+
+    For the few seeds of one cell. A bootstrap of three goes from the lowest to the highest, and where there is no
+    difference it finds one in a quarter of all cases; of five in a sixth. Of more than ten seeds this is a little wide.
+    """
+    if len(gains) == 1:
+        return -math.inf, math.inf
+    middle, reach = fmean(gains), STUDENT[min(len(gains) - 1, len(STUDENT)) - 1] * stdev(gains) / math.sqrt(len(gains))
+    return middle - reach, middle + reach
 
 
 def stratified(

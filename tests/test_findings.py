@@ -20,7 +20,7 @@ from findings import Claim, Findings, Gain, Outcome, above, claims, gain_of, nea
 from findings import outcome as outcome_of
 from grid import ALONE, Cell, Grid
 from measures import Points, interval, iqm
-from writeup import bounded, costs, draw, line, over_all, page, reuse, speeds, table, written
+from writeup import beside, bounded, costs, draw, line, over_all, page, reuse, signed, speeds, table, written
 
 GRID = Grid(
     students=("dqn", "ppo"),
@@ -94,7 +94,8 @@ def test_a_row_is_what_is_worked_out_by_hand() -> None:
     areas = [(5 + 22.5 + 7.5) / 50, (0 + 30 + 20) / 50]
     numbers = {
         "seeds": 2, "final": 1.5, "final_low": 1, "final_high": 2, "area": round(fmean(areas), 4),
-        "area_gain": round(fmean(areas) - 0.75, 4), "area_gain_low": 0, "area_gain_high": round(areas[0] - 0.5, 4),
+        "area_gain": round(fmean(areas) - 0.75, 4), "area_gain_low": round(0.1 - 12.706 * 0.1, 4),
+        "area_gain_high": round(0.1 + 12.706 * 0.1, 4), "final_gain": 0, "final_gain_low": 0, "final_gain_high": 0,
         "improvement": 2 / 4, "threshold": 1.425, "reached": 1, "steps_to_threshold": math.inf,
         "seconds_to_threshold": math.inf, "speedup": round(math.sqrt(50 / 50 * 50 / 40), 4), "speedup_low": 1,
         "speedup_high": 1.25, "fall": 0, "spread": 0.5, "asked": 6, "hit_rate": 9 / 50, "tokens": 8, "seconds": 2.5,
@@ -411,3 +412,27 @@ def test_a_line_is_the_mean_over_the_steps_that_all_runs_have() -> None:
 def test_a_table_has_a_cell_for_each_value() -> None:
     lines = table(("a", "b"), [(1, "x"), (2, "y")]).splitlines()
     assert list(csv.reader(lines, delimiter="|"))[2:] == [["", " 1 ", " x ", ""], ["", " 2 ", " y ", ""]]
+
+
+def test_methods_of_guidance_stand_beside_the_same_student_alone_seed_by_seed() -> None:
+    grid = replace(GRID, games=("connect4",), guidance=("override", "shape"), reuse=("inf",), steps={"connect4": 100})
+    base = [[0.0, at / 10, at / 10, 0.5 + at / 10] for at in range(3)]
+    gains = {"override": (0.1, 0.2, 0.6), "shape": (0.1, 0.2, 0.3)}
+    runs = {}
+    for cell in grid.cells():
+        more = gains.get(cell.guidance, (0, 0, 0)) if cell.tutor == "scripted:0.6" else (0, 0, 0)
+        runs[cell] = [outcome([score + gain for score in scores]) for scores, gain in zip(base, more, strict=True)]
+    found = Findings(grid, runs)
+    heading, shown, other, final = beside(found, "connect4")
+    assert (heading, other) == ("### connect4: area", "### connect4: final score")
+    assert shown == final, "the whole curve is raised"
+    assert shown.splitlines()[0] == "| student | guidance | scripted:0.9 | scripted:0.6 |"
+    reach = 4.303 * math.sqrt(0.07) / math.sqrt(3)
+    spread = f"+0.30 [{0.3 - reach:+.2f}, {0.3 + reach:+.2f}]"
+    for student in grid.students:
+        assert f"| {student} | `override` | +0.00 [+0.00, +0.00] | {spread} |" in shown
+        assert f"| {student} | `shape` | +0.00 [+0.00, +0.00] | +0.20 [-0.05, +0.45] |" in shown
+    assert "**-0.50 [-0.74, -0.26]**" in (signed(-0.5, -0.74, -0.26), signed(0.5, 0.1, 1))
+    assert signed(0.5, 0.1, 1).startswith("**")
+    assert "## Beside the same student alone" in written(found, "x", "y", [], [])
+    assert "## Beside the same student alone" not in written(made_up(SLOW), "x", "y", [], [])

@@ -26,6 +26,7 @@ from measures import (
     iqm,
     late,
     log_speedup,
+    paired,
     steps_to,
     stratified,
     threshold,
@@ -146,6 +147,21 @@ def test_an_interval_is_one_of_the_statistic_that_was_asked_for() -> None:
     values = [1.0] * 15 + [100.0]
     assert interval(values, iqm) == (1, 1)
     assert interval(values)[1] > 10
+
+
+@pytest.mark.parametrize("number", range(2, 11))
+def test_a_difference_of_pairs_has_the_interval_of_student_s_t(number: int) -> None:
+    gains = noise(number)
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.t.interval(0.95, number - 1, fmean(gains), stats.sem(gains))
+    assert paired(gains) == pytest.approx(expected, rel=1e-3)
+
+
+def test_one_pair_has_no_interval_and_many_have_one_that_is_a_little_wide() -> None:
+    assert paired([3.0]) == (-math.inf, math.inf)
+    gains = noise(40)
+    low, high = pytest.importorskip("scipy.stats").ttest_1samp(gains, 0).confidence_interval(0.95)
+    assert 1 < (paired(gains)[1] - paired(gains)[0]) / (high - low) < 1.15
 
 
 def test_a_stratified_interval_draws_each_group_for_itself() -> None:
