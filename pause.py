@@ -131,12 +131,12 @@ def worth_of(one: Finding, done: int, actions: int) -> Tensor:
     What was done is worth the reward, and what would have been better the same with the other sign.
     """
     worth = torch.zeros(actions)
-    worth[done] = one.reward
-    if one.action != done:
+    if one.action == done:
+        worth[done] = max(one.reward, NAMED)  # named the best of all, even if it came to nothing
+    else:
+        worth[done] = min(one.reward, 1 - NAMED)
         worth[one.action] = max(abs(one.reward), worth[done] + NAMED, NAMED)
-    elif one.reward <= 0:
-        worth[done] = NAMED  # named the best of all, though it came to nothing
-    return worth.clamp(-1, 1)
+    return worth
 
 
 def described(

@@ -56,7 +56,8 @@ class Guidance:
     """
 
     students: tuple[str, ...] = ("dqn", "ppo", "a2c")  # for whom it makes sense
-    strength_from, strength_to, strength_over = 1.0, 0.0, 0.5  # of a method that fades, over that share of the run
+    strongest = 0.0  # the largest strength that makes sense; 0: the method has none
+    strength_from, strength_to, strength_over = 1.0, 0.0, 0.5  # of one that has, over that share of the run
     pauses = False  # whether a run must stop for it first: the student's games are read
     reward_scale = 0.2  # of a method that adds to the reward
     fades = False  # whether it does nothing where strength is 0: then advice is wanted everywhere, and not at all there

@@ -151,9 +151,23 @@ BUGS = [
     Bug(
         "modulation leads everywhere that it was heard",
         f"{GUIDANCE}modulate.py",
-        "heard.heeded & (luck[:, -1] < self.strength)",
-        "heard.heeded",
+        "heard.heeded & (worth > 0) & (luck[:, -1] < self.strength)",
+        "heard.heeded & (worth > 0)",
         "pause",
+    ),
+    Bug(
+        "modulation leads where findings contradict each other",
+        f"{GUIDANCE}modulate.py",
+        " & (worth > 0)",
+        "",
+        "guidance",
+    ),
+    Bug(
+        "modulation leads to an illegal action",
+        f"{GUIDANCE}modulate.py",
+        ".masked_fill(~legal, -torch.inf)",
+        "",
+        "guidance",
     ),
     Bug(
         "modulation pays without fading",

@@ -485,11 +485,38 @@ def test_strength_goes_from_one_number_to_the_other_and_stays() -> None:
         (GuidanceConfig("demonstrate"), "ppo", "is for dqn, not for ppo"),
         (GuidanceConfig("kl", strength_to=-1.0), "ppo", "strength_to is -1"),
         (GuidanceConfig("kl", strength_over=math.nan), "ppo", "strength_over is nan"),
+        (GuidanceConfig("blend", strength_from=2.0), "ppo", "with blend it must be at most 1"),
+        (GuidanceConfig("modulate-a", strength_to=1.5), "dqn", "with modulate-a it must be at most 1"),
+        (GuidanceConfig("override", strength_from=0.1), "dqn", "guidance override has no strength: leave out"),
+        (GuidanceConfig("hint", strength_over=0.1), "dqn", "guidance hint has no strength: leave out"),
     ],
 )
 def test_what_cannot_be_done_is_refused(told: GuidanceConfig, algo: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         told.check(algo)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("distill", 9.0), ("demonstrate", 2.0), ("blend", 1.0), ("modulate-r", 3.0)]
+)
+def test_a_strength_that_makes_sense_is_taken(name: str, told: float) -> None:
+    GuidanceConfig(name, strength_from=told, strength_to=told).check(METHODS[name].students[0])
+
+
+@pytest.mark.parametrize("name", ["modulate", "modulate-a"])
+def test_modulation_leads_to_legal_actions_that_somebody_named(name: str) -> None:
+    """Of findings that contradict each other nothing is left; and an illegal action is never the better one."""
+    method = method_of(name, "ppo", strength=1.0)
+    worth = torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.1, -1.0], [0.9, -0.2, -0.1], [0.0, 0.4, 0.5]])
+    legal = torch.tensor([[False, True, True], [False, True, True], [False, True, True], [True, True, True]])
+    scores = torch.zeros(4, 3)
+    proposal = Proposal(torch.full((4,), 2), torch.full((4,), 2), scores, scores[:, 0])
+    method.implicit = torch.zeros(4)
+    choice = method.choose(proposal, Heard(worth, torch.ones(4, dtype=torch.bool)), legal, torch.zeros(4, 4))
+    assert choice.action.tolist() == [2, 1, 2, 2]
+    proposal = proposal._replace(action=torch.ones(4, dtype=torch.int64))
+    choice = method.choose(proposal, Heard(worth, torch.ones(4, dtype=torch.bool)), legal, torch.zeros(4, 4))
+    assert choice.action.tolist() == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(("name", "algo"), PAIRS)

@@ -84,7 +84,10 @@ def test_of_a_long_game_the_last_steps_are_read() -> None:
         (Finding(0, 2, 0.5, ""), 1, [0.0, 0.5, 0.51]),
         (Finding(0, 2, 0.0, ""), 1, [0.0, 0.0, 0.01]),
         (Finding(0, 1, -0.4, ""), 1, [0.0, 0.01, 0.0]),
-        (Finding(0, 0, 1.0, ""), 1, [1.0, 1.0, 0.0]),
+        (Finding(0, 0, 1.0, ""), 1, [1.0, 0.99, 0.0]),
+        (Finding(0, 2, 1.0, ""), 1, [0.0, 0.99, 1.0]),
+        (Finding(0, 2, -1.0, ""), 1, [0.0, -1.0, 1.0]),
+        (Finding(0, 1, 0.005, ""), 1, [0.0, 0.01, 0.0]),
     ],
 )
 def test_a_finding_says_what_two_actions_are_worth(finding: Finding, done: int, expected: list[float]) -> None:
@@ -156,8 +159,9 @@ def test_modulation_leads_and_pays_in_critical_positions(name: str, algo: str) -
     felt = method.reward(after)
     for row in range(ROWS):
         action = int(proposal.action[row])
-        if heard.heeded[row] and name != "modulate-r" and luck[row, -1] < 0.6:
-            action = int(worth[row].argmax())
+        best = max((one for one in range(5) if legal[row, one]), key=worth[row].tolist().__getitem__)
+        if heard.heeded[row] and name != "modulate-r" and luck[row, -1] < 0.6 and worth[row, best] > 0:
+            action = best
         assert choice.action[row] == action
         bonus = 0.0 if name == "modulate-a" else 0.6 * 0.5 * float(worth[row, action])
         assert felt[row] == pytest.approx(float(after.reward[row]) + bonus, abs=1e-6)

@@ -67,10 +67,17 @@ class GuidanceConfig:
             raise ValueError(f"--guidance {self.guidance} is for {' and '.join(students)}, not for {algo}")
         if self.episodes < 2:
             raise ValueError(f"episodes is {self.episodes}; it must be at least 2")
+        strongest = METHODS[self.guidance].strongest
         for name in ("strength_from", "strength_to", "strength_over", "reward_scale"):
             told = getattr(self, name)
-            if told is not None and not 0 <= told < float("inf"):
+            if told is None:
+                continue
+            if not 0 <= told < float("inf"):
                 raise ValueError(f"{name} is {told}; it must be at least 0")
+            if name != "reward_scale" and not strongest:
+                raise ValueError(f"guidance {self.guidance} has no strength: leave out {name}")
+            if name in ("strength_from", "strength_to") and told > strongest:
+                raise ValueError(f"{name} is {told}; with {self.guidance} it must be at most {strongest:g}")
 
     def make(self, has_policy: bool, device: torch.device | str, num_envs: int, gamma: float) -> Guidance:
         """Return the method, for such a student: see `Guidance`."""

@@ -6,6 +6,8 @@ arXiv:2602.17931, whose decaying utility comes from a memory of good segments; o
 action.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ class Advantage(Guidance):
     """Add the tutor's preference to the advantage."""
 
     students = ("ppo", "a2c")
-    fades = True
+    fades, strongest = True, math.inf
     strength_from = 0.3
 
     def extras(self, num_actions: int) -> Shapes:

@@ -18,7 +18,7 @@ class Blend(Guidance):
     """Act and learn as a mixture."""
 
     students = ("ppo", "a2c")
-    fades = True
+    fades, strongest = True, 1.0
     strength_from = 0.9
 
     def extras(self, num_actions: int) -> Shapes:

@@ -6,6 +6,8 @@ arXiv:1704.03732), equation 2, whose margin is 0.8 for rewards of Atari games, a
 before it plays and samples them by priority; ours come as the run goes, and are sampled like everything else.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ class Demonstrate(Override):
     """Take the tutor's best action, and keep it best."""
 
     students = ("dqn",)
-    strength_to = 1.0
+    strongest, strength_to = math.inf, 1.0
 
     def extras(self, num_actions: int) -> Shapes:
         return {"shown": ((), torch.int64)}

@@ -15,6 +15,8 @@ the value of the tutor's play; cold, that of the best action. Source of `kl`, po
 2024, arXiv:2402.16181), which plans over a finite horizon; the single step and the schedule are ours.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ DOUBT = 0.05  # share of uniform play in the tutor's distribution that a diverge
 class Distill(Guidance):
     """Go down the cross-entropy from the tutor to the student."""
 
-    fades = True
+    fades, strongest = True, math.inf
     strength_from = 5.0
 
     def extras(self, num_actions: int) -> Shapes:

@@ -17,7 +17,7 @@ PLAUSIBLE = 0.1  # of the best action's probability
 class Mask(Guidance):
     """Leave out what the tutor does not believe in."""
 
-    fades = True
+    fades, strongest = True, 1.0
 
     def extras(self, num_actions: int) -> Shapes:
         return {"plausible": ((num_actions,), torch.bool)}

@@ -1,14 +1,17 @@
 """Modulation: a model has read the student's games; where it found a position critical, its word counts.
 
 The table holds a row of numbers in [-1, 1] for each critical position: what the model thinks of each action there. With
-`modulate-a` the best of them is done in place of the student's own with the probability strength; with `modulate-r` the
-reward becomes r + strength * reward_scale * (the number of the action that was done); `modulate` does both. Nothing is
-done anywhere else, and strength falls from 1 to 0 in the first half of what is left of the run. The trajectories are
-ordinary data for the student's updates.
+`modulate-a` the best of the legal ones is done in place of the student's own with the probability strength, where its
+number is above 0: of two games one may say the opposite of the other. With `modulate-r` the reward becomes r + strength
+* reward_scale * (the number of the action that was done); `modulate` does both. Nothing is done anywhere else, and
+strength falls from 1 to 0 in the first half of what is left of the run. The trajectories are ordinary data for the
+student's updates; what DQN remembers keeps the reward that it had, as long as the replay holds it.
 
 Source: ULTRA-A, -R and -RA (Tan, Yan & Yang 2025, arXiv:2505.20671). How they scale the reward, fade it out and find a
 position again is not known: the exact key, the row and the schedule are ours.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -20,7 +23,7 @@ from envs.base import Step
 class Modulate(Guidance):
     """Take the model's action in critical positions, and its reward."""
 
-    pauses = True
+    pauses, strongest = True, 1.0
     acts = pays = True
 
     def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:
@@ -30,8 +33,9 @@ class Modulate(Guidance):
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
         action = proposal.action
         if self.acts:
-            led = heard.heeded & (luck[:, -1] < self.strength)
-            action = torch.where(led, heard.advised.argmax(1), action)
+            worth, best = heard.advised.masked_fill(~legal, -torch.inf).max(1)
+            led = heard.heeded & (worth > 0) & (luck[:, -1] < self.strength)
+            action = torch.where(led, best, action)
         if self.pays:
             self.implicit.copy_(self.strength * self.reward_scale * taken(heard.advised, action))
         return Choice(action, proposal.scores, {})
@@ -49,4 +53,4 @@ class ModulateActions(Modulate):
 class ModulateRewards(Modulate):
     """Take its reward alone."""
 
-    acts = False
+    acts, strongest = False, math.inf

@@ -4,10 +4,12 @@ The reward becomes r + strength * reward_scale * R(s'), with R a small network o
 R is fitted to the comparisons of pairs of games by P(first is better) = sigmoid(sum of R over the first - sum over the
 second) (Bradley & Terry 1952, as in Christiano et al. 2017, arXiv:1706.03741), then shifted and scaled to mean 0 and
 spread 1 over the games that were compared. strength falls from 1 to 0 in the first half of what is left of the run: a
-fitted reward is soon wrong about a student that has changed. Source: arXiv:2401.07181, which pauses so, lets a model
-name scenarios of failure and compare roll-outs; its network and schedule are not known, ours are our choice.
+fitted reward is soon wrong about a student that has changed. What DQN remembers keeps the reward that it had, as long
+as the replay holds it. Source: arXiv:2401.07181, which pauses so, lets a model name scenarios of failure and compare
+roll-outs; its network and schedule are not known, ours are our choice.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +29,7 @@ DECAY = 1e-2  # of the squared rewards: comparisons leave a constant open, and f
 class Preferences(Guidance):
     """Add the fitted reward."""
 
-    pauses = True
+    pauses, strongest = True, math.inf
     model: Network | None = None
 
     def reward(self, after: Step) -> Tensor:

@@ -10,6 +10,8 @@ potential-based reward shaping". The theorem is about a student that remembers p
 know only what phi is on average in a position, and the invariance is as good as that.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from envs.base import Step
 class Shape(Guidance):
     """Lend a reward for what the tutor would have done."""
 
-    fades = True
+    fades, strongest = True, math.inf
     strength_from = 0.2
     kept = ("potential",)
 
