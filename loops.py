@@ -138,7 +138,7 @@ def measure(
         while not stats or training.updates < 3:  # DQN begins to learn only when it has seen enough
             step, stats = training.round(step)
         if desk is not None and state == "cold":
-            desk.table.tags.zero_()
+            desk.table.clear()
             desk.store = AdviceStore(fresh(place), identity_of(env.spec, desk.view, desk.tutor.identity))
             stack.callback(desk.store.close)
         seconds, began_at, rates = 0.0, training.global_step, []

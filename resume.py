@@ -222,7 +222,7 @@ class Resumable:
             **{name: getattr(self, name).state_dict() for name in PARTS},
             "desk": None if self.desk is None else self.desk.state_dict(),
             "opponent": self.opponent,
-            "rations": self.rations.left,
+            "rations": self.rations.state_dict(),
             "acted": self.acted,
             "agreed": self.agreed,
             "actions": self.actions,
@@ -242,7 +242,7 @@ class Resumable:
             self.actions.copy_(state["actions"])
             if self.desk is not None and state["desk"] is not None:
                 self.desk.load_state_dict(state["desk"])
-                self.rations.left.copy_(state["rations"])
+                self.rations.load_state_dict(state["rations"])
                 self.agreed.copy_(state["agreed"])
         else:
             self.guided_from = self.global_step

@@ -320,6 +320,17 @@ def test_rations_are_what_a_plain_account_says(budget: int | None, per_step: int
         assert account.left == 0 or budget == 100_000
 
 
+@pytest.mark.parametrize(("before", "now", "left"), [(10, 10, 6), (10, 25, 21), (10, 3, 0), (None, 5, 5)])
+def test_a_run_that_goes_on_with_another_budget_has_spent_what_it_spent(
+    before: int | None, now: int, left: int
+) -> None:
+    rations, later = Rations(before, None, "cpu"), Rations(now, None, "cpu")
+    wish = Wish(torch.ones(4, dtype=torch.bool), torch.zeros(4), torch.rand(4))
+    rations.admit(torch.arange(8).view(4, 2), wish, wish.wanted)
+    later.load_state_dict(rations.state_dict())
+    assert int(later.left) == left
+
+
 def test_without_limits_whoever_misses_may_ask() -> None:
     missing = torch.tensor([True, False, True])
     wish = Wish(missing, torch.zeros(3), torch.zeros(3))

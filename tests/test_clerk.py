@@ -123,6 +123,23 @@ def test_an_answer_that_comes_at_once_serves_from_the_second_step_after_the_ques
     desk.close()
 
 
+def test_a_question_that_comes_up_again_after_a_quiet_step_is_asked_again() -> None:
+    """With a reuse of 1 the third time that a position comes up is a new question, whenever that is."""
+    tutor = Witness()
+    desk = make_desk(tutor, 1)
+    (state,) = states(1)
+    everybody, nobody = torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool)
+    for turn, wanted in enumerate((everybody, nobody, nobody, everybody, everybody, nobody, nobody)):
+        advice = desk.advise(rows_of(state, torch.tensor([0])), wanted[:1])
+        assert bool(advice.given) == (turn == 3)
+        wait_for_clerk(desk)
+        desk.tend()
+    wait_for_clerk(desk)
+    desk.close()
+    assert len(tutor.heard) == 2
+    assert desk.summary()["dropped"] == 0
+
+
 @pytest.mark.parametrize(("algo", "reuse"), [("dqn", math.inf), ("ppo", 3)])
 def test_with_a_tutor_that_answers_at_once_a_run_is_one_that_waits_but_hears_a_step_later(
     algo: str, reuse: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

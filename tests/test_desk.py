@@ -199,6 +199,24 @@ def test_a_table_that_was_filled_from_the_store_neither_asks_nor_waits_for_it(
     assert desk.summary()["hits"] == desk.summary()["consulted"] == 8 * 64
 
 
+def test_another_tutor_s_table_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    desks = []
+    for name in ("one", "one", "other"):
+        store = AdviceStore(tmp_path / f"{len(desks)}.sqlite", identity_of(SPEC, VIEW, {"tutor": name}))
+        desks.append(make_desk(math.inf, Witness(), store))
+    (state,), everybody = states(1), torch.ones(64, dtype=torch.bool)
+    desks[0].advise(state, everybody)
+    desks[1].load_state_dict(desks[0].state_dict())
+    assert desks[1].look_up(desks[1].tell(state), everybody).given.all()
+    assert not caplog.records
+    desks[2].load_state_dict(desks[0].state_dict())
+    assert not desks[2].look_up(desks[2].tell(state), everybody).given.any()
+    assert "its earlier answers are not used" in caplog.text
+    for desk in desks:
+        assert desk.store is not None
+        desk.store.close()
+
+
 @pytest.mark.parametrize("budget", [0, 3])
 def test_a_finite_budget_fills_no_table(budget: float, tmp_path: Path) -> None:
     store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
@@ -288,8 +306,9 @@ def test_the_store_keeps_the_words_without_the_rules(tmp_path: Path) -> None:
 
 
 def test_a_store_that_fails_costs_advice_nothing_and_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tutors.store.READ_AGAIN", 0.0)
     store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
     desk = make_desk(math.inf, Witness(), store)
     with store.engine.begin() as connection:

@@ -4,14 +4,17 @@ The same is expected as of SQLite: what was put is found to the bit, whoever wri
 only. Nothing that a run leaves behind has the password in it.
 """
 
+import gc
 import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +83,11 @@ class Server:
 
     def stop(self) -> None:
         self("pg_ctl", "stop", "-w", "-m", "immediate")
+
+    def processes(self) -> list[int]:
+        """Return the numbers of the server's processes."""
+        first = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     def database(self, name: str) -> str:
         """Make a database and return its URL."""
@@ -163,6 +171,7 @@ def test_a_server_that_goes_and_comes_back_costs_a_warning(
     server: Server, store: AdviceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(writer, "PAUSE", 0.1)
+    monkeypatch.setattr("tutors.store.READ_AGAIN", 0.0)
     put(store, 1)
     store.flush()
     server.stop()
@@ -181,6 +190,35 @@ def test_a_server_that_goes_and_comes_back_costs_a_warning(
     assert store.writer.lost == 0
     assert len([record for record in caplog.records if record.name == "tutors.store"]) == 1
     assert "canary" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*deleted while still open:ResourceWarning")  # connections that were given up
+def test_a_server_that_hangs_holds_up_nobody_for_long(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its tracks it still takes connections and what is sent to it, and says nothing."""
+    monkeypatch.setattr("tutors.store.PATIENCE", 0.5)
+    monkeypatch.setattr(writer, "LEAVES_WITHIN", 1.0)
+    store = AdviceStore(url, IDENTITY)
+    put(store, 1)
+    store.flush()
+    everybody = server.processes()
+    try:
+        for process in everybody:
+            os.kill(process, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(sql.exc.SQLAlchemyError):
+            store.find(keys_of(1))
+        put(store, 2)
+        assert not store.find(keys_of(1)).given.any()
+        store.close()
+        assert time.monotonic() - began < 10
+        assert store.writer.lost == 1
+    finally:
+        for process in everybody:
+            os.kill(process, signal.SIGCONT)
+    assert soon(lambda: not any("advice store" in thread.name for thread in threading.enumerate()), 30)
+    gc.collect()
 
 
 def test_a_locked_table_holds_up_nobody_for_long(

@@ -553,6 +553,68 @@ def test_an_empty_store_has_nothing_to_give(store: AdviceStore) -> None:
     assert list(store.all(10)) == []
 
 
+DAMAGES = {
+    "cut off": "[0.1, 0.2",
+    "too few": "[0.5, 0.5]",
+    "nothing": "null",
+    "words": '["a", 0, 0, 0, 0, 0, 1]',
+    "no number": "[NaN, 0, 0, 0, 0, 0, 1]",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_answer_is_no_answer_and_costs_the_others_nothing(
+    damage: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = AdviceStore(path, IDENTITY)
+    advice = put(store, 1, 2, 3)
+    store.flush()
+    with sqlite3.connect(path) as file:
+        file.execute("update answers set probs = ? where key = 2", (damage,))
+    found = store.find(keys_of(1, 2, 3))
+    assert found.given.tolist() == [True, False, True]
+    assert found.probs[[0, 2]].equal(advice.probs[[0, 2]])
+    ((keys, rest),) = store.all(10)
+    assert keys[:, 0].tolist() == [1, 3]
+    assert rest.probs.equal(advice.probs[[0, 2]])
+    assert store.failures == 2
+    assert "1 of its answers are damaged" in caplog.text
+    store.close()
+
+
+def test_answers_of_too_little_label_mass_stay_and_are_not_read(path: Path) -> None:
+    store = AdviceStore(path, IDENTITY)
+    advice = random_advice(3)._replace(label_mass=torch.tensor([0.2, 0.5, 0.8]))
+    store.put(keys_of(1, 2, 3), advice, words(3))
+    store.close()
+    strict = AdviceStore(path, IDENTITY, least_mass=0.5)
+    assert strict.find(keys_of(1, 2, 3)).given.tolist() == [False, True, True]
+    assert [keys[:, 0].tolist() for keys, _ in strict.all(10)] == [[2, 3]]
+    strict.close()
+    assert written(path) == 3
+
+
+def test_a_database_that_never_answers_holds_up_nobody_for_long_and_then_nobody_at_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(writer, "LEAVES_WITHIN", 0.3)
+    over = threading.Event()
+    store = AdviceStore(path, IDENTITY)
+    monkeypatch.setattr(store, "_read", lambda keys: over.wait())
+    store.writer.write = lambda rows: over.wait()
+    put(store, 1)
+    began = time.monotonic()
+    with pytest.raises(SQLAlchemyError, match=r"no answer within 0\.2 seconds"):
+        store.find(keys_of(7))
+    assert not store.find(keys_of(7)).given.any()
+    assert store.find(keys_of(1)).given.all(), "it still waits to be written"
+    store.close()
+    assert time.monotonic() - began < 3
+    assert "1 answers could not be written" in caplog.text
+    over.set()
+
+
 @pytest.mark.parametrize("content", [b"garbage " * 4096, b"SQLite format 3\x00" + bytes(range(256)) * 64])
 def test_a_corrupt_file_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)

@@ -531,6 +531,35 @@ def test_a_table_that_is_saved_and_loaded_goes_on_as_it_was(budget: float) -> No
     assert len(state["slots"]) == len(state["answers"]) == 32, "a state is a copy"
 
 
+def test_what_was_there_before_a_table_is_loaded_takes_no_room_afterwards() -> None:
+    """One bucket's worth of keys, of which the other table knows others, used later than any of these."""
+    table, other = (AdviceTable(3, math.inf, capacity=8) for _ in range(2))
+    for keys, advice, wanted in some_batches(20):
+        other.put(keys, advice)
+        other.get(keys, wanted)
+    keys, advice, _ = some_batches(1)[0]
+    given = advice._replace(given=torch.ones_like(advice.given))
+    table.put(keys[:1], Advice(*(part[:1] for part in given)))
+    other.load_state_dict(table.state_dict())
+    assert float(other.load()) == 1 / 8
+    for row in range(1, 24):
+        for one in (table, other):
+            one.put(keys[row : row + 1], Advice(*(part[row : row + 1] for part in given)))
+    everybody = torch.ones(24, dtype=torch.bool)
+    assert other.get(keys, everybody).given.equal(table.get(keys, everybody).given)
+    other.clear()
+    assert not other.get(keys, everybody).given.any()
+
+
+@pytest.mark.parametrize(("before", "now", "served"), [(math.inf, 3, 3), (5, 2, 2), (2, 5, 2), (2, math.inf, 50)])
+def test_a_table_of_another_budget_keeps_to_its_own(before: float, now: float, served: int) -> None:
+    table, other = AdviceTable(3, before, capacity=32), AdviceTable(3, now, capacity=32)
+    key, everybody = torch.tensor([[7, 0]]), torch.ones(1, dtype=torch.bool)
+    table.put(key, Advice(torch.full((1, 3), 1 / 3), everybody, everybody.float()))
+    other.load_state_dict(table.state_dict())
+    assert sum(int(other.get(key, everybody).given) for _ in range(50)) == served
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 @pytest.mark.parametrize("budget", [1, 3, math.inf])

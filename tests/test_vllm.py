@@ -25,7 +25,9 @@ from tests.scripted_server import FAVOURITE, FIRST_ID, Handler, Server, choice, 
 from tutors.base import TutorError
 from tutors.breaker import FIRST_WAIT, LONGEST_WAIT, OPENS_AFTER, Breaker
 from tutors.client import Client, RequestError, seconds
+from tutors.dialects import Answer, Chat
 from tutors.label import LabelWay
+from tutors.line import Line
 from tutors.models import Model, fill, find_model
 from tutors.server import server_for
 from tutors.views import make_view
@@ -208,6 +210,30 @@ def test_fault_1_an_optional_tutor_is_picked_up_later() -> None:
         assert tutor.advise(positions(2)).given.all()
     close(tutor)
     assert silences(tutor) == {"breaker": 2}
+
+
+@pytest.mark.parametrize("late", ["another model", "a chat alone"])
+def test_a_server_that_comes_late_answers_only_as_what_the_answers_are_kept_under(
+    late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as gone:
+        port, url = gone.server_address[1], gone.url
+    tutor = hire(url, optional=True)
+    kept = dict(tutor.identity)
+    if late == "a chat alone":
+        monkeypatch.setattr(Line, "_try_dialects", chatting)
+    with serving(port) as server:
+        server.roots = {"tiny": "/another"} if late == "another model" else server.roots
+        breaker(tutor).look_at = 0
+        assert not tutor.advise(positions(2)).given.any()
+        assert tutor.lines[0].is_strange
+        assert tutor.identity == kept
+    close(tutor)
+    assert silences(tutor) == {"other_model": 2}
+
+
+async def chatting(line: Line, name: str) -> tuple[Chat, list[Answer]]:
+    return Chat(), []
 
 
 def test_fault_2_a_late_server_is_waited_for_and_that_is_shown(tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ def open_desk(
     with ExitStack() as stack:
         tutor = hire(config, view, game.spec, seed, folder / "vllm.log", say, stack)
         store = AdviceStore(
-            config.advice_store or folder / "advice.sqlite", identity_of(game.spec, view, tutor.identity)
+            config.advice_store or folder / "advice.sqlite",
+            identity_of(game.spec, view, tutor.identity),
+            config.min_label_mass if config.tutor_mode == "label" else 0.0,
         )
         stack.callback(store.close)
         cancel = tutor.cancel if isinstance(tutor, VllmTutor) else do_nothing

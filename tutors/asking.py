@@ -5,7 +5,7 @@ position that comes up in a step is one question, however many games are in it, 
 All of it is made of tensors of fixed shapes, stays on the device and asks it nothing.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -194,7 +194,8 @@ class Rations:
 
     def __init__(self, budget: int | None, per_step: int | None, device: str | torch.device) -> None:
         self.budget, self.per_step = budget, per_step
-        self.left = torch.tensor(ENDLESS if budget is None else budget, device=device)
+        self.total = ENDLESS if budget is None else budget
+        self.left = torch.tensor(self.total, device=device)
         self.first = torch.zeros(0, dtype=torch.int64, device=device)  # of the last step: see `admit`
         self.asked = self.first.bool()
 
@@ -224,6 +225,14 @@ class Rations:
             worth = torch.where(self.asked, 1 + counts.long(), 0)
             best = torch.zeros_like(worth).scatter_reduce_(0, self.first, worth, "amax")
             self.left += (best == 1).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run that goes on must have again."""
+        return {"total": self.total, "left": self.left}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` returned: what was spent is spent, whatever the budget is now."""
+        self.left.copy_((self.total - (state["total"] - state["left"])).clamp(min=0))
 
     def report(self) -> dict[str, float]:
         """Return what is left, as TensorBoard tags; nothing where there is no end. Reads it back."""

@@ -166,6 +166,8 @@ class Desk:
                 self.table.put(keys, Advice(*answers))
         if not self.clerk.is_busy and (self.ring.count.is_cuda or self.ring.count):  # a look that costs nothing here
             self.clerk.hand(self.ring.drain())
+        elif done is not None:
+            self.clerk.known = set()  # nothing came up while these were asked
 
     def close(self) -> None:
         """Let go of the clerk; what has not been answered will not be."""
@@ -226,11 +228,13 @@ class Desk:
             "hit_rate": round(hits / max(consulted, 1), 4),
             "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
             "seconds": round(self.sums["seconds"], 2),
+            **({} if self.clerk is None else {"dropped": self.counts["dropped"]}),
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is known and what was counted. Questions that nobody has answered yet are not in it."""
         return {
+            "identity": None if self.store is None else self.store.digest,
             "table": self.table.state_dict(),
             "tally": self.tally,
             "counts": dict(self.counts),
@@ -240,8 +244,11 @@ class Desk:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` returned."""
-        self.table.load_state_dict(state["table"])
+        """Go on with what `state_dict` returned; another tutor, or one that is asked otherwise, begins a new table."""
+        if state["identity"] == (None if self.store is None else self.store.digest):
+            self.table.load_state_dict(state["table"])
+        else:
+            logging.getLogger(__name__).warning("the tutor or its questions changed: its earlier answers are not used")
         self.tally.copy_(state["tally"])
         for ours, saved in ((self.counts, "counts"), (self.tutor.stats, "stats"), (self.sums, "sums")):
             ours.clear()

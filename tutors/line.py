@@ -56,6 +56,7 @@ class Line:
         self.answerer: Any = None  # who it says has answered
         self.fingerprint = ""
         self.expected = ""  # whose advice this must be, where that is known from elsewhere
+        self.chats: bool | None = None  # whether it must be asked in a chat's words, where that is known
         self.is_strange = False  # another model answers
         self.heard_at = -math.inf  # when it last answered
 
@@ -76,7 +77,10 @@ class Line:
         found = fingerprint(served[names[0]])
         if self.expected and found != self.expected:
             raise StrangeModelError(f"{self.client.url} serves {found}, others {self.expected}: one model is meant")
-        self.dialect, self.first = self.client.run(self._within(self._try_dialects(names[0])))
+        dialect, first = self.client.run(self._within(self._try_dialects(names[0])))
+        if self.chats is not None and isinstance(dialect, Chat) != self.chats:
+            raise StrangeModelError(f"{self.client.url} must be asked in other words than those of this run's answers")
+        self.dialect, self.first = dialect, first
         self.served, self.fingerprint, self.heard_at = names[0], found, time.monotonic()
 
     def is_open(self) -> bool:

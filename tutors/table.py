@@ -104,11 +104,20 @@ class AdviceTable:
         return {"slots": slots, "now": self.now.clone(), **held}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` of a table of the same capacity returned, in place of what is there."""
-        self.tags.zero_()
+        """Take over what `state_dict` of a table of the same capacity returned, in place of what is there.
+
+        No entry has more reuses left than this table's budget; with an endless one all have no end.
+        """
+        self.clear()
         self.now.copy_(state["now"])
         for name in ("tags", "keys", "answers", "left", "last_use"):
             getattr(self, name)[state["slots"]] = state[name].to(self.now.device)
+        self.left.clamp_(max=self.budget) if self.budget < ENDLESS else self.left.fill_(ENDLESS)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.tags.zero_()
+        self.last_use.zero_()
 
     def _address(self, keys: Tensor) -> Tensor:
         """Return each key's bucket and tag as one number, (B,) int64."""

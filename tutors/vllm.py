@@ -49,6 +49,7 @@ class VllmTutor:
         self.stats: Counter[str] = Counter()  # asked: prompts; requests; prompt_tokens; answer_tokens; silent/<kind>
         self.warn = Warner(logging.getLogger(__name__))
         self.lines = [Line(client, model, way.wanted(0), way.blanks(), self.stats) for client in clients]
+        self.settled: tuple[str, bool | None] = ("", None)  # whose answers these are, and whether in a chat's words
         self.learned = False  # whether the way knows what is answered to a blank
         self.seen: list[dict[str, float]] = [{} for _ in self.lines]  # each server's own counts at the last report
         for line in self.lines:
@@ -62,11 +63,14 @@ class VllmTutor:
         self.stats.clear()
         self.report()  # what the servers counted before does not concern us
         template = model.brief if isinstance(way, LabelWay) else model.template
-        if self.lines[0].served and isinstance(self.lines[0].dialect, Chat):
+        met = next((line for line in self.lines if line.served), None)
+        chats = met is not None and isinstance(met.dialect, Chat)
+        if chats:
             template = "the server's own"
             way.thinks = False  # whether the model thinks is the server's affair: it may not show it at all
-        who = self.lines[0].fingerprint or fingerprint(model.model)
+        who = fingerprint(model.model) if met is None else met.fingerprint
         self.identity = {"tutor": who, "template": template, **way.identity}
+        self.settled = (who, chats)  # also for a server that comes later
 
     def advise(self, state: State) -> Advice:
         advice = Advice.silence(len(next(iter(state.values()))), len(self.view.labels))
@@ -155,9 +159,10 @@ class VllmTutor:
 
     def _expect_one_model(self) -> None:
         """Tell all lines whom the first one that was met has met: a late server may serve another model."""
-        known = next((line.fingerprint for line in self.lines if line.served), "")
+        met = (line for line in self.lines if line.served)
+        known = next(((line.fingerprint, isinstance(line.dialect, Chat)) for line in met), None)
         for line in self.lines:
-            line.expected = known
+            line.expected, line.chats = known or self.settled
 
     def _learn_blanks(self) -> bool:
         """Tell the way what a server has answered to the blanks, once one has."""

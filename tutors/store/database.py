@@ -2,14 +2,18 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import sqlalchemy as sql
 import tenacity
 from sqlalchemy.dialects import postgresql, sqlite
+
+Found = TypeVar("Found")
 
 tables = sql.MetaData()
 identities = sql.Table(
@@ -172,6 +176,32 @@ def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
+
+
+def within(seconds: float, read: Callable[[], Found]) -> Found:
+    """Return what a function returns that waits for a database.
+
+    A server that is reached and does not answer would be waited for without end; a thread of its own may.
+
+    Raises:
+        SQLAlchemyError: what it raises, or it takes longer.
+    """
+    box = SimpleQueue[Found | Exception]()
+
+    def work() -> None:
+        try:
+            box.put(read())
+        except Exception as error:
+            box.put(error)
+
+    threading.Thread(target=work, name="advice store, reading", daemon=True).start()
+    try:
+        found = box.get(timeout=seconds)
+    except Empty:
+        raise sql.exc.TimeoutError(f"no answer within {seconds:g} seconds") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def unusable(url: str | Path, error: Exception) -> ValueError:

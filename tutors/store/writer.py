@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
+LEAVES_WITHIN = 10.0  # seconds that a transaction may take in the end, and that one which must wait waits for another
 LINGER = 0.25  # seconds that answers wait for others: what kill -9 may cost, beside a transaction's time
 PAUSE = 1.0  # seconds before the next try after a failure
 ROOM = 1 << 15  # answers that may wait
@@ -57,22 +58,30 @@ class Writer:
 
     def flush(self) -> None:
         """Write what waits, in one transaction; raise what the database raises."""
-        with self.turn:
-            with self.lock:
-                rows = dict(self.waiting)
-            if not rows:
-                return
-            try:
-                self.write(list(rows.values()))
-            except OperationalError:
-                self.is_failing = True
-                raise
-            except Exception:
-                self._forget(rows)
-                self.lost += len(rows)
-                raise
-            self.is_failing = False
+        if not self.turn.acquire(timeout=LEAVES_WITHIN):
+            self.is_failing = True
+            raise TimeoutError(f"a transaction takes longer than {LEAVES_WITHIN:g} seconds")
+        try:
+            self._flush()
+        finally:
+            self.turn.release()
+
+    def _flush(self) -> None:
+        with self.lock:
+            rows = dict(self.waiting)
+        if not rows:
+            return
+        try:
+            self.write(list(rows.values()))
+        except OperationalError:
+            self.is_failing = True
+            raise
+        except Exception:
             self._forget(rows)
+            self.lost += len(rows)
+            raise
+        self.is_failing = False
+        self._forget(rows)
 
     def try_flush(self) -> bool:
         """Write what waits; return whether that went well."""
@@ -88,9 +97,8 @@ class Writer:
         atexit.unregister(self.close)
         self.ending.set()
         if self.thread is not None:
-            self.thread.join()
+            self.thread.join(LEAVES_WITHIN)
             self.thread = None
-        self.try_flush()
         self.lost += len(self.waiting)
         self.waiting = {}
         return self.lost
@@ -98,8 +106,9 @@ class Writer:
     def _work(self) -> None:
         while not self.ending.wait(PAUSE if self.is_failing else LINGER):
             self.try_flush()
+        self.try_flush()
 
     def _forget(self, rows: dict[Key, Row]) -> None:
         with self.lock:
             for key in rows:
-                del self.waiting[key]
+                self.waiting.pop(key, None)  # a writer that was given up has let go of it
