@@ -273,7 +273,7 @@ class Training(Resumable):
             values["charts/episodic_return"] = played["return"]
             values["charts/episodic_length"] = played["length"]
         if self.desk is not None:
-            same, advised = self.agreed.tolist()
+            same, advised = total(self.agreed).tolist()
             self.agreed.zero_()
             values |= self.desk.report() | self.rations.report()
             values["tutor/agreement"] = same / max(advised, 1)

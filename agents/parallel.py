@@ -5,6 +5,7 @@ weights. Without torchrun there is one rank and nothing here does anything.
 """
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +71,14 @@ def average(tensor: Tensor) -> Tensor:
 def portion(whole: int) -> int:
     """Return this rank's part of a whole number; those of all ranks add up to it."""
     return whole * (rank() + 1) // ranks() - whole * rank() // ranks()
+
+
+def together(counts: Mapping[str, float]) -> dict[str, float]:
+    """Return the sums of all ranks' counts by name, which not all of them need to have; no device waits."""
+    boxes: list[Any] = [counts] * ranks()
+    if ranks() > 1:
+        dist.all_gather_object(boxes, dict(counts), group=hosts)
+    return {name: sum(box.get(name, 0) for box in boxes) for box in boxes for name in box}
 
 
 def share(something: Any) -> Any:

@@ -19,7 +19,7 @@ import torch
 import envs
 from agents import AGENTS
 from agents.checkpoint import load_checkpoint, name_of
-from agents.parallel import average, join, leave, rank, ranks, share, total
+from agents.parallel import average, join, leave, rank, ranks, share, together, total
 from envs.base import Env, Step
 from tests.test_asked import tensors
 
@@ -82,6 +82,7 @@ def work(folder: str) -> None:
         found[algo] = lived(student_of(algo, env), env, 6)
     number = torch.tensor([float(rank() + 1)])
     found["sums"] = [total(number.clone()).item(), average(number.clone()).item(), share(f"from {rank()}")]
+    found["counts"] = together({"asked": rank() + 1, f"of {rank()}": 5})
     torch.save(found, Path(folder) / f"rank{rank()}.pt")
     leave()
 
@@ -121,19 +122,25 @@ def test_a_student_that_learns_from_whole_rollouts_becomes_the_same_on_two_ranks
 
 def test_sums_means_and_what_rank_0_says_are_everybody_s(two_ranks: list[dict[str, Any]]) -> None:
     assert [found["sums"] for found in two_ranks] == [[3.0, 1.5, "from 0"]] * 2
+    assert [found["counts"] for found in two_ranks] == [{"asked": 3, "of 0": 5, "of 1": 5}] * 2
 
 
 def test_without_torchrun_there_is_one_rank() -> None:
     number = torch.tensor([2.0])
     assert (rank(), ranks(), join("cpu"), share("x")) == (0, 1, "cpu", "x")
     assert total(number).item() == average(number).item() == 2.0
+    assert together({"asked": 7}) == {"asked": 7}
 
 
 def test_a_run_of_two_processes_writes_one_folder_and_counts_all_games(tmp_path: Path) -> None:
     words = "train.py --algo ppo --env blackjack --total-steps 16384 --num-envs 64 --log-every 4096 --eval-every 8192"
-    done = torchrun(*words.split(), "--folder", str(tmp_path / "run"))
+    tutor = "--tutor scripted --ask-budget 100 --reuse 3"
+    done = torchrun(*words.split(), *tutor.split(), "--folder", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["global_step"] == 16384
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["global_step"] == 16384
+    assert summary["tutor"]["asked"] == 100, "of both"
+    assert summary["tutor"]["budget_left"] == 0
     assert done.stdout.count("student alone") == 3, "only one of them speaks"
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     lengths = [float(line.split(",")[3]) for line in lines if "episodic_length" in line]

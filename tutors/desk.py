@@ -11,6 +11,7 @@ import torch
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
+from agents.parallel import together
 from envs.base import State, rows_of
 from tutors.asking import Wish
 from tutors.base import Advice, Tutor, View
@@ -175,11 +176,11 @@ class Desk:
             logging.getLogger(__name__).warning("the tutor's thread does not end; it is left alone")
 
     def report(self) -> dict[str, float]:
-        """Return what came up since the last report, as TensorBoard tags. Reads the table's load back."""
+        """Return what came up at all ranks' desks since the last report, as TensorBoard tags. Reads the load back."""
         tally = dict(zip(("positions", "consulted", "hits"), self.tally.tolist(), strict=True))
         # copies, since a clerk may be counting
-        total = {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **tally}
-        total["store_failures"] = 0 if self.store is None else self.store.failures
+        own = {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **tally}
+        total = together(own | {"store_failures": 0 if self.store is None else self.store.failures})
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
@@ -211,24 +212,26 @@ class Desk:
             self.talking.release()
 
     def summary(self) -> dict[str, object]:
-        """Return what a whole run came to."""
+        """Return what a whole run came to, at all ranks' desks."""
         _, consulted, hits = self.tally.tolist()
-        stats = self.tutor.stats.copy()
+        failures = 0 if self.store is None else self.store.failures
+        told = {"consulted": consulted, "hits": hits, "store_failures": failures, "seconds": self.sums["seconds"]}
+        told = Counter(together({**self.counts.copy(), **self.tutor.stats.copy(), **told}))
         return {
             "name": self.tutor.name,
-            "consulted": consulted,
-            "asked": stats["asked"],
-            "prompt_tokens": stats["prompt_tokens"],
-            "answer_tokens": stats["answer_tokens"],
-            "expert_agreement": round(self.counts["expert_agreed"] / max(self.counts["answered"], 1), 4),
-            "filled": self.counts["filled"],
-            "stored": self.counts["stored"],
-            "store_failures": 0 if self.store is None else self.store.failures,
-            "hits": hits,
-            "hit_rate": round(hits / max(consulted, 1), 4),
-            "silent": {kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
-            "seconds": round(self.sums["seconds"], 2),
-            **({} if self.clerk is None else {"dropped": self.counts["dropped"]}),
+            "consulted": told["consulted"],
+            "asked": told["asked"],
+            "prompt_tokens": told["prompt_tokens"],
+            "answer_tokens": told["answer_tokens"],
+            "expert_agreement": round(told["expert_agreed"] / max(told["answered"], 1), 4),
+            "filled": told["filled"],
+            "stored": told["stored"],
+            "store_failures": told["store_failures"],
+            "hits": told["hits"],
+            "hit_rate": round(told["hits"] / max(told["consulted"], 1), 4),
+            "silent": {kind.removeprefix("silent/"): n for kind, n in told.items() if kind.startswith("silent/")},
+            "seconds": round(told["seconds"], 2),
+            **({} if self.clerk is None else {"dropped": told["dropped"]}),
         }
 
     def state_dict(self) -> dict[str, Any]:
