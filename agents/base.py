@@ -90,6 +90,13 @@ class Guidance:
         """
         return Choice(proposal.action, proposal.scores, {})
 
+    def unheard(self, legal: Tensor) -> Extras:
+        """Return what is kept beside moments of N games in which nobody said anything; legal is (N, A) bool."""
+        nothing = torch.zeros(len(legal), device=legal.device)
+        nobody = Proposal(nothing.long(), nothing.long(), torch.zeros_like(legal, dtype=torch.float32), nothing)
+        luck = torch.zeros(len(legal), legal.shape[1] + 1, device=legal.device)
+        return self.choose(nobody, Heard(nobody.scores, nothing.bool()), legal, luck).extras
+
     def reward(self, after: Step) -> Tensor:
         """Return what the student is to take for the reward, (N,) float32, of the step that `choose` decided."""
         return after.reward

@@ -173,7 +173,7 @@ class DQN:
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.replay.load_state_dict(state["replay"])
+        self.replay.load_state_dict(state["replay"], self.guidance.unheard)
         self.steps.copy_(state["steps"])
         self.updates.copy_(state["updates"])
         self.seen = state["seen"]

@@ -4,6 +4,7 @@ The ring keeps states, not observations: two boards of Connect Four are 32 bytes
 What was seen is looked at once more when it is sampled.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -108,10 +109,20 @@ class Replay:
             "truncations": self.truncations,
         }
 
-    def load_state_dict(self, state: dict) -> None:
-        """Take over a ring of the same size."""
+    def load_state_dict(self, state: dict, unheard: Callable[[Tensor], Extras] = lambda legal: NOTHING) -> None:
+        """Take over a ring of the same size.
+
+        `unheard` says what is kept beside moments of which that ring kept less, of what is legal in them (N, A).
+        """
+        missing = self.extras.keys() - state["extras"].keys()
         for kind in ("states", "final_states", "extras"):
             for name, ring in getattr(self, kind).items():
-                ring.copy_(state[kind][name])
+                if kind != "extras" or name not in missing:
+                    ring.copy_(state[kind][name])
+        for place in range(self.moments) if missing else ():
+            _, legal = self.look({name: ring[place] for name, ring in self.states.items()})
+            kept = unheard(legal)
+            for name in missing:
+                self.extras[name][place] = kept[name]
         for name in ("written", "actions", "rewards", "terminations", "truncations"):
             getattr(self, name).copy_(state[name])

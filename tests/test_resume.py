@@ -22,6 +22,7 @@ from tests.test_programs import SMALL
 from train import Training, train
 from tutors import TutorConfig
 from tutors.guidance import METHODS, GuidanceConfig
+from tutors.guidance.demonstrate import NOBODY
 
 HALF = 1024
 
@@ -214,6 +215,29 @@ def test_a_new_run_may_begin_with_another_one_s_student(tmp_path: Path) -> None:
     assert wanted[min(wanted)] == pytest.approx(1 - 0.9 * (min(wanted) - 2048) / 1024, abs=1e-6)
     assert json.loads((folder / "config.json").read_text())["resume"] == str(first.folder)
     assert load_checkpoint(first.folder / "checkpoints", "cpu")["global_step"] == 2048, "the first is as it was"
+
+
+@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if "dqn" in one.students and not one.pauses])
+def test_what_dqn_lived_through_alone_is_taken_for_moments_in_which_nobody_spoke(name: str, tmp_path: Path) -> None:
+    first = config_of("dqn", "connect4", tmp_path / "first", tutor="none")
+    train(first)
+    config = replace(first, folder=tmp_path / "second", resume=first.folder, total_steps=2560)
+    config = replace(config, tutoring=TutorConfig("scripted"), guiding=GuidanceConfig(name))
+    if name == "hint":  # sees more than the first one did
+        with pytest.raises(ValueError, match="has another kind of student"):
+            train(config)
+        return
+    assert train(config)["global_step"] == 2560
+    moments = 2048 // first.num_envs
+    replay = load_checkpoint(tmp_path / "second" / "checkpoints", "cpu")["agent"]["replay"]
+    for kind, kept in replay["extras"].items():
+        quiet = kept[:moments].flatten(0, 1)
+        later = kept[moments : int(replay["written"])].flatten(0, 1)
+        assert later.unique(dim=0).shape[0] > 1
+        if kind == "plausible":
+            assert quiet.any(1).all(), "whatever is legal"
+        else:
+            assert (quiet == (NOBODY if kind == "shown" else 0)).all()
 
 
 @pytest.mark.parametrize("change", [{"env": "blackjack"}, {"algo": "dqn"}])
