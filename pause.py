@@ -7,9 +7,9 @@ run, beside what an expert's search holds of the same steps where there is one.
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ from envs.base import Env, State
 from envs.luck import ADVISING, Luck, pick
 from run import Config, evaluation_env
 from tutors import hire_analyst
-from tutors.analyst import Analyst, Finding
-from tutors.base import Advice, View
+from tutors.analyst import Analyst, Finding, Reader
+from tutors.base import Advice, TutorError, View
 from tutors.desk import EXPERT_DEPTH, Desk
 from tutors.episodes import LAST, MATTERS, Episode, as_told, expert_values, gaps, words_of
 from tutors.guidance.preferences import Preferences
@@ -38,26 +38,46 @@ PAIRS = 5  # comparisons, times the number of games
 NAMED = 0.01  # the least that an action which was named better is better by
 
 
-@contextmanager
-def reading_desk(config: Config, env: Env, say: Say) -> Iterator[Desk]:
-    """Yield a desk with the tutor that reads games, at which no other question is put and nothing is stored."""
+def reading_desk(config: Config, env: Env) -> Desk:
+    """Return a desk whose table holds what was read of games: nobody is asked there and nothing is stored."""
     told = config.tutoring
     view = make_view(env.game, told.view, not told.no_symmetry)
+    table = AdviceTable(env.spec.num_actions, math.inf, device=env.device)
+    return Desk(view, Reader(view, told.tutor), table, None)
+
+
+def pause(config: Config, agent: Agent, desk: Desk, say: Say) -> str:
+    """Collect games of the student, have them read, take over what is said of them, and return what it came to.
+
+    A server that is started for it is needed no longer than that.
+
+    Raises:
+        ValueError: nobody of that name can read games.
+        TutorError: whoever reads cannot be had, or is silent about all games.
+    """
+    told = config.guiding
+    assert config.folder is not None
     with ExitStack() as stack:
-        assert config.folder is not None
-        analyst = hire_analyst(told, view, config.seed, config.folder / "vllm.log", say, stack)
-        yield Desk(view, analyst, AdviceTable(env.spec.num_actions, math.inf, device=env.device), None)
+        log = config.folder / "vllm.log"
+        analyst = hire_analyst(config.tutoring, desk.view, config.seed, log, say, stack)
+        copies = CANDIDATES * told.episodes if told.which == "worst" else told.episodes
+        env = evaluation_env(replace(config, seed=config.seed + READING_SEED), copies, config.device)
+        episodes = collect(agent, env, desk.view, told.episodes, told.which == "worst", config.seed)
+        if isinstance(agent.guidance, Preferences):
+            found = compare(analyst, episodes, agent.guidance, config.seed, config.folder)
+        else:
+            found = modulate(analyst, desk.view, episodes, desk.table, config.folder)
+        desk.tutor.stats.update(analyst.stats)
+    return found
 
 
-def pause(config: Config, agent: Agent, desk: Desk) -> str:
-    """Collect games of the student, have them read, take over what is said of them, and return what it came to."""
-    told, analyst = config.guiding, desk.tutor
-    copies = CANDIDATES * told.episodes if told.which == "worst" else told.episodes
-    env = evaluation_env(replace(config, seed=config.seed + READING_SEED), copies, config.device)
-    episodes = collect(agent, env, desk.view, told.episodes, told.which == "worst", config.seed)
-    if isinstance(agent.guidance, Preferences):
-        return compare(analyst, episodes, agent.guidance, config.seed, config.folder)
-    return modulate(analyst, desk.view, episodes, desk.table, config.folder)
+def heard_of(analyst: Analyst, number: int) -> None:
+    """Raise TutorError if an analyst was silent about each of so many questions."""
+    silent = {kind.removeprefix("silent/"): n for kind, n in analyst.stats.items() if kind.startswith("silent/")}
+    if sum(silent.values()) >= number:
+        why = ", ".join(f"{n} {kind}" for kind, n in silent.items())
+        hint = ": its --max-model-len may be too short for games" if "status_400" in silent else ""
+        raise TutorError(f"{analyst.name} has said nothing about any of the {number} questions ({why}){hint}")
 
 
 class Moment(NamedTuple):
@@ -76,26 +96,27 @@ def collect(agent: Agent, env: Env, view: View, number: int, worst: bool, seed: 
     """
     luck = Luck(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
     step, playing = env.reset(), torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    moments, totals = [], torch.zeros(env.num_envs, device=env.device)
+    totals = torch.zeros(env.num_envs, device=env.device)
     lengths = totals.long()
+    last, ended = deque[Moment](maxlen=LAST), dict[int, Episode]()
     while playing.any():
         chance = luck.draw(env.steps, 2)
         action = torch.where(chance[:, 0] < WANDERS, pick(step.legal, chance[:, 1]), agent.greedy(step.obs, step.legal))
         after = env.step(action)
-        moments.append(Moment(step.state, action, after.reward, after.final_obs))
+        last.append(Moment(step.state, action, after.reward, after.final_obs))
         totals, lengths = totals + after.reward * playing, lengths + playing
-        playing = playing & ~(after.terminated | after.truncated)
-        step = after
+        over = playing & (after.terminated | after.truncated)
+        for game in over.nonzero()[:, 0].tolist():
+            ended[game] = episode_of(list(last), view, game, int(lengths[game]), float(totals[game]))
+        step, playing = after, playing & ~over
     order = totals.argsort(stable=True) if worst else torch.arange(env.num_envs, device=env.device)
-    return [
-        episode_of(moments, view, game, int(lengths[game]), float(totals[game])) for game in order[:number].tolist()
-    ]
+    return [ended[game] for game in order[:number].tolist()]
 
 
 def episode_of(moments: Sequence[Moment], view: View, game: int, length: int, total: float) -> Episode:
-    """Return the last steps of one copy's first game."""
-    first = max(length - LAST, 0)
-    part = moments[first:length]
+    """Return the last steps of one copy's first game, which has just ended; `moments` are the last of all games."""
+    part = moments[-length:]
+    first = length - len(part)
     state = {name: torch.stack([one.state[name][game] for one in part]).cpu() for name in part[0].state}
     action, reward, seen = (
         torch.stack([getattr(one, name)[game] for one in part]).cpu() for name in ("action", "reward", "seen")
@@ -106,6 +127,7 @@ def episode_of(moments: Sequence[Moment], view: View, game: int, length: int, to
 def modulate(analyst: Analyst, view: View, episodes: Sequence[Episode], table: AdviceTable, folder: Path) -> str:
     """Ask which steps of the games were critical, put them into the table, and return the report in a line."""
     found = analyst.critical(episodes)
+    heard_of(analyst, len(episodes))
     rows: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
     for episode, findings in zip(episodes, found, strict=True):
         keys = view.key(episode.told).tolist()
@@ -200,6 +222,7 @@ def compare(analyst: Analyst, episodes: Sequence[Episode], method: Preferences, 
     chance = torch.Generator().manual_seed(seed)
     pairs = [torch.randperm(len(episodes), generator=chance)[:2].tolist() for _ in range(PAIRS * len(episodes))]
     said = analyst.prefers([(episodes[one], episodes[other]) for one, other in pairs])
+    heard_of(analyst, len(pairs))
     heard = [(pair, first) for pair, first in zip(pairs, said, strict=True) if first is not None]
     share = None
     if heard:

@@ -79,8 +79,7 @@ def train(config: Config) -> dict[str, object]:
         for turn in range(ranks()):  # one after the other: the first may start a server, which the others find
             if share(turn) == rank():
                 told = (config.tutoring, env.game, config.seed, config.folder, device, progress.say)
-                opened = open_desk(*told) if not pauses else reading_desk(config, env, progress.say)
-                desk = stack.enter_context(opened)
+                desk = reading_desk(config, env) if pauses else stack.enter_context(open_desk(*told))
         training = Training(config, env, agent, desk, log, progress)
         if state is not None:
             try:
@@ -90,7 +89,7 @@ def train(config: Config) -> dict[str, object]:
                     f"{source} has another kind of student or game, or is another version's: {error}"
                 ) from error
         if pauses and not goes_on:
-            progress.tell(pause(config, agent, desk))
+            progress.tell(pause(config, agent, desk, progress.say))
         if rank() == 0:
             write(config.folder / "config.json", config.to_json().encode() + b"\n")
         progress.say("")  # nothing is waited for any more

@@ -19,7 +19,7 @@ from tests.test_vllm import MODEL, VIEW, positions, silences
 from tutors.client import Client
 from tutors.dialects import NOTHING, TOP, Chat, Completions, Labels, Text, Trouble, add_logs
 from tutors.label import LabelWay
-from tutors.models import Model
+from tutors.models import Model, find_model
 from tutors.text import TextWay
 from tutors.views import make_view
 from tutors.vllm import VllmTutor
@@ -287,3 +287,13 @@ def test_probabilities_are_summed_by_their_logs() -> None:
     assert add_logs(math.log(0.2), math.log(0.3)) == pytest.approx(math.log(0.5))
     assert add_logs(-math.inf, -3.0) == add_logs(-3.0, -math.inf) == -3.0
     assert add_logs(-math.inf, -math.inf) == -math.inf
+
+
+def test_what_is_asked_under_a_schema_does_not_begin_with_a_thought() -> None:
+    """The schema binds the very next token, which could close no thinking that the template has opened."""
+    model = find_model("deepseek")
+    dialect = Completions(model, {})
+    for schema, ending in (("{}", model.closing), ("", "<think>\n")):
+        (prompt,) = dialect.body("deepseek", ["words"], Text(10, schema=schema))["prompt"]
+        assert prompt.endswith(ending)
+        assert "words" in prompt

@@ -14,7 +14,7 @@ from agents.base import Heard
 from agents.checkpoint import load_checkpoint
 from envs.luck import pick
 from evaluate import evaluation_env
-from pause import PAIRS, collect, compare, described, modulate, pause, reading_desk, worth_of
+from pause import PAIRS, READING_SEED, collect, compare, described, modulate, pause, reading_desk, worth_of
 from run import Config, make_agent
 from tests.test_analyst import BLUNDER, VIEW, episode
 from tests.test_asked import config_of, metrics, tensors
@@ -23,6 +23,7 @@ from tests.test_resume import again, agree, stopped
 from train import train
 from tutors import TutorConfig
 from tutors.analyst import Finding, ScriptedAnalyst
+from tutors.base import TutorError
 from tutors.episodes import LAST, Episode
 from tutors.guidance import METHODS, GuidanceConfig
 from tutors.guidance.preferences import Preferences
@@ -104,6 +105,19 @@ class Says:
 
     def critical(self, episodes: list[Episode]) -> list[list[Finding]]:
         return self.found
+
+
+@pytest.mark.parametrize(("silences", "raises"), [({}, False), ({"silent/deadline": 1}, False), (
+    {"silent/deadline": 1, "silent/status_400": 1}, True)])  # fmt: skip
+def test_who_is_silent_about_every_game_ends_the_run(silences: dict[str, int], raises: bool, tmp_path: Path) -> None:
+    """Silence about some is what they cost; a student is not said to be refined by nobody."""
+    games, says, table = [episode(BLUNDER)] * 2, Says([[], []]), AdviceTable(7, float("inf"))
+    says.stats |= silences
+    if not raises:
+        assert "0 critical positions" in modulate(says, VIEW, games, table, tmp_path)
+        return
+    with pytest.raises(TutorError, match=r"any of the 2 questions \(1 deadline, 1 status_400\): its --max-model-len"):
+        modulate(says, VIEW, games, table, tmp_path)
 
 
 def test_findings_come_into_the_table_by_position_and_are_averaged(tmp_path: Path) -> None:
@@ -274,6 +288,7 @@ def test_a_refinement_that_stopped_goes_on_without_another_pause(
     stopped(parts, monkeypatch)
     report = (tmp_path / "parts" / "analysis.json").read_text()
     monkeypatch.setattr("train.pause", None)
+    monkeypatch.setattr("pause.hire_analyst", None)
     again(parts)
     agree(whole.folder, parts.folder)
     assert (tmp_path / "parts" / "analysis.json").read_text() == report
@@ -306,6 +321,5 @@ def test_games_that_are_read_are_no_evaluation_s(first: dict[str, Config], monke
     config = replace(refined(first["ppo"], "modulate", first["ppo"].folder), device="cpu")
     env = envs.make("blackjack", 4)
     agent = make_agent(config, env)
-    with reading_desk(config, env, print) as desk:
-        pause(config, agent, desk)
-    assert seeds != [config.seed]
+    pause(config, agent, reading_desk(config, env), print)
+    assert seeds == [config.seed + READING_SEED]

@@ -62,10 +62,17 @@ class Analyst(Protocol):
 
 
 class Reader:
-    """An analyst at a desk: nobody is asked about single positions any longer."""
+    """In a tutor's place at the desk of a student whose games were read: nobody is asked about single positions.
 
-    view: View
-    stats: Counter[str]
+    Args:
+        view: how positions are told.
+        name: of the analyst.
+    """
+
+    def __init__(self, view: View, name: str) -> None:
+        self.view, self.name = view, name
+        self.identity = {"tutor": name}
+        self.stats: Counter[str] = Counter()
 
     def advise(self, state: State) -> Advice:
         """Return no advice."""
@@ -76,7 +83,7 @@ class Reader:
         return {}
 
 
-class ScriptedAnalyst(Reader):
+class ScriptedAnalyst:
     """Names the steps at which the student lost most by an expert's values, each with probability `accuracy`.
 
     Else it names any step, any legal action and any reward. Of two games it prefers the one that lost less a step, and
@@ -87,7 +94,7 @@ class ScriptedAnalyst(Reader):
 
     def __init__(self, view: View, accuracy: float, depth: int, seed: int) -> None:
         self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
-        self.stats = Counter()
+        self.stats: Counter[str] = Counter()
 
     def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
         self.stats["asked"] += len(episodes)
@@ -128,7 +135,7 @@ class ScriptedAnalyst(Reader):
         return uniform(mix(begin + torch.arange(4))).tolist()
 
 
-class VllmAnalyst(Reader):
+class VllmAnalyst:
     """A served language model.
 
     Args:
@@ -145,7 +152,7 @@ class VllmAnalyst(Reader):
     def __init__(self, view: View, model: Model, clients: Sequence[Client], tokens: int, tries: int) -> None:
         self.view, self.model, self.clients, self.tokens, self.tries = view, model, clients, tokens, tries
         self.name = model.name
-        self.stats = Counter()
+        self.stats: Counter[str] = Counter()
 
     def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
         words = [f"{rules_of(self.view)}\n\n{TASK}\n\n{tell(self.view, episode)}" for episode in episodes]

@@ -84,7 +84,8 @@ class Completions:
                 "logprob_token_ids": [self.ids[letter] for letter in wanted.letters],
                 "return_tokens_as_token_ids": True,
             }
-        prompts = [fill(self.model.template, text) for text in words]
+        template = self.model.brief if wanted.schema else self.model.template  # thinking is no JSON
+        prompts = [fill(template, text) for text in words]
         bound = {"structured_outputs": {"json": json.loads(wanted.schema)}} if wanted.schema else {}
         return {"model": model, "prompt": prompts, "n": wanted.samples} | sampling(wanted) | bound
 
