@@ -14,7 +14,7 @@ from agents import Agent
 from agents.base import Choice, Heard, Proposal, frozen
 from agents.capture import accelerate
 from agents.checkpoint import load_checkpoint, write
-from agents.parallel import join, leave, portion, rank, ranks, share, total
+from agents.parallel import join, leave, portion, rank, ranks, share, together, total
 from envs.base import Env, Step
 from envs.luck import ADVISING, GUIDING, Luck
 from envs.opponents import SelfPlay
@@ -274,7 +274,7 @@ class Training(Resumable):
         if self.desk is not None:
             same, advised = total(self.agreed).tolist()
             self.agreed.zero_()
-            values |= self.desk.report() | self.rations.report()
+            values |= self.desk.report(together) | together(self.rations.report())
             values["tutor/agreement"] = same / max(advised, 1)
             if self.asking.method == "chance":
                 values["tutor/consult_probability"] = float(self.consult_probability())
@@ -309,7 +309,7 @@ class Training(Resumable):
             "wall_seconds": round(seconds, 2),
             "sps": round(self.global_step / seconds, 1),
             "eval": asdict(result),
-            "tutor": None if self.desk is None else self.desk.summary() | self.rations.summary(),
+            "tutor": None if self.desk is None else self.desk.summary(together) | together(self.rations.summary()),
         }
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.parallel import together
 from envs.luck import mix, shift_right
 from envs.names import closest
 from tutors.table import ENDLESS, first_alike, scramble
@@ -236,9 +235,9 @@ class Rations:
         self.left.copy_((self.total - (state["total"] - state["left"])).clamp(min=0))
 
     def report(self) -> dict[str, float]:
-        """Return what all ranks have left, as TensorBoard tags; nothing where there is no end. Reads it back."""
-        return {} if self.budget is None else together({"tutor/budget_left": float(self.left)})
+        """Return what is left, as TensorBoard tags; nothing where there is no end. Reads it back."""
+        return {} if self.budget is None else {"tutor/budget_left": float(self.left)}
 
     def summary(self) -> dict[str, int]:
         """Return what is left of a run's budget; nothing where there is no end."""
-        return {} if self.budget is None else {"budget_left": int(together({"left": int(self.left)})["left"])}
+        return {} if self.budget is None else {"budget_left": int(self.left)}

@@ -4,14 +4,13 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
-from agents.parallel import together
 from envs.base import State, rows_of
 from tutors.asking import Wish
 from tutors.base import Advice, Tutor, View
@@ -20,7 +19,11 @@ from tutors.store import AdviceStore, Cost
 from tutors.table import ENDLESS, AdviceTable
 
 RING = 8192  # questions that wait at most, where the games do not
+LOGGED = ("consulted", "asked", "prompt_tokens", "answer_tokens", "seconds", "store_failures")
 EXPERT_DEPTH = 4  # how far ahead the expert looks with whose moves advice is compared
+
+
+Together = Callable[[Mapping[str, float]], dict[str, float]]
 
 
 class Told(NamedTuple):
@@ -175,32 +178,33 @@ class Desk:
         if self.clerk is not None and not self.clerk.close():
             logging.getLogger(__name__).warning("the tutor's thread does not end; it is left alone")
 
-    def report(self) -> dict[str, float]:
-        """Return what came up at all ranks' desks since the last report, as TensorBoard tags. Reads the load back."""
-        tally = dict(zip(("positions", "consulted", "hits"), self.tally.tolist(), strict=True))
-        # copies, since a clerk may be counting
-        own = {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **tally}
-        total = together(own | {"store_failures": 0 if self.store is None else self.store.failures})
+    def report(self, together: Together = dict) -> dict[str, float]:
+        """Return what came up since the last report, as TensorBoard tags. Reads the table's load back.
+
+        `together` adds up the counts of all desks of a run.
+        """
+        total = together(self._counted())
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
         silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
         return {
-            "tutor/consulted": new["consulted"],
+            **{f"tutor/{part}": new[part] for part in LOGGED},
             "tutor/wanted": new["consulted"] / max(new["positions"], 1),
-            "tutor/asked": new["asked"],
-            "tutor/prompt_tokens": new["prompt_tokens"],
-            "tutor/answer_tokens": new["answer_tokens"],
-            "tutor/seconds": new["seconds"],
             "tutor/hit_rate": new["hits"] / max(new["consulted"], 1),
             "tutor/latency_ms": 1000 * new["seconds"] / max(new["calls"], 1),
             "tutor/label_mass": new["label_mass"] / max(new["told"], 1),
             "tutor/expert_agreement": new["expert_agreed"] / max(new["answered"], 1),
             "tutor/table_load": float(self.table.load()),
-            "tutor/store_failures": new["store_failures"],
             **({} if self.clerk is None else {"tutor/dropped": new["dropped"]}),
             **silent,
             **self._servers(),
         }
+
+    def _counted(self) -> dict[str, float]:
+        """Return everything that is counted; copies, since a clerk may be counting."""
+        tally = dict(zip(("positions", "consulted", "hits"), self.tally.tolist(), strict=True))
+        failures = 0 if self.store is None else self.store.failures
+        return {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **tally, "store_failures": failures}
 
     def _servers(self) -> dict[str, float]:
         """Return what the tutor's own side has to say, unless it is being asked just now."""
@@ -211,23 +215,14 @@ class Desk:
         finally:
             self.talking.release()
 
-    def summary(self) -> dict[str, object]:
-        """Return what a whole run came to, at all ranks' desks."""
-        _, consulted, hits = self.tally.tolist()
-        failures = 0 if self.store is None else self.store.failures
-        told = {"consulted": consulted, "hits": hits, "store_failures": failures, "seconds": self.sums["seconds"]}
-        told = Counter(together({**self.counts.copy(), **self.tutor.stats.copy(), **told}))
+    def summary(self, together: Together = dict) -> dict[str, object]:
+        """Return what a whole run came to, at all desks."""
+        told = Counter(together(self._counted()))
         return {
             "name": self.tutor.name,
-            "consulted": told["consulted"],
-            "asked": told["asked"],
-            "prompt_tokens": told["prompt_tokens"],
-            "answer_tokens": told["answer_tokens"],
+            **{part: told[part] for part in ("consulted", "asked", "prompt_tokens", "answer_tokens")},
             "expert_agreement": round(told["expert_agreed"] / max(told["answered"], 1), 4),
-            "filled": told["filled"],
-            "stored": told["stored"],
-            "store_failures": told["store_failures"],
-            "hits": told["hits"],
+            **{part: told[part] for part in ("filled", "stored", "store_failures", "hits")},
             "hit_rate": round(told["hits"] / max(told["consulted"], 1), 4),
             "silent": {kind.removeprefix("silent/"): n for kind, n in told.items() if kind.startswith("silent/")},
             "seconds": round(told["seconds"], 2),
