@@ -111,6 +111,25 @@ def test_where_nothing_is_heard_a_method_is_no_guidance_to_the_bit(name: str, al
     assert slopes[0].equal(slopes[1])
 
 
+@pytest.mark.parametrize(("name", "algo"), PAIRS)
+def test_slopes_are_those_of_what_is_learned(name: str, algo: str) -> None:
+    """Of the loss and of the policy that is learned, against differences, in rows where all actions are legal."""
+    method, proposal, _, legal, choice = chosen(name, algo)
+    rows = legal.all(1).nonzero()[:, 0][:12]
+    assert len(rows) == 12
+    extras = {
+        kind: kept[rows].double() if kept.is_floating_point() else kept[rows] for kind, kept in choice.extras.items()
+    }
+    scores = proposal.scores[rows].double().requires_grad_()
+    method.strength = method.strength.double()
+
+    def both(scores: Tensor) -> tuple[Tensor, Tensor]:
+        loss = method.loss(scores, legal[rows], extras)
+        return method.bend(scores, legal[rows], extras).exp(), scores.sum() * 0 + loss
+
+    assert torch.autograd.gradcheck(both, scores)
+
+
 @pytest.mark.parametrize("name", ["override", "override-corrected", "demonstrate"])
 def test_override_takes_the_tutor_s_best_action_where_it_is_heeded(name: str) -> None:
     _, proposal, heard, _, choice = chosen(name, METHODS[name].students[0])

@@ -277,6 +277,21 @@ def test_a_student_is_refined_after_its_games_were_read(
         assert summary["tutor"]["asked"] == 8, "games are asked about, positions never"
 
 
+@pytest.mark.parametrize("algo", AGENTS)
+@pytest.mark.parametrize("name", ["modulate", "preferences"])
+def test_a_reader_who_finds_nothing_leaves_the_student_what_it_would_have_become_alone(
+    name: str, algo: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScriptedAnalyst, "critical", lambda self, episodes: [[] for _ in episodes])
+    monkeypatch.setattr(ScriptedAnalyst, "prefers", lambda self, pairs: [None for _ in pairs])
+    quiet = refined(first[algo], name, tmp_path / "quiet")
+    alone = replace(quiet, folder=tmp_path / "alone", tutoring=TutorConfig("none"), guiding=GuidanceConfig("none"))
+    for config in (quiet, alone):
+        train(config)
+    agents = [load_checkpoint(config.folder / "checkpoints", "cpu")["agent"] for config in (quiet, alone)]
+    assert all(one.equal(other) for one, other in zip(*map(tensors, agents), strict=True))
+
+
 @pytest.mark.parametrize("name", ["modulate", "preferences"])
 def test_a_refinement_that_stopped_goes_on_without_another_pause(
     name: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
