@@ -215,7 +215,8 @@ class Training(Resumable):
         after = self.within("env", self.env.step, choice.action)
         felt = after._replace(reward=self.guidance.reward(after))
         proposal = proposal._replace(scores=choice.scores)
-        self.within("store", self.agent.observe, step, proposal, choice.action, felt, choice.extras)
+        extras = self.guidance.remember(after, choice.extras)
+        self.within("store", self.agent.observe, step, proposal, choice.action, felt, extras)
         self.score.add(after)
         self.acted += self.config.num_envs
         return after.now()

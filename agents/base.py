@@ -59,7 +59,7 @@ class Guidance:
     strongest = 0.0  # the largest strength that makes sense; 0: the method has none
     strength_from, strength_to, strength_over = 1.0, 0.0, 0.5  # of one that has, over that share of the run
     pauses = False  # whether a run must stop for it first: the student's games are read
-    reward_scale = 0.2  # of a method that adds to the reward
+    reward_scale = 0.2  # of a method that keeps a bonus beside a moment, what a reward of 1 in its eyes is worth
     fades = False  # whether it does nothing where strength is 0: then advice is wanted everywhere, and not at all there
     kept: tuple[str, ...] = ()  # names of the tensors that a run which goes on must have again
 
@@ -100,6 +100,14 @@ class Guidance:
     def reward(self, after: Step) -> Tensor:
         """Return what the student is to take for the reward, (N,) float32, of the step that `choose` decided."""
         return after.reward
+
+    def remember(self, after: Step, extras: Extras) -> Extras:
+        """Return what is kept beside the moment for which `choose` returned these `extras`, now that it is over."""
+        return extras
+
+    def felt(self, rewards: Tensor, extras: Extras) -> Tensor:
+        """Return the rewards to learn from, of remembered moments of any shape: a bonus fades in memory, too."""
+        return rewards + self.strength * self.reward_scale * extras["bonus"] if "bonus" in extras else rewards
 
     def bend(self, log_probs: Tensor, legal: Tensor, extras: Extras) -> Tensor:
         """Return the policy that is learned, (B, A) log-probabilities, made of the student's own."""

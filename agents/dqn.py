@@ -150,7 +150,8 @@ class DQN:
     def learn(self) -> dict[str, Tensor]:
         """Go one step down the loss of a sample, and move the target network when it is time."""
         told = self.config
-        batch = self.replay.sample(self.batch_luck.draw(self.updates, 1)[:, 0], told.n_step, told.gamma)
+        luck = self.batch_luck.draw(self.updates, 1)[:, 0]
+        batch = self.replay.sample(luck, told.n_step, told.gamma, self.guidance.felt)
         loss, stats = dqn_loss(self.network, self.target, batch, told.huber_delta, self.guidance)
         rate = learning_rate_at(self.steps * self.all_envs, told.learning_rate, told.anneal_lr, self.total_steps)
         norm = self.optimizer.step(loss, rate)

@@ -174,7 +174,8 @@ class OnPolicy:
         next_values = torch.cat([kept.values[1:], self.network.judge(step.obs)[None]])
         if self.spec.time_limit is not None:
             next_values = torch.where(flags[0] | flags[1], kept.next_values, next_values)
-        advantages, returns = gae(kept.rewards, kept.values, next_values, *flags, told.gamma, told.gae_lambda)
+        rewards = self.guidance.felt(kept.rewards, self.extras)
+        advantages, returns = gae(rewards, kept.values, next_values, *flags, told.gamma, told.gae_lambda)
         advantages = self.guidance.advantage(advantages, self.extras)
         counts = self.guidance.counts(self.extras)
         own = torch.ones_like(advantages) if counts is None else counts.float()

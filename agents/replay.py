@@ -13,6 +13,8 @@ from torch import Tensor
 from agents.base import NOTHING, Extras, Shapes
 from envs.base import Env, Step, where
 
+Felt = Callable[[Tensor, Extras], Tensor]
+
 
 class Batch(NamedTuple):
     """B transitions of n steps each, or fewer where a game ended. `next_obs` comes before any fresh deal."""
@@ -67,10 +69,11 @@ class Replay:
                 states[name].index_copy_(0, place[None], tensor[None])
         self.written += 1
 
-    def sample(self, luck: Tensor, n_step: int, gamma: float) -> Batch:
+    def sample(self, luck: Tensor, n_step: int, gamma: float, felt: Felt = lambda rewards, extras: rewards) -> Batch:
         """Return one transition for each number of `luck` (B,) in [0, 1), all equally likely.
 
-        The newest n - 1 moments are no beginnings yet. There must be n moments.
+        The newest n - 1 moments are no beginnings yet. There must be n moments. `felt` says what rewards are to be
+        learned from, of those that there were and the bonus that is kept beside them, if one is.
         """
         kept = self.written.clamp(max=self.moments)
         oldest = self.written - kept
@@ -81,7 +84,8 @@ class Replay:
         for further in range(n_step):
             place = (first + further) % self.moments
             last = torch.where(alive, place, last)
-            reward = reward + discount * self.rewards[place, game] * alive
+            bonus = {name: ring[place, game] for name, ring in self.extras.items() if name == "bonus"}
+            reward = reward + discount * felt(self.rewards[place, game], bonus) * alive
             discount = torch.where(alive, discount * gamma, discount)
             alive = alive & ~(self.terminations[place, game] | self.truncations[place, game])
         follows, following = alive & (first + n_step < self.written), (first + n_step) % self.moments

@@ -171,10 +171,17 @@ BUGS = [
     ),
     Bug(
         "modulation pays without fading",
-        f"{GUIDANCE}modulate.py",
+        "agents/base.py",
         "self.strength * self.reward_scale",
         "self.reward_scale",
         "pause",
+    ),
+    Bug(
+        "DQN remembers a bonus that is never paid",
+        "agents/replay.py",
+        "felt(self.rewards[place, game], bonus)",
+        "self.rewards[place, game]",
+        "replay",
     ),
     Bug(
         "modulation pays for what was proposed",

@@ -105,6 +105,7 @@ def test_where_nothing_is_heard_a_method_is_no_guidance_to_the_bit(name: str, al
     for moment_ in range(3):
         after = arrival(moment_)
         assert method.reward(after).equal(after.reward)
+        assert method.felt(after.reward, choice.extras).equal(after.reward)
     both = [one.square().masked_fill(~legal, 0).sum() for one in (plain, ours)]
     both[1] = both[1] + method.loss(scores, legal, choice.extras)
     slopes = [torch.autograd.grad(one, scores)[0] for one in both]
@@ -530,7 +531,6 @@ def test_modulation_leads_to_legal_actions_that_somebody_named(name: str) -> Non
     legal = torch.tensor([[False, True, True], [False, True, True], [False, True, True], [True, True, True]])
     scores = torch.zeros(4, 3)
     proposal = Proposal(torch.full((4,), 2), torch.full((4,), 2), scores, scores[:, 0])
-    method.implicit = torch.zeros(4)
     choice = method.choose(proposal, Heard(worth, torch.ones(4, dtype=torch.bool)), legal, torch.zeros(4, 4))
     assert choice.action.tolist() == [2, 1, 2, 2]
     proposal = proposal._replace(action=torch.ones(4, dtype=torch.int64))

@@ -10,7 +10,9 @@ from torch import Tensor
 from agents.replay import Batch, Replay
 from envs import make
 from envs.base import Env, Spec, State, Step
+from envs.luck import pick
 from tests.probes import Walk
+from tutors.guidance import METHODS
 
 GAMES = 3
 
@@ -279,3 +281,22 @@ def through_a_file(state: dict) -> dict:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_a_bonus_is_paid_as_it_is_worth_when_it_is_learned_from(n_step: int) -> None:
+    env = make("blackjack", 6, 1)
+    replay = Replay(60, env, {"bonus": ((), torch.float32)})
+    method = METHODS["modulate"](False, "cpu")
+    step = env.reset()
+    for turn in range(20):
+        action = pick(step.legal, torch.rand(6, generator=torch.manual_seed(turn)))
+        after = env.step(action)
+        replay.add(step, action, after, {"bonus": 2 * after.reward})
+        step = after.now()
+    plain = replay.sample(evenly(40), n_step, 0.9)
+    assert plain.reward.any()
+    for strength in (0.0, 0.5, 1.0):
+        method.strength.fill_(strength)
+        felt = replay.sample(evenly(40), n_step, 0.9, method.felt)
+        torch.testing.assert_close(felt.reward, plain.reward * (1 + 2 * 0.2 * strength))

@@ -5,7 +5,7 @@ The table holds a row of numbers in [-1, 1] for each critical position: what the
 number is above 0: of two games one may say the opposite of the other. With `modulate-r` the reward becomes r + strength
 * reward_scale * (the number of the action that was done); `modulate` does both. Nothing is done anywhere else, and
 strength falls from 1 to 0 in the first half of what is left of the run. The trajectories are ordinary data for the
-student's updates; what DQN remembers keeps the reward that it had, as long as the replay holds it.
+student's updates; what DQN remembers is paid as it is worth when it is learned from.
 
 Source: ULTRA-A, -R and -RA (Tan, Yan & Yang 2025, arXiv:2505.20671). How they scale the reward, fade it out and find a
 position again is not known: the exact key, the row and the schedule are ours.
@@ -16,8 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from agents.base import Choice, Guidance, Heard, Proposal, taken
-from envs.base import Step
+from agents.base import Choice, Guidance, Heard, Proposal, Shapes, taken
 
 
 class Modulate(Guidance):
@@ -26,9 +25,8 @@ class Modulate(Guidance):
     pauses, strongest = True, 1.0
     acts = pays = True
 
-    def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:
-        super().__init__(has_policy, device, num_envs, gamma)
-        self.implicit = torch.zeros(num_envs, device=device)  # reward of what was chosen last
+    def extras(self, num_actions: int) -> Shapes:
+        return {"bonus": ((), torch.float32)} if self.pays else {}
 
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
         action = proposal.action
@@ -36,12 +34,8 @@ class Modulate(Guidance):
             worth, best = heard.advised.masked_fill(~legal, -torch.inf).max(1)
             led = heard.heeded & (worth > 0) & (luck[:, -1] < self.strength)
             action = torch.where(led, best, action)
-        if self.pays:
-            self.implicit.copy_(self.strength * self.reward_scale * taken(heard.advised, action))
-        return Choice(action, proposal.scores, {})
-
-    def reward(self, after: Step) -> Tensor:
-        return after.reward + self.implicit if self.pays else after.reward
+        bonus = {"bonus": taken(heard.advised, action)} if self.pays else {}
+        return Choice(action, proposal.scores, bonus)
 
 
 class ModulateActions(Modulate):

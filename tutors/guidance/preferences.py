@@ -4,9 +4,9 @@ The reward becomes r + strength * reward_scale * R(s'), with R a small network o
 R is fitted to the comparisons of pairs of games by P(first is better) = sigmoid(sum of R over the first - sum over the
 second) (Bradley & Terry 1952, as in Christiano et al. 2017, arXiv:1706.03741), then shifted and scaled to mean 0 and
 spread 1 over the games that were compared. strength falls from 1 to 0 in the first half of what is left of the run: a
-fitted reward is soon wrong about a student that has changed. What DQN remembers keeps the reward that it had, as long
-as the replay holds it. Source: arXiv:2401.07181, which pauses so, lets a model name scenarios of failure and compare
-roll-outs; its network and schedule are not known, ours are our choice.
+fitted reward is soon wrong about a student that has changed. What DQN remembers is paid as it is worth when it is
+learned from. Source: arXiv:2401.07181, which pauses so, lets a model name scenarios of failure and compare roll-outs;
+its network and schedule are not known, ours are our choice.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.base import Guidance
+from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes
 from agents.networks import Network, NetworkConfig
 from agents.optimizer import Adam
 from envs.base import Step
@@ -32,12 +32,17 @@ class Preferences(Guidance):
     pauses, strongest = True, math.inf
     model: Network | None = None
 
-    def reward(self, after: Step) -> Tensor:
+    def extras(self, num_actions: int) -> Shapes:
+        return {"bonus": ((), torch.float32)}
+
+    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+        return Choice(proposal.action, proposal.scores, {"bonus": torch.zeros_like(proposal.value)})
+
+    @torch.no_grad()
+    def remember(self, after: Step, extras: Extras) -> Extras:
         if self.model is None:
-            return after.reward
-        with torch.no_grad():
-            felt = (self.model(after.final_obs)[:, 0] - self.middle) / self.spread
-        return after.reward + self.strength * self.reward_scale * felt
+            return extras
+        return {"bonus": (self.model(after.final_obs)[:, 0] - self.middle) / self.spread}
 
     def fit(
         self, games: Sequence[Tensor], pairs: Sequence[tuple[int, int]], firsts: Sequence[float], seed: int
