@@ -135,8 +135,8 @@ BUGS = [
     Bug(
         "the shaped reward is not learned from",
         "train.py",
-        "choice.action, felt, choice.extras",
-        "choice.action, after, choice.extras",
+        "choice.action, felt, extras",
+        "choice.action, after, extras",
         "guidance",
     ),
     Bug("the advantage is always raised", f"{GUIDANCE}advantage.py", " - 1 / legal.sum(1)", "", "guidance"),
@@ -204,7 +204,7 @@ BUGS = [
         "totals.argsort(stable=True, descending=True)",
         "pause",
     ),
-    Bug("the first steps are read", "pause.py", "first = max(length - LAST, 0)", "first = 0", "pause"),
+    Bug("the first steps are read", "pause.py", "moments[-length:]", "moments[:length]", "pause"),
     Bug(
         "findings keep the name of the board as it lies",
         "tutors/episodes.py",
@@ -212,7 +212,7 @@ BUGS = [
         "[turned * 0].gather(1, actions",
         "analyst",
     ),
-    Bug("a mistake is rewarded", "pause.py", "worth[done] = one.reward\n", "worth[done] = -one.reward\n", "pause"),
+    Bug("a mistake is rewarded", "pause.py", "min(one.reward, 1", "min(-one.reward, 1", "pause"),
     Bug(
         "any step that is named exists",
         "tutors/analyst.py",
@@ -256,10 +256,16 @@ BUGS = [
         'for name in ("agent", "env")',
         "resume",
     ),
-    Bug("replay is not saved", "agents/dqn.py", 'self.replay.load_state_dict(state["replay"])', "pass", "resume"),
+    Bug(
+        "replay is not saved",
+        "agents/dqn.py",
+        'self.replay.load_state_dict(state["replay"], self.guidance.unheard)',
+        "pass",
+        "resume",
+    ),
     Bug("Adam's steps begin anew", "agents/optimizer.py", "tensor.copy_(state[name])", "pass", "resume"),
     Bug("the table is not saved", "tutors/desk.py", 'self.table.load_state_dict(state["table"])', "pass", "resume"),
-    Bug("a budget begins anew", "resume.py", 'self.rations.left.copy_(state["rations"])', "pass", "resume"),
+    Bug("a budget begins anew", "resume.py", 'self.rations.load_state_dict(state["rations"])', "pass", "resume"),
     Bug("the consult probability begins anew", "resume.py", 'self.acted.copy_(state["acted"])', "pass", "resume"),
     Bug(
         "what is no number is saved", "resume.py", "        self.check(stats)\n        began", "        began", "resume"

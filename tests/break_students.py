@@ -174,15 +174,15 @@ BUGS = [
     Bug(
         "no double Q",
         "agents/dqn.py",
-        "best_legal(network(batch.next_obs), batch.next_legal)",
-        "best_legal(target(batch.next_obs), batch.next_legal)",
+        "best_legal(network(batch.next_obs, besides), batch.next_legal)",
+        "best_legal(target(batch.next_obs, besides), batch.next_legal)",
         "dqn",
     ),
     Bug(
         "the target's mask ignored",
         "agents/dqn.py",
-        "best_legal(network(batch.next_obs), batch.next_legal)",
-        "network(batch.next_obs).argmax(1)",
+        "best_legal(network(batch.next_obs, besides), batch.next_legal)",
+        "network(batch.next_obs, besides).argmax(1)",
         "dqn",
     ),
     Bug(
@@ -216,8 +216,8 @@ BUGS = [
     Bug(
         "rewards of n steps not discounted",
         "agents/replay.py",
-        "reward + discount * self.rewards",
-        "reward + self.rewards",
+        "reward + discount * felt",
+        "reward + felt",
         "replay",
     ),
     Bug(
