@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from agents.base import UNGUIDED, Heard, Proposal, best_legal, frozen
 from agents.dqn import DQN, DQNConfig, dqn_loss, epsilon_at
 from agents.networks import Network, follow
-from agents.replay import Batch
+from agents.replay import Batch, Felt
 from envs.base import Env, Game, Step
 from envs.luck import SAMPLING, Luck
 from tests.probes import Clock, Counter, Credit, Echo, Walk
@@ -397,9 +397,9 @@ def test_as_many_updates_are_made_as_were_asked_for_each_on_its_own_batch() -> N
     seen = []
     sample = agent.replay.sample
 
-    def watched(luck: Tensor, n_step: int, gamma: float) -> Batch:
+    def watched(luck: Tensor, n_step: int, gamma: float, felt: Felt) -> Batch:
         seen.append((luck.clone(), n_step, gamma))
-        return sample(luck, n_step, gamma)
+        return sample(luck, n_step, gamma, felt)
 
     agent.replay.sample = watched
     train(agent, env, 3)  # of which the first is not yet a target's
