@@ -112,7 +112,9 @@ class AdviceTable:
         self.now.copy_(state["now"])
         for name in ("tags", "keys", "answers", "left", "last_use"):
             getattr(self, name)[state["slots"]] = state[name].to(self.now.device)
-        self.left.clamp_(max=self.budget) if self.budget < ENDLESS else self.left.fill_(ENDLESS)
+        if self.budget == ENDLESS:
+            self.left.fill_(ENDLESS)
+        self.left.clamp_(max=self.budget)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, TimeoutError
 
 LEAVES_WITHIN = 10.0  # seconds that a transaction may take in the end, and that one which must wait waits for another
 LINGER = 0.25  # seconds that answers wait for others: what kill -9 may cost, beside a transaction's time
