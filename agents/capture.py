@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 
 MODES = ("eager", "compile", "graph")
 WARM_UP = 3  # calls of a compiled function before it is recorded
+UNCHECKED = {"size_asserts": False, "alignment_asserts": False}  # Dynamo has looked; again is a tenth of a step
 
 
 def accelerate(mode: str, owner: object, *names: str) -> None:
@@ -25,7 +26,7 @@ def capture(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     if mode == "eager":
         return function
     torch._dynamo.config.trace_autograd_ops = True  # so that an update is one piece, from the loss to the weights
-    compiled = torch.compile(function, dynamic=False)
+    compiled = torch.compile(function, dynamic=False, options=UNCHECKED)
     return compiled if mode == "compile" else Graph(compiled)
 
 

@@ -137,7 +137,7 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
             return tapes[-1].replay, work()
 
     monkeypatch.setattr(capturing, "record", record)
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     return tapes
 
 
@@ -232,7 +232,7 @@ def test_nothing_is_compiled_while_it_is_recorded(algo: str, monkeypatch: pytest
 
     monkeypatch.setattr(capturing, "record", record)
     monkeypatch.setattr(
-        torch, "compile", lambda function, dynamic: compiled(function, dynamic=dynamic, backend="eager")
+        torch, "compile", lambda function, dynamic, **_: compiled(function, dynamic=dynamic, backend="eager")
     )
     lived(training_of(config_of(algo, "blackjack", "graph", "cpu")), 6)
     assert len(counted) > 1
