@@ -173,7 +173,7 @@ def test_one_tensor_told_twice_is_one_in_the_recording(taped: list[Tape]) -> Non
 def advised(config: Config, folder: Path, rounds: int = 10) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same with a tutor, and what was counted of it."""
     folder.mkdir(exist_ok=True)
-    with open_desk(config.tutoring, make_env(config, "cpu").game, 1, folder, "cpu") as desk:
+    with open_desk(config.tutoring, make_env(config, "cpu").game, 1, folder, config.device) as desk:
         assert desk is not None
         if desk.clerk is not None:
             desk.tend = lambda: None  # when a clerk brings answers is no two times the same
@@ -245,6 +245,23 @@ def test_nothing_is_compiled_while_it_is_recorded(algo: str, monkeypatch: pytest
 @pytest.mark.parametrize("algo", AGENTS)
 def test_recorded_training_is_eager_training(algo: str, env: str) -> None:
     assert_alike(*(trained(algo, env, mode, "cuda", rounds=12) for mode in ("eager", "graph")))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("nowait", [False, True])
+@pytest.mark.parametrize("algo", AGENTS)
+def test_a_tutored_student_is_recorded_as_it_is_eager(algo: str, nowait: bool, tmp_path: Path) -> None:
+    """The table knows the answers of an earlier run, or they are waited for."""
+    told = TutorConfig("scripted", reuse=math.inf)
+    if nowait:
+        told = replace(told, advice_store=str(tmp_path / "advice.sqlite"))
+        advised(config_of(algo, "blackjack", "eager", "cuda", tutoring=told), tmp_path / "first", rounds=40)
+        told = replace(told, nowait=True)
+    configs = [config_of(algo, "blackjack", mode, "cuda", tutoring=told) for mode in ("eager", "graph")]
+    eager, graph = (advised(config, tmp_path / config.accelerate, rounds=12) for config in configs)
+    assert_alike(graph, eager)
+    assert int(eager[1]["tally"][2]) > 0, "there was advice"
 
 
 @pytest.mark.gpu

@@ -44,8 +44,8 @@ def wait_for_clerk(desk: Desk) -> None:
         time.sleep(0.001)
 
 
-def make_desk(tutor: Witness, budget: float = math.inf) -> Desk:
-    return Desk(VIEW, tutor, AdviceTable(7, budget, capacity=1 << 14), None, nowait=True)
+def make_desk(tutor: Witness, budget: float = math.inf, device: str = "cpu") -> Desk:
+    return Desk(VIEW, tutor, AdviceTable(7, budget, capacity=1 << 14, device=device), None, nowait=True)
 
 
 def test_a_ring_holds_the_newest_questions_and_forgets_them_when_they_are_handed_out() -> None:
@@ -89,17 +89,22 @@ def test_nothing_to_ask_is_an_empty_batch() -> None:
     assert len(keys) == len(state["mine"]) == dropped == 0
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[
+    pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")])])  # fmt: skip
 @pytest.mark.parametrize("budget", [2, math.inf])
-def test_an_answer_that_comes_at_once_serves_from_the_second_step_after_the_question(budget: float) -> None:
+def test_an_answer_that_comes_at_once_serves_from_the_second_step_after_the_question(
+    budget: float, device: str
+) -> None:
     tutor = Witness()
-    desk = make_desk(tutor, budget)
+    desk = make_desk(tutor, budget, device)
     left: dict[int, float] = {}  # uses of each key in the table
     coming: list[set[int]] = []  # keys handed over, a batch each
     asked: Counter[int] = Counter()
     queue: list[int] = []
     for turn, state in enumerate(states(30)):
         wanted = some(64, turn)
-        advice = desk.advise(state, wanted)
+        there = {name: rows.to(device) for name, rows in state.items()}
+        advice = Advice(*(part.cpu() for part in desk.advise(there, wanted.to(device))))
         for row, key in enumerate(canonical_keys(state, torch.arange(64))):
             if not wanted[row]:
                 assert not advice.given[row]
