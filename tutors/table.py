@@ -19,6 +19,7 @@ from tutors.base import Advice
 ENDLESS = 1 << 30
 WAYS, TAG_BITS = 4, 13  # four tags, from 1 to 2**13, in the four lanes of 16 bits of an int64; an empty way has tag 0
 EVERY_LANE = 0x0001_0001_0001_0001  # times a number, it is in every lane
+LINE = 64  # bytes that a processor fetches at once
 
 
 class AdviceTable:
@@ -47,8 +48,10 @@ class AdviceTable:
         rows = self.capacity + WAYS
         self.tags = torch.zeros(rows, dtype=torch.int16, device=device)
         self.tags_of_bucket = self.tags.view(torch.int64)
-        self.keys = torch.zeros(rows, 2, dtype=torch.int64, device=device)
-        self.answers = torch.zeros(rows, 1 + num_actions, device=device)  # label mass and distribution
+        lines = -(-(16 + 4 * (1 + num_actions)) // LINE)  # of an entry: its key and its answer
+        self.entries = torch.zeros(rows, lines * LINE // 8, dtype=torch.int64, device=device)
+        self.keys = self.entries[:, :2]
+        self.answers = self.entries.view(torch.float32)[:, 4 : 5 + num_actions]  # label mass and distribution
         self.left = torch.zeros(rows, dtype=torch.int64, device=device)
         self.last_use = torch.zeros(rows, dtype=torch.int64, device=device)
         self.now = torch.zeros((), dtype=torch.int64, device=device)
