@@ -8,7 +8,10 @@ from torch.utils import _pytree as pytree
 
 MODES = ("eager", "compile", "graph")
 WARM_UP = 3  # calls of a compiled function before it is recorded
-UNCHECKED = {"size_asserts": False, "alignment_asserts": False}  # Dynamo has looked; again is a tenth of a step
+UNCHECKED: dict[str, Any] = {
+    "size_asserts": False,
+    "alignment_asserts": False,
+}  # Dynamo has looked; again is a tenth of a step
 
 
 def accelerate(mode: str, owner: object, *names: str) -> None:

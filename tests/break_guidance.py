@@ -151,8 +151,15 @@ BUGS = [
     Bug(
         "modulation leads everywhere that it was heard",
         f"{GUIDANCE}modulate.py",
-        "heard.heeded & (worth > 0) & (luck[:, -1] < self.strength)",
-        "heard.heeded & (worth > 0)",
+        "is_named & (luck[:, -1] < self.strength)",
+        "is_named",
+        "pause",
+    ),
+    Bug(
+        "what nobody named is learned",
+        f"{GUIDANCE}modulate.py",
+        " & is_named[:, None]",
+        "",
         "pause",
     ),
     Bug(

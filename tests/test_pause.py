@@ -183,6 +183,27 @@ def test_modulation_leads_and_pays_in_critical_positions(name: str, algo: str) -
     assert choice.scores.equal(proposal.scores)
 
 
+@pytest.mark.parametrize("algo", AGENTS)
+def test_what_was_named_is_learned_where_the_student_acts_itself(algo: str) -> None:
+    """The cross-entropy of critical positions, spelled out; nothing where the best is not better, or is not legal."""
+    method = GuidanceConfig("modulate-d").make(AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
+    method.strength.fill_(2.0)
+    proposal, heard, legal, luck = moment(method.has_policy)
+    worth = (draw(40, ROWS, 5) * 2 - 1) * heard.heeded[:, None]
+    choice = method.choose(proposal, Heard(worth, heard.heeded), legal, luck)
+    assert choice.action.equal(proposal.action)
+    scores = proposal.scores if method.has_policy else proposal.scores / 0.1
+    loss, named = 0.0, 0
+    for row in range(ROWS):
+        can = [one for one in range(5) if legal[row, one]]
+        best = max(can, key=worth[row].tolist().__getitem__)
+        if heard.heeded[row] and worth[row, best] > 0:
+            named += 1
+            loss -= float(scores[row, best] - scores[row, can].logsumexp(0))
+    assert 0 < named < ROWS
+    assert float(method.loss(proposal.scores, legal, choice.extras)) == pytest.approx(2.0 * loss / ROWS, rel=1e-4)
+
+
 def games_of_worth(number: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Games of five steps in which the first number seen is what a step is worth."""
     seen = [draw(50 + game, 5, 3) * 2 - 1 for game in range(number)]

@@ -13,7 +13,7 @@ from tutors.guidance.demonstrate import Demonstrate
 from tutors.guidance.distill import Distill, Near
 from tutors.guidance.hint import Hint
 from tutors.guidance.mask import Mask
-from tutors.guidance.modulate import Modulate, ModulateActions, ModulateRewards
+from tutors.guidance.modulate import Modulate, ModulateActions, ModulateDistill, ModulateRewards
 from tutors.guidance.override import CorrectedOverride, Override
 from tutors.guidance.preferences import Preferences
 from tutors.guidance.shape import Shape
@@ -33,6 +33,7 @@ METHODS: dict[str, type[Guidance]] = {
     "modulate": Modulate,
     "modulate-a": ModulateActions,
     "modulate-r": ModulateRewards,
+    "modulate-d": ModulateDistill,
     "preferences": Preferences,
 }
 
@@ -44,7 +45,7 @@ class GuidanceConfig:
     guidance: str = "override"
     """What the student does with advice: none, override (the paper's), override-corrected, distill, kl, blend, hint,
     mask, shape, advantage or demonstrate. With --resume RUN, after the tutor has read RUN's student's games: modulate,
-    modulate-a, modulate-r or preferences."""
+    modulate-a, modulate-r, modulate-d or preferences."""
     strength_from: float | None = None
     """How strongly at first, of the methods that have a strength; the method's own if not given."""
     strength_to: float | None = None

@@ -9,14 +9,19 @@ student's updates; what DQN remembers is paid as it is worth when it is learned 
 
 Source: ULTRA-A, -R and -RA (Tan, Yan & Yang 2025, arXiv:2505.20671). How they scale the reward, fade it out and find a
 position again is not known: the exact key, the row and the schedule are ours.
+
+`modulate-d` is ours, too: the student always acts itself, and in critical positions its loss draws it to that best
+action, by the cross-entropy of `distill` and with its strength, 5 falling to 0 in the first half of what is left.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from agents.base import Choice, Guidance, Heard, Proposal, Shapes, taken
+from tutors.guidance.distill import Distill
 
 
 class Modulate(Guidance):
@@ -31,9 +36,8 @@ class Modulate(Guidance):
     def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
         action = proposal.action
         if self.acts:
-            worth, best = heard.advised.masked_fill(~legal, -torch.inf).max(1)
-            led = heard.heeded & (worth > 0) & (luck[:, -1] < self.strength)
-            action = torch.where(led, best, action)
+            best, is_named = better(heard, legal)
+            action = torch.where(is_named & (luck[:, -1] < self.strength), best, action)
         bonus = {"bonus": taken(heard.advised, action)} if self.pays else {}
         return Choice(action, proposal.scores, bonus)
 
@@ -48,3 +52,20 @@ class ModulateRewards(Modulate):
     """Take its reward alone."""
 
     acts, strongest = False, math.inf
+
+
+class ModulateDistill(Distill):
+    """Learn its action."""
+
+    pauses, fades = True, False
+
+    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+        best, is_named = better(heard, legal)
+        advised = (best[:, None] == torch.arange(legal.shape[1], device=best.device)) & is_named[:, None]
+        return Choice(proposal.action, proposal.scores, {"advised": advised.float()})
+
+
+def better(heard: Heard, legal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (the best legal action, whether somebody named it), (N,) int64 and bool."""
+    worth, best = heard.advised.masked_fill(~legal, -torch.inf).max(1)
+    return best, heard.heeded & (worth > 0)
