@@ -18,7 +18,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from agents.base import Choice, Guidance, Heard, Proposal, Shapes, taken
 from tutors.guidance.distill import Distill
