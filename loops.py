@@ -3,6 +3,9 @@
 A student trains without a tutor, with one that it waits for, and with one that it does not wait for; each with an empty
 table and with one that knows all that is asked, from the store of a run of the same seed that waited. The first rounds,
 in which functions are compiled, are not timed; a table that is to be empty is emptied after them.
+
+Two ways of compiling a student round otherwise, and it soon plays other games. Where the table is to know all of them,
+the student has next to no learning rate: it does all that learning costs, and stays as it is.
 """
 
 import json
@@ -34,6 +37,7 @@ from tutors.store import AdviceStore, identity_of
 HERE = Path(__file__).parent
 WAYS = ("untutored", "wait, cold", "wait, warm", "nowait, cold", "nowait, warm")
 PARTS = 4  # of a run, for each of which the hit rate is told
+STILL = 1e-12  # a learning rate that changes no weight
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ def measure(
     config = tuned(algo, game)
     config = replace(config, accelerate=accelerate, total_steps=steps, device=device, tutoring=told)
     config = replace(config, num_envs=num_envs or config.num_envs)
+    if state in stores:
+        config = replace(config, agent=replace(config.agent, learning_rate=STILL))
     config.check()
     if device == "cpu" and tutor != "scripted":
         torch.set_num_threads(1)  # as train.py beside a server
