@@ -8,10 +8,8 @@ from torch.utils import _pytree as pytree
 
 MODES = ("eager", "compile", "graph")
 WARM_UP = 3  # calls of a compiled function before it is recorded
-UNCHECKED: dict[str, Any] = {
-    "size_asserts": False,
-    "alignment_asserts": False,
-}  # Dynamo has looked; again is a tenth of a step
+# Dynamo has looked at what a compiled function is handed; looking again is a tenth of a step
+UNCHECKED: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
 
 
 def accelerate(mode: str, owner: object, *names: str) -> None:
