@@ -6,7 +6,7 @@ setup:
 	@requirements/setup.sh
 
 demo: setup
-	.venv/bin/python demo.py
+	.venv/bin/python -m experiments.demo
 
 lint: setup
 	.venv/bin/ruff check .
@@ -19,7 +19,7 @@ benchmark: setup
 	.venv/bin/python benchmark.py train
 
 soak: setup
-	.venv/bin/python -m tests.soak --seconds 600
+	.venv/bin/python -m tests.integration.soak --seconds 600
 
 test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10

@@ -23,16 +23,17 @@ from rich.table import Table as Grid
 
 import envs
 from agents import AGENTS
-from agents.capture import MODES
-from agents.parallel import join, leave, rank
+from agents.compile import MODES
+from agents.distributed import join, leave, rank
 from envs.base import Env
-from envs.luck import EXPLORATION, Luck, pick
+from envs.rng import EXPLORATION, Luck, pick
 from lookups import Table, show_lookups, table_rows
 from loops import Loop, loop_rows, show_loops
 from peers import LEARNERS, PEERS, rate
 from questions import Tutor, show_questions, tutor_rows
-from run import make_agent, make_env, run_program, tuned, versions
 from train import Training
+from training.cli import run_program
+from training.config import make_agent, make_env, tuned, versions
 
 HERE = Path(__file__).parent
 OURS = ("eager", "compile", "compile, observations")

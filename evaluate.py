@@ -8,7 +8,6 @@
 import json
 import math
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,93 +16,21 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from rich.console import Console
-from torch import Tensor
 
 from agents import Agent
-from agents.checkpoint import load_checkpoint
-from envs.base import Env, Step
-from envs.blackjack import Blackjack
-from envs.exact import value_of_greedy
-from envs.luck import ADVISING, Luck, pick
-from run import (
-    EVALUATION_SEED,
-    Config,
-    config_of,
-    evaluation_env,
-    find_device,
-    make_agent,
-    make_env,
-    run_program,
-)
+from envs.rng import ADVISING, Luck
+from training.checkpoint import load_checkpoint
+from training.cli import run_program
+from training.config import EVALUATION_SEED, Config, config_of, evaluation_env, find_device, make_agent, make_env
+from training.evaluation import Result, judge, play, random_play, tutor_alone
 from tutors import TutorConfig, hire, open_desk
+from tutors.advice_table import AdviceTable
+from tutors.advisor import Desk
 from tutors.base import TutorError
-from tutors.desk import Desk
+from tutors.prefill import DEADLINE, Fill, fill, wandering
+from tutors.prompts import VIEWS, make_view
 from tutors.report import GAMES, Report, gather, report
 from tutors.store import AdviceStore, identity_of, without_password
-from tutors.store.fill import DEADLINE, Fill, fill, wandering
-from tutors.table import AdviceTable
-from tutors.views import VIEWS, make_view
-
-Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games as they stand
-
-
-@dataclass(frozen=True)
-class Result:
-    """The mean return of a number of games; of none where it could be worked out without playing."""
-
-    mean_return: float
-    stderr: float
-    episodes: int
-
-    def interval(self) -> tuple[float, float]:
-        """The mean's 95 % interval, by the normal approximation."""
-        return self.mean_return - 1.96 * self.stderr, self.mean_return + 1.96 * self.stderr
-
-    def __str__(self) -> str:
-        if not self.episodes:
-            return f"{self.mean_return:+.6f}, exactly"
-        low, high = self.interval()
-        return f"{self.mean_return:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}], {self.episodes:,} games"
-
-
-def play(policy: Policy, env: Env) -> Result:
-    """Play each copy's first game to its end. One game a copy: many short games cannot crowd out long ones."""
-    step = env.reset()
-    returns = torch.zeros(env.num_envs, device=env.device)
-    playing = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    while playing.any():
-        step = env.step(policy(env, step))
-        returns += step.reward * playing
-        playing &= ~(step.terminated | step.truncated)
-    spread = returns.std().item() if env.num_envs > 1 else math.nan
-    return Result(returns.mean().item(), spread / math.sqrt(env.num_envs), env.num_envs)
-
-
-def student(agent: Agent) -> Policy:
-    """The student alone: no advice, no exploration."""
-    return lambda env, step: agent.greedy(step.obs, step.legal)
-
-
-def judge(agent: Agent, env: Env) -> Result:
-    """Return how good the student is alone: by playing, or exactly where the game is Blackjack."""
-    if isinstance(env.game, Blackjack):
-        return Result(value_of_greedy(env.game, agent.greedy, env.device), 0.0, 0)
-    return play(student(agent), env)
-
-
-def tutor_alone(desk: Desk, luck: Luck) -> Policy:
-    """The tutor's best action everywhere; a random legal one where it is silent."""
-
-    def policy(env: Env, step: Step) -> Tensor:
-        advice = desk.advise(env.state, torch.ones_like(step.terminated))
-        return torch.where(advice.given, advice.probs.argmax(1), random_play(luck)(env, step))
-
-    return policy
-
-
-def random_play(luck: Luck) -> Policy:
-    """All legal actions equally likely."""
-    return lambda env, step: pick(step.legal, luck.draw(env.steps, 1)[:, 0])
 
 
 @dataclass(frozen=True)
@@ -274,7 +201,7 @@ def picture_of(evaluation: Evaluation) -> Path:
 
 def show_reports(evaluation: Evaluation) -> None:
     """Print a report's measures, and write its picture."""
-    from tutors.charts import draw, letters_table, measures_table  # matplotlib takes a second to load
+    from tutors.report_plots import draw, letters_table, measures_table  # matplotlib takes a second to load
 
     told, picture = reports(evaluation), picture_of(evaluation)
     tutor = without_password(evaluation.config().tutoring.tutor)

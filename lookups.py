@@ -19,8 +19,8 @@ import torch
 from rich.table import Table as Grid
 from torch import Tensor
 
+from tutors.advice_table import AdviceTable
 from tutors.base import Advice
-from tutors.table import AdviceTable
 
 ACTIONS = 7
 CAPACITY = 1 << 20

@@ -25,13 +25,13 @@ from rich.table import Table as Grid
 
 from agents import AGENTS
 from envs import closest
-from run import make_agent, make_env, tuned
 from train import Training
+from training.config import make_agent, make_env, tuned
 from tutors import DEFAULT_URL, TutorConfig, open_desk
-from tutors.client import Client
-from tutors.desk import Desk
-from tutors.models import find_model
-from tutors.server import server_for
+from tutors.advisor import Desk
+from tutors.llm.client import Client
+from tutors.llm.models import find_model
+from tutors.llm.server import server_for
 from tutors.store import AdviceStore, identity_of
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ class Loop:
     games: tuple[str, ...] = ("blackjack", "snake", "connect4")
     """Which games."""
     tutor: str = "scripted"
-    """Who is asked: scripted, or a language model of tutors/models.toml."""
+    """Who is asked: scripted, or a language model of tutors/llm/models.toml."""
     steps: int = 400_000
     """Env steps of a run that are timed."""
     num_envs: int | None = None

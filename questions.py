@@ -21,15 +21,15 @@ from rich.table import Table
 
 import envs
 from envs.base import State, row_count, rows_of
-from envs.luck import EXPLORATION, Luck, pick
+from envs.rng import EXPLORATION, Luck, pick
 from tutors import DEFAULT_URL
 from tutors.base import View
-from tutors.client import Client
-from tutors.label import LabelWay
-from tutors.models import fill, find_model
-from tutors.server import server_for
-from tutors.views import make_view
-from tutors.vllm import VllmTutor
+from tutors.llm.client import Client
+from tutors.llm.label_logprobs import LabelWay
+from tutors.llm.models import fill, find_model
+from tutors.llm.server import server_for
+from tutors.llm.tutor import VllmTutor
+from tutors.prompts import make_view
 
 OPENAI = "openai client"
 ENOUGH = 1024  # questions that the openai client is timed with, at most
@@ -41,7 +41,7 @@ class Tutor:
     """A served tutor, questions a second."""
 
     tutor: str = "tiny"
-    """A language model of tutors/models.toml."""
+    """A language model of tutors/llm/models.toml."""
     url: str = DEFAULT_URL
     """Where it is served, or started if nothing answers there."""
     serve: tuple[str, ...] = ()

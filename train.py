@@ -12,27 +12,29 @@ from torch import Tensor
 
 from agents import Agent
 from agents.base import Choice, Heard, Proposal, frozen
-from agents.capture import accelerate
-from agents.checkpoint import load_checkpoint, write
-from agents.parallel import join, leave, portion, rank, ranks, share, together, total
+from agents.compile import accelerate
+from agents.distributed import join, leave, portion, rank, ranks, share, together, total
+from agents.guidance import METHODS
 from envs.base import Env, Step
-from envs.luck import ADVISING, GUIDING, Luck
+from envs.episode_stats import Score
 from envs.opponents import SelfPlay
-from envs.score import Score
-from evaluate import Result, judge
-from film import Camera
-from log import Log, Stopwatch, untimed
-from pause import pause, reading_desk
-from progress import QUIET, Progress, progress_for
-from resume import Resumable, Stop, alone_in, settings, settled
-from run import Config, evaluation_env, find_device, make_agent, make_env, run_program, tuned_for
+from envs.rng import ADVISING, GUIDING, Luck
+from training.checkpoint import load_checkpoint, write
+from training.cli import run_program
+from training.config import Config, evaluation_env, find_device, make_agent, make_env, tuned_for
+from training.console import QUIET, Progress, progress_for
+from training.episode_review import pause, reading_desk
+from training.evaluation import Result, judge
+from training.logger import Log
+from training.resume import Resumable, Stop, alone_in, settings, settled
+from training.timing import Stopwatch, untimed
+from training.video import Camera
 from tutors import open_desk
-from tutors.asking import Asking, Rations, consult_probability
+from tutors.advisor import Desk, Query
 from tutors.base import TutorError
-from tutors.desk import Desk, Query
-from tutors.guidance import METHODS
+from tutors.prompts import make_view
+from tutors.query import Asking, Rations, consult_probability
 from tutors.store import without_password
-from tutors.views import make_view
 
 
 def train(config: Config) -> dict[str, object]:

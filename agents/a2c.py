@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agents.base import UNGUIDED, Guidance, log_policy, taken
+from agents.base import UNGUIDED, Guidance
 from agents.networks import ActorCritic
-from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy
+from agents.on_policy import Batch, OnPolicy, OnPolicyConfig
+from agents.policy import entropy, log_policy, taken
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from envs.base import Step
 
-IMPOSSIBLE = -1e9  # an illegal action's logit: its probability is 0, and 0 * log 0 is 0 too
-
 
 class Proposal(NamedTuple):
     """What the student would do on its own in N games, and what it makes of them."""
@@ -152,7 +150,7 @@ class Agent(Protocol):
     """A student: it knows tensors and a Spec, never a game, a tutor or a table.
 
     `act`, `observe` and the `parts` of an update are functions of tensors that write into tensors which never move,
-    so that `agents.capture` can replace them by faster ones; what Python decides stands in `update`.
+    so that `agents.compile` can replace them by faster ones; what Python decides stands in `update`.
     """
 
     horizon: int  # moments observed between two updates
@@ -194,28 +192,3 @@ def frozen(agent: Agent) -> Agent:
     other = copy.copy(agent)
     other.network = copy.deepcopy(agent.network).requires_grad_(False)
     return other
-
-
-def best_legal(values: Tensor, legal: Tensor) -> Tensor:
-    """Return the legal action of the largest value, (N,) int64 for two (N, A) tensors."""
-    return values.masked_fill(~legal, -torch.inf).argmax(1)
-
-
-def taken(scores: Tensor, action: Tensor) -> Tensor:
-    """Return each row's score of its action, (N,) for (N, A) and (N,)."""
-    assert action.shape == scores.shape[:1], "one action a row"
-    return scores.gather(1, action[:, None])[:, 0]
-
-
-def log_policy(logits: Tensor, legal: Tensor) -> Tensor:
-    """Return the log-probabilities of a policy that knows what is legal, (N, A)."""
-    return logits.masked_fill(~legal, IMPOSSIBLE).log_softmax(1)
-
-
-def sample(log_probs: Tensor, legal: Tensor, luck: Tensor) -> Tensor:
-    """Draw a legal action from each row's policy, (N,) int64; luck is (N, A) in [0, 1).
-
-    The largest of log p + g with Gumbel noise g = -log(-log u) falls on an action with its probability p.
-    """
-    noise = -(-(luck + 2.0**-25).clamp(max=1 - 2.0**-24).log()).log()  # finite at both ends
-    return best_legal(log_probs + noise, legal)

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agents.base import NOTHING, UNGUIDED, Extras, Guidance, Proposal, best_legal, taken
+from agents.adam import Adam, learning_rate_at
+from agents.base import NOTHING, UNGUIDED, Extras, Guidance, Proposal
+from agents.distributed import ranks
 from agents.networks import Network, NetworkConfig, follow
-from agents.optimizer import Adam, learning_rate_at
-from agents.parallel import ranks
-from agents.replay import Batch, Replay
+from agents.policy import best_legal, taken
+from agents.replay_buffer import Batch, Replay
 from envs.base import Env, Step
-from envs.luck import EXPLORATION, SAMPLING, Luck, pick
+from envs.rng import EXPLORATION, SAMPLING, Luck, pick
 
 
 @dataclass(frozen=True)

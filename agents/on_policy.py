@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.base import NOTHING, Extras, Guidance, Proposal, best_legal, log_policy, sample, taken
+from agents.adam import Adam, learning_rate_at
+from agents.base import NOTHING, Extras, Guidance, Proposal
+from agents.distributed import average, ranks
+from agents.gae import gae, normalise
 from agents.networks import ActorCritic, NetworkConfig
-from agents.optimizer import Adam, learning_rate_at
-from agents.parallel import average, ranks
-from agents.returns import gae, normalise
+from agents.policy import best_legal, log_policy, sample, taken
 from envs.base import Env, Step
-from envs.luck import EXPLORATION, SAMPLING, Luck
+from envs.rng import EXPLORATION, SAMPLING, Luck
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class OnPolicyConfig(NetworkConfig):
     gamma: float = 0.99  # discount of one step
     gae_lambda: float = 0.95
     norm_adv: bool = True  # advantages of mean 0 and spread 1 in each rollout
-    adv_floor: float = 0.1  # no spread is taken for smaller than this: see normalise in agents/returns.py
+    adv_floor: float = 0.1  # no spread is taken for smaller than this: see normalise in agents/gae.py
     ent_coef: float = 0.01  # weight of the entropy in the loss
     vf_coef: float = 0.5  # weight of the value's error
     max_grad_norm: float = 0.5
@@ -70,11 +71,6 @@ class Rollout(NamedTuple):
     terminations: Tensor  # (T, N) bool
     truncations: Tensor  # (T, N) bool
     next_values: Tensor  # (T, N) float32: V(final_obs), known while it is played only where there is a clock
-
-
-def entropy(log_probs: Tensor) -> Tensor:
-    """Return each row's entropy in nats, (N,) for log-probabilities (N, A)."""
-    return -(log_probs.exp() * log_probs).sum(1)
 
 
 class OnPolicy:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.base import UNGUIDED, Guidance, log_policy, taken
+from agents.base import UNGUIDED, Guidance
+from agents.distributed import average
 from agents.networks import ActorCritic
-from agents.on_policy import Batch, OnPolicy, OnPolicyConfig, entropy
-from agents.parallel import average
+from agents.on_policy import Batch, OnPolicy, OnPolicyConfig
+from agents.policy import entropy, log_policy, taken
 from envs.base import Env
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from envs.base import Env, Game
 from envs.blackjack import Blackjack
-from envs.bridge import GymEnv
-from envs.names import check_options, closest, load, read_options
+from envs.gymnasium_vec import GymEnv
 from envs.opponents import connect4_against
+from envs.registry import check_options, closest, load, read_options
 from envs.snake import Snake
 
 __all__ = ["ENVS", "closest", "load", "make", "make_game", "read_options"]

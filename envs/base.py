@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from envs.luck import GAMES, Luck
+from envs.rng import GAMES, Luck
 
 State = dict[str, Tensor]  # all of a game that can change: tensors of N rows
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from envs.bits import count
+from envs.bitboard import count
 from envs.connect4 import (
     BOARD,
     COLUMN,
@@ -24,8 +24,8 @@ from envs.connect4 import (
     planes,
     playable,
 )
-from envs.luck import pick
-from envs.names import closest
+from envs.registry import closest
+from envs.rng import pick
 
 Policy = Callable[[Tensor, Tensor], Tensor]  # (obs, legal) -> action
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from envs.base import Spec, State, where
-from envs.bits import bit, full, nth, unpack, words_for
+from envs.bitboard import bit, full, nth, unpack, words_for
 
 UP, RIGHT, DOWN, LEFT = range(4)
 SIGNS = "^>v<.@*"  # a drawn cell: of the body by its way on, in the order of the moves; empty; the head; the fruit

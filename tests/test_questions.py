@@ -6,8 +6,8 @@ import pytest
 
 import envs
 from questions import OPENAI, Tutor, positions, show_questions, take, tutor_rows
-from tests.scripted_server import serving
-from tutors.views import make_view
+from tests.helpers.scripted_server import serving
+from tutors.prompts import make_view
 
 
 def test_every_question_is_a_new_one_and_the_rows_say_what_it_cost() -> None:

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Literal
 
 from envs.base import Game, Spec
-from tutors.analyst import Analyst, ScriptedAnalyst, VllmAnalyst
-from tutors.asking import check_asking
+from tutors.advice_table import AdviceTable
+from tutors.advisor import Desk
 from tutors.base import Tutor, View
-from tutors.client import Client
-from tutors.desk import Desk
-from tutors.label import LabelWay
-from tutors.models import Model, find_model
+from tutors.episode_analyst import Analyst, ScriptedAnalyst, VllmAnalyst
+from tutors.llm.client import Client
+from tutors.llm.label_logprobs import LabelWay
+from tutors.llm.models import Model, find_model
+from tutors.llm.server import Say, server_for
+from tutors.llm.text_generation import TextWay
+from tutors.llm.tutor import VllmTutor
+from tutors.prompts import make_view
+from tutors.query import check_asking
 from tutors.recorded import PREFIX, RecordedTutor
 from tutors.scripted import ScriptedTutor
-from tutors.server import Say, server_for
 from tutors.store import AdviceStore, identity_of
-from tutors.table import AdviceTable
-from tutors.text import TextWay
-from tutors.views import make_view
-from tutors.vllm import VllmTutor
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -32,7 +32,7 @@ class TutorConfig:
     """Who is asked, how, and how far."""
 
     tutor: str = "none"
-    """none, scripted, llama, vicuna, deepseek, deepseek-llama, tiny (tutors/models.toml), or recorded:STORE."""
+    """none, scripted, llama, vicuna, deepseek, deepseek-llama, tiny (tutors/llm/models.toml), or recorded:STORE."""
     view: str | None = None
     """How the game is told, such as full or local for snake; module:Class for a view of your own."""
     tutor_url: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ def expert_values(view: View, episode: Episode, depth: int) -> Tensor:
 def gaps(values: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Return (how much it matters what is done, what the student's choice cost), (T,) each, by an expert's values.
 
-    The first is the best legal action's value less the worst one's: `importance` of tutors/asking.py, of an expert.
+    The first is the best legal action's value less the worst one's: `importance` of tutors/query.py, of an expert.
     """
     best = values.amax(1)
     worst = values.masked_fill(values == -torch.inf, torch.inf).amin(1)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from envs.base import Env, State, row_count, rows_of
-from envs.luck import ADVISING, SAMPLING, Luck, pick
+from envs.rng import ADVISING, SAMPLING, Luck, pick
+from tutors.advisor import Desk
 from tutors.base import Advice, View
-from tutors.desk import Desk
 
 GAMES = 256  # at once, while positions are gathered
 ROUND = 100  # steps between two looks at how many different positions there are

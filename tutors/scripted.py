@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.base import State
-from envs.luck import mix, pick, uniform
+from envs.rng import mix, pick, uniform
 from tutors.base import Advice, View
 
 

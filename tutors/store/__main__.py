@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tutors.base import TutorError
+from tutors.prefill import Fill, fill
 from tutors.recorded import describe
 from tutors.store.database import answers, existing, identities, usable
-from tutors.store.fill import Fill, fill
-from tutors.store.lines import COSTS, Added, from_lines, read_all, to_lines, write_all
+from tutors.store.json_lines import COSTS, Added, from_lines, read_all, to_lines, write_all
 
 QUESTION = dict.fromkeys(("game", "game_version", "view", "view_version", "rules", "labels"))
 Store = Annotated[str, tyro.conf.Positional]  # a file, or the URL of a database

@@ -21,14 +21,14 @@ from torch.nn import functional as F
 
 import envs
 from envs.base import Env, State, row_count, rows_of
-from envs.exact import CELLS, optimum, value_of
-from envs.luck import ADVISING, Luck, pick
+from envs.blackjack_exact import CELLS, optimum, value_of
+from envs.rng import ADVISING, Luck, pick
+from tutors.advice_table import AdviceTable
+from tutors.advisor import Desk
 from tutors.base import Advice, View
-from tutors.desk import Desk
-from tutors.table import AdviceTable
+from tutors.prompts import VIEWS, make_view
 from tutors.tiny.model import Llama, Shape
 from tutors.tiny.tokens import make_tokenizer, save_tokenizer
-from tutors.views import VIEWS, make_view
 
 GAMES = 4096  # at once, while positions are gathered
 ROUND = 100  # steps between two looks at how many different positions there are

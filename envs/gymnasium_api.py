@@ -1,0 +1,160 @@
+"""Our games as Gymnasium envs: `gym.make("envs.gym:Connect4-v0")`, and batched by `gym.make_vec`.
+
+TorchBlackjack-v0, Connect4-v0 and Snake-v0 take their games' options as keyword arguments. An info holds what is
+legal as `action_mask`, int8 as in Gymnasium's own envs, and in Blackjack the three numbers of Gymnasium's as `raw`.
+"""
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from envs import make, make_game
+from envs.base import Env, Spec, State
+from envs.blackjack import raw
+from envs.rendering import DRAWINGS
+from envs.rng import GAMES, Luck
+
+Info = dict[str, Any]
+
+
+class SingleEnv(gym.Env):
+    """One copy of a game.
+
+    Args:
+        game: its name.
+        render_mode: None, ansi or rgb_array.
+        options: the game's own.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, game: str, render_mode: str | None = None, **options: Any) -> None:
+        self.game, self.render_mode = make_game(game, **options), render_mode
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode is {render_mode!r}; it can be None, 'ansi' or 'rgb_array'")
+        if render_mode is not None and self.game.spec.name not in DRAWINGS:
+            raise ValueError(f"nobody has said how {game} is drawn; there are {', '.join(DRAWINGS)}")
+        self.observation_space, self.action_space = spaces_of(self.game.spec)
+        self.draws = 0  # of luck, since it was seeded
+        self.states: list[State] = []  # through which the game came; none before the first reset
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
+        """Begin a new game; with a seed, also a new series of games."""
+        super().reset(seed=seed)
+        if seed is not None or not self.states:
+            self.luck = Luck(int(self.np_random.integers(1 << 31)), torch.tensor([0]), GAMES)
+            self.draws = 0
+        self.states = [self.game.deal(self._draw(self.game.spec.deal_luck))]
+        return self._look()
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, Info]:
+        """Play one action. After the end of a game comes `reset`."""
+        if not self.action_space.contains(action):
+            raise ValueError(f"the action is {action!r}; it must be in {self.action_space}")
+        luck = self._draw(self.game.spec.play_luck)
+        state, reward, terminated = self.game.play(self.states[-1], torch.tensor([int(action)]), luck)
+        self.states.append(state)
+        ended, limit = bool(terminated), self.game.spec.time_limit
+        truncated = limit is not None and len(self.states) > limit and not ended
+        obs, info = self._look()
+        return obs, float(reward), ended, truncated, info
+
+    def render(self) -> Any:
+        """Return the game as it stands: text, or a picture (height, width, 3) uint8."""
+        if self.render_mode is None:
+            return None
+        drawing = DRAWINGS[self.game.spec.name]
+        draw = drawing.text if self.render_mode == "ansi" else drawing.picture
+        return draw(self.game.spec, self.states)
+
+    def _draw(self, columns: int) -> Tensor:
+        """Return the next luck."""
+        self.draws += 1
+        return self.luck.draw(self.draws, columns)
+
+    def _look(self) -> tuple[np.ndarray, Info]:
+        obs, legal = self.game.look(self.states[-1])
+        info = info_of(self.game.spec, self.states[-1], legal)
+        return obs[0].numpy(), {name: value[0].numpy() for name, value in info.items()}
+
+
+class BatchedEnv(gym.vector.VectorEnv):
+    """N copies of a game in lockstep, dealt afresh in the step in which they end (AutoresetMode.SAME_STEP).
+
+    In an info, `final_obs` is what was seen before the fresh deal and `_final_obs` where there was one.
+
+    Args:
+        game: its name.
+        num_envs: N.
+        output: numpy arrays, or torch tensors on the device, whose actions are not checked.
+        device: of the games.
+        options: the game's own.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: int,
+        output: Literal["numpy", "torch"] = "numpy",
+        device: str = "cpu",
+        render_mode: None = None,
+        **options: Any,
+    ) -> None:
+        if output not in ("numpy", "torch"):
+            raise ValueError(f"output is {output!r}; it can be 'numpy' or 'torch'")
+        self.name, self.options, self.output, self.device = game, options, output, device
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.single_observation_space, self.single_action_space = spaces_of(make_game(game, **options).spec)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.env: Env | None = None  # none before the first reset
+
+    def reset(self, *, seed: Any = None, options: Info | None = None) -> tuple[Any, Info]:
+        """Deal all games afresh; with a seed, one number for all, also a new series of games."""
+        super().reset(seed=seed)
+        if seed is not None or self.env is None:
+            chance = int(self.np_random.integers(1 << 31))
+            self.env = make(self.name, self.num_envs, chance, self.device, **self.options)
+        step = self.env.reset()
+        return self._out(step.obs), self._info(self.env, step.legal)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
+        """Play one action in every game."""
+        assert self.env is not None, "the first call is reset"
+        if self.output == "numpy" and not self.action_space.contains(np.asarray(actions)):
+            raise ValueError(f"the actions are {actions}; they must be in {self.action_space}")
+        step = self.env.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
+        info = self._info(self.env, step.legal)
+        info["final_obs"], info["_final_obs"] = self._out(step.final_obs), self._out(step.terminated | step.truncated)
+        parts = (step.obs, step.reward, step.terminated, step.truncated)
+        obs, reward, terminated, truncated = (self._out(part) for part in parts)
+        return obs, reward, terminated, truncated, info
+
+    def _out(self, tensor: Tensor) -> Any:
+        return tensor if self.output == "torch" else tensor.cpu().numpy()
+
+    def _info(self, env: Env, legal: Tensor) -> Info:
+        return {name: self._out(value) for name, value in info_of(env.spec, env.state, legal).items()}
+
+
+def spaces_of(spec: Spec) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
+    """Return the space of observations, which all lie between -1 and 1, and that of actions."""
+    return gym.spaces.Box(-1, 1, spec.obs_shape, np.float32), gym.spaces.Discrete(spec.num_actions)
+
+
+def info_of(spec: Spec, state: State, legal: Tensor) -> dict[str, Tensor]:
+    """Return what an info says of the games as they stand."""
+    info = {"action_mask": legal.to(torch.int8)}
+    return info | {"raw": raw(state)} if spec.name == "blackjack" else info
+
+
+NAMES = {"TorchBlackjack": "blackjack", "Connect4": "connect4", "Snake": "snake"}  # Gymnasium has a Blackjack
+for name, game in NAMES.items():
+    gym.register(f"{name}-v0", "envs.gym:SingleEnv", vector_entry_point="envs.gym:BatchedEnv", kwargs={"game": game})

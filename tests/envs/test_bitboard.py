@@ -1,0 +1,144 @@
+"""Boards of bits against plain Python sets of cells, on boards of one word to seven."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from envs.bitboard import WORD, bit, count, full, nth, unpack, words_for
+
+Cells = set[int]
+
+WIDTHS = range(1, 8)
+QUICK = settings(deadline=None, derandomize=True, max_examples=150)
+
+words = st.integers(0, 2**63 - 1)
+
+
+@st.composite
+def boards(draw: st.DrawFn) -> tuple[int, list[Cells]]:
+    """How many words there are, and one to four boards of so many."""
+    width = draw(st.sampled_from(WIDTHS))
+    return width, draw(st.lists(st.sets(st.integers(0, WORD * width - 1)), min_size=1, max_size=4))
+
+
+def pack(sets: list[Cells], width: int) -> Tensor:
+    """Sets of cells as boards of words, WORD cells each."""
+    return torch.tensor(
+        [[sum(1 << cell - WORD * w for cell in c if cell // WORD == w) for w in range(width)] for c in sets]
+    )
+
+
+def some_sets(width: int) -> list[Cells]:
+    """Nothing, everything, one cell, all but one, the cells about the words' seams, and sets from sparse to dense."""
+    chance = random.Random(width)
+    cells = WORD * width
+    seams = {cell for w in range(width) for cell in (WORD * w, WORD * w + 31, WORD * w + 32, WORD * (w + 1) - 1)}
+    every = set(range(cells))
+    one = [{cell} for cell in range(cells)]
+    sets = [{cell for cell in every if chance.random() < k / 20} for k in range(1, 20)]
+    return [set(), every, seams, every - seams, *one, *[every - cell for cell in one], *sets]
+
+
+def test_a_word_holds_56_cells() -> None:
+    assert WORD == 56
+    sizes = {1: 1, 42: 1, 55: 1, 56: 1, 57: 2, 111: 2, 112: 2, 113: 3, 144: 3, 168: 3, 169: 4, 392: 7, 393: 8}
+    assert {cells: words_for(cells) for cells in sizes} == sizes
+
+
+@QUICK
+@given(st.lists(words, min_size=1))
+def test_count_is_how_many_bits_of_each_word_are_set(numbers: list[int]) -> None:
+    assert count(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
+
+
+def test_count_of_every_word_that_has_one_bit_or_all_but_one_or_a_run_of_bits() -> None:
+    full = 2**63 - 1
+    numbers = [0, full, *[1 << k for k in range(63)], *[full ^ 1 << k for k in range(63)]]
+    numbers += [(1 << high) - (1 << low) for high in range(64) for low in range(high)]
+    assert count(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
+
+
+def test_count_keeps_the_shape_and_what_it_was_given() -> None:
+    for shape in ((), (1,), (4,), (2, 3), (2, 3, 4), (0, 5)):
+        given_bits = torch.full(shape, 0b1011)
+        counts = count(given_bits)
+        assert torch.equal(counts, torch.full(shape, 3))
+        assert torch.equal(given_bits, torch.full(shape, 0b1011))
+        assert counts.dtype == torch.int64
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bit_sets_one_cell_and_none_beyond_the_last_word(width: int) -> None:
+    cells = torch.arange(WORD * width + 70)
+    board = bit(cells, width)
+    assert board.shape == (len(cells), width)
+    assert board.dtype == torch.int64
+    assert torch.equal(board, pack([{cell} if cell < WORD * width else set() for cell in range(len(cells))], width))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_unpack_says_of_each_of_the_first_cells_whether_it_is_set(width: int) -> None:
+    sets = some_sets(width)
+    board = pack(sets, width)
+    for cells in {1, 2, WORD - 1, WORD, WORD * (width - 1) + 1, WORD * width - 1, WORD * width}:
+        shown = unpack(board, cells)
+        assert shown.dtype == torch.bool
+        assert shown.tolist() == [[cell in those for cell in range(cells)] for those in sets]
+
+
+@QUICK
+@given(boards())
+def test_unpack_is_the_inverse_of_packing(drawn: tuple[int, list[Cells]]) -> None:
+    width, sets = drawn
+    shown = unpack(pack(sets, width), WORD * width)
+    assert [set(row.nonzero()[:, 0].tolist()) for row in shown] == sets
+
+
+def every_nth(sets: list[Cells], width: int) -> tuple[list[int], list[int]]:
+    """What `nth` finds for every n of every set, and the cells by sorting."""
+    asked = [(row, n) for row, those in enumerate(sets) for n in range(len(those))]
+    rows, n = torch.tensor(asked, dtype=torch.int64).view(-1, 2).unbind(1)
+    found = nth(pack(sets, width)[rows], n)
+    assert found.dtype == torch.int64
+    return found.tolist(), [cell for those in sets for cell in sorted(those)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nth_finds_the_cells_in_order_on_full_sparse_and_dense_boards_and_at_every_seam(width: int) -> None:
+    sets = some_sets(width)
+    ordinary, rare = sets[: 4 + WORD * width] + sets[-19:], sets[4 + WORD * width : -19]
+    found, cells = every_nth(ordinary + rare[:: 9 * width], width)
+    assert found == cells
+
+
+@QUICK
+@given(boards())
+def test_nth_finds_the_cells_in_order(drawn: tuple[int, list[Cells]]) -> None:
+    found, cells = every_nth(drawn[1], drawn[0])
+    assert found == cells
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_board_without_an_nth_cell_is_no_error_and_leaves_the_others_alone(width: int) -> None:
+    """A snake that fills its board asks for the first of no empty cells."""
+    last = WORD * width - 1
+    board = pack([set(), {0, last}, {last}, {0}], width)
+    found = nth(board, torch.tensor([0, 1, 1, 0]))
+    assert (found[1].item(), found[3].item()) == (last, 0)
+
+
+def test_boards_of_no_games_have_no_cells() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    assert bit(none, 3).shape == (0, 3)
+    assert nth(bit(none, 3), none).shape == (0,)
+    assert unpack(bit(none, 3), 144).shape == (0, 144)
+
+
+@pytest.mark.parametrize("cells", [1, 4, 55, 56, 57, 112, 144, 168])
+def test_a_full_board_has_all_its_cells_and_no_more(cells: int) -> None:
+    for width in range(words_for(cells), words_for(cells) + 2):
+        assert torch.equal(full(cells, width, torch.device("cpu"))[None], pack([set(range(cells))], width))

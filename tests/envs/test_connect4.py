@@ -1,0 +1,618 @@
+"""Connect Four against OpenSpiel's, step by step over whole games; drawn boards for every rule; and every
+function on bitboards against the 69 lines and cells of a plain 6 x 7 grid. A game that is written down is read and
+played again.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyspiel
+import pytest
+import torch
+from torch import Tensor
+
+from envs.base import Env, State, rows_of
+from envs.connect4 import (
+    BOARD,
+    Connect4,
+    columns_of,
+    completing,
+    draw,
+    drop,
+    has_four,
+    is_full,
+    legal_columns,
+    mirror,
+    notation,
+    outcome,
+    planes,
+    playable,
+)
+from envs.opponents import random
+from envs.rng import EXPLORATION, Luck, pick
+
+Cell = tuple[int, int]  # (row, column), row 0 at the top
+
+CELLS = list(itertools.product(range(6), range(7)))
+LINES = [
+    line
+    for (row, column), (down, right) in itertools.product(CELLS, [(0, 1), (1, 0), (1, 1), (1, -1)])
+    if set(line := [(row + k * down, column + k * right) for k in range(4)]) <= set(CELLS)
+]
+FULL_WITHOUT_A_LINE = "xxooxxo ooxxoox xxooxxo ooxxoox xxooxxo ooxxoox"
+
+GAMES_PLAYED = 10_000
+
+
+def bit(row: int, column: int) -> int:
+    """The bitboard of one cell: seven bits a column, bottom first."""
+    return 1 << 7 * column + 5 - row
+
+
+def bits(cells: set[Cell]) -> int:
+    return sum(bit(*cell) for cell in cells)
+
+
+def board(drawn: str) -> tuple[Tensor, Tensor]:
+    """A drawn position, six rows from the top, as bitboards of x and of o; (1,) each."""
+    rows = drawn.split()
+    assert [len(row) for row in rows] == [7] * 6
+    return tuple(torch.tensor([bits({cell for cell in CELLS if rows[cell[0]][cell[1]] == sign})]) for sign in "xo")
+
+
+def drawn(x: Tensor, o: Tensor) -> str:
+    """The inverse of `board`."""
+    sign = {(0, 0): ".", (1, 0): "x", (0, 1): "o"}
+    at = [[sign[bool(x & bit(r, c)), bool(o & bit(r, c))] for c in range(7)] for r in range(6)]
+    return " ".join("".join(row) for row in at)
+
+
+def cells_of(bitboard: int) -> set[Cell]:
+    return {cell for cell in CELLS if bitboard & bit(*cell)}
+
+
+def random_sets(count: int, seed: int = 0) -> Tensor:
+    """Bitboards with any cells set, from sparse to dense, reachable or not."""
+    chance = torch.Generator().manual_seed(seed)
+    density = torch.rand(count, 1, generator=chance)
+    chosen = torch.rand(count, 42, generator=chance) < density
+    return (chosen * torch.tensor([bit(*cell) for cell in CELLS])).sum(1)
+
+
+def random_heaps(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two sides' discs that obey gravity, with columns from empty to full; lines of four may occur."""
+    chance = torch.Generator().manual_seed(seed)
+    height = torch.randint(0, 7, (count, 7), generator=chance)
+    floor = torch.tensor([5 - row for row, _ in CELLS])
+    taken = floor < height[:, [column for _, column in CELLS]]
+    ours = torch.rand(count, 42, generator=chance) < 0.5
+    cells = torch.tensor([bit(*cell) for cell in CELLS])
+    return (taken * ours * cells).sum(1), (taken * ~ours * cells).sum(1)
+
+
+def play(position: str, column: int, reply: int) -> tuple[float, bool, str]:
+    """Reward, whether it is over, and the position after x has dropped into `column` and o answered."""
+    game = Connect4(lambda pieces, others, luck: torch.full_like(pieces, reply))
+    x, o = board(position)
+    state, reward, terminated = game.play({"mine": x, "theirs": o}, torch.tensor([column]), torch.zeros(1, 1))
+    return reward.item(), terminated.item(), drawn(state["mine"], state["theirs"])
+
+
+class Record(NamedTuple):
+    """One whole game as the env showed it, by student's turns."""
+
+    opening: int  # the column of the opponent's opening, -1 if the student moves first
+    actions: list[int]
+    replies: list[int]  # -1: there was none
+    obs: Tensor  # (turns, 2, 6, 7)
+    legal: Tensor  # (turns, 7)
+    final_obs: Tensor  # (turns, 2, 6, 7)
+    rewards: list[float]
+    terminations: list[bool]
+
+
+def column_of_difference(before: Tensor, after: Tensor) -> Tensor:
+    """The column of the disc by which (N, 6, 7) planes differ, -1 where they do not."""
+    added = (after - before).sum(1)
+    assert ((added == 0) | (added == 1)).all()
+    assert (added.sum(1) <= 1).all()
+    return torch.where(added.any(1), added.argmax(1), -1)
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    """The first game of each of many envs, played at random on both sides."""
+    env = Env(Connect4(random), GAMES_PLAYED, seed=1)
+    luck = Luck(1, torch.arange(GAMES_PLAYED), EXPLORATION)
+    steps, actions = [env.reset()], []
+    for turn in range(21):
+        actions.append(pick(steps[-1].legal, luck.draw(turn, 1)[:, 0]))
+        steps.append(env.step(actions[-1]))
+    opening = column_of_difference(torch.zeros(GAMES_PLAYED, 6, 7), steps[0].obs[:, 1]).tolist()
+    replies = [column_of_difference(step.obs[:, 1], after.final_obs[:, 1]) for step, after in itertools.pairwise(steps)]
+    seen, legal, final, reward, terminated = (
+        torch.stack([getattr(step, field) for step in steps], 1)
+        for field in ("obs", "legal", "final_obs", "reward", "terminated")
+    )
+    actions, replies = torch.stack(actions, 1).tolist(), torch.stack(replies, 1).tolist()
+    turns = terminated[:, 1:].float().argmax(1) + 1
+    assert terminated[:, 1:].any(1).all()
+    return [
+        Record(
+            opening[game],
+            actions[game][:n],
+            replies[game][:n],
+            seen[game, :n],
+            legal[game, :n],
+            final[game, 1 : n + 1],
+            reward[game, 1 : n + 1].tolist(),
+            terminated[game, 1 : n + 1].tolist(),
+        )
+        for game, n in enumerate(turns.tolist())
+    ]
+
+
+def test_random_games_go_step_by_step_as_in_open_spiel(records: list[Record]) -> None:
+    rules = pyspiel.load_game("connect_four")
+    ends: Counter[str] = Counter()
+    for index, record in enumerate(records):
+        state = rules.new_initial_state()
+        student = 0
+        if record.opening >= 0:
+            student = 1
+            state.apply_action(record.opening)
+        seen, legal = [], []
+        for action, reply, reward, terminated in zip(
+            record.actions, record.replies, record.rewards, record.terminations, strict=True
+        ):
+            assert not state.is_terminal()
+            assert state.current_player() == student
+            seen.append(state.observation_tensor(student))
+            legal.append(state.legal_actions())
+            state.apply_action(action)
+            last = "student's"
+            assert (reply >= 0) == (not state.is_terminal()), f"game {index}"
+            if reply >= 0:
+                state.apply_action(reply)
+                last = "opponent's"
+            assert terminated == state.is_terminal(), f"game {index}"
+            assert reward == (state.returns()[student] if terminated else 0), f"game {index}"
+        ends[f"{last} {'line' if reward else 'last disc fills the board'}"] += 1
+        assert legal == [[c for c in range(7) if row[c]] for row in record.legal.tolist()], f"game {index}"
+        seen.append(state.observation_tensor(student))
+        expected = as_planes(seen, student)
+        assert torch.equal(record.obs, expected[:-1]), f"game {index}"
+        assert torch.equal(record.final_obs, expected[1:]), f"game {index}"
+    assert sum(ends.values()) == GAMES_PLAYED
+    assert ends["student's line"] > 4000
+    assert ends["opponent's line"] > 4000
+    assert ends["student's last disc fills the board"] >= 5
+    assert ends["opponent's last disc fills the board"] >= 5
+
+
+def as_planes(observations: list[list[float]], student: int) -> Tensor:
+    """OpenSpiel's planes (first mover's, second mover's, empty; row 0 at the bottom) in the form of ours."""
+    return torch.tensor(observations).view(-1, 3, 6, 7)[:, [student, 1 - student]].flip(2)
+
+
+def test_a_random_game_lasts_21_plies_on_average(records: list[Record]) -> None:
+    """RESEARCH.md, section 4: 21.3, so within half its last digit plus 5 standard errors."""
+    plies = torch.tensor([r.final_obs[-1].sum().item() for r in records]).double()
+    standard_error = plies.std().item() / GAMES_PLAYED**0.5
+    assert standard_error < 0.1
+    assert abs(plies.mean().item() - 21.3) < 0.05 + 5 * standard_error
+
+
+def test_the_student_moves_first_in_half_of_the_games(records: list[Record]) -> None:
+    """5 standard deviations of a fair coin thrown 10,000 times are 250."""
+    assert abs(sum(record.opening < 0 for record in records) - 5000) < 250
+
+
+def test_the_opponent_opens_in_every_column(records: list[Record]) -> None:
+    """About 714 of 5000 openings each; a standard deviation is 25."""
+    openings = Counter(record.opening for record in records if record.opening >= 0)
+    assert sorted(openings) == list(range(7))
+    assert all(abs(number - sum(openings.values()) / 7) < 125 for number in openings.values())
+
+
+def test_there_are_69_lines() -> None:
+    assert len(LINES) == 69
+
+
+def test_deal_luck_says_who_moves_first_and_what_the_opponent_opens_with() -> None:
+    """In any column, whoever the opponent is."""
+    for opponent in (random, lambda pieces, others, luck: torch.full_like(pieces, 3)):
+        luck = torch.tensor([[0.0, 0.0], [0.25, 0.5], [0.499, 1 - 2**-24], [0.5, 0.0], [0.99, 0.5]])
+        state = Connect4(opponent).deal(luck)
+        assert state["mine"].tolist() == [0] * 5
+        assert state["theirs"].tolist() == [bit(5, 0), bit(5, 3), bit(5, 6), 0, 0]
+
+
+def test_play_luck_and_both_sides_discs_are_given_to_the_opponent_after_the_student_has_moved() -> None:
+    asked = []
+
+    def opponent(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+        asked.append((drawn(others, pieces), luck.tolist()))
+        return torch.zeros_like(pieces)
+
+    x, o = board("....... ....... ....... ....... ....... x..o...")
+    Connect4(opponent).play({"mine": x, "theirs": o}, torch.tensor([3]), torch.tensor([[0.75]]))
+    assert asked == [("....... ....... ....... ....... ...x... x..o...", [0.75])]
+
+
+def test_discs_fall_onto_those_below() -> None:
+    before = "....... ....... ....... ....... ...o... x..x..."
+    after = "....... ....... ....... ...x... ...o... x..x..o"
+    assert play(before, column=3, reply=6) == (0, False, after)
+    after = "....... ....... ...o... ...x... ...o... x..x..."
+    assert play(before, column=3, reply=3) == (0, False, after)
+
+
+WINS = {  # a position, the column that completes a line, one that changes nothing
+    "right, at the left edge": ("....... ....... ....... ....... ooo.... xxx....", 3, 6),
+    "right, at the right edge": ("....... ....... ....... ....... ....ooo ....xxx", 3, 0),
+    "right, into a gap": ("....... ....... ....... ....... ....... xx.xooo", 2, 6),
+    "up": ("....... ....... ....... ..x.... ..x.o.. ..x.o..", 2, 6),
+    "up, to the top": ("....... x...... x...... x...... o...... o...o.o", 0, 3),
+    "up-right": ("....... ....... ....... ..xo... .xox... xooo...", 3, 0),
+    "up-right, into a gap": ("....... ....... ....x.. ....o.. ..xxo.. .xooox.", 3, 0),
+    "down-right": ("....... ....... ....... ...ox.. ...xox. ...ooox", 3, 0),
+    "down-right, to the bottom": ("....... ....... x...... ox..... oxx.... xoo....", 3, 6),
+}
+SWAP = str.maketrans("xo", "ox")
+
+
+@pytest.mark.parametrize("line", WINS)
+def test_four_in_a_line_win_and_are_not_answered(line: str) -> None:
+    before, column, _ = WINS[line]
+    reward, over, after = play(before, column, reply=column)
+    assert (reward, over) == (1, True)
+    assert after.count("x") == before.count("x") + 1
+    assert after.count("o") == before.count("o")
+
+
+@pytest.mark.parametrize("line", WINS)
+def test_the_reply_can_win(line: str) -> None:
+    before, column, elsewhere = WINS[line]
+    reward, over, after = play(before.translate(SWAP), elsewhere, reply=column)
+    assert (reward, over) == (-1, True)
+    assert after.count("o") == before.count("x") + 1
+
+
+@pytest.mark.parametrize("line", WINS)
+def test_three_in_a_line_do_not_win(line: str) -> None:
+    before, _, elsewhere = WINS[line]
+    assert play(before, elsewhere, reply=elsewhere)[:2] == (0, False)
+
+
+def test_a_line_does_not_run_from_the_top_of_one_column_into_the_next() -> None:
+    assert play("x...... x...... x...... o...... o...... o......", column=1, reply=6)[:2] == (0, False)
+    assert play("..o.... ..o.... ..o.... ..x.... ..x.... ..x....", column=6, reply=3)[:2] == (0, False)
+
+
+def test_a_line_does_not_run_from_the_right_edge_to_the_left() -> None:
+    assert play("....... ....... ....... ....... o.....o xx....x", column=5, reply=3)[:2] == (0, False)
+    assert play("....... ....... ....... x...... o...... xx...xo", column=6, reply=3)[:2] == (0, False)
+
+
+@pytest.mark.parametrize("column", range(7))
+def test_dropping_into_a_full_column_loses_and_is_not_answered(column: int) -> None:
+    rows = [f"{'.' * column}{sign}{'.' * (6 - column)}" for sign in "xoxoxo"]
+    before = " ".join(rows)
+    assert play(before, column, reply=(column + 1) % 7) == (-1, True, before)
+
+
+def test_dropping_into_a_full_column_loses_even_beside_three_in_a_line() -> None:
+    before = "..xoxxx ..oxooo ..xoxxx ..oxooo ..xoxxx ..oxooo"
+    assert play(before, column=3, reply=0) == (-1, True, before)
+
+
+def test_a_full_board_without_a_line_is_a_draw() -> None:
+    x, o = board(FULL_WITHOUT_A_LINE)
+    assert not any(set(line) <= cells_of(side.item()) for line in LINES for side in (x, o))
+    below = FULL_WITHOUT_A_LINE.removeprefix("xxooxxo")
+    assert play("xxoox.o" + below, column=5, reply=5) == (0, True, FULL_WITHOUT_A_LINE)
+    assert play("xxoo.x." + below, column=4, reply=6) == (0, True, FULL_WITHOUT_A_LINE)
+    assert play("x.oo.x." + below, column=4, reply=6)[:2] == (0, False)
+
+
+def test_the_last_disc_can_win() -> None:
+    below = " ooxxoox xxooxxo ooxxoox xxooxxo ooxxoox"
+    assert play("xxx.oxo" + below, column=3, reply=0) == (1, True, "xxxxoxo" + below)
+    assert play("ooo.ox." + below, column=6, reply=3) == (-1, True, "oooooxx" + below)
+
+
+def test_what_is_seen_are_the_students_discs_then_the_opponents_from_the_top() -> None:
+    x, o = board("....... ....... ....... ....... ...o... x..x..o")
+    obs, legal = Connect4(random).look({"mine": x, "theirs": o})
+    assert obs.shape == (1, 2, 6, 7)
+    assert obs[0, 0].nonzero().tolist() == [[5, 0], [5, 3]]
+    assert obs[0, 1].nonzero().tolist() == [[4, 3], [5, 6]]
+    assert legal.tolist() == [[True] * 7]
+
+
+def test_only_columns_with_room_are_legal_and_all_on_a_full_board() -> None:
+    game = Connect4(random)
+    top = "xxooxxo"
+    below = FULL_WITHOUT_A_LINE.removeprefix(top)
+    for open_columns in itertools.product([False, True], repeat=7):
+        row = "".join("." if is_open else sign for is_open, sign in zip(open_columns, top, strict=True))
+        x, o = board(row + below)
+        assert legal_columns(x | o).tolist() == [list(open_columns)]
+        legal = game.look({"mine": x, "theirs": o})[1]
+        assert legal.tolist() == [list(open_columns) if any(open_columns) else [True] * 7]
+
+
+def subsets(size: int) -> Tensor:
+    cells = torch.tensor([bit(*cell) for cell in CELLS])
+    return torch.combinations(cells, size).sum(1)
+
+
+def test_of_all_sets_of_four_cells_only_the_69_lines_are_four() -> None:
+    fours = subsets(4)
+    assert len(fours) == 111_930
+    assert set(fours[has_four(fours)].tolist()) == {bits(set(line)) for line in LINES}
+
+
+def test_a_board_has_four_where_one_of_the_69_lines_is_filled() -> None:
+    boards = random_sets(3000)
+    lines = torch.tensor([bits(set(line)) for line in LINES])
+    expected = (boards[:, None] & lines == lines).any(1)
+    assert 500 < expected.sum() < 2500
+    assert torch.equal(has_four(boards), expected)
+
+
+def completing_by_definition(ours: set[Cell]) -> set[Cell]:
+    """Put a disc into each cell and look for a line through it."""
+    return {cell for cell in CELLS if any(cell in line and set(line) <= ours | {cell} for line in LINES)}
+
+
+def test_completing_finds_the_cells_where_one_more_disc_makes_a_line_through_it() -> None:
+    boards = random_sets(1500, seed=2)
+    for ours, found in zip(boards.tolist(), completing(boards).tolist(), strict=True):
+        assert found == bits(completing_by_definition(cells_of(ours)))
+
+
+def test_of_all_sets_of_three_cells_those_of_a_line_are_completed_by_its_fourth() -> None:
+    expected: dict[int, set[Cell]] = {}
+    for line in LINES:
+        for cell in line:
+            expected.setdefault(bits(set(line) - {cell}), set()).add(cell)
+    threes = subsets(3)
+    for three, found in zip(threes.tolist(), completing(threes).tolist(), strict=True):
+        assert found == bits(expected.get(three, set()))
+
+
+def test_a_dropped_disc_lies_on_the_lowest_empty_cell_of_its_column() -> None:
+    ours, others = random_heaps(500)
+    for column in range(7):
+        dropped = drop(ours, others, torch.full_like(ours, column))
+        for mine, theirs, after in zip(ours.tolist(), others.tolist(), dropped.tolist(), strict=True):
+            room = [row for row in range(6) if (row, column) not in cells_of(mine | theirs)]
+            assert after == (mine | bit(max(room), column) if room else mine)
+
+
+def test_playable_cells_are_the_lowest_empty_ones() -> None:
+    ours, others = random_heaps(500, seed=3)
+    for taken, found in zip((ours | others).tolist(), playable(ours | others).tolist(), strict=True):
+        empty = [cell for cell in CELLS if not taken & bit(*cell)]
+        assert cells_of(found) == {
+            (row, column) for row, column in empty if row == max(r for r, c in empty if c == column)
+        }
+
+
+def test_columns_of_cells_are_those_that_hold_one() -> None:
+    boards = torch.cat([random_sets(300), torch.tensor([0, BOARD]), subsets(1)])
+    for cells, found in zip(boards.tolist(), columns_of(boards).tolist(), strict=True):
+        assert found == [any(c == column for _, c in cells_of(cells)) for column in range(7)]
+
+
+def test_a_board_is_full_when_all_42_cells_are_taken() -> None:
+    every = bits(set(CELLS))
+    assert every == BOARD
+    almost = torch.tensor([every & ~bit(*cell) for cell in CELLS])
+    assert is_full(torch.tensor([every, 0])).tolist() == [True, False]
+    assert not is_full(almost).any()
+
+
+def test_mirror_swaps_left_and_right() -> None:
+    boards = torch.cat([random_sets(200), subsets(1)])
+    for cells, found in zip(boards.tolist(), mirror(boards).tolist(), strict=True):
+        assert found == bits({(row, 6 - column) for row, column in cells_of(cells)})
+
+
+def test_planes_show_each_cell_of_each_board() -> None:
+    boards = [random_sets(50, seed) for seed in range(3)]
+    shown = planes(*boards)
+    assert shown.shape == (50, 3, 6, 7)
+    assert shown.dtype == torch.float32
+    for index, plane in itertools.product(range(50), range(3)):
+        expected = [[float(bool(boards[plane][index] & bit(r, c))) for c in range(7)] for r in range(6)]
+        assert shown[index, plane].tolist() == expected
+
+
+def test_a_position_is_drawn_as_six_lines_from_the_top() -> None:
+    position = "....... ....... o...... x...... o..x... xo.xo.o"
+    x, o = board(position)
+    lines = draw(x.item(), o.item()).split("\n")
+    assert lines == [" ".join(row) for row in position.split()]
+
+
+def test_the_signs_of_a_drawing_can_be_chosen() -> None:
+    x, o = board("....... ....... ....... ....... ....... xo.....")
+    assert draw(x.item(), o.item(), "-12").split("\n")[5] == "1 2 - - - - -"
+
+
+def test_a_drawing_leaves_no_cell_out() -> None:
+    ours, others = random_heaps(50, seed=5)
+    for x, o in zip(ours, others, strict=True):
+        assert draw(x.item(), o.item()).replace(" ", "").replace("\n", " ") == drawn(x, o)
+
+
+class Played(NamedTuple):
+    """One game from the deal to its end."""
+
+    states: list[State]  # of one row each
+    first: str  # student or opponent
+    won: float  # the last reward: 1 by the student, -1 by the opponent, 0 by nobody
+
+
+@pytest.fixture(scope="module")
+def played() -> dict[tuple[str, float], list[Played]]:
+    """Random games by who moved first and who won."""
+    number, game = 4000, Connect4(random)
+    luck = Luck(6, torch.arange(number), EXPLORATION)
+    states, rewards, ends = [game.deal(luck.draw(0, 2))], [], []
+    for turn in range(1, 22):
+        numbers = luck.draw(turn, 2)
+        action = pick(game.look(states[-1])[1], numbers[:, 0])
+        state, reward, terminated = game.play(states[-1], action, numbers[:, 1:])
+        states.append(state)
+        rewards.append(reward)
+        ends.append(terminated)
+    lasts = torch.stack(ends).int().argmax(0).tolist()
+    kinds: dict[tuple[str, float], list[Played]] = {}
+    for index, last in enumerate(lasts):
+        first = "opponent" if states[0]["theirs"][index] else "student"
+        won = rewards[last][index].item()
+        if len(kinds.setdefault((first, won), [])) < 25:
+            rows = torch.tensor([index])
+            kinds[first, won].append(Played([rows_of(state, rows) for state in states[: last + 2]], first, won))
+    return kinds
+
+
+class Reading(NamedTuple):
+    """What a written game says."""
+
+    first: str
+    result: str
+    moves: list[str]
+    board: str  # as `drawn`: the student's discs are x
+    line: str  # the sign that has four in a line, if one has
+
+
+def read(text: str) -> Reading:
+    """Play a written game on a grid of signs; a disc must lie on the lowest empty cell of its column."""
+    first_tag, result_tag, gap, movetext = text.split("\n")
+    first = re.fullmatch(r'\[First "(student|opponent)"]', first_tag)[1]
+    result = re.fullmatch(r'\[Result "(1-0|0-1|1/2-1/2|\*)"]', result_tag)[1]
+    assert gap == ""
+    words = movetext.split(" ") if movetext else []
+    assert words[::3] == [f"{number + 1}." for number in range(len(words[::3]))]
+    moves = [word for index, word in enumerate(words) if index % 3]
+    assert not words or not words[-1].endswith(".")
+    grid = [["."] * 7 for _ in range(6)]
+    for sign, move in zip(itertools.cycle("xo" if first == "student" else "ox"), moves, strict=False):
+        column, row = "abcdefg".index(move[0]), 6 - int(move[1:])
+        assert row == max(r for r in range(6) if grid[r][column] == ".")
+        grid[row][column] = sign
+    fours = {sign for sign in "xo" for line in LINES if all(grid[r][c] == sign for r, c in line)}
+    assert len(fours) <= 1
+    return Reading(first, result, moves, " ".join("".join(row) for row in grid), "".join(fours))
+
+
+RESULTS = {  # (who moved first, the last reward): as chess has it, the first mover's points first
+    ("student", 1.0): "1-0",
+    ("student", -1.0): "0-1",
+    ("student", 0.0): "1/2-1/2",
+    ("opponent", 1.0): "0-1",
+    ("opponent", -1.0): "1-0",
+    ("opponent", 0.0): "1/2-1/2",
+}
+
+
+def drawing_of(state: State) -> str:
+    return drawn(state["mine"][0], state["theirs"][0])
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=str)
+def test_a_written_game_leads_to_the_same_board_and_result(
+    kind: tuple[str, float], played: dict[tuple[str, float], list[Played]]
+) -> None:
+    assert len(played[kind]) >= 2
+    for game in played[kind]:
+        told = read(notation(game.states))
+        assert told.first == game.first
+        assert told.result == RESULTS[kind]
+        assert told.board == drawing_of(game.states[-1])
+        assert told.line == {1.0: "x", -1.0: "o", 0.0: ""}[game.won]
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=str)
+def test_a_game_in_play_is_written_as_far_as_it_went_and_has_no_result(
+    kind: tuple[str, float], played: dict[tuple[str, float], list[Played]]
+) -> None:
+    for game in played[kind][:8]:
+        whole = read(notation(game.states)).moves
+        for length in range(1, len(game.states)):
+            told = read(notation(game.states[:length]))
+            assert told.moves == whole[: len(told.moves)]
+            assert told.board == drawing_of(game.states[length - 1])
+            assert told.result == "*"
+            assert told.first == (game.first if told.moves else "student")
+
+
+def test_of_several_games_the_first_is_written(played: dict[tuple[str, float], list[Played]]) -> None:
+    game, other = played["student", 1.0][0], played["opponent", -1.0][0]
+    together = [
+        {name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(game.states, other.states, strict=False)
+    ]
+    assert notation(together) == notation(game.states[: len(together)])
+
+
+def test_a_game_is_written_as_chess_games_are() -> None:
+    positions = [
+        "....... ....... ....... ....... ....... ...o...",
+        "....... ....... ....... ....... ...x... o..o...",
+        "....... ....... ....... ....... o..x... o..o..x",
+        "....... ....... ....... o...... o..x... o..o.xx",
+        "....... ....... o...... o...... o..x..x o..o.xx",
+    ]
+    states = [dict(zip(("mine", "theirs"), board(position), strict=True)) for position in positions]
+    assert notation(states) == '[First "opponent"]\n[Result "1-0"]\n\n1. d1 d2 2. a1 g1 3. a2 f1 4. a3 g2 5. a4'
+    assert notation(states[:1]) == '[First "opponent"]\n[Result "*"]\n\n1. d1'
+
+
+def test_a_game_without_a_move_is_written_without_one() -> None:
+    nothing = torch.zeros(1, dtype=torch.int64)
+    for states in ([], [{"mine": nothing, "theirs": nothing}]):
+        assert notation(states) == '[First "student"]\n[Result "*"]\n\n'
+
+
+def test_a_move_into_a_full_column_is_no_move() -> None:
+    game = Connect4(lambda pieces, others, luck: torch.zeros_like(pieces))
+    states = [game.deal(torch.tensor([[0.9, 0.0]]))]
+    for _ in range(4):
+        states.append(game.play(states[-1], torch.tensor([0]), torch.zeros(1, 1))[0])
+    assert read(notation(states)).moves == ["a1", "a2", "a3", "a4", "a5", "a6"]
+
+
+@pytest.mark.parametrize(
+    ("position", "first", "result"),
+    [
+        ("....... ....... ....... ....... ooo.... xxxx...", "student", "1-0"),
+        ("....... ....... ....... ....... oooo... xxxox..", "student", "0-1"),
+        ("....... ....... ....... ....... ooo.... xxxx..o", "opponent", "0-1"),
+        ("....... ....... ....... ....... oooo... xxxoxx.", "opponent", "1-0"),
+        ("....... ....... ....... ....... ooo.... xxx....", "student", "*"),
+        ("....... ....... ....... ....... ....... .......", "opponent", "*"),
+        (FULL_WITHOUT_A_LINE, "student", "1/2-1/2"),
+        (FULL_WITHOUT_A_LINE, "opponent", "1/2-1/2"),
+        ("." + FULL_WITHOUT_A_LINE[1:], "student", "*"),
+        (FULL_WITHOUT_A_LINE.replace("xxooxxo", "xxxxoxo", 1), "student", "1-0"),
+        (FULL_WITHOUT_A_LINE.replace("xxooxxo", "xoooooo", 1), "student", "0-1"),
+    ],
+)
+def test_the_outcome_of_drawn_boards(position: str, first: str, result: str) -> None:
+    """The last two are full boards whose last disc made a line."""
+    x, o = board(position)
+    assert outcome((x.item(), o.item()), first) == result
+
+
+@pytest.mark.parametrize("function", [has_four, completing, playable, is_full, mirror])
+def test_functions_of_one_board_take_any_shape(function: Callable[[Tensor], Tensor]) -> None:
+    boards = random_sets(12)
+    assert torch.equal(function(boards.view(3, 4)), function(boards).view(3, 4))

@@ -1,0 +1,433 @@
+"""Gymnasium envs in the form of ours: against the same envs made and played by hand with the same seeds, and against a
+probe env whose every moment is known beforehand.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.toy_text import BlackjackEnv, FrozenLakeEnv
+from torch import Tensor
+
+from agents.ppo import PPO, PPOConfig
+from envs.base import Env, Step
+from envs.gymnasium_vec import UNKNOWN, GymEnv
+from envs.rng import EXPLORATION, Luck, pick
+from tests.envs.test_base import assert_same, each, parts, started, trajectory
+
+LIMIT = 4
+
+
+class Steps(gym.Env):
+    """Counts up from a multiple of 100. Actions are 5, 6 and 7; 7 ends the game. Rewards are the number reached."""
+
+    action_space = gym.spaces.Discrete(3, start=5)
+    observation_space = gym.spaces.Box(0, 10_000, (1, 2), np.int32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.number, self.action = 100 * int(self.np_random.integers(1, 99)), 0
+        return self.seen(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        self.number, self.action = self.number + 1, int(action)
+        return self.seen(), float(self.number), self.action == 7, False, {"number": self.number}
+
+    def seen(self) -> np.ndarray:
+        return np.array([[self.number, self.action]], np.int32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    gym.register("Steps-v0", entry_point=Steps, max_episode_steps=LIMIT)
+    yield
+    del gym.registry["Steps-v0"]
+
+
+every_env = pytest.mark.parametrize("id", ["CartPole-v1", "Blackjack-v1", "FrozenLake-v1", "Steps-v0"])
+
+
+@pytest.fixture
+def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds with which envs are begun, in order; that which goes on without a seed is not in it."""
+    told: list[int] = []
+
+    def watch(kind: type[gym.Env]) -> None:
+        reset = kind.reset
+
+        def watched(self: gym.Env, *, seed: int | None = None, options: Any = None) -> Any:
+            if seed is not None:
+                told.append(seed)
+            return reset(self, seed=seed, options=options)
+
+        monkeypatch.setattr(kind, "reset", watched)
+
+    for kind in (CartPoleEnv, BlackjackEnv, FrozenLakeEnv):
+        watch(kind)
+    return told
+
+
+def as_it_is(seen: np.ndarray) -> list[float]:
+    return seen.tolist()
+
+
+def one_hot(*sizes: int) -> Callable[[Any], list[float]]:
+    """For numbers below `sizes`: one 1 in as many places for each."""
+
+    def flat(seen: Any) -> list[float]:
+        numbers = [int(number) for number in (seen if isinstance(seen, tuple) else (seen,))]
+        return [float(at == number) for number, size in zip(numbers, sizes, strict=True) for at in range(size)]
+
+    return flat
+
+
+def anyhow(num_envs: int) -> Callable[[Step], Tensor]:
+    luck, calls = Luck(5, torch.arange(num_envs), EXPLORATION), itertools.count()
+    return lambda step: pick(step.legal, luck.draw(next(calls), 1)[:, 0])
+
+
+def balancing(num_envs: int) -> Callable[[Step], Tensor]:
+    """Push the cart towards where the pole falls; it does not fall."""
+    weights = torch.tensor([0.02, 0.05, 1.0, 0.3])
+    return lambda step: (step.obs @ weights > 0).long()
+
+
+def assert_as_by_hand(
+    id: str, options: dict[str, Any], flat: Callable[[Any], list[float]], policy: Any, steps: int, seeds: list[int]
+) -> list[Step]:
+    """Compare everything of every step with single envs, and return the steps."""
+    env = GymEnv(id, 4, seed=3, **options)
+    step, act = env.reset(), policy(4)
+    first, shown = seeds[:4], [step]
+    assert len(set(first)) == 4
+    alone = [gym.make(id, **options) for _ in first]
+    assert step.obs.tolist() == [flat(one.reset(seed=seed)[0]) for one, seed in zip(alone, first, strict=True)]
+    for _ in range(steps):
+        action = act(step)
+        step = env.step(action)
+        for game, one in enumerate(alone):
+            seen, reward, terminated, truncated, _ = one.step(int(action[game]))
+            assert step.final_obs[game].tolist() == flat(seen)
+            assert step.reward[game] == reward
+            assert step.terminated[game] == terminated
+            assert step.truncated[game] == (truncated and not terminated)
+            assert step.obs[game].tolist() == flat(one.reset()[0] if terminated or truncated else seen)
+        shown.append(step)
+    return shown
+
+
+def test_cart_poles_go_step_by_step_as_by_hand(seeds: list[int]) -> None:
+    shown = assert_as_by_hand("CartPole-v1", {}, as_it_is, anyhow, 200, seeds)
+    assert sum(step.terminated.sum() for step in shown) > 20
+
+
+def test_a_pole_that_does_not_fall_is_truncated_after_500_steps(seeds: list[int]) -> None:
+    shown = assert_as_by_hand("CartPole-v1", {}, as_it_is, balancing, 503, seeds)
+    for index, step in enumerate(shown):
+        assert not step.terminated.any()
+        assert step.truncated.tolist() == [index == 500] * 4
+
+
+@pytest.mark.parametrize("options", [{}, {"sab": False, "natural": True}], ids=str)
+def test_hands_of_blackjack_go_as_by_hand_and_are_seen_flat(options: dict[str, Any], seeds: list[int]) -> None:
+    shown = assert_as_by_hand("Blackjack-v1", options, one_hot(32, 11, 2), anyhow, 150, seeds)
+    rewards = {reward for step in shown for reward in step.reward.tolist()}
+    assert rewards == ({-1.0, 0.0, 1.0, 1.5} if "natural" in options else {-1.0, 0.0, 1.0})
+
+
+@pytest.mark.parametrize("options", [{}, {"map_name": "8x8", "is_slippery": False}], ids=str)
+def test_lakes_go_as_by_hand_and_are_seen_flat(options: dict[str, Any], seeds: list[int]) -> None:
+    shown = assert_as_by_hand("FrozenLake-v1", options, one_hot(64 if options else 16), anyhow, 150, seeds)
+    assert sum(step.terminated.sum() for step in shown) > 10
+
+
+def test_options_reach_the_env() -> None:
+    """On the ice of 8 x 8 that is not slippery: 7 cells to the right and 7 down, around all holes."""
+    env = GymEnv("FrozenLake-v1", 2, map_name="8x8", is_slippery=False)
+    assert env.spec.obs_shape == (64,)
+    assert env.reset().obs.argmax(1).tolist() == [0, 0]
+    right, down = torch.tensor([2, 2]), torch.tensor([1, 1])
+    cells = [1, 2, 3, 4, 5, 6, 7, 15, 23, 31, 39, 47, 55, 63]
+    for index, cell in enumerate(cells):
+        step = env.step(right if index < 7 else down)
+        assert step.final_obs.argmax(1).tolist() == [cell, cell]
+        assert step.terminated.tolist() == [cell == 63] * 2
+        assert step.reward.tolist() == [float(cell == 63)] * 2
+    assert step.obs.argmax(1).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("id", "shape", "actions", "time_limit"),
+    [
+        ("CartPole-v1", (4,), 2, 500),
+        ("Blackjack-v1", (45,), 2, UNKNOWN),
+        ("FrozenLake-v1", (16,), 4, 100),
+        ("Steps-v0", (1, 2), 3, LIMIT),
+    ],
+)
+def test_the_spec_says_what_gymnasium_says(id: str, shape: tuple[int], actions: int, time_limit: int) -> None:
+    env = GymEnv(id, 2)
+    assert isinstance(env, Env)
+    assert env.spec.name == f"gym:{id}"
+    assert (env.spec.obs_shape, env.spec.num_actions, env.spec.time_limit) == (shape, actions, time_limit)
+
+
+def test_a_time_limit_that_is_asked_for_counts_and_stands_in_the_spec() -> None:
+    env = GymEnv("CartPole-v1", 2, max_episode_steps=3)
+    env.reset()
+    truncated = [env.step(torch.tensor([0, 1])).truncated.tolist() for _ in range(7)]
+    assert truncated == [[index % 3 == 2] * 2 for index in range(7)]
+    assert env.spec.time_limit == 3
+
+
+def test_a_game_that_its_env_cuts_short_without_a_known_limit_keeps_its_future() -> None:
+    class CutsItself(Steps):
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            seen, reward, terminated, _, info = super().step(action)
+            return seen, reward, terminated, self.number % 3 == 0, info
+
+    gym.register("CutsItself-v0", entry_point=CutsItself)
+    env = GymEnv("CutsItself-v0", 3)
+    del gym.registry["CutsItself-v0"]
+    agent = PPO(PPOConfig(num_steps=6, num_minibatches=1), env, 1000, seed=1)
+    step, cut = env.reset(), 0
+    for moment in range(6):
+        proposal = agent.act(step)
+        after = env.step(torch.zeros(3, dtype=torch.int64))
+        agent.observe(step, proposal, torch.zeros(3, dtype=torch.int64), after)
+        expected = agent.network.judge(after.final_obs).detach()
+        torch.testing.assert_close(agent.rollout.next_values[moment], expected)
+        cut += int(after.truncated.sum())
+        step = after.now()
+    assert cut
+
+
+@every_env
+def test_a_step_has_the_shapes_and_types_of_the_spec(id: str) -> None:
+    env = GymEnv(id, 5)
+    for step in trajectory(env, 30):
+        for obs in (step.obs, step.final_obs):
+            assert obs.shape == (5, *env.spec.obs_shape)
+            assert obs.dtype == torch.float32
+        for legal in (step.legal, step.final_legal):
+            assert legal.shape == (5, env.spec.num_actions)
+            assert legal.dtype == torch.bool
+            assert legal.all()
+        assert step.reward.shape == step.terminated.shape == step.truncated.shape == (5,)
+        assert step.reward.dtype == torch.float32
+        assert step.terminated.dtype == step.truncated.dtype == torch.bool
+
+
+@every_env
+def test_games_end_and_no_game_is_both_terminated_and_truncated(id: str) -> None:
+    shown = trajectory(GymEnv(id, 16), 150)
+    assert sum(step.terminated.int() + step.truncated.int() for step in shown).min() >= 2
+    assert not any((step.terminated & step.truncated).any() for step in shown)
+
+
+@every_env
+def test_where_no_game_has_ended_the_final_obs_is_what_is_seen_now(id: str) -> None:
+    for step in trajectory(GymEnv(id, 16), 60):
+        going_on = ~(step.terminated | step.truncated)
+        assert torch.equal(step.obs[going_on], step.final_obs[going_on])
+
+
+@every_env
+def test_the_state_is_what_is_seen(id: str) -> None:
+    env = GymEnv(id, 8)
+    step, act = started(env)
+    for _ in range(40):
+        assert torch.equal(env.state["obs"], step.obs)
+        assert torch.equal(step.state["obs"], step.obs)
+        assert torch.equal(step.final_state["obs"], step.final_obs)
+        step = env.step(act(step))
+
+
+@every_env
+def test_a_state_can_be_looked_at_again_though_only_some_of_its_rows(id: str) -> None:
+    other = GymEnv(id, 3)
+    for step in trajectory(GymEnv(id, 8), 30):
+        for state, obs, legal in (
+            (step.state, step.obs, step.legal),
+            (step.final_state, step.final_obs, step.final_legal),
+        ):
+            for rows in (slice(None), slice(2, 7)):
+                seen, may = other.look({name: tensor[rows] for name, tensor in state.items()})
+                assert torch.equal(seen, obs[rows])
+                assert torch.equal(may, legal[rows])
+
+
+@every_env
+def test_before_the_first_reset_the_state_has_the_shape_and_type_of_those_to_come(id: str) -> None:
+    env = GymEnv(id, 5)
+    before = {name: (tensor.shape, tensor.dtype) for name, tensor in env.state.items()}
+    obs, legal = env.look(env.state)
+    assert not obs.any()
+    assert legal.all()
+    for step in trajectory(env, 6):
+        for state in (step.state, step.final_state, env.state):
+            assert {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} == before
+
+
+@every_env
+def test_the_moment_alone_is_as_if_it_were_the_first(id: str) -> None:
+    for step in trajectory(GymEnv(id, 8), 30):
+        alone = parts(step.now())
+        for name, tensor in alone.items():
+            expected = parts(step)[name.removeprefix("final_")]
+            happened = name in ("reward", "terminated", "truncated")
+            assert torch.equal(tensor, torch.zeros_like(expected) if happened else expected)
+
+
+def test_an_env_says_which_is_its_first_game() -> None:
+    assert GymEnv("CartPole-v1", 2).first_game == 0
+    assert GymEnv("CartPole-v1", 2, first_game=6).first_game == 6
+
+
+@every_env
+def test_a_step_that_was_handed_out_never_changes(id: str) -> None:
+    env = GymEnv(id, 8)
+    step, act = started(env)
+    given = []
+    for _ in range(40):
+        given.append((step, each(step, Tensor.clone)))
+        step = env.step(act(step))
+    env.reset()
+    for step, kept in given:
+        assert_same([step], [kept])
+
+
+@every_env
+def test_a_step_does_not_modify_the_action(id: str) -> None:
+    env = GymEnv(id, 8)
+    step, act = started(env)
+    action = act(step)
+    kept = action.clone()
+    env.step(action)
+    assert torch.equal(action, kept)
+
+
+@every_env
+def test_a_game_plays_the_same_for_every_number_of_games_and_in_every_shard(id: str) -> None:
+    whole = trajectory(GymEnv(id, 10, seed=4), 50)
+    assert_same(trajectory(GymEnv(id, 7, seed=4), 50), whole, slice(0, 7))
+    assert_same(trajectory(GymEnv(id, 1, seed=4), 50), whole, slice(0, 1))
+    assert_same(trajectory(GymEnv(id, 5, seed=4, first_game=3), 50, first_game=3), whole, slice(3, 8))
+    assert_same(trajectory(GymEnv(id, 2, 4, "cpu", 8), 50, first_game=8), whole, slice(8, 10))
+
+
+@every_env
+def test_another_seed_gives_other_games_and_so_has_every_game_of_one_run(id: str) -> None:
+    """A row is what one game shows in 40 steps. FrozenLake always starts in one place, but slips elsewhere."""
+    shown = [torch.stack([step.obs for step in trajectory(GymEnv(id, 8, seed), 40)], 1).flatten(1) for seed in (8, 9)]
+    assert len(torch.cat(shown).unique(dim=0)) == 16
+
+
+def test_no_two_games_are_seeded_alike(seeds: list[int]) -> None:
+    """Neither of two runs, nor of one run, nor of one game that begins again."""
+    for seed in (3, 4):
+        env = GymEnv("CartPole-v1", 20, seed)
+        for _ in range(5):
+            env.reset()
+            env.step(torch.zeros(20, dtype=torch.int64))
+    assert len(seeds) == 200
+    assert len(set(seeds)) == 200
+
+
+def test_reset_begins_other_games_the_second_time_and_nothing_has_happened_yet() -> None:
+    env = GymEnv("CartPole-v1", 6, seed=2)
+    firsts = [env.reset(), env.reset()]
+    trajectory(env, 7)
+    firsts.append(env.reset())
+    for a, b in itertools.combinations(firsts, 2):
+        assert not (a.obs == b.obs).all(1).any()
+    for step in firsts:
+        assert torch.equal(step.obs, step.final_obs)
+        assert not step.reward.any()
+        assert not step.terminated.any()
+        assert not step.truncated.any()
+
+
+def test_a_run_that_is_reset_again_goes_the_same_way_as_another_of_its_seed() -> None:
+    one, other = GymEnv("CartPole-v1", 3, seed=2), GymEnv("CartPole-v1", 3, seed=2)
+    assert_same(trajectory(one, 30), trajectory(other, 30))
+    assert_same(trajectory(one, 30), trajectory(other, 30))
+
+
+def test_actions_are_counted_from_the_first_of_a_space_that_does_not_start_at_0() -> None:
+    env = GymEnv("Steps-v0", 3)
+    env.reset()
+    step = env.step(torch.tensor([0, 1, 2]))
+    assert step.final_obs[:, 0, 1].tolist() == [5, 6, 7]
+    assert step.terminated.tolist() == [False, False, True]
+
+
+def test_an_ended_game_shows_its_last_position_as_final_and_a_fresh_one_as_now() -> None:
+    env = GymEnv("Steps-v0", 3)
+    first = env.reset().obs[:, 0, 0]
+    assert (first % 100 == 0).all()
+    step = env.step(torch.tensor([0, 2, 1]))
+    assert step.final_obs[:, 0, 0].tolist() == (first + 1).tolist()
+    assert step.reward.tolist() == (first + 1).tolist()
+    assert step.obs[[0, 2], 0, 0].tolist() == (first[[0, 2]] + 1).tolist()
+    assert step.obs[1, 0, 0] % 100 == 0
+    assert step.obs[1, 0, 1] == 0
+    fresh = step.obs[1, 0, 0]
+    assert env.step(torch.tensor([0, 0, 0])).obs[1, 0, 0] == fresh + 1
+
+
+def test_the_time_limit_truncates_what_has_not_ended_by_itself() -> None:
+    """Game 0 goes on, game 1 ends exactly at the limit, game 2 one step before it."""
+    env = GymEnv("Steps-v0", 3)
+    env.reset()
+    ends = []
+    for passed in range(1, LIMIT + 1):
+        step = env.step(torch.tensor([0, 2 if passed == LIMIT else 0, 2 if passed == LIMIT - 1 else 0]))
+        ends.append((step.terminated.tolist(), step.truncated.tolist()))
+    nothing = [False, False, False]
+    assert ends == [
+        (nothing, nothing),
+        (nothing, nothing),
+        ([False, False, True], nothing),
+        ([False, True, False], [True, False, False]),
+    ]
+    assert (step.final_obs[:2, 0, 0] % 100).tolist() == [LIMIT, LIMIT]
+    assert (step.obs[:2, 0, 0] % 100).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("id", "reason"),
+    [
+        ("CartPol-v1", "CartPole"),
+        ("CartPole-v99", "v99"),
+        ("no env at all", "no env at all"),
+        ("", "ID"),
+        ("bridge_no_such_module:Env-v0", "bridge_no_such_module"),
+    ],
+)
+def test_an_unknown_env_is_refused_by_its_name_and_with_the_reason(id: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"gym:{id} cannot be made: .*{reason}"):
+        GymEnv(id, 1)
+
+
+def test_continuous_actions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"gym:Pendulum-v1 has the actions Box.*; a student wants a Discrete space"):
+        GymEnv("Pendulum-v1", 1)
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Blackjack-v1", "Steps-v0"])
+def test_an_unknown_option_is_refused_by_its_name(id: str) -> None:
+    with pytest.raises(ValueError, match=f"gym:{id} cannot be made: .*sise"):
+        GymEnv(id, 1, sise=3)
+
+
+@pytest.mark.parametrize("num_envs", [0, -3])
+def test_there_is_at_least_one_game(num_envs: int) -> None:
+    with pytest.raises(ValueError, match=f"num_envs is {num_envs}; there must be at least one game"):
+        GymEnv("CartPole-v1", num_envs)

@@ -1,0 +1,68 @@
+"""Packages import each other along the arrows of docs/concepts/architecture.md; every file says what it is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+
+FOLDERS = ("envs", "agents", "tutors", "training", "experiments")
+PROGRAMS = ("train.py", "evaluate.py")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+FILES += [ROOT / name for name in PROGRAMS]
+
+ARROWS = {  # the first that fits counts; third-party packages may always be imported
+    "envs/*": ("envs",),
+    "agents/*": ("agents", "envs.base", "envs.rng", "envs.registry"),
+    "tutors/prompts/*": ("envs", "tutors.base", "tutors.prompts"),
+    "tutors/*": ("tutors", "envs", "agents.policy"),
+    "training/*": ("training", "tutors", "agents", "envs"),
+    "experiments/*": ("experiments", "training", "tutors", "agents", "envs", "train", "evaluate"),
+    "*": ("training", "tutors", "agents", "envs"),
+}
+SOCKETS = {"aiohttp", "socket", "requests", "httpx", "urllib.request", "http.client", "openai"}
+
+
+def imports(path: Path) -> set[str]:
+    """All modules that a file imports, and `module.name` for what it takes from them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in allowed)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    allowed = next(to for fits, to in ARROWS.items() if name_of(path).startswith(fits.removesuffix("*")))
+    house = {name for name in imports(path) if name.split(".")[0] in (*FOLDERS, "train", "evaluate")}
+    strangers = {name for name in house if not within(name, allowed)}
+    assert not strangers, f"{name_of(path)} may import {allowed}, not {strangers}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_the_client_opens_sockets_and_nobody_imports_vllm(path: Path) -> None:
+    names = imports(path)
+    assert not any(within(name, ("vllm",)) for name in names), "vLLM runs in a process of its own"
+    if name_of(path) != "tutors/llm/client.py":
+        assert not any(within(name, tuple(SOCKETS)) for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_file_begins_with_a_docstring(path: Path) -> None:
+    text = path.read_text()
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring, "no module docstring"
+    assert docstring.splitlines()[0].endswith((".", ":", "?", "`.")), "its first line is a sentence"

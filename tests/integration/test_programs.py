@@ -1,0 +1,638 @@
+"""The programs as a user meets them: what they print, write and refuse. Small runs, in processes of their own."""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+import envs
+from agents import A2CConfig
+from agents.base import Proposal
+from agents.dqn import DQN
+from envs.base import Step
+from envs.opponents import Negamax, tactical
+from tests.helpers.paths import ROOT
+from tests.helpers.programs import program
+from tests.helpers.scripted_server import serving
+from tests.integration.test_query import config_of
+from train import Training, train
+from training.checkpoint import load_checkpoint
+from training.config import Config, config_from_json, evaluation_env, make_agent, tuned_for
+from training.logger import Log
+from training.resume import new_folder
+from training.video import GAP
+from tutors import TutorConfig
+from tutors.advisor import Desk, Told
+from tutors.base import Advice
+
+SMALL = ("--total-steps", "4000", "--num-envs", "64", "--eval-every", "2000", "--eval-episodes", "64",
+         "--log-every", "640", "--learning-starts", "640", "--hidden", "32")  # fmt: skip
+
+TAGS = {
+    "charts/episodic_return", "charts/episodic_length", "charts/SPS", "charts/learning_rate",
+    "losses/td_loss", "losses/q_values", "losses/grad_norm",
+    "eval/mean_return", "eval/stderr", "eval/episodes",
+    "tutor/consult_probability", "tutor/consulted", "tutor/wanted", "tutor/asked", "tutor/hit_rate", "tutor/latency_ms",
+    "tutor/label_mass", "tutor/agreement", "tutor/table_load", "tutor/store_failures",
+    "time/env", "time/act", "time/tutor", "time/store", "time/learn", "time/eval", "time/draw",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a scripted tutor."""
+    folder = tmp_path_factory.mktemp("runs") / "scripted"
+    done = program("train.py", *SMALL, "--tutor", "scripted", "--tutor-depth", "2", "--folder", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_leaves_what_the_design_says(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["global_step"] == 4032
+    assert summary["sps"] == pytest.approx(4032 / summary["wall_seconds"], rel=0.01)
+    assert summary["eval"]["episodes"] == 64
+    assert -1 <= summary["eval"]["mean_return"] <= 1
+    tutor = summary["tutor"]
+    assert tutor["name"] == "scripted"
+    assert 0 < tutor["asked"] < tutor["consulted"]
+    assert tutor["hit_rate"] == pytest.approx(tutor["hits"] / tutor["consulted"], abs=1e-4)
+    assert tutor["silent"] == {}
+    assert (tutor["filled"], tutor["stored"], tutor["store_failures"]) == (0, 0, 0)
+    config = config_from_json((run / "config.json").read_text())
+    assert config.tutoring.tutor == "scripted"
+    assert config.agent.hidden == (32,)
+    assert json.loads((run / "config.json").read_text())["versions"]["torch"] == torch.__version__
+    assert (run / "advice.sqlite").is_file()
+
+
+def test_tensorboard_and_csv_hold_the_same_tags_of_the_design(run: Path) -> None:
+    events = EventAccumulator(str(run)).Reload()
+    assert set(events.Tags()["scalars"]) >= TAGS
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["tag"] for row in rows} == set(events.Tags()["scalars"])
+    written = [float(row["value"]) for row in rows if row["tag"] == "tutor/consult_probability"]
+    assert [event.value for event in events.Scalars("tutor/consult_probability")] == pytest.approx(written)
+    assert written[0] == pytest.approx(1 - 0.9 * 640 / 2016, abs=0.01)
+    assert written[-1] == pytest.approx(0.1)
+
+
+def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(run: Path) -> None:
+    events = EventAccumulator(str(run)).Reload()
+    content = events.PluginTagToContent("hparams")
+    began = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info.hparams
+    assert began["algo"].string_value == "dqn"
+    assert began["agent.learning_rate"].number_value == pytest.approx(7e-4)
+    assert began["tutoring.tutor"].string_value == "scripted"
+    assert "device" not in began, "what changes nothing of what is learned does not sort"
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    assert [info.name.tag for info in experiment.metric_infos] == ["eval/mean_return"]
+    layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    patterns = [tag for part in layout.category for chart in part.chart for tag in chart.multiline.tag]
+    scalars = events.Tags()["scalars"]
+    assert "eval/mean_return" in patterns
+    for pattern in patterns:
+        assert pattern == "tutor/silent/.*" or any(re.match(pattern, tag) for tag in scalars), f"nothing is {pattern}"
+
+
+def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histograms against the actions that the student itself proposed, and the best ones of the advice that it got."""
+    config = config_of("dqn", "connect4", tmp_path / "run")
+    act, turn_back = DQN.act, Desk.turn_back
+    seen: dict[str, list[int]] = {"student": [], "tutor": []}
+
+    def acted(self: DQN, step: Step) -> Proposal:
+        proposal = act(self, step)
+        seen["student"] += proposal.action.tolist()
+        return proposal
+
+    def turned(self: Desk, told: Told, advice: Advice) -> Advice:
+        advice = turn_back(self, told, advice)
+        seen["tutor"] += [probs.index(max(probs)) for probs in advice.probs[advice.given].tolist()]
+        return advice
+
+    monkeypatch.setattr(DQN, "act", acted)
+    monkeypatch.setattr(Desk, "turn_back", turned)
+    train(config)
+    events = EventAccumulator(str(tmp_path / "run"), {"histograms": 0}).Reload()  # 0: all of them
+    for who, actions in seen.items():
+        found = [event.histogram_value for event in events.Histograms(f"policy/actions_{who}")]
+        assert len(found) == 8
+        begun = 0
+        for one in found:
+            part = actions[begun : begun + int(sum(one.bucket))]
+            begun += len(part)
+            assert one.bucket == [part.count(action) for action in range(7)]
+            assert one.bucket_limit == [action + 0.5 for action in range(7)]
+            assert (one.num, one.sum, one.min, one.max) == (len(part), sum(part), -0.5, 6.5)
+            assert one.sum_squares == sum(action**2 for action in part)
+        assert begun == len(actions) > 0
+    assert len(seen["student"]) == 2048
+
+
+def test_the_first_evaluation_has_a_picture_of_a_game(run: Path) -> None:
+    (image, *_) = EventAccumulator(str(run)).Reload().Images("game")
+    assert image.step == 2048
+    with Image.open(io.BytesIO(image.encoded_image_string)) as sheet:
+        assert sheet.width % (7 * 16 + GAP) == 0
+
+
+def test_the_shares_of_time_add_up_to_one(run: Path) -> None:
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["tag"].startswith("time/")]
+    steps = {row["global_step"] for row in rows}
+    for step in steps:
+        assert sum(float(row["value"]) for row in rows if row["global_step"] == step) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("who", ["student", "tutor", "random"])
+def test_evaluate_says_how_good_somebody_is_alone(run: Path, who: str) -> None:
+    done = program("evaluate.py", str(run), "--who", who, "--episodes", "200", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["who"] == who
+    assert result["episodes"] == 200
+    expected = {"student": (-1, 0), "tutor": (0.6, 1), "random": (-1, -0.8)}[who]
+    assert expected[0] <= result["mean_return"] <= expected[1]
+
+
+def test_evaluate_takes_another_opponent_and_prints_an_interval(run: Path) -> None:
+    done = program("evaluate.py", str(run), "--who", "random", "--env-kwargs", "opponent=random", "--episodes", "400")
+    assert done.returncode == 0
+    assert "95 % interval" in done.stdout
+    mean = float(done.stdout.split("mean return ")[1].split(",")[0])
+    assert -0.2 < mean < 0.2
+
+
+def test_evaluating_the_student_equals_the_last_evaluation_in_training(run: Path) -> None:
+    done = program("evaluate.py", str(run), "--episodes", "64", "--json")
+    summary = json.loads((run / "summary.json").read_text())
+    assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
+
+
+def test_one_seed_twice_is_one_run_and_another_seed_is_another(tmp_path: Path) -> None:
+    def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
+        small = config_from_json(Config(folder=tmp_path).to_json())
+        told = Config(
+            total_steps=2000, num_envs=50, seed=seed, device="cpu", eval_every=10_000, eval_episodes=10,
+            folder=tmp_path / name, agent=small.agent, tutoring=TutorConfig(tutor="scripted", tutor_depth=1),
+        )  # fmt: skip
+        train(told)
+        return load_checkpoint(tmp_path / name / "checkpoints", "cpu")["agent"]["network"]
+
+    first, again, other = weights("a", 3), weights("b", 3), weights("c", 4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_run_without_a_tutor_has_none(tmp_path: Path) -> None:
+    done = program("train.py", *SMALL, "--folder", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"] is None
+    refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor")
+    assert refused.returncode == 2
+    assert "had no tutor" in refused.stderr
+
+
+def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> None:
+    with serving() as server:
+        flags = (*SMALL, "--tutor", "tiny", "--tutor-url", server.url, "--folder", str(tmp_path / "run"))
+        done = program("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
+    prompts = [prompt for body in server.asked[1:] for prompt in body["prompt"]]  # the first is the probe
+    assert tutor["asked"] == len(prompts) == len(set(prompts))
+    assert tutor["hits"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--env", "conect4"), "did you mean 'connect4'"),
+        (("--algo", "dqm"), "did you mean 'dqn'"),
+        (("--tutor", "deepseak"), "did you mean 'deepseek'"),
+        (("--env-kwargs", "opponent=tacticle"), "did you mean 'tactical'"),
+        (("--env", "chess"), "there are blackjack, connect4"),
+        (("--env-kwargs", "size=8"), "no option of connect4 is called 'size'"),
+        (("--env-kwargs", "size"), "NAME=VALUE"),
+        (("--env", "snake", "--env-kwargs", "size=one"), "size is of type int"),
+        (("--env", "snake", "--view", "ful", "--tutor", "scripted"), "did you mean 'full'"),
+        (("--env", "nowhere:Game"), "No module named 'nowhere'"),
+        (("--env", "gym:CartPole-v9"), "gym:CartPole-v9 cannot be made"),
+        (("--env", "gym:Pendulum-v1"), "wants a Discrete space"),
+        (("--num-envs", "0"), "at least 1"),
+        (("--total-steps", "-5"), "at least 1"),
+        (("--seed", "-1"), "between 0 and"),
+        (("--reuse", "-1", "--tutor", "scripted"), "reuse budget"),
+        (("--reuse", "1.5", "--tutor", "scripted"), "reuse budget"),
+        (("--tutor", "scripted", "--tutor-accuracy", "2"), "between 0 and 1"),
+        (("--tutor", "scripted", "--tutor-depth", "0"), "at least 1"),
+        (("--tutor", "scripted", "--asking", "importence"), "did you mean 'importance'"),
+        (("--asking", "budget"), "there are chance, early, importance, mistake, uncertainty, visited"),
+        (("--asking", "early", "--asking-threshold", "0.5"), "leave out --asking-threshold"),
+        (("--ask-budget", "-1"), "at least 0"),
+        (("--ask-per-step", "0"), "at least 1"),
+        (("--asking", "mistake", "--nowait"), "leave out --nowait"),
+        (("--tutor", "scripted", "--nowait", "--reuse", "0"), "--reuse 0 keeps none there"),
+        (("--device", "cpu", "--accelerate", "graph"), "--accelerate graph is for CUDA devices"),
+        (("--tutor", "tiny", "--tutor-url", "localhost"), "looks like"),
+        (("--folder", "/proc/run"), "cannot be written"),
+        (("--buffer-size", "10"), "does not hold the 1 moments of 64 games"),
+        (("--network", "conv", "--env", "blackjack"), "wants observations of"),
+        (("--hidden", "0"), "each of at least 1 unit"),
+        pytest.param(
+            ("--device", "cuda"), "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here"),
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_what_cannot_be_is_refused_with_code_2_and_no_traceback(
+    flags: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    folder = () if "--folder" in flags else ("--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, *folder, *flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 12
+    assert "did you mean" not in said or not (tmp_path / "run").exists(), "a slip leaves no folder"
+
+
+def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None:
+    with serving() as gone:
+        url = gone.url
+    flags = (
+        "--tutor",
+        "deepseek",
+        "--tutor-url",
+        url,
+        "--tutor-wait",
+        "1",
+        "--folder",
+        str(tmp_path / "run"),
+    )
+    done = program("train.py", "--algo", "dqn", "--env", "connect4", *flags)
+    assert done.returncode == 2
+    assert url in done.stderr
+    assert "vllm serve deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 12
+
+
+def test_evaluating_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    done = program("evaluate.py", str(tmp_path))
+    assert done.returncode == 2
+    assert "is no run" in done.stderr
+
+
+def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious.sqlite"
+    precious.write_text("my diary" * 1000)
+    flags = ("--tutor", "scripted", "--advice-store", str(precious), "--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, *flags)
+    assert done.returncode == 2
+    assert "cannot be used" in done.stderr
+    assert precious.read_text() == "my diary" * 1000
+
+
+def test_a_second_run_on_one_store_asks_nothing(tmp_path: Path) -> None:
+    flags = ("--tutor", "scripted", "--tutor-depth", "1", "--env", "blackjack", "--advice-store", str(tmp_path / "a"))
+    cold = trained(tmp_path / "cold", *flags)["tutor"]
+    warm = trained(tmp_path / "warm", *flags)["tutor"]
+    assert cold["asked"] == warm["filled"] > 200
+    assert cold["filled"] == warm["asked"] == warm["stored"] == 0
+    assert warm["hit_rate"] == 1
+
+
+def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None:
+    flags = "--env connect4 --tutor scripted --tutor-depth 1 --total-steps 100000000 --num-envs 64 --log-every 640"
+    told = [sys.executable, "train.py", *flags.split(), "--folder", str(tmp_path / "run")]
+    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        over = time.monotonic() + 60
+        log = tmp_path / "run" / "metrics.csv"
+        while not log.exists() or "SPS" not in log.read_text():
+            assert time.monotonic() < over
+            time.sleep(0.2)
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+    assert running.returncode == 143
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        asked = sum(float(row["value"]) for row in csv.DictReader(file) if row["tag"] == "tutor/asked")
+    connection = sqlite3.connect(tmp_path / "run" / "advice.sqlite")
+    (kept,) = connection.execute("select count(*) from answers").fetchone()
+    connection.close()
+    assert kept >= asked > 0, "the table forgets nothing so soon: each position was asked about once"
+
+
+def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = "postgresql+psycopg://me:canary@here/advice"
+    for told in (TutorConfig(advice_store=url), TutorConfig(tutor=f"recorded:{url}")):
+        config = Config(folder=tmp_path, tutoring=told)
+        text = config.to_json()
+        assert "canary" not in text
+        assert url.replace("canary", "***") in text
+        assert config_from_json(text).tutoring.reuse == math.inf
+        assert "canary" not in str(new_folder(config))
+    assert new_folder(config).parent == Path("runs")
+
+
+def test_the_demo_puts_four_players_side_by_side() -> None:
+    done = program("experiments.demo", "--tutor", "scripted", "--total-steps", "3000", "--episodes", "50")
+    assert done.returncode == 0, done.stderr
+    for who in ("tutored student, alone", "untutored student", "tutor alone (scripted)", "random play"):
+        assert who in done.stdout
+    assert "tensorboard --logdir" in done.stdout
+    for line in done.stdout.splitlines():
+        if ": dqn on connect4" in line:
+            shutil.rmtree(ROOT / line.split(":")[0])
+
+
+def test_a_second_run_in_one_folder_is_refused(run: Path) -> None:
+    done = program("train.py", *SMALL, "--folder", str(run))
+    assert done.returncode == 2
+    assert "holds a run already" in done.stderr
+
+
+def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None:
+    told = [sys.executable, "train.py", "--total-steps", "100000000", "--folder", str(tmp_path / "run")]
+    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        over = time.monotonic() + 60
+        log = tmp_path / "run" / "metrics.csv"
+        while not log.exists() or "SPS" not in log.read_text():
+            assert time.monotonic() < over
+            time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+    assert running.returncode == 143
+    assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["global_step"] > 0
+
+
+def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_path: Path) -> None:
+    with serving() as gone:
+        flags = ("--tutor", "tiny", "--tutor-url", gone.url, "--tutor-optional", "--tutor-wait", "0.1")
+    done = program("train.py", *SMALL, *flags, "--folder", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
+    assert tutor["asked"] == tutor["hits"] == 0
+    assert tutor["silent"]["breaker"] > 0
+    refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor", "--episodes", "10")
+    assert refused.returncode == 2
+    assert "no server answers" in refused.stderr
+
+
+def trained(folder: Path, *flags: str, cwd: Path = ROOT) -> dict:
+    """The summary of a small run that ended well."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *SMALL, *flags, "--folder", str(folder)],
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--env blackjack --env-kwargs sab=false natural=true --tutor scripted",
+        "--env blackjack --accelerate compile",
+        "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted",
+        "--env snake --env-kwargs size=6 time_limit=50 --view full --tutor scripted --tutor-accuracy 0.8",
+        "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted --no-symmetry --asking visited --ask-budget 90",
+        "--env connect4 --env-kwargs opponent=negamax:1",
+        "--env connect4 --env-kwargs opponent=self refresh=10",
+        "--env gym:CartPole-v1",
+        "--env gym:Blackjack-v1 --env-kwargs sab=false natural=true",
+    ],
+)
+def test_every_game_can_be_trained_in_and_evaluated(flags: str, tmp_path: Path) -> None:
+    summary = trained(tmp_path / "run", *flags.split())
+    assert summary["global_step"] == 4032
+    assert summary["eval"]["episodes"] == (0 if "--env blackjack" in flags else 64)  # its value is worked out
+    if "scripted" in flags:
+        assert 0 < summary["tutor"]["asked"] < summary["tutor"]["consulted"]
+    done = program("evaluate.py", str(tmp_path / "run"), "--episodes", "64", "--json")
+    assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("flags", ["--env connect4 --tutor scripted", "--env snake --env-kwargs size=6 time_limit=9"])
+def test_every_student_can_be_trained_tutored_and_evaluated(algo: str, flags: str, tmp_path: Path) -> None:
+    small = ["--num-envs", "64", "--total-steps", "4096", "--hidden", "32", "--num-steps", "8", "--eval-episodes", "64"]
+    folder = ("--folder", str(tmp_path / "run"))
+    done = program("train.py", "--algo", algo, *small, "--log-every", "1024", *flags.split(), *folder)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["global_step"] == 4096
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["tag"] == "charts/learning_rate"]
+    rates = [float(row["value"]) for row in rows]
+    full = config_from_json((tmp_path / "run" / "config.json").read_text()).agent.learning_rate
+    assert rates == pytest.approx([full * left for left in (0.875, 0.625, 0.375, 0.125)])
+    done = program("evaluate.py", str(tmp_path / "run"), "--episodes", "64", "--json")
+    assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
+
+
+def test_a_student_s_defaults_are_those_found_for_its_game() -> None:
+    for algo, games in tomllib.loads((ROOT / "agents" / "tuned.toml").read_text()).items():
+        for env, told in games.items():
+            config = tuned_for(["--seed", "4", f"--env={env}", "--algo", algo])
+            assert (config.algo, config.env) == (algo, env)
+            for name, value in told.items():
+                if name != "chosen":
+                    found = getattr(config, name, None) or getattr(config.agent, name)
+                    assert found == (tuple(value) if isinstance(value, list) else value)
+    assert tuned_for([]).algo == Config.algo
+    assert tuned_for(["--env", "gym:Acrobot-v1", "--algo", "a2c"]).agent == A2CConfig()
+
+
+def test_a_curve_and_a_search_write_what_came_out(tmp_path: Path) -> None:
+    common = ["--algo", "ppo", "--env", "blackjack", "--total-steps", "8192", "--points", "2", "--seeds", "1", "2"]
+    where = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv")]
+    done = program("experiments.search", "curve", *common, *where)
+    assert done.returncode == 0, done.stderr
+    first, header, *rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert first.startswith("# python -m experiments.search curve --algo ppo --env blackjack")
+    assert header == "global_step,mean,low,high,seed1,seed2"
+    for row in rows:
+        step, mean, low, high, *seeds = map(float, row.split(","))
+        assert step in (8192, 4096, 16384)
+        assert mean == pytest.approx(sum(seeds) / 2, abs=1e-5)
+        assert min(seeds) - 1e-5 <= low <= mean <= high <= max(seeds) + 1e-5
+    done = program("experiments.search", "search", *common, *where, "--trials", "2", "--finalists", "2")
+    assert done.returncode == 0, done.stderr
+    _, header, *rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert header == "mean,seeds,settings"
+    table = [(float(row.split(",")[0]), int(row.split(",")[1])) for row in rows]
+    assert sorted(number for _, number in table) == [1, 2, 2]
+    assert table[0][0] >= table[1][0]
+    done = program("experiments.search", "curve", "--algo", "pqo")
+    assert done.returncode == 2
+    assert "did you mean 'ppo'" in done.stderr
+
+
+def test_the_questions_that_reuse_saves_are_counted(tmp_path: Path) -> None:
+    common = ["--algo", "ppo", "--env", "connect4", "--total-steps", "2048", "--points", "1", "--seeds", "1", "2"]
+    where = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv")]
+    done = program("experiments.search", "reuse", *common, *where, "--eval-episodes", "20", "--without-symmetry")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out.csv").open() as file:
+        assert file.readline().startswith("# python -m experiments.search reuse")
+        rows = {(row["reuse"], row["symmetry"]): row for row in csv.DictReader(file)}
+    assert list(rows) == [
+        ("no tutor", "yes"),
+        *((budget, told) for told in ("yes", "no") for budget in ("0", "3", "inf")),
+    ]
+    assert rows["no tutor", "yes"]["asked"] == rows["no tutor", "yes"]["consulted"] == "0"
+    for symmetry in ("yes", "no"):
+        asked = [int(rows[budget, symmetry]["asked"]) for budget in ("0", "3", "inf")]
+        hits = [float(rows[budget, symmetry]["hit_rate"]) for budget in ("0", "3", "inf")]
+        assert asked[0] > asked[1] > asked[2] > 0
+        assert 0 == hits[0] < hits[1] < hits[2]
+        for budget, questions in zip(("0", "3", "inf"), asked, strict=True):
+            share = questions / int(rows["0", "yes"]["asked"])
+            assert float(rows[budget, symmetry]["of_reuse_0"]) == pytest.approx(
+                share, abs=2e-3
+            )  # means of two runs, rounded
+    assert int(rows["inf", "no"]["asked"]) > int(rows["inf", "yes"]["asked"])
+    assert all(float(row["low"]) <= float(row["score"]) <= float(row["high"]) for row in rows.values())
+
+
+def test_a_tutored_student_of_blackjack_asks_about_each_hand_once(tmp_path: Path) -> None:
+    """There are 280 hands: with endless reuse no more can ever be asked about."""
+    flags = ("--env", "blackjack", "--tutor", "scripted", "--consult-to", "1")
+    assert 200 < trained(tmp_path / "run", *flags)["tutor"]["asked"] <= 280
+
+
+def test_a_gymnasium_env_wants_a_view_to_be_tutored(tmp_path: Path) -> None:
+    done = program(
+        "train.py", *SMALL, "--env", "gym:CartPole-v1", "--tutor", "scripted", "--folder", str(tmp_path / "r")
+    )
+    assert done.returncode == 2
+    assert "gym:CartPole-v1 has no view" in done.stderr
+    assert "--view module:Class" in done.stderr
+
+
+def test_the_readme_s_own_game_and_view_work_as_they_stand_there(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text().split("`guess.py`:")[1]
+    (tmp_path / "guess.py").write_text(readme.split("```python\n")[1].split("```")[0])
+    command = readme.split("```sh\n")[1].split("```")[0].split()
+    assert command[:2] == ["python", "train.py"]
+    summary = trained(tmp_path / "run", *command[2:], cwd=tmp_path)
+    assert summary["eval"]["mean_return"] > 0.9  # who guesses at random gets 0.25
+    assert summary["tutor"]["asked"] == 4
+
+
+def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp_path: Path) -> None:
+    env = envs.make("connect4", 16, opponent="self", refresh=3)
+    config = replace(config_from_json((fresh_run(tmp_path)).read_text()), total_steps=16 * 8, num_envs=16)
+    agent = make_agent(config, env)
+    log = Log(tmp_path / "log")
+    training = Training(config, env, agent, None, log)
+    opponents, errs = [], []
+    refresh = training.refresh_opponent
+
+    def noted() -> None:
+        refresh()
+        opponents.append(training.opponent)
+        errs.append(round(float(env.game.opponent.errs), 2))
+
+    training.refresh_opponent = noted
+    training.run()
+    log.close()
+    assert errs == [1.0, 1.0, *[0.05] * 6], "it plays at random at first"
+    assert opponents[:2] == [None, None]
+    changes = [index for index in range(1, 8) if opponents[index] is not opponents[index - 1]]
+    assert changes == [2, 5]
+    assert env.game.opponent.policy == training.mirror.greedy
+
+
+def fresh_run(folder: Path) -> Path:
+    """The config of a small run."""
+    trained(folder / "fresh")
+    return folder / "fresh" / "config.json"
+
+
+def test_who_learned_against_itself_is_evaluated_against_another() -> None:
+    config = Config(env_kwargs=("opponent=self", "refresh=5"))
+    assert evaluation_env(config, 2, "cpu").game.opponent is tactical
+    assert isinstance(evaluation_env(config, 2, "cpu", ("opponent=negamax:2",)).game.opponent, Negamax)
+
+
+def test_the_benchmark_measures_us_and_says_who_is_not_here(tmp_path: Path) -> None:
+    done = program(
+        "benchmark.py", "games", "--games", "blackjack", "--copies", "64", "--repeats", "1", "--seconds", "0.1",
+        "--programs", "eager", "gymnasium", "envpool",
+        "--peers", str(tmp_path / "nowhere"), "--out", str(tmp_path / "games.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "games.json").read_text())
+    rows = {row["program"]: row for row in told["rows"]}
+    assert told["machine"]["commit"]
+    assert rows["eager"]["steps_per_second"] > 0
+    assert rows["gymnasium"]["steps_per_second"] > 0
+    assert rows["envpool"]["steps_per_second"] is None
+    assert "No module named 'envpool'" in rows["envpool"]["error"]
+    assert "No module named 'envpool'" in " ".join(done.stdout.split())
+
+
+def test_the_benchmark_times_training_and_says_where_the_time_goes(tmp_path: Path) -> None:
+    done = program(
+        "benchmark.py", "train", "--games", "blackjack", "--repeats", "1", "--seconds", "0.1", "--programs", "eager",
+        "stable-baselines3", "--peers", str(tmp_path / "nowhere"), "--out", str(tmp_path / "train.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "train.json").read_text())["rows"]
+    ours = [row for row in rows if row["program"] == "eager"]
+    assert [row["algo"] for row in ours] == ["ppo", "a2c", "dqn"]
+    for row in ours:
+        assert row["steps_per_second"] > 0
+        assert sum(row["shares"].values()) == pytest.approx(1)
+        assert row["settings"]["hidden"] == [64, 64]
+    assert all("No module named" in row["error"] for row in rows if row["program"] != "eager")
+
+
+def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:
+    done = program("train.py", "--buffer-size", str(10**13), "--folder", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert all(knob in done.stderr for knob in ("--num-envs", "--buffer-size", "--hidden"))
+    assert "Traceback" not in done.stderr
+
+
+def test_fault_44_a_key_is_nowhere(tmp_path: Path) -> None:
+    """In what is printed, logged, configured, stored and saved, whether the server takes it or refuses it."""
+    key = "canary-0123456789"
+    for refused in (False, True):
+        folder = tmp_path / str(refused)
+        with serving() as server:
+            if refused:
+                server.misbehave = lambda handler, body: handler.reply(401, {"error": "Unauthorized"}) is None
+            flags = ("--tutor", "tiny", "--tutor-url", server.url, "--folder", str(folder))
+            done = subprocess.run(
+                [sys.executable, "train.py", *SMALL, *flags], cwd=ROOT, capture_output=True, text=True, check=False,
+                env=os.environ | {"TUTOR_API_KEY": key}, timeout=120,
+            )  # fmt: skip
+            assert any(key in str(headers) for headers in server.headers_seen), "the server was shown it"
+        assert done.returncode == (2 if refused else 0), done.stderr
+        assert key not in done.stdout + done.stderr
+        assert (folder / "checkpoints").exists() != refused
+        assert not [path for path in folder.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]

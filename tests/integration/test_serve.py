@@ -1,0 +1,156 @@
+"""The tiny tutor behind a real vLLM server: the same model read here in PyTorch is what it is compared with."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+import envs
+from envs.base import State, row_count, rows_of
+from tests.helpers.paths import ROOT
+from tests.helpers.scripted_server import serving
+from tutors.base import TutorError
+from tutors.llm.client import Client
+from tutors.llm.label_logprobs import LabelWay
+from tutors.llm.models import find_model
+from tutors.llm.server import server_for
+from tutors.llm.tutor import VllmTutor
+from tutors.prompts import VIEWS, make_view
+from tutors.tiny import recipe as recipes
+from tutors.tiny.model import Llama, Shape
+from tutors.tiny.recipe import Lesson, Reader, alone, gather
+
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
+
+WEIGHTS = ROOT / "tutors" / "tiny" / "weights"
+VIEW = make_view(envs.make_game("connect4"))
+EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of the tiny tutor's weights, which also goes by the name of deepseek."""
+    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
+        pytest.skip("there is no .venv-vllm: make setup")
+    with serving() as free:
+        url = free.url
+    client = Client(url)
+    tiny = find_model("tiny")
+    model = replace(tiny, serve=("--served-model-name", "tiny", "deepseek", *tiny.serve))
+    with server_for(model, client, True, 0, tmp_path_factory.mktemp("vllm") / "log", print):
+        yield url
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def positions() -> dict[tuple[str, str], State]:
+    """Positions of mixed play in every view, as the recipe gathers them, from another seed."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for place, view in sorted(EVERY_VIEW.items(), key=lambda one: one[0] != ("connect4", "board")):
+            if place[0] != "connect4":  # whose positions are gathered fast; early ones are easier than the card's
+                patch.setattr(recipes, "GAMES", 256)
+                patch.setattr(recipes, "ROUND", 40)
+            found[place] = gather(view, 1000, seed=99)
+    chance = torch.Generator().manual_seed(0)
+    return {
+        place: rows_of(state, torch.randperm(row_count(state), generator=chance)[:1000])
+        for place, state in found.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def readers() -> dict[tuple[str, str], Reader]:
+    """The committed weights, read without vLLM."""
+    tokenizer = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
+    model = Llama(Shape(tokenizer.get_vocab_size()))
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS / "model.safetensors").items()})
+    return {place: Reader(model.eval(), tokenizer, view) for place, view in EVERY_VIEW.items()}
+
+
+@pytest.mark.parametrize("place", EVERY_VIEW)
+def test_vllm_answers_as_the_model_does(
+    url: str,
+    positions: dict[tuple[str, str], State],
+    readers: dict[tuple[str, str], Reader],
+    place: tuple[str, str],
+) -> None:
+    view, reader, asked = EVERY_VIEW[place], readers[place], positions[place]
+    client = Client(url)
+    advice = VllmTutor(view, find_model("tiny"), [client], LabelWay(view)).advise(asked)
+    client.close()
+    assert advice.given.all()
+    with torch.no_grad():
+        logits = reader.logits(asked)
+    legal = view.legal(asked)
+    expected = logits[:, reader.labels].masked_fill(~legal, -torch.inf).softmax(1)
+    mass = (logits.softmax(1)[:, reader.labels] * legal).sum(1)
+    assert (advice.probs - expected).abs().max() < 0.15  # two bfloat16 programs
+    assert (advice.probs - expected).abs().mean() < 0.005
+    assert (advice.label_mass - mass).abs().max() < 0.05
+    assert (advice.probs.argmax(1) == expected.argmax(1)).float().mean() > 0.96
+
+
+@pytest.mark.parametrize("place", EVERY_VIEW)
+def test_the_card_tells_the_truth(
+    positions: dict[tuple[str, str], State], readers: dict[tuple[str, str], Reader], place: tuple[str, str]
+) -> None:
+    card = json.loads((WEIGHTS / "card.json").read_text())
+    lesson = Lesson(envs.make_game(place[0]), readers[place], positions[place], positions[place], 4)
+    told = card["views"][lesson.name]
+    assert lesson.agreement(1000) == pytest.approx(told["agreement"], abs=0.06)  # 1,000 positions: 3 standard errors
+    assert told["agreement"] > told["chance"] + 0.3
+    if place[0] == "blackjack":
+        assert alone(lesson)["regret"] == pytest.approx(told["regret"], abs=1e-6)
+        assert told["regret"] < 0.01
+    if place[1] == "local":
+        assert told["fruits"] >= 10
+
+
+def test_the_weights_are_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 5_000_000
+
+
+def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> None:
+    flags = "--algo dqn --env connect4 --tutor deepseek --total-steps 3000 --num-envs 64 --eval-episodes 50"
+    run = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "train.py", *flags.split(), "--tutor-url", url, "--folder", str(run)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tutor = json.loads((run / "summary.json").read_text())["tutor"]
+    assert tutor["name"] == "deepseek"
+    assert tutor["asked"] > 100
+    assert tutor["hits"] > 100
+
+
+def test_a_model_that_is_not_served_is_refused_by_name(url: str) -> None:
+    client = Client(url)
+    with pytest.raises(TutorError, match="serves tiny, deepseek, not llama"):
+        VllmTutor(VIEW, find_model("llama"), [client], LabelWay(VIEW))
+    client.close()
+
+
+def test_no_server_and_no_weights_ends_with_code_2_and_three_ways_out(tmp_path: Path) -> None:
+    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
+        pytest.skip("there is no .venv-vllm: make setup")
+    nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    done = subprocess.run(
+        [sys.executable, "train.py", *["--algo", "dqn", "--env", "connect4", "--tutor", "deepseek"],
+         "--folder", str(tmp_path / "run")],
+        cwd=ROOT, env=os.environ | nowhere, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 12
+    for way in ("--tutor-url", "vllm serve", "--tutor tiny", "--tutor scripted"):
+        assert way in done.stderr

@@ -1,0 +1,158 @@
+"""What a run shows: at a terminal against its width, elsewhere against what was logged."""
+
+import csv
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.helpers.paths import ROOT
+from tests.helpers.programs import program
+from tests.integration.test_programs import SMALL
+from training import console as progress
+from training.console import Json, Lines, Live, Progress, in_short, progress_for
+from training.evaluation import Result
+
+VALUES = {"charts/SPS": 12345.6, "charts/episodic_return": -0.25, "tutor/hit_rate": 0.456, "losses/entropy": 1.5}
+SUMMARY: dict[str, Any] = {
+    "global_step": 1_000_000, "wall_seconds": 3725.4, "sps": 268.4,
+    "eval": {"mean_return": 0.5, "stderr": 0.1, "episodes": 100},
+    "tutor": {"consulted": 5000, "hits": 2000, "hit_rate": 0.4, "asked": 2500, "prompt_tokens": 100_000,
+              "answer_tokens": 2500, "seconds": 61.7, "silent": {"timeout": 7}},
+}  # fmt: skip
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def shown(one: Progress) -> None:
+    """Everything that can be shown."""
+    with one:
+        one.say("waiting for http://127.0.0.1:8000: 3 s [not markup]")
+        if isinstance(one, Live):
+            one.bar.refresh()  # it draws four times a second
+        one.tell("runs/a_folder_with_a_name_that_is_longer_than_any_terminal_of_this_test_is_wide_" + 60 * "x")
+        for step in (1000, 500_000, 1_000_000):
+            one.at(step)
+            one.report(step, VALUES)
+            one.evaluation(step, Result(0.5, 0.1, 100))
+        one.end(SUMMARY, Path("runs/it"))
+
+
+def lines_of(text: str) -> list[str]:
+    """What stood in a line at some time, without colours and movements of the cursor."""
+    return re.split(r"[\r\n]+", ESCAPES.sub("", text))
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 140])
+def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+    file = io.StringIO()
+    shown(Live(1_000_000, 0, Console(file=file, force_terminal=True, width=width)))
+    lines = lines_of(file.getvalue())
+    assert max(map(len, lines)) <= width
+    if width >= 80:
+        assert any("1,000,000/1,000,000 12,346 steps/s  return -0.25  hit rate 46%" in line for line in lines)
+        for words in ("student alone   +0.500", "1,000,000 in 1:02:05, 268 a second", "timeout 7", "102,500 tokens"):
+            assert words in file.getvalue()
+    if width >= 140:
+        assert any("3 s [not markup]" in line for line in lines)
+
+
+def test_a_run_that_goes_on_is_not_taken_for_a_fast_one() -> None:
+    live = Live(1000, 600, Console(file=io.StringIO()))
+    (task,) = live.bar.tasks
+    assert (task.percentage, task.speed) == (60, None)
+    live.at(700)
+    assert task.percentage == 70
+
+
+def test_a_file_gets_a_line_of_training_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Lines()
+    for now in range(5, 35, 3):
+        monkeypatch.setattr(progress.time, "monotonic", lambda now=now: float(now))
+        lines.report(now, VALUES)
+    assert [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()] == [5, 17, 29]
+
+
+def test_what_is_not_there_is_not_said() -> None:
+    assert in_short({"charts/SPS": 5.0}) == "5 steps/s"
+    alone = dict(progress.account(SUMMARY | {"tutor": None}, Path("runs/it")))
+    assert list(alone) == ["student alone", "env steps", "kept in"]
+
+
+def test_where_no_terminal_is_nothing_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {way: type(progress_for(way, 10)) for way in ("live", "json", "quiet")}
+    assert kinds == {"live": Lines, "json": Json, "quiet": Progress}
+    shown(Progress())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
+    done = program("train.py", *SMALL, "--tutor", "scripted", "--folder", str(tmp_path / "run"))
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith(f"{tmp_path / 'run'}: dqn on connect4, tutor scripted, ")
+    assert not {"\x1b", "\r", "━"} & set(done.stdout)
+    assert [line.split()[1] for line in lines if "  student alone " in line] == ["2,048", "4,032"]
+    assert "hit rate" in done.stdout
+    assert lines[-1].split() == ["kept", "in", str(tmp_path / "run")]
+
+
+def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> None:
+    done = program("train.py", *SMALL, "--progress", "json", "--folder", str(tmp_path / "run"))
+    assert (done.returncode, done.stderr) == (0, "")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["event"] for one in events if one["event"] != "report"] == ["note", *2 * ["evaluation"], "summary"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert events[-1] == {"event": "summary", **summary, "folder": str(tmp_path / "run")}
+    told = {
+        (one["global_step"], tag if one["event"] == "report" else f"eval/{tag}"): value
+        for one in events
+        if one["event"] in ("report", "evaluation")
+        for tag, value in one.items()
+        if tag not in ("event", "global_step")
+    }
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        logged = {(int(row["global_step"]), row["tag"]): float(row["value"]) for row in csv.DictReader(file)}
+    assert told == logged
+
+
+def test_quiet_prints_errors_alone(tmp_path: Path) -> None:
+    flags = ("--progress", "quiet", "--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, *flags)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = program("train.py", *SMALL, *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "holds a run already" in done.stderr
+
+
+def test_a_person_at_a_terminal_sees_a_line_that_moves(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 64, 0, 0))
+    command = [sys.executable, "train.py", *SMALL, "--folder", str(tmp_path / "run")]
+    usual = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    with subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs, env=usual | {"TERM": "xterm"}) as running:
+        os.close(theirs)
+        said = b""
+        while True:
+            try:
+                said += os.read(ours, 4096)
+            except OSError:  # the other side is closed
+                break
+    os.close(ours)
+    assert running.returncode == 0
+    lines = lines_of(said.decode())
+    assert max(map(len, lines)) <= 64
+    assert len(set(re.findall("━ ([0-9,]+)/4,000 ", "\n".join(lines)))) > 2
+    assert "env steps" in "".join(lines[-9:])

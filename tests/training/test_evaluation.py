@@ -1,0 +1,67 @@
+"""Evaluation against games whose value is known."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import envs
+import evaluate
+from envs.base import Env, Spec, State, Step
+from envs.rng import ADVISING, Luck
+from training.evaluation import Result, play, random_play, student
+
+
+class LongAndShort:
+    """Game i of the first deal lasts i + 1 steps and pays i; whatever is dealt later pays 1,000 at once."""
+
+    spec = Spec("probe", 1, (1,), 2, deal_luck=1, play_luck=0, time_limit=None)
+    dealt = 0
+
+    def deal(self, luck: Tensor) -> State:
+        self.dealt += 1  # the constructor deals, then `reset` does
+        length = torch.arange(len(luck)) if self.dealt == 2 else torch.full((len(luck),), -1)
+        return {"length": length, "left": length.clone()}
+
+    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+        over = state["left"] <= 0
+        reward = torch.where(state["length"] < 0, 1000.0, state["length"].float()) * over
+        return {"length": state["length"], "left": state["left"] - 1}, reward, over
+
+    def look(self, state: State) -> tuple[Tensor, Tensor]:
+        return state["left"][:, None].float(), torch.ones(len(state["left"]), 2, dtype=torch.bool)
+
+
+def test_each_copy_counts_its_first_game_only() -> None:
+    result = play(lambda env, step: torch.zeros(5, dtype=torch.int64), Env(LongAndShort(), 5))
+    assert result == Result(2.0, pytest.approx(math.sqrt(2.5 / 5)), 5)
+
+
+def test_the_interval_holds_the_mean_and_is_as_wide_as_it_should() -> None:
+    assert Result(0.5, 0.1, 100).interval() == pytest.approx((0.304, 0.696))
+
+
+def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(evaluate, "evaluate", lambda told: play(lambda env, step: step.legal.long().argmax(1), env))
+    env = Env(LongAndShort(), 1)
+    evaluate.main(evaluate.Evaluation(json=True))
+    assert capsys.readouterr().out == '{"who": "student", "mean_return": 0.0, "stderr": null, "episodes": 1}\n'
+
+
+def test_the_student_plays_greedily_where_it_is_legal() -> None:
+    class Fixed:
+        def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
+            return legal.long().argmax(1)
+
+    env = envs.make("connect4", 8, seed=1)
+    step: Step = env.reset()
+    assert student(Fixed())(env, step).tolist() == [0] * 8
+
+
+def test_random_play_scores_as_a_fair_game_against_itself() -> None:
+    games = 4000
+    env = envs.make("connect4", games, seed=3, opponent="random")
+    result = play(random_play(Luck(3, torch.arange(games), ADVISING)), env)
+    assert abs(result.mean_return) < 4 * result.stderr
+    assert result.stderr == pytest.approx(1 / math.sqrt(games), rel=0.02)

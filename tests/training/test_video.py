@@ -1,0 +1,143 @@
+"""Games to look at: sheets against the pictures they are made of, videos against what a decoder reads."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import envs
+from agents.base import Agent
+from envs.rendering import DRAWINGS
+from training import video as film
+from training.config import Config, evaluation_env, make_agent, make_env, tuned
+from training.video import COLUMNS, GAP, LONGEST, ROWS, STRIP, Camera, check_film, contact_sheet, positions, write_film
+
+
+def student_of(game: str, **told: object) -> tuple[Agent, Config]:
+    config = replace(tuned("ppo", game), num_envs=16, device="cpu", **told)
+    return make_agent(config, make_env(config, "cpu")), config
+
+
+def test_positions_are_a_whole_game_as_it_was_played() -> None:
+    agent, config = student_of("connect4")
+    states = positions(agent, evaluation_env(config, 1, "cpu"))
+    discs = [[int(state[side]).bit_count() for side in ("mine", "theirs")] for state in states]
+    assert [mine for mine, _ in discs] == list(range(len(states))), "one more disc a step, from an empty board"
+    env = evaluation_env(config, 1, "cpu")
+    step = env.reset()
+    for before in states[:-1]:
+        assert all(tensor.equal(step.state[name]) for name, tensor in before.items())
+        step = env.step(agent.greedy(step.obs, step.legal))
+    assert step.terminated.all()
+    assert all(tensor.equal(step.final_state[name]) for name, tensor in states[-1].items())
+
+
+def test_an_endless_game_ends() -> None:
+    _, config = student_of("snake", env_kwargs=("size=12",))
+
+    class Circler:
+        def greedy(self, obs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([next(turns)])
+
+    turns: Iterator[int] = iter([2, 3, 0, 1] * LONGEST)
+    assert len(positions(Circler(), evaluation_env(config, 1, "cpu"))) == LONGEST
+
+
+def boards_of(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+    """The pictures on a sheet, row by row; where there is none it is white."""
+    found = []
+    for top in range(STRIP, sheet.shape[0], height + STRIP):
+        for left in range(GAP // 2, sheet.shape[1], width + GAP):
+            board = sheet[top : top + height, left : left + width]
+            if (board != 255).any():
+                found.append(board)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(1, [0]), (3, [0, 1, 2]), (12, list(range(12))), (23, list(range(0, 23, 2))), (111, list(range(0, 111, 10)))],
+)
+def test_a_sheet_shows_a_game_evenly_from_the_first_position_to_the_last(number: int, shown: list[int]) -> None:
+    spec = evaluation_env(tuned("ppo", "connect4"), 1, "cpu").spec
+    states = [
+        {"mine": torch.tensor([at % 63]), "theirs": torch.tensor([(at // 63) << 7])} for at in range(number)
+    ]  # no game, but no two are equal
+    sheet = contact_sheet(spec, states)
+    expected = [np.asarray(Image.fromarray(DRAWINGS["connect4"].picture(spec, [states[at]])).reduce(2)) for at in shown]
+    boards = boards_of(sheet, *expected[0].shape[:2])
+    assert len(boards) == min(number, COLUMNS * ROWS)
+    assert all((one == other).all() for one, other in zip(boards, expected, strict=True))
+
+
+def test_pictures_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that stands still but for what is said here: a picture takes 2 s, so the next is due 200 s later."""
+    agent, config = student_of("connect4")
+    camera, clock = Camera(config, envs.make_game("connect4").spec), [50.0]
+    monkeypatch.setattr(film.time, "monotonic", lambda: clock[0])
+
+    def slow(*told: object) -> list:
+        clock[0] += 2
+        return found
+
+    found = positions(agent, evaluation_env(config, 1, "cpu"))
+    monkeypatch.setattr(film, "positions", slow)
+    taken = []
+    for now in (50, 100, 251, 252, 253, 453, 454):
+        clock[0] = now
+        if camera.shoot(agent) is not None:
+            taken.append(now)
+    assert taken == [50, 252, 454]
+
+
+def test_what_nobody_draws_is_not_even_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, config = student_of("gym:CartPole-v1")
+    monkeypatch.delattr(film, "evaluation_env")
+    assert Camera(config, make_env(config, "cpu").spec).shoot(agent) is None
+
+
+def frames_of(size: tuple[int, int]) -> list[Image.Image]:
+    """Pictures of one colour each."""
+    return [Image.new("RGB", size, colour) for colour in ((200, 30, 30), (30, 160, 60), (40, 60, 200), (240, 200, 40))]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (33, 21)])
+def test_a_video_holds_every_picture_as_browsers_want_it(size: tuple[int, int], tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
+    frames = frames_of(size)
+    write_film(frames, tmp_path / "game.mp4")
+    told, read = decoded(tmp_path / "game.mp4")
+    assert re.search(r"Video: h264 .* yuv420p", told)
+    height, width = read[0].shape[:2]
+    assert (width, height) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    assert len(read) == len(frames)
+    for frame, picture in zip(frames, read, strict=True):
+        assert np.abs(picture[: size[1] - 3, : size[0] - 3] - np.array(frame.getpixel((0, 0)))).mean() < 12
+
+
+def decoded(path: Path) -> tuple[str, np.ndarray]:
+    """What a decoder says of a video, and its pictures, (number, height, width, 3) int64."""
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed").get_ffmpeg_exe()
+    command = [ffmpeg, "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    told = done.stderr.decode()
+    width, height = map(int, re.search(r"Video: h264 .*?, (\d+)x(\d+)", told).groups())
+    return told, np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3).astype(np.int64)
+
+
+def test_what_cannot_be_filmed_is_said_before_a_game_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"recorded as \.gif or \.mp4, its last position as \.png"):
+        check_film(Path("game.avi"))
+    with pytest.raises(ValueError, match="there is no folder nowhere"):
+        check_film(Path("nowhere/game.gif"))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    check_film(Path("game.gif"))
+    with pytest.raises(ValueError, match=r"videos want imageio-ffmpeg: pip install -e '\.\[video\]'"):
+        check_film(Path("game.mp4"))

@@ -1,0 +1,364 @@
+"""Free text: what is read out of answers against a table of them, and FAULTS.md 20 against a scripted server."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+import envs
+from agents.policy import TEMPERATURE
+from tests.helpers.scripted_server import Handler, Server, serving
+from tests.tutors.llm.test_tutor import MODEL, VIEW, a_full_column, positions, silences
+from tutors.base import ANSWER, BRIEFLY
+from tutors.llm.api import Text, Trouble
+from tutors.llm.client import Client
+from tutors.llm.models import Model
+from tutors.llm.text_generation import AGAIN, LONGEST, TAGGED, TextWay, read_action, tagged
+from tutors.llm.tutor import VllmTutor
+from tutors.prompts import VIEWS, make_view
+
+LETTERS = tuple("ABCDEFG")
+B, D = 1, 3
+THINKING = Model("tiny", "tiny", "<s>{words}</s><think>\n", closing="\n</think>\n\n")
+
+SAID = [  # an answer of a model that does not think, or has thought in silence
+    ("<action>D</action>", D),
+    ("I take the middle.\n<action>D</action> It wins.", D),
+    ("<ACTION>D</Action>", D),
+    ("<action>\n  D\n</action>", D),
+    ("<action>d</action>", D),
+    ("<action>'D'</action>", D),
+    ('<action>"d."</action>', D),
+    ("<action>**D**</action>", D),
+    ("<action>__D__</action>", D),
+    ("<action>(b)</action>", B),
+    ("<action>B) hit</action>", B),
+    ("<action>Column D</action>", D),
+    ("<action>LETTER D</action>", D),
+    ("<action>D</action> as I said: <action>d</action>", D),
+    ("<think>A? <action>A</action> No.</think><action>D</action>", D),
+    ("<think>A</think><action>A</action><think>B</think><action>D</action>", D),
+    ("<action>A</action></think><action>D</action>", D),
+    ("x" * 10_000 + "<action>D</action>", D),
+    ("<action>D</action>" * 600, D),
+    ("<action>" * 1000 + "D</action>", D),
+    ("<action>" + " " * 10_000 + "D" + "!" * 10_000 + "</action>", D),
+    ("", "no_action"),
+    ("D", "no_action"),
+    ("Answer: D", "no_action"),
+    ("I cannot help with games of chance.", "no_action"),
+    ("\x00\ufffd\U0001f600 \ud800 asdf <b>", "no_action"),
+    ("x" * 10_000, "no_action"),
+    ("<action>D", "no_action"),
+    ("D</action>", "no_action"),
+    ("<action>D<action>", "no_action"),
+    ("<action>D</action" + "x" * 10_000, "no_action"),
+    ("<action>D</action>" + "x" * LONGEST, "no_action"),  # only the end of a very long text is looked at
+    ("<action></action>", "unknown_action"),
+    ("<action> </action>", "unknown_action"),
+    ("<action>column 9</action>", "unknown_action"),
+    ("<action>9</action>", "unknown_action"),
+    ("<action>H</action>", "unknown_action"),
+    ("<action>LETTER</action>", "unknown_action"),
+    ("<action>DD</action>", "unknown_action"),
+    ("<action>Drop</action>", "unknown_action"),
+    ("<action>a move to the left</action>", "unknown_action"),  # an article is no letter
+    ("<action>A or B</action>", "unknown_action"),
+    ("<action>A, B</action>", "unknown_action"),
+    ("<action>Ｄ</action>", "unknown_action"),  # of full width
+    ("<action>" + "x" * 10_000 + "</action>", "unknown_action"),
+    ("<action>A</action><action>B</action>", "two_actions"),
+    ("<action>A</action> or <action>9</action>", "two_actions"),
+    ("<think>I wonder <action>D</action>", "unfinished"),
+    ("<action>D</action><think>", "unfinished"),
+    ("</think><action>D</action><think>but", "unfinished"),
+    ("<think>" + "hm " * 5000, "unfinished"),
+]
+
+
+@contextmanager
+def telling(server: Server, model: Model = MODEL, deadline: float = 60, **how: Any) -> Iterator[VllmTutor]:
+    """A tutor that is asked in words; what it was asked at the start is forgotten."""
+    client = Client(server.url, deadline)
+    try:
+        tutor = VllmTutor(VIEW, model, [client], TextWay(VIEW, bool(model.closing), **how))
+        server.asked.clear()
+        yield tutor
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+def saying(server: Server, *texts: str) -> None:
+    """Let the first request be answered in the first text, the next in the second; the last one stays."""
+    left = list(texts)
+
+    def misbehave(_handler: Handler, _body: dict) -> bool:
+        server.text = left.pop(0) if len(left) > 1 else left[0]
+        return False
+
+    server.misbehave = misbehave
+
+
+@pytest.mark.parametrize(("text", "expected"), SAID, ids=lambda said: repr(said)[:40])
+def test_fault_20_an_answer_is_read_or_it_is_said_what_is_wrong_with_it(text: str, expected: int | str) -> None:
+    read = read_action(text, LETTERS, thinks=False)
+    assert read == expected
+    assert isinstance(read, Trouble) == isinstance(expected, str)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hm</think><action>D</action>", D),
+        ("<action>A</action></think>\n\n<action>D</action>", D),
+        ("<think>again</think> hm </think> <action>D</action>", D),
+        ("<action>D</action>", "unfinished"),
+        ("hm " * 5000 + "<action>D</action>", "unfinished"),
+        ("", "unfinished"),
+        ("<action>A</action></think> it is D", "no_action"),
+    ],
+    ids=lambda said: repr(said)[:40],
+)
+def test_where_the_prompt_begins_the_thinking_only_what_follows_its_end_counts(text: str, expected: int | str) -> None:
+    assert read_action(text, LETTERS, thinks=True) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<action>" + "_" * (LONGEST - 99) + "ab</action>",
+        "<action>" + "(" * (LONGEST - 99),
+        "<action><" * 11_000,
+        "</think" * 14_000,
+    ],
+    ids=["underscores", "brackets", "tags", "ends"],
+)
+def test_reading_a_long_answer_takes_no_time(text: str) -> None:
+    began = time.process_time()
+    read_action(text, LETTERS, thinks=False)
+    assert time.process_time() - began < 1
+
+
+def test_the_letters_are_those_of_the_game() -> None:
+    assert read_action("<action>B</action>", "AB", thinks=False) == 1
+    assert read_action("<action>C</action>", "AB", thinks=False) == "unknown_action"
+
+
+@pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
+def test_a_question_asks_for_tags_where_it_asked_for_a_letter(game: str, name: str) -> None:
+    view = make_view(envs.make_game(game), name)
+    env = envs.make(game, 20)
+    env.reset()
+    state, _ = view.canonical(env.state)
+    way = TextWay(view, thinks=False)
+    for words, (asked,) in zip(view.words(state), way.questions(state), strict=True):
+        assert asked.endswith(f"\n\n{TAGGED}")
+        assert asked.count(TAGGED) == 1
+        assert ANSWER not in asked
+        assert BRIEFLY not in asked
+        rest = words.removesuffix(ANSWER).rstrip()
+        assert asked.removesuffix(f"\n\n{TAGGED}").split() == rest.replace(BRIEFLY, "").split()
+        assert asked.splitlines()[-3] == rest.splitlines()[-1], "the position stands at the end"
+    (blank,) = way.blanks()
+    assert blank == tagged(view.blank())
+    assert ANSWER not in blank
+
+
+def test_a_question_is_asked_in_the_template_with_its_thinking_left_open(server: Server) -> None:
+    server.text = "hm</think><action>D</action>"
+    state = positions(5)
+    with telling(server, THINKING, tokens=77) as tutor:
+        assert tutor.advise(state).given.all()
+    (body,) = server.asked
+    assert body["prompt"] == [f"<s>{tagged(words)}</s><think>\n" for words in VIEW.words(state)]
+    assert body["max_tokens"] == 77
+    assert body["temperature"] == 0
+    assert body["n"] == 1
+    assert "logprob_token_ids" not in body
+    assert "logprobs" not in body
+
+
+def test_advice_is_the_letter_and_costs_what_the_server_says(server: Server) -> None:
+    with telling(server) as tutor:
+        advice = tutor.advise(positions(3))
+        assert advice.given.all()
+        assert advice.probs.equal(torch.eye(7)[[D, D, D]])
+        assert advice.label_mass.tolist() == [1, 1, 1]
+        assert tutor.stats == {"asked": 3, "requests": 1, "prompt_tokens": 300, "answer_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("I cannot help with that.", "no_action"),
+        ("<action>column 9</action>", "unknown_action"),
+        ("<action>A</action><action>B</action>", "two_actions"),
+        ("<think>hm", "unfinished"),
+    ],
+)
+def test_fault_20_what_says_nothing_is_asked_again_and_then_silent_once(server: Server, text: str, kind: str) -> None:
+    server.text = text
+    with telling(server, tries=3) as tutor:
+        advice = tutor.advise(positions(4))
+        assert not advice.given.any()
+        assert not advice.probs.any()
+        assert silences(tutor) == {kind: 4}
+        assert tutor.stats["asked"] == 12
+    assert [len(body["prompt"]) for body in server.asked] == [4, 4, 4]
+    assert [body["temperature"] for body in server.asked] == [0, TEMPERATURE, TEMPERATURE]
+    assert len({body["seed"] for body in server.asked}) == 3
+
+
+def test_fault_20_a_full_column_is_asked_again(server: Server) -> None:
+    with telling(server) as tutor:
+        saying(server, "<action>D</action>", "<action>D</action>", "<action>E</action>")
+        advice = tutor.advise(a_full_column())
+        assert advice.probs.tolist() == [[0, 0, 0, 0, 1, 0, 0]]
+        assert silences(tutor) == {}
+        assert len(server.asked) == 3
+        saying(server, "<action>D</action>")
+        assert not tutor.advise(a_full_column()).given.any()
+        assert silences(tutor) == {"illegal_action": 1}
+
+
+def test_only_the_positions_without_a_legal_answer_are_asked_again(server: Server) -> None:
+    state = positions(6)
+    stubborn = VIEW.words(state)[4].removesuffix(ANSWER).splitlines()[-7:-1]
+
+    def answer(index: int, prompt: str, body: dict) -> dict:
+        mute = "\n".join(stubborn) in prompt and body["temperature"] == 0
+        return {"index": index, "text": "hm" if mute else "<action>B</action>"}
+
+    with telling(server) as tutor:
+        server.answer = answer
+        assert tutor.advise(state).given.all()
+        assert tutor.stats["asked"] == 7
+        assert silences(tutor) == {}
+    assert [len(body["prompt"]) for body in server.asked] == [6, 1]
+
+
+@pytest.mark.parametrize("tries", [1, 2, 5])
+def test_there_are_so_many_tries_and_no_more(server: Server, tries: int) -> None:
+    server.text = "hm"
+    with telling(server, tries=tries) as tutor:
+        tutor.advise(positions(2))
+        assert silences(tutor) == {"no_action": 2}
+    assert len(server.asked) == tries
+
+
+def test_a_failure_of_the_server_is_no_reason_to_ask_again(server: Server) -> None:
+    with telling(server) as tutor:
+        server.misbehave = lambda handler, _body: handler.reply(200, {"error": {"message": "no"}}) or True
+        tutor.advise(positions(2))
+        assert silences(tutor) == {"error_in_200": 2}
+    assert len(server.asked) == 1
+
+
+def test_the_shares_of_several_samples_are_the_advice(server: Server) -> None:
+    said = ["<action>A</action>", "<action>B</action>", "B", "<action>b</action>", "<action>9</action>"]
+
+    def answer(index: int, prompt: str, body: dict) -> dict:
+        return {"index": index, "text": said[index % 5]}
+
+    with telling(server, samples=5) as tutor:
+        server.answer = answer
+        advice = tutor.advise(positions(3, moves=1))
+        assert tutor.stats["asked"] == 3
+    torch.testing.assert_close(advice.probs, torch.tensor([1 / 3, 2 / 3, 0, 0, 0, 0, 0]).expand(3, 7))
+    torch.testing.assert_close(advice.label_mass, torch.full((3,), 3 / 5))
+    (body,) = server.asked
+    assert body["n"] == 5
+    assert body["temperature"] == TEMPERATURE, "at 0 all samples would be the same"
+
+
+def test_samples_belong_to_their_own_question(server: Server) -> None:
+    def answer(index: int, prompt: str, body: dict) -> dict:
+        return {"index": index, "text": f"<action>{LETTERS[index // 2]}</action>"}
+
+    with telling(server, samples=2) as tutor:
+        server.answer = answer
+        assert tutor.advise(positions(7)).probs.equal(torch.eye(7))
+
+
+def test_the_first_trouble_is_the_kind_of_silence_and_no_label_mass_is_counted() -> None:
+    way = TextWay(VIEW, thinks=False, samples=2)
+    legal = [True] * 6 + [False]
+    assert way.judge([("<action>G</action>", "hm")], legal) == ("illegal_action", 0)
+    assert way.judge([("hm", "<action>G</action>")], legal) == ("no_action", 0)
+    assert way.judge([("hm", "<action>F</action>")], legal) == ([0, 0, 0, 0, 0, 1, 0], 0.5)
+    assert way.judge([Trouble("reset")], legal) == ("reset", 0)
+
+
+def test_the_deadline_is_over_all_tries(server: Server) -> None:
+    def slow(_handler: Handler, _body: dict) -> bool:
+        time.sleep(0.45)
+        return False
+
+    server.text = "hm"
+    with telling(server, deadline=1, tries=50) as tutor:
+        server.misbehave = slow
+        began = time.monotonic()
+        assert not tutor.advise(positions(2)).given.any()
+        assert 0.9 < time.monotonic() - began < 1.2
+        assert sum(silences(tutor).values()) == 2
+    assert 2 <= len(server.asked) <= 3
+
+
+def test_a_server_that_knows_chat_only_is_asked_in_words(server: Server) -> None:
+    server.is_vllm = False
+    state = positions(70)  # more than go out at once
+    with telling(server, tokens=33, samples=2) as tutor:
+        advice = tutor.advise(state)
+        assert advice.given.all()
+        assert advice.probs.argmax(1).tolist() == [D] * 70
+        assert tutor.identity["template"] == "the server's own"
+    assert len(server.asked) == 70
+    asked = {body["messages"][0]["content"] for body in server.asked}
+    assert asked == {tagged(words) for words in VIEW.words(state)}
+    for body in server.asked:
+        assert len(body["messages"]) == 1
+        assert (body["max_tokens"], body["n"], body["temperature"]) == (33, 2, TEMPERATURE)
+
+
+def test_chat_that_says_nothing_is_asked_again_too(server: Server) -> None:
+    server.is_vllm = False
+    server.text = "hm"
+    with telling(server, tries=2) as tutor:
+        assert not tutor.advise(positions(3)).given.any()
+        assert silences(tutor) == {"no_action": 3}
+    assert sorted(body["seed"] for body in server.asked) == [0, 0, 0, 1, 1, 1]
+
+
+def test_each_try_has_another_seed_and_only_the_first_of_one_sample_is_cold() -> None:
+    one, many = TextWay(VIEW, False, tokens=9), TextWay(VIEW, False, tokens=9, samples=4)
+    assert [one.wanted(attempt) for attempt in range(3)] == [
+        Text(9, 1, 0.0, 0), Text(9, 1, TEMPERATURE, 1), Text(9, 1, TEMPERATURE, 2)
+    ]  # fmt: skip
+    assert [many.wanted(attempt).temperature for attempt in range(2)] == [TEMPERATURE, TEMPERATURE]
+    assert TEMPERATURE > 0
+
+
+def test_whose_advice_it_is_tells_how_it_was_asked_for(server: Server) -> None:
+    with telling(server, THINKING, tokens=9, samples=2, tries=4) as tutor:
+        assert tutor.identity == {
+            "tutor": "tiny", "template": THINKING.template, "mode": "text", "tokens": 9, "samples": 2, "tries": 4
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"samples": 0}, {"tries": 0}, {"tries": -1}])
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        TextWay(VIEW, False, **wrong)
+
+
+def test_no_trouble_of_the_server_itself_is_asked_again() -> None:
+    assert {"unfinished", "no_action", "two_actions", "unknown_action", "illegal_action"} == AGAIN

@@ -1,0 +1,954 @@
+"""Every registered view against the game that it tells, over 100,000 positions of play at random and by its own values.
+
+Words are read back by parsers of their own. Mirror images are made of the drawn board, point by point, and what one
+may do there is asked of the game. The searches of Snake are held against breadth-first searches in plain Python.
+"""
+
+import functools
+import itertools
+import re
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import envs
+from envs.base import Env, Game, Spec, State, row_count, rows_of
+from envs.blackjack_exact import optimum
+from envs.connect4 import drop
+from envs.rng import Luck, pick
+from tests.helpers.paths import GOLDEN
+from tutors.base import View
+from tutors.prompts import VIEWS, make_view
+from tutors.prompts.snake import distance, search
+from tutors.scripted import ScriptedTutor
+
+POSITIONS, NUM_ENVS = 100_000, 250
+DEPTH = 2
+EVERY_VIEW = [(game, name) for game, views in VIEWS.items() for name in views]
+OPTIONS = {
+    "connect4": {"opponent": "random"},
+    "snake": {"size": 8, "death_reward": -1.0},
+}  # 64 cells: two words of bits
+
+CONNECT4 = """
+. . . . . . .
+. . . O . . .
+. . . X . . .
+. . X O . . .
+. X O X . O .
+O X O X . X O
+"""
+SNAKE = """
+. . . . . . . . . . . .
+. . . * . . . . . . . .
+. . . . . . . . . . . .
+. . . . . . . > > > v .
+. . . . . . . . . . v .
+. . . . . . . . . . v @
+. . . . . . . . . . > ^
+. . . . . . . . . . . .
+. . . . . . . . . . . .
+. . . . . . . . . . . .
+. . . . . . . . . . . .
+. . . . . . . . . . . .
+"""
+
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # rows and columns of up, right, down, left
+SIDES = ("Ahead", "Right", "Behind", "Left")
+Cell = tuple[int, int]
+
+
+class Played(NamedTuple):
+    """What a view told of positions as they came, many of them twice and some mirrored."""
+
+    view: View
+    game: Game
+    state: State
+    legal: Tensor
+    told: State
+    transform: Tensor
+    words: list[str]
+
+
+class Drawn(NamedTuple):
+    """A snake as one draws it: its cells from the tail to the head, and the fruit if there is one."""
+
+    body: list[Cell]
+    fruit: Cell | None
+
+
+@pytest.fixture(scope="module", params=EVERY_VIEW, ids="-".join)
+def played(request: pytest.FixtureRequest) -> Played:
+    return play(*request.param)
+
+
+@functools.cache
+def play(game_name: str, name: str) -> Played:
+    """One game in four is played at random, one by the view's values, the others by a mixture."""
+    game = envs.make_game(game_name, **OPTIONS.get(game_name, {}))
+    view = make_view(game, name)
+    env, luck = Env(game, NUM_ENVS, seed=3), Luck(4, torch.arange(NUM_ENVS), 9)
+    erring = torch.tensor([1.0, 0.3, 0.05, 0.0])[torch.arange(NUM_ENVS) % 4]
+    seen = []
+    step = env.reset()
+    for number in range(POSITIONS // NUM_ENVS):
+        state = {key: tensor.clone() for key, tensor in env.state.items()}
+        told, transform = view.canonical(state)
+        seen.append((state, told, {"transform": transform, "legal": step.legal}))
+        chance = luck.draw(number, 2)
+        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.legal)
+        allowed = torch.where((chance[:, 0] < erring)[:, None], step.legal, best)
+        step = env.step(pick(allowed, chance[:, 1]))
+    state, told, others = (joined(part) for part in zip(*seen, strict=True))
+    words = [sys.intern(question) for question in view.words(told)]  # many are equal: each is kept once
+    return Played(view, game, state, others["legal"], told, others["transform"], words)
+
+
+def joined(states: tuple[State, ...]) -> State:
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def best_of(values: Tensor, legal: Tensor) -> Tensor:
+    """Which legal actions are worth the most. (B, A) bool."""
+    values = values.double().masked_fill(~legal, -torch.inf)
+    return values == values.amax(1, keepdim=True)
+
+
+def every(played: Played, nth: int) -> tuple[State, State, Tensor, list[str]]:
+    """Every nth position, of all games in turn as n is odd and no multiple of 5: (state, told, transform, words)."""
+    rows = torch.arange(0, row_count(played.state), nth)
+    return (
+        rows_of(played.state, rows),
+        rows_of(played.told, rows),
+        played.transform[rows],
+        played.words[::nth],
+    )
+
+
+def keys_of(view: View, told: State) -> list[tuple[int, ...]]:
+    return [tuple(key) for key in view.key(told).tolist()]
+
+
+def assert_one_key_a_question(words: list[str], keys: list[tuple[int, ...]]) -> None:
+    assert len(set(zip(words, keys, strict=True))) == len(set(words)) == len(set(keys))
+
+
+def images(game: Game, state: State) -> list[tuple[State, list[int]]]:
+    """All positions that are one and the same to a player, and what each action is called there; first as it is."""
+    return IMAGES.get(game.spec.name, unchanged)(game, state)
+
+
+def unchanged(game: Game, state: State) -> list[tuple[State, list[int]]]:
+    return [(state, list(range(game.spec.num_actions)))]
+
+
+def seen_in_a_mirror(game: Game, state: State) -> list[tuple[State, list[int]]]:
+    return [*unchanged(game, state), (mirrored(state), [6, 5, 4, 3, 2, 1, 0])]
+
+
+def all_sides_up(game: Game, state: State) -> list[tuple[State, list[int]]]:
+    """Every snake on a sheet of paper that is turned by quarters, from both of its sides."""
+    snakes = drawn(game, state)
+    looks = list(itertools.product((False, True), range(4)))
+    return [(build(game, [image(snake, game.size, *look) for snake in snakes]), renamed(*look)) for look in looks]
+
+
+IMAGES: dict[str, Callable[[Game, State], list[tuple[State, list[int]]]]] = {
+    "connect4": seen_in_a_mirror,
+    "snake": all_sides_up,
+}
+
+
+def point(cell: Cell, size: int, flipped: bool, quarters: int) -> Cell:
+    """Where a point of the sheet comes to lie."""
+    row, column = cell
+    for _ in range(quarters):
+        row, column = column, size - 1 - row
+    return (row, size - 1 - column) if flipped else (row, column)
+
+
+def image(snake: Drawn, size: int, flipped: bool, quarters: int) -> Drawn:
+    body = [point(cell, size, flipped, quarters) for cell in snake.body]
+    return Drawn(body, snake.fruit and point(snake.fruit, size, flipped, quarters))
+
+
+def renamed(flipped: bool, quarters: int) -> list[int]:
+    """What each move is called on the turned sheet: the way from its middle to where the neighbour comes to lie."""
+    ends = [point((1 + down, 1 + right), 3, flipped, quarters) for down, right in MOVES]
+    return [MOVES.index((row - 1, column - 1)) for row, column in ends]
+
+
+def drawn(game: Game, state: State) -> list[Drawn]:
+    """The snakes as the game shows them: from the tail on, along the ways of the obs."""
+    snakes = []
+    for obs in game.look(state)[0].int().tolist():
+        _, head, tail, fruit = ({cell_at(index, game.size) for index in ones(plane)} for plane in obs[:4])
+        body = list(tail)
+        while body[-1] not in head:
+            row, column = body[-1]
+            body.append((row + obs[4][row][column], column + obs[5][row][column]))
+        snakes.append(Drawn(body, next(iter(fruit), None)))
+    return snakes
+
+
+def ones(plane: list[list[int]]) -> list[int]:
+    return [index for index, value in enumerate(itertools.chain(*plane)) if value]
+
+
+def cell_at(index: int, size: int) -> Cell:
+    return divmod(index, size)
+
+
+def build(game: Game, snakes: list[Drawn]) -> State:
+    """Play every snake as drawn: dealt on the cell of its tail, it finds a fruit on each cell of its way."""
+    size = game.size
+    path = torch.full((len(snakes), max(len(snake.body) for snake in snakes)), -1)
+    for row, snake in enumerate(snakes):
+        path[row, : len(snake.body)] = torch.tensor([r * size + c for r, c in snake.body])
+    state = game.deal(torch.stack([(path[:, 0] + 0.5) / size**2, torch.zeros(len(snakes))], 1))
+    ways = {down * size + right: move for move, (down, right) in enumerate(MOVES)}
+    for before, cell in itertools.pairwise(path.unbind(1)):
+        going = cell >= 0
+        move = torch.tensor([ways.get(way, 0) for way in (cell - before).tolist()])
+        after, _, _ = game.play(state | {"fruit": cell.clamp(min=0)}, move, torch.zeros(len(snakes), 1))
+        state = {
+            name: torch.where(going.view(-1, *[1] * (tensor.ndim - 1)), after[name], tensor)
+            for name, tensor in state.items()
+        }
+    fruit = [size**2 if snake.fruit is None else snake.fruit[0] * size + snake.fruit[1] for snake in snakes]
+    return state | {"fruit": torch.tensor(fruit)}
+
+
+def read(text: str) -> Drawn:
+    """The snake on a board of signs; all of its cells must lie on its way."""
+    signs = {
+        (row, column): sign
+        for row, line in enumerate(text.strip().splitlines())
+        for column, sign in enumerate(line.split())
+    }
+    leads = {
+        (row, column): (row + down, column + right)
+        for (row, column), sign in signs.items()
+        if sign in "^>v<"
+        for down, right in [MOVES["^>v<".index(sign)]]
+    }
+    snake = {cell for cell, sign in signs.items() if sign not in ".*"}
+    (tail,) = snake - set(leads.values())
+    body = [tail]
+    while signs[body[-1]] != "@":
+        body.append(leads[body[-1]])
+    assert set(body) == snake
+    assert len(body) == len(snake)
+    fruit = [cell for cell, sign in signs.items() if sign == "*"]
+    assert len(fruit) <= 1
+    return Drawn(body, fruit[0] if fruit else None)
+
+
+def board_in(view: View, words: str) -> str:
+    """The drawn board in a question."""
+    return words.removeprefix(view.rules).split("\nOptions:")[0]
+
+
+def from_drawing(drawing: str) -> State:
+    """A board of X (the student), O and dots as a state of one row."""
+    rows = [line.split() for line in drawing.strip().splitlines()]
+    mine = theirs = 0
+    for height, row in enumerate(reversed(rows)):
+        for column, sign in enumerate(row):
+            mine |= (sign == "X") << 7 * column + height
+            theirs |= (sign == "O") << 7 * column + height
+    return {"mine": torch.tensor([mine]), "theirs": torch.tensor([theirs])}
+
+
+def mirrored(state: State) -> State:
+    """Every position's mirror image: column by column from the other side."""
+    flipped = {name: torch.zeros_like(cells) for name, cells in state.items()}
+    for name, cells in state.items():
+        for column in range(7):
+            flipped[name] += (cells >> 7 * column) % 128 << 7 * (6 - column)
+    return flipped
+
+
+def hand(game: Game, cards: list[int], open_card: int) -> State:
+    """A hand of Blackjack as it is dealt and drawn, of one row. Three cards are one number of luck."""
+    first, second, *others = cards
+    state = game.deal(three_cards(open_card, first, second)[:, None])
+    for card in others:
+        luck = three_cards(card, 1, 1).expand(1, game.spec.play_luck)
+        state, _, _ = game.play(state, torch.tensor([1]), luck)
+    return state
+
+
+def three_cards(*cards: int) -> Tensor:
+    first, second, third = (card - 1 for card in cards)
+    return torch.tensor([(first * 169 + second * 13 + third + 0.5) / 13**3])
+
+
+def golden_state(game: Game) -> State:
+    """The position of the golden prompts."""
+    if game.spec.name == "snake":
+        return build(game, [read(SNAKE)])
+    return hand(game, [1, 7], 10) if game.spec.name == "blackjack" else from_drawing(CONNECT4)
+
+
+def test_equal_words_are_equal_keys(played: Played) -> None:
+    assert len(played.words) == POSITIONS
+    assert_one_key_a_question(played.words, keys_of(played.view, played.told))
+    assert 10 < len(set(played.words)) < POSITIONS * 0.8, "many positions, and many of them twice"
+
+
+def test_a_key_is_two_whole_numbers(played: Played) -> None:
+    key = played.view.key(played.told)
+    assert key.shape == (POSITIONS, 2)
+    assert key.dtype == torch.int64
+
+
+def test_what_is_told_of_a_position_does_not_depend_on_the_others(played: Played) -> None:
+    state, _, transform, words = every(played, 997)
+    for row in range(len(words)):
+        told, alone = played.view.canonical(rows_of(state, torch.tensor([row])))
+        assert played.view.words(told) == [words[row]]
+        assert alone == transform[row]
+
+
+def test_telling_changes_no_position(played: Played) -> None:
+    state, told, _, _ = every(played, 101)
+    before = [{name: tensor.clone() for name, tensor in positions.items()} for positions in (state, told)]
+    played.view.canonical(state)
+    for method in (played.view.key, played.view.legal, played.view.words):
+        method(told)
+    played.view.values(told, DEPTH)
+    for now, then in zip((state, told), before, strict=True):
+        assert all(now[name].equal(then[name]) for name in then)
+
+
+def test_a_view_bears_the_names_under_which_it_is_found(played: Played) -> None:
+    view = played.view
+    assert type(view) is VIEWS[view.game][view.name]
+    assert view.game == played.game.spec.name
+
+
+def test_there_is_one_letter_for_each_action(played: Played) -> None:
+    assert "".join(played.view.labels) == "ABCDEFGHIJ"[: played.game.spec.num_actions]
+
+
+def test_all_tensors_of_a_view_go_to_the_device_together(played: Played) -> None:
+    moved, before = played.view.to("meta"), dict(vars(played.view))
+    tensors = [value for value in (*vars(moved).values(), moved.symmetry) if isinstance(value, Tensor)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert type(moved) is type(played.view)
+    assert vars(played.view) == before
+    assert played.view.symmetry.device.type == "cpu", "what it was made of stays"
+
+
+def test_a_symmetry_renames_actions_one_to_one(played: Played) -> None:
+    symmetry = played.view.symmetry
+    assert symmetry.dtype == torch.int64
+    assert (symmetry.sort(1).values == torch.arange(played.game.spec.num_actions)).all()
+    assert played.transform.dtype == torch.int64
+    assert played.transform.unique().tolist() == list(range(len(symmetry))), "each is used"
+    assert len(symmetry) == len(images(played.game, rows_of(played.state, torch.arange(1))))
+
+
+def test_all_images_of_a_position_are_one_question(played: Played) -> None:
+    state, told, _, words = every(played, 229)
+    key = played.view.key(told)
+    for seen, _ in images(played.game, state):
+        again, _ = played.view.canonical(seen)
+        assert played.view.key(again).equal(key)
+        assert played.view.words(again) == words
+
+
+def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
+    """Where a told position is its own mirror image, two names are as good: there only the values must agree."""
+    view = played.view
+    state, _, _, _ = every(played, 229)
+    tutor = ScriptedTutor(view, 0.5, DEPTH)
+    names, transforms, all_values, all_advice = [], [], [], []
+    for seen, names_there in images(played.game, state):
+        told, transform = view.canonical(seen)
+        name = view.symmetry[transform][:, names_there]  # what the told position calls each action of `state`
+        names.append(name)
+        transforms.append(transform)
+        all_values.append(view.values(told, DEPTH).gather(1, name))
+        all_advice.append(tutor.advise(told).probs.gather(1, name))
+    ways = torch.stack(transforms).sort(0).values
+    lopsided = (ways[1:] != ways[:-1]).all(0)
+    assert lopsided.sum() > len(lopsided) / 8
+    for name, values, advice in zip(names, all_values, all_advice, strict=True):
+        assert values.equal(all_values[0])
+        assert name[lopsided].equal(names[0][lopsided])
+        assert advice[lopsided].equal(all_advice[0][lopsided])
+
+
+def test_what_is_legal_is_so_under_its_new_name(played: Played) -> None:
+    legal = played.view.legal(played.told)
+    assert legal.dtype == torch.bool
+    assert legal.gather(1, played.view.symmetry[played.transform]).equal(played.legal)
+
+
+def test_a_question_is_the_rules_a_position_and_its_legal_options(played: Played) -> None:
+    view = played.view
+    _, told, _, words = every(played, 11)
+    for question, legal in zip(words, view.legal(told).tolist(), strict=True):
+        assert question.startswith(view.rules)
+        assert len(question) > len(view.rules) + 20
+        options, ask = question.splitlines()[-2:]
+        assert options.startswith("Options: ")
+        assert re.findall(r"\b[A-Z]\b", options) == [
+            label for label, may in zip(view.labels, legal, strict=True) if may
+        ]
+        assert ask == "Answer:"
+
+
+@pytest.mark.parametrize(("game_name", "name"), EVERY_VIEW)
+def test_the_golden_prompt_has_not_changed(game_name: str, name: str) -> None:
+    """A changed prompt is a changed experiment: raise the view's version and draw a new golden file."""
+    game = envs.make_game(game_name)
+    view = make_view(game, name)
+    told, _ = view.canonical(golden_state(game))
+    golden = (GOLDEN / f"{game_name}_{name}_v{view.version}.txt").read_text()
+    assert view.words(told) == [golden]
+
+
+def test_no_golden_prompt_is_left_over() -> None:
+    views = [(game, name, make_view(envs.make_game(game), name).version) for game, name in EVERY_VIEW]
+    assert {f"{game}_{name}_v{version}.txt" for game, name, version in views} == {p.name for p in GOLDEN.glob("*.txt")}
+
+
+def test_values_are_a_function_of_the_words(played: Played) -> None:
+    """Each position by itself or in another batch is worth what the first one with its words was."""
+    _, told, _, words = every(played, 7)
+    values = played.view.values(told, DEPTH)
+    assert values.shape == (len(words), played.game.spec.num_actions)
+    order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
+    again = torch.empty_like(values)
+    again[order] = torch.cat([played.view.values(rows_of(told, part), DEPTH) for part in order.split(1000)])
+    first: dict[str, list[float]] = {}
+    for question, one, other in zip(words, values.tolist(), again.tolist(), strict=True):
+        assert one == other == first.setdefault(question, one)
+
+
+def test_no_illegal_action_is_worth_more_than_all_legal_ones(played: Played) -> None:
+    _, told, _, _ = every(played, 11)
+    values, legal = played.view.values(told, DEPTH).double(), played.view.legal(told)
+    best = values.masked_fill(~legal, -torch.inf).amax(1)
+    assert best.equal(values.amax(1))
+
+
+def test_no_best_action_loses_at_once_where_another_does_not(played: Played) -> None:
+    """Asked of the game itself, against the default opponent, with 64 throws of luck."""
+    state, told, transform, _ = every(played, 53)
+    options = {name: value for name, value in OPTIONS.get(played.view.game, {}).items() if name != "opponent"}
+    game = envs.make_game(played.view.game, **options)
+    legal = played.view.legal(told).gather(1, played.view.symmetry[transform])
+    lost = torch.stack([surely_lost(game, state, action) for action in range(legal.shape[1])], 1)
+    torn = (lost & legal).any(1) & (~lost & legal).any(1)
+    assert torn.sum() > 50 or played.view.game == "blackjack", "no single card surely loses"
+    best = best_of(played.view.values(told, DEPTH).gather(1, played.view.symmetry[transform]), legal)
+    assert not (best & lost)[torn].any()
+
+
+def surely_lost(game: Game, state: State, action: int) -> Tensor:
+    """Where the game is lost in this move, whatever the luck. (B,) bool."""
+    rows = row_count(state)
+    lost = torch.ones(rows, dtype=torch.bool)
+    for chance in Luck(8, torch.arange(64), 9).draw(0, game.spec.play_luck):
+        _, reward, terminated = game.play(state, torch.full((rows,), action), chance.expand(rows, -1))
+        lost &= terminated & (reward < 0)
+    return lost
+
+
+@pytest.fixture(scope="module")
+def connect4() -> Played:
+    return play("connect4", "board")
+
+
+def test_equal_words_are_equal_keys_of_discs_not_yet_canonical(connect4: Played) -> None:
+    view = connect4.view
+    state, _, _, words_told = every(connect4, 3)
+    both = joined((state, mirrored(state)))
+    words = view.words(both)
+    assert_one_key_a_question(words, keys_of(view, both))
+    assert len(set(words)) > 1.5 * len(set(words_told))
+
+
+def test_a_key_of_discs_has_49_bits_and_an_empty_second_half(connect4: Played) -> None:
+    for positions in (connect4.state, connect4.told):
+        key = connect4.view.key(positions)
+        assert (key[:, 0] >= 0).all()
+        assert (key[:, 0] < 2**49).all()
+        assert (key[:, 1] == 0).all()
+
+
+def test_the_largest_key_is_a_board_full_of_the_student_s_discs(connect4: Played) -> None:
+    full = from_drawing("\n".join(["X X X X X X X"] * 6))
+    assert connect4.view.key(full).tolist() == [[2**49 - 1, 0]]
+
+
+def test_canonical_discs_are_their_own_canonical_discs(connect4: Played) -> None:
+    again, turned = connect4.view.canonical(connect4.told)
+    assert all(again[name].equal(connect4.told[name]) for name in again)
+    assert not turned.any()
+
+
+def test_canonical_discs_are_the_board_or_its_mirror_image(connect4: Played) -> None:
+    picture, turned = mirrored(connect4.state), connect4.transform
+    assert 0.2 < turned.float().mean() < 0.8
+    for name, discs in connect4.state.items():
+        assert connect4.told[name].equal(torch.where(turned == 1, picture[name], discs))
+
+
+def dropped(state: State, column: Tensor) -> State:
+    return {"mine": drop(state["mine"], state["theirs"], column), "theirs": state["theirs"]}
+
+
+def test_symmetry_says_where_a_disc_goes(connect4: Played) -> None:
+    view, turned = connect4.view, connect4.transform
+    assert view.symmetry.shape == (2, 7)
+    for action in range(7):
+        here = dropped(connect4.state, torch.full_like(turned, action))
+        there = dropped(connect4.told, view.symmetry[turned, action])
+        assert view.key(view.canonical(here)[0]).equal(view.key(view.canonical(there)[0]))
+
+
+def test_symmetry_maps_a_drawn_board_and_its_answers(connect4: Played) -> None:
+    view = connect4.view
+    left = from_drawing(CONNECT4)
+    right = mirrored(left)
+    assert {int(view.canonical(side)[1]) for side in (left, right)} == {0, 1}
+    for side, two_crosses in ((left, 1), (right, 5)):  # the only column of two Xs and nothing else
+        told, turned = view.canonical(side)
+        column = view.symmetry[turned, two_crosses].item()
+        board = board_in(view, view.words(told)[0]).splitlines()
+        assert [line.split()[column] for line in board] == list("....XX")
+
+
+def test_words_of_discs_read_back_are_the_position(connect4: Played) -> None:
+    _, told, _, words = every(connect4, 97)
+    for row, question in enumerate(words):
+        board = board_in(connect4.view, question)
+        back = from_drawing(board)
+        assert back["mine"] == told["mine"][row]
+        assert back["theirs"] == told["theirs"][row]
+        top = board.splitlines()[0].split()
+        open_columns = [label for label, sign in zip("ABCDEFG", top, strict=True) if sign == "."]
+        assert f"\nOptions: {' '.join(open_columns)}\n" in question
+
+
+def test_values_of_discs_are_those_of_the_student_s_moves(connect4: Played) -> None:
+    state = from_drawing("""
+        . . . . . . .
+        . . . . . . .
+        . . . . . . .
+        . . . . . . O
+        . . . . . . O
+        X X X . . . O
+    """)
+    values = connect4.view.values(state, 2)[0]
+    assert values.argmax() == 3, "four in a line beats stopping the opponent's"
+    swapped = {"mine": state["theirs"], "theirs": state["mine"]}
+    assert connect4.view.values(swapped, 2)[0].argmax() == 6
+
+
+def test_discs_are_valued_as_far_ahead_as_one_asks(connect4: Played) -> None:
+    """X to move loses with the disc after its own anywhere but at D, and wins with D one disc later still."""
+    open_three = from_drawing("""
+        . . . . . . .
+        . . . . . . .
+        . . . . . . .
+        . . . . . . .
+        . . O . O . .
+        . . X X . O .
+    """)
+    assert (connect4.view.values(open_three, 2).abs() < 500).all(), "no line of four within two discs"
+    assert (connect4.view.values(open_three, 3) > 500).any(), "three in a line, open on both sides"
+
+
+def every_hand(game: Game, view: View) -> tuple[State, list[tuple[int, int, int]]]:
+    """All 280 hands that one plays on from, told, and as numbers: the sum, the dealer's card, a usable ace."""
+    hands = [(total, card, ace) for ace in (0, 1) for card in range(1, 11) for total in range(12 if ace else 4, 22)]
+    states = [hand(game, cards_of(total, ace), card) for total, card, ace in hands]
+    return view.canonical(joined(tuple(states)))[0], hands
+
+
+def cards_of(total: int, ace: int) -> list[int]:
+    """Some cards of that sum, with a usable ace or with none."""
+    if ace:
+        return [1, total - 11]
+    return [2, total - 2] if total <= 12 else [10, total - 10] if total <= 20 else [10, 9, 2]
+
+
+def test_words_of_a_hand_read_back_are_its_three_numbers() -> None:
+    game = envs.make_game("blackjack")
+    view = make_view(game)
+    told, hands = every_hand(game, view)
+    pattern = r"Your sum: (\d+), (with|without) an ace that counts 11\nThe dealer shows an? (ace|\d+)\n"
+    for question, (total, card, ace) in zip(view.words(told), hands, strict=True):
+        found = re.match(pattern, question.removeprefix(view.rules))
+        assert found is not None
+        assert found.groups() == (str(total), "with" if ace else "without", "ace" if card == 1 else str(card))
+        assert "\nOptions: A stick, B hit\n" in question
+
+
+def test_the_bits_of_a_hand_s_key() -> None:
+    game = envs.make_game("blackjack")
+    view = make_view(game)
+    told, hands = every_hand(game, view)
+    assert keys_of(view, told) == [(total + 32 * card + 512 * ace, 0) for total, card, ace in hands]
+
+
+def test_an_ace_that_must_count_1_is_not_told() -> None:
+    game = envs.make_game("blackjack")
+    view = make_view(game)
+    with_ace, without = (view.canonical(hand(game, cards, 7))[0] for cards in ([1, 5, 10], [10, 6]))
+    assert view.words(with_ace) == view.words(without)
+
+
+@pytest.mark.parametrize("options", [{}, {"sab": False}, {"sab": False, "natural": True}], ids=str)
+def test_values_of_hands_are_hundredths_of_the_optimum(options: dict[str, bool]) -> None:
+    game = envs.make_game("blackjack", **options)
+    view = make_view(game)
+    told, hands = every_hand(game, view)
+    best = optimum(game)
+    for (stick, hit), place in zip(view.values(told, 1).tolist(), hands, strict=True):
+        assert stick == pytest.approx(100 * best.stick[place].item(), abs=1e-4)
+        assert hit == pytest.approx(100 * best.hit[place].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("total", "card", "ace", "better"),
+    [(20, 10, 0, "stick"), (11, 6, 0, "hit"), (16, 10, 0, "hit"), (16, 6, 0, "stick"), (17, 6, 1, "hit")],
+)
+def test_a_hand_is_played_as_the_books_have_it(total: int, card: int, ace: int, better: str) -> None:
+    game = envs.make_game("blackjack")
+    view = make_view(game)
+    told, _ = view.canonical(hand(game, cards_of(total, ace), card))
+    options = view.words(told)[0].splitlines()[-2]
+    label = view.labels[view.values(told, 1).argmax().item()]
+    assert f"{label} {better}" in options
+
+
+def test_rules_of_blackjack_say_what_a_natural_brings() -> None:
+    games = [{}, {"sab": False}, {"sab": False, "natural": True}]
+    sab, plain, natural = (make_view(envs.make_game("blackjack", **options)).rules for options in games)
+    assert "beats every other 21" in sab
+    assert "one and a half times" in natural
+    assert "first two cards" not in plain
+    assert make_view(envs.make_game("blackjack", sab=True, natural=True)).rules == sab, "sab goes first, as in the game"
+
+
+@pytest.fixture(scope="module")
+def full() -> Played:
+    return play("snake", "full")
+
+
+@pytest.fixture(scope="module")
+def local() -> Played:
+    return play("snake", "local")
+
+
+def test_a_board_built_from_a_drawing_is_the_drawn_one(full: Played) -> None:
+    """The tools of this file against each other: what a game shows, and the game played from it."""
+    state, _, _, _ = every(full, 101)
+    snakes = drawn(full.game, state)
+    assert max(len(snake.body) for snake in snakes) > 20
+    again = build(full.game, snakes)
+    for ours, theirs in zip(full.game.look(again), full.game.look(state), strict=True):
+        assert ours.equal(theirs)
+
+
+def test_words_of_a_board_read_back_are_the_snake_or_an_image_of_it(full: Played) -> None:
+    state, _, transform, words = every(full, 31)
+    looks = {tuple(renamed(*look)): look for look in itertools.product((False, True), range(4))}
+    for snake, names, question in zip(
+        drawn(full.game, state), full.view.symmetry[transform].tolist(), words, strict=True
+    ):
+        assert read(board_in(full.view, question)) == image(snake, full.game.size, *looks[tuple(names)])
+
+
+def test_a_told_board_told_again_is_itself(full: Played) -> None:
+    _, told, _, words = every(full, 101)
+    again, _ = full.view.canonical(build(full.game, [read(board_in(full.view, question)) for question in words]))
+    assert full.view.key(again).equal(full.view.key(told))
+    assert full.view.words(again) == words
+
+
+def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
+    state, _, transform, words = every(full, 101)
+    told = build(full.game, [read(board_in(full.view, question)) for question in words])
+    luck = torch.zeros(len(words), 1)
+    for action in range(4):
+        names = full.view.symmetry[transform, action]
+        here, reward, dead = full.game.play(state, torch.full_like(names, action), luck)
+        there, reward_there, dead_there = full.game.play(told, names, luck)
+        assert reward.equal(reward_there)
+        assert dead.equal(dead_there)
+        same = reward == 0  # a new fruit lies elsewhere, as it is drawn by cells
+        assert (same & ~dead).sum() > 100
+        keys = [full.view.key(full.view.canonical(after)[0]) for after in (here, there)]
+        assert keys[0][same].equal(keys[1][same])
+
+
+def test_on_a_small_board_equal_words_are_equal_keys_too() -> None:
+    """3 x 3 cells: most sets of cells are the body of several snakes, and most snakes are seen often."""
+    game = envs.make_game("snake", size=3)
+    view, env, luck = make_view(game, "full"), Env(game, 300, seed=5), Luck(6, torch.arange(300), 9)
+    step, seen = env.reset(), []
+    for number in range(50):
+        told, transform = view.canonical(env.state)
+        seen.append(told)
+        best = best_of(view.values(told, 1).gather(1, view.symmetry[transform]), step.legal)
+        chance = luck.draw(number, 2)
+        step = env.step(pick(torch.where(chance[:, :1] < 0.3, step.legal, best), chance[:, 1]))
+    told = joined(tuple(seen))
+    words = view.words(told)
+    assert_one_key_a_question(words, keys_of(view, told))
+    snakes = [read(board_in(view, question)) for question in set(words)]
+    assert len({(frozenset(body), body[-1], fruit) for body, fruit in snakes}) < len(snakes)
+
+
+def steps_from(goals: list[Cell], size: int, closed: set[Cell]) -> dict[Cell, int]:
+    """How many moves each cell is from the nearest goal, by a queue; cells without a way are missing."""
+    found, queue = dict.fromkeys(goals, 0), deque(goals)
+    while queue:
+        row, column = queue.popleft()
+        for down, right in MOVES:
+            cell = (row + down, column + right)
+            if min(cell) >= 0 and max(cell) < size and cell not in closed and cell not in found:
+                found[cell] = found[row, column] + 1
+                queue.append(cell)
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 5, 12])
+def test_distances_are_those_of_a_queue(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    boards = 150
+    blocked = torch.rand(boards, size, size, generator=generator) < torch.rand(boards, 1, 1, generator=generator)
+    goal = torch.rand(boards, size, size, generator=generator) < 1.5 / size**2
+    result = distance(goal, blocked).tolist()
+    for row in range(boards):
+        closed = {cell_at(index, size) for index in ones(blocked[row].tolist())}
+        found = steps_from([cell_at(index, size) for index in ones(goal[row].tolist())], size, closed)
+        for cell in itertools.product(range(size), range(size)):
+            assert result[row][cell[0]][cell[1]] == found.get(cell, size**2)
+
+
+def test_the_longest_way_is_found_to_its_end() -> None:
+    """A corridor that winds through the whole board."""
+    size = 9
+    blocked = torch.zeros(1, size, size, dtype=torch.bool)
+    for row in range(1, size, 2):
+        blocked[0, row] = True
+        blocked[0, row, size - 1 if row % 4 == 1 else 0] = False
+    goal = torch.zeros_like(blocked)
+    goal[0, 0, 0] = True
+    assert distance(goal, blocked)[0, size - 1, size - 1] == 5 * size + 4 - 1
+
+
+def promise(snake: Drawn, size: int) -> list[tuple[int, ...]]:
+    """How good each move is, as numbers of which the first that differs decides.
+
+    Alive; with a way to the tail; with a way to the fruit; near to it, or else far from the tail. A cell of the body
+    is in the way, the tail is not. Nothing is said of the way back into the neck.
+    """
+    body, fruit = snake
+    closed = set(body[1:]) | {body[-1]}
+    to_fruit = {} if fruit is None else steps_from([fruit], size, closed)
+    to_tail = steps_from([body[0]], size, closed)
+    promises: list[tuple[int, ...]] = []
+    for down, right in MOVES:
+        cell = (body[-1][0] + down, body[-1][1] + right)
+        if cell in body[-2:-1]:
+            promises.append(())
+            continue
+        if min(cell) < 0 or max(cell) >= size or cell in closed:
+            promises.append((0, 0, 0, 0))
+            continue
+        safe = len(body) <= 2 or cell in to_tail
+        far = to_tail.get(cell, size**2)
+        promises.append((1, int(safe), 1, -to_fruit[cell]) if cell in to_fruit else (1, int(safe), 0, far))
+    return promises
+
+
+def assert_ranked(values: list[float], promises: list[tuple[int, ...]]) -> None:
+    """Every move that promises more is worth more, and one that promises the same is worth the same.
+
+    The way back into the neck is not ranked.
+    """
+    for one, other in itertools.combinations([move for move in range(4) if promises[move]], 2):
+        better, worse = promises[one] > promises[other], promises[one] < promises[other]
+        assert (values[one] > values[other], values[one] < values[other]) == (better, worse), (values, promises)
+
+
+def test_a_search_ranks_moves_as_queues_do(full: Played) -> None:
+    _, told, _, words = every(full, 131)
+    snakes = [read(board_in(full.view, question)) for question in words]
+    assert full.view.values(told, DEPTH).equal(search(told["board"]))
+    kinds = set()
+    for values, snake in zip(search(told["board"]).tolist(), snakes, strict=True):
+        promises = promise(snake, full.game.size)
+        kinds |= {told_apart[:3] for told_apart in promises}
+        assert_ranked(values, promises)
+    assert {(0, 0, 0), (1, 0, 1), (1, 1, 1)} <= kinds, "death, a trap with the fruit, and the way to it"
+
+
+FRUIT_IN_A_TRAP = """
+* . @ .
+> > ^ .
+^ . . .
+. . . .
+"""
+NO_WAY_BUT_A_TRAP = """
+. . @ v <
+> > ^ v .
+^ < < < .
+. . . . .
+. . . * .
+"""  # the tail is at the top right, and the neck below the head
+FRUIT_BEHIND_THE_BODY = """
+* > @ .
+> ^ . .
+^ . . .
+. . . .
+"""  # the way to the tail is longer to the right than down
+
+
+@pytest.mark.parametrize("size", [5, 12, 16, 24])
+@pytest.mark.parametrize(
+    ("drawing", "best"), [(FRUIT_IN_A_TRAP, "right"), (NO_WAY_BUT_A_TRAP, "left"), (FRUIT_BEHIND_THE_BODY, "right")]
+)
+def test_a_drawn_snake_goes_where_it_lives_longest(drawing: str, best: str, size: int) -> None:
+    game = envs.make_game("snake", size=size)
+    view, snake = make_view(game, "full"), read(drawing)
+    told, transform = view.canonical(build(game, [snake]))
+    values = view.values(told, DEPTH).gather(1, view.symmetry[transform])[0]
+    assert ["up", "right", "down", "left"][values.argmax()] == best
+    assert_ranked(values.tolist(), promise(snake, size))
+
+
+def around(snake: Drawn, size: int) -> list[tuple[str, bool]]:
+    """What lies above, right of, below and left of the head, and whether the fruit is nearer there."""
+    (row, column), seen = snake.body[-1], []
+    for down, right in MOVES:
+        cell = (row + down, column + right)
+        if len(snake.body) > 1 and cell == snake.body[-2]:
+            kind = "your neck"
+        elif not (0 <= cell[0] < size and 0 <= cell[1] < size):
+            kind = "wall"
+        else:
+            kind = "your body" if cell in snake.body[1:] else "free"
+        fruit_row, fruit_column = snake.fruit
+        now = abs(fruit_row - row) + abs(fruit_column - column)
+        then = abs(fruit_row - cell[0]) + abs(fruit_column - cell[1])
+        seen.append((kind, then < now))
+    return seen
+
+
+def test_words_of_the_sides_are_those_of_the_drawn_board(local: Played) -> None:
+    state, _, transform, words = every(local, 31)
+    kinds = set()
+    for snake, names, question in zip(
+        drawn(local.game, state), local.view.symmetry[transform].tolist(), words, strict=True
+    ):
+        *sides, fruit, _, _ = question.removeprefix(local.view.rules).splitlines()
+        told = dict(line.split(": ") for line in sides)
+        assert list(told) == list(SIDES)
+        towards = fruit.removeprefix("Fruit: ").split(", ")
+        for (kind, nearer), name in zip(around(snake, local.game.size), names, strict=True):
+            kinds.add(kind)
+            assert told[SIDES[name]] == kind
+            assert (SIDES[name].lower() in towards) == nearer
+        assert (told["Behind"] == "your neck") == (len(snake.body) > 1), "it looks where it goes"
+    assert kinds == {"your neck", "wall", "free", "your body"}
+
+
+def test_a_tail_that_leaves_is_free_and_may_be_entered(local: Played) -> None:
+    view, game = local.view, local.game
+    ring = build(game, [read("> v\n^ @\n. *" + "\n." * 5 + " ." * 6)])
+    told, transform = view.canonical(ring)
+    tail = view.symmetry[transform[0], 3].item()
+    assert f"{SIDES[tail]}: free\n" in view.words(told)[0]
+    _, _, dead = game.play(ring, torch.tensor([3]), torch.zeros(1, 1))
+    assert not dead
+
+
+def test_where_there_is_no_fruit_it_is_nowhere(local: Played) -> None:
+    told, _ = local.view.canonical(build(local.game, [Drawn([(3, 3), (3, 4)], None)]))
+    assert "\nFruit: nowhere\n" in local.view.words(told)[0]
+
+
+def test_a_snake_sees_few_different_sides(local: Played) -> None:
+    assert len(set(local.words)) < 300
+    key = local.view.key(local.told)
+    assert (key[:, 0] >= 0).all()
+    assert (key[:, 0] < 2**12).all()
+    assert (key[:, 1] == 0).all()
+
+
+def test_rules_of_snake_name_the_size_only_where_the_board_is_told() -> None:
+    small, large = (envs.make_game("snake", size=size) for size in (6, 12))
+    assert "6 by 6" in make_view(small, "full").rules
+    assert "12 by 12" in make_view(large, "full").rules
+    assert make_view(small, "local").rules == make_view(large, "local").rules
+
+
+@pytest.mark.parametrize(("name", "size", "steps", "floor"), [("full", 6, 200, 18), ("local", 12, 250, 10)])
+def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, steps: int, floor: float) -> None:
+    """The mean over the first game of each of 40 snakes, as far as these steps go, with ties broken by luck."""
+    game = envs.make_game("snake", size=size)
+    view, env, luck = make_view(game, name), Env(game, 40, seed=1), Luck(2, torch.arange(40), 9)
+    step, alive, fruits = env.reset(), torch.ones(40, dtype=torch.bool), torch.zeros(40)
+    for number in range(steps):
+        told, transform = view.canonical(env.state)
+        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.legal)
+        step = env.step(pick(best, luck.draw(number, 1)[:, 0]))
+        fruits += step.reward * alive
+        alive &= ~(step.terminated | step.truncated)
+    assert fruits.mean() > floor
+
+
+def test_the_first_view_is_taken_unless_another_is_named() -> None:
+    game = envs.make_game("snake")
+    assert make_view(game).name == next(iter(VIEWS["snake"])) == "local"
+    assert make_view(game, "full").name == "full"
+
+
+def test_an_unknown_view_is_answered_with_the_closest_one() -> None:
+    with pytest.raises(ValueError, match=r"snake.*'fulll'.*full, local.*did you mean 'full'\?"):
+        make_view(envs.make_game("snake"), "fulll")
+    with pytest.raises(ValueError, match=r"connect4.*'local'.*there are board"):
+        make_view(envs.make_game("connect4"), "local")
+
+
+class Chess:
+    """A game that nobody put into words."""
+
+    spec = Spec("chess", 1, (1,), 1, 0, 0, None)
+
+
+def test_a_game_without_a_view_says_how_to_name_one() -> None:
+    for name in (None, "board"):
+        with pytest.raises(ValueError, match=r"chess has no view.*module:Class"):
+            make_view(Chess(), name)
+
+
+def test_a_view_of_one_s_own_is_found_in_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chess_in_words.py").write_text("class Told:\n    def __init__(self, game):\n        self.of = game\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    game = Chess()
+    view = make_view(game, "chess_in_words:Told")
+    assert type(view).__name__ == "Told"
+    assert view.of is game
+    with pytest.raises(ValueError, match="chess_in_words:Shown"):
+        make_view(game, "chess_in_words:Shown")
+    with pytest.raises(ValueError, match="nowhere_to_be_found:View"):
+        make_view(game, "nowhere_to_be_found:View")

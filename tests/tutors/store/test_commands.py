@@ -1,0 +1,429 @@
+"""`python -m tutors.store` against what was put into the stores, and against a tutor that counts its questions."""
+
+import io
+import itertools
+import json
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import envs
+from envs.base import row_count
+from evaluate import Evaluation, fill_for, saved_student
+from tests.helpers.paths import ROOT
+from tests.helpers.scripted_server import serving
+from train import train
+from training.config import config_from_json, tuned
+from tutors import TutorConfig
+from tutors.base import Advice
+from tutors.prefill import most_met, wandering
+from tutors.prompts import make_view
+from tutors.report import GAMES, mixed_play
+from tutors.store import AdviceStore, Cost, identity_of, recorded_identities
+from tutors.store.__main__ import main
+from tutors.store.json_lines import from_lines, read_all, to_lines, write_all
+
+GAME = envs.make_game("blackjack")
+VIEW = make_view(GAME)
+LLAMA = identity_of(GAME.spec, VIEW, {"tutor": "meta-llama/Llama", "template": "{words}", "mode": "label"})
+QWEN = identity_of(GAME.spec, VIEW, {"tutor": "Qwen", "mode": "text", "samples": 8})
+COLUMNS = 'identity, key, "check", probs, label_mass, words, prompt_tokens, answer_tokens, seconds, at'
+
+
+class Done(NamedTuple):
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(*told: str | Path) -> Done:
+    """Call a command in this very process, for a new one takes seconds to start."""
+    streams = [io.TextIOWrapper(io.BytesIO(), "ascii") for _ in range(2)]
+    streams[1].reconfigure(encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        patch.setattr(sys, "argv", ["store", *map(str, told)])
+        patch.setattr(signal, "signal", lambda *_: None)
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        for stream in streams:
+            stream.flush()
+    return Done(code, *(stream.buffer.getvalue().decode() for stream in streams))
+
+
+def well(*told: str | Path) -> str:
+    done = command(*told)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def keep(path: Path, identity: dict, first: int, count: int, cost: Cost = Cost(), seed: int = 0) -> Advice:  # noqa: B008
+    """Put answers under the numbers from `first` on into a store."""
+    probs = torch.rand(count, len(identity["labels"]), generator=torch.manual_seed(seed)).softmax(1)
+    probs[0] = torch.tensor([2.0**-149, 1.0])
+    advice = Advice(probs, torch.ones(count, dtype=torch.bool), torch.rand(count))
+    numbers = torch.arange(first, first + count)
+    store = AdviceStore(path, identity)
+    words = [f'"Ärger" mit\nZeilen {number} ♠' for number in numbers.tolist()]
+    store.put(torch.stack([numbers, -(2**63) + numbers], 1), advice, words, cost)
+    store.close()
+    return advice
+
+
+def content(path: Path) -> list[tuple]:
+    """All that a store holds, but for the numbers of its identities."""
+    connection = sqlite3.connect(path)
+    hashes = dict(connection.execute("select id, hash from identities"))
+    rows = [(hashes[row[0]], *row[1:]) for row in connection.execute(f"select {COLUMNS} from answers")]
+    connection.close()
+    return sorted(rows)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A store of two tutors' answers."""
+    path = tmp_path / "advice.sqlite"
+    keep(path, LLAMA, 0, 12, Cost(97.25, 1.0, 0.1))
+    keep(path, QWEN, 5, 3, Cost(80.0, 611.5, 2.5), seed=1)
+    return path
+
+
+def test_info_says_whose_answers_there_are_and_what_they_cost(path: Path) -> None:
+    llama, qwen = json.loads(well("info", path, "--json"))
+    assert (llama["identity"], qwen["identity"]) == (LLAMA, QWEN)
+    assert [llama[name] for name in ("answers", "prompt_tokens", "answer_tokens")] == [12, 12 * 97.25, 12]
+    assert llama["seconds"] == pytest.approx(1.2)
+    assert [qwen[name] for name in ("answers", "prompt_tokens", "answer_tokens", "seconds")] == [3, 240, 1834.5, 7.5]
+    assert qwen["first"] == qwen["last"] > llama["last"]
+    said = well("info", path)
+    for piece in ("blackjack", "meta-llama", "Qwen", "1,167", "1,834", "samples"):
+        assert piece in said
+
+
+def test_a_store_without_answers_says_so(tmp_path: Path) -> None:
+    AdviceStore(tmp_path / "new", LLAMA).close()
+    (one,) = json.loads(well("info", tmp_path / "new", "--json"))
+    assert (one["answers"], one["seconds"], one["first"]) == (0, 0, None)
+    assert "meta-llama" in well("info", tmp_path / "new")
+    assert len(well("export", tmp_path / "new").splitlines()) == 1
+
+
+def test_what_is_exported_can_be_read_by_a_person_and_is_imported_as_it_was(path: Path, tmp_path: Path) -> None:
+    text = well("export", path)
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [next(iter(line)) for line in lines] == ["identity", *["words"] * 12, "identity", *["words"] * 3]
+    first = lines[1]
+    assert lines[0]["identity"] == LLAMA
+    assert set(first["advice"]) == set(VIEW.labels)
+    assert first["words"] == '"Ärger" mit\nZeilen 0 ♠'
+    assert "Ärger" in text
+    assert first["key"] == [0, -(2**63)]
+    assert (first["prompt_tokens"], first["answer_tokens"], first["seconds"]) == (97.25, 1.0, 0.1)
+    assert first["at"].startswith("20")
+    assert first["at"].endswith("+00:00")
+    (tmp_path / "text").write_text(text)
+    assert well("import", tmp_path / "copy", tmp_path / "text") == "15 answers are new, 0 were there\n"
+    assert content(tmp_path / "copy") == content(path) != []
+    assert well("export", tmp_path / "copy") == text
+    assert well("import", tmp_path / "copy", tmp_path / "text") == "0 answers are new, 15 were there\n"
+    assert content(tmp_path / "copy") == content(path)
+
+
+def test_an_export_of_more_than_a_batch_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutors.store.json_lines.BATCH", 4)
+    keep(tmp_path / "a", LLAMA, 0, 12)
+    keep(tmp_path / "a", QWEN, 0, 9)
+    stores = [AdviceStore(tmp_path / name, LLAMA) for name in "ab"]
+    lines = list(to_lines(read_all(stores[0].engine)))
+    assert len(lines) == 2 + 12 + 9
+    assert write_all(stores[1].engine, from_lines(lines)) == (21, 0)
+    for store in stores:
+        store.close()
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+IDENTITY = {"identity": {"tutor": "somebody", "labels": ["A", "B"]}}
+ANSWER = {
+    "words": "what?", "advice": {"A": 0.25, "B": 0.75}, "mass": 0.5, "prompt_tokens": 1, "answer_tokens": 0,
+    "seconds": 0.5, "at": "2026-11-21T12:00:00+00:00", "key": [1, 2],
+}  # fmt: skip
+
+
+def without(name: str) -> dict:
+    return {key: value for key, value in ANSWER.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([IDENTITY, ANSWER, "nonsense"], "line 3 .* Expecting value"),
+        ([IDENTITY, "[" * 100_000], "line 2 "),
+        ([IDENTITY, ""], "line 2 "),
+        ([IDENTITY, [1]], "line 2 .* no object"),
+        ([ANSWER], "line 1 .* no line before it says whose"),
+        ([IDENTITY | {"identity": "me"}], "line 1 .* identity is no object"),
+        ([{"identity": {"tutor": "me"}}], "line 1 .* no labels"),
+        ([{"identity": {"labels": ["A", "A"]}}], "line 1 .* equal"),
+        *([[IDENTITY, without(name)], f"line 2 .* it has no '{name}'"] for name in ANSWER),
+        ([IDENTITY, ANSWER | {"advice": {"A": 1}}], "line 2 .* not about A, B"),
+        ([IDENTITY, ANSWER | {"advice": {"A": 0.5, "B": 0.4}}], "line 2 .* add up to 0.9"),
+        ([IDENTITY, ANSWER | {"advice": {"A": 1.5, "B": -0.5}}], "line 2 .* its B is -0.5"),
+        ([IDENTITY, ANSWER | {"advice": {"A": True, "B": 0}}], "line 2 .* its A is True"),
+        ([IDENTITY, ANSWER | {"advice": {"A": math.nan, "B": 1}}], "line 2 .* its A is nan"),
+        ([IDENTITY, ANSWER | {"mass": 2}], "line 2 .* mass is 2"),
+        ([IDENTITY, ANSWER | {"mass": "much"}], "line 2 .* mass is 'much'"),
+        ([IDENTITY, ANSWER | {"seconds": math.inf}], "line 2 .* seconds is inf"),
+        ([IDENTITY, ANSWER | {"words": 5}], "line 2 .* words"),
+        ([IDENTITY, ANSWER | {"words": "\ud800"}], "line 2 "),
+        ([IDENTITY, ANSWER | {"key": [1]}], "line 2 .* key"),
+        ([IDENTITY, ANSWER | {"key": [1, 2**63]}], "line 2 .* key"),
+        ([IDENTITY, ANSWER | {"key": [1, 2.0]}], "line 2 .* key"),
+        ([IDENTITY, ANSWER | {"at": 5}], "line 2 .* time is no text"),
+        ([IDENTITY, ANSWER | {"at": "yesterday"}], "line 2 .*yesterday"),
+        ([IDENTITY, ANSWER | {"at": "2026-11-21T12:00:00"}], "line 2 .* zone"),
+    ],
+)
+def test_nonsense_is_refused_with_its_line_and_nothing_of_it_kept(path: Path, lines: list, said: str) -> None:
+    before = content(path)
+    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    store = AdviceStore(path, LLAMA)
+    with pytest.raises(ValueError, match=said):
+        write_all(store.engine, from_lines(text))
+    store.close()
+    assert content(path) == before
+
+
+def test_a_file_of_bytes_or_none_at_all_is_refused_without_a_traceback(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(json.dumps(IDENTITY).encode() + b"\n\xff\xfe\x00\n")
+    for file, said in ((tmp_path / "bytes", "line 2"), (tmp_path / "none", "No such file"), (tmp_path, "directory")):
+        done = command("import", path, file)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_merging_copies_all_answers_and_keeps_those_that_are_there(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    keep(other, QWEN, 7, 4, Cost(1.0, 1.0, 1.0), seed=5)  # 7 is in both
+    ours, theirs = content(path), content(other)
+    assert well("merge", path, other) == "3 answers are new, 1 were there\n"
+    assert content(path) == sorted([*ours, *(row for row in theirs if row[1] != 7)])
+    assert content(other) == theirs
+    assert well("merge", path, other) == "0 answers are new, 4 were there\n"
+    assert well("merge", tmp_path / "new", path) == "18 answers are new, 0 were there\n"
+    assert content(tmp_path / "new") == content(path)
+    assert well("merge", path, path) == "0 answers are new, 18 were there\n"
+
+
+def test_a_store_that_is_in_use_is_merged_into(path: Path, tmp_path: Path) -> None:
+    keep(tmp_path / "other", LLAMA, 100, 5)
+    store = AdviceStore(path, LLAMA)
+    assert not store.find(torch.tensor([[100, -(2**63) + 100]])).given.any()
+    well("merge", path, tmp_path / "other")
+    assert store.find(torch.tensor([[100, -(2**63) + 100]])).given.all()
+    store.close()
+
+
+def test_vacuum_gives_room_back_and_keeps_everything(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("create table big (text)")
+    connection.execute("insert into big values (?)", ("x" * 1_000_000,))
+    connection.execute("drop table big")
+    connection.commit()
+    connection.close()
+    before, size = content(path), path.stat().st_size
+    well("vacuum", path)
+    assert path.stat().st_size < size / 2
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("told", [["info"], ["export"], ["vacuum"], ["merge", "new"]])
+def test_a_store_that_is_not_there_is_not_made(told: list[str], tmp_path: Path) -> None:
+    done = command(told[0], *(tmp_path / name for name in told[1:]), tmp_path / "none.sqlite")
+    assert done.returncode == 2
+    assert f"there is no advice store {tmp_path / 'none.sqlite'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("dear diary " * 500)
+    connection = sqlite3.connect(tmp_path / "cats")
+    connection.execute("create table cats (name text)")
+    connection.close()
+    for name in ("diary", "cats"):
+        before = (tmp_path / name).read_bytes()
+        done = command("info", tmp_path / name)
+        assert done.returncode == 2
+        assert name in done.stderr
+        assert "Traceback" not in done.stderr
+        assert name == "cats" or (tmp_path / name).read_bytes() == before
+
+
+def test_who_reads_only_the_first_line_of_an_export_is_no_trouble(tmp_path: Path) -> None:
+    keep(tmp_path / "big", LLAMA, 0, 5000)
+    both = f"{sys.executable} -m tutors.store export {tmp_path / 'big'} | head -1"
+    done = subprocess.run(both, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert json.loads(done.stdout)["identity"] == LLAMA
+    assert done.stderr == ""
+
+
+def stored(path: Path) -> int:
+    """How many answers there are, so far."""
+    connection = sqlite3.connect(path)
+    with suppress(sqlite3.OperationalError):
+        return connection.execute("select count(*) from answers").fetchone()[0]
+    return 0
+
+
+def fill(path: Path, *told: str) -> str:
+    done = command("fill", "--advice-store", path, "--env", "blackjack", *told)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_small_game_is_asked_about_once_and_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "advice.sqlite"
+    said = fill(path, "--tutor", "scripted")
+    assert "280 positions of blackjack table, all that play met: 0 were stored, 280 of 280 were answered now" in said
+    assert "280 were stored, 0 of 0 were answered now" in fill(path, "--tutor", "scripted")
+    flags = ["--env", "blackjack", "--tutor", "scripted", "--advice-store", str(path), "--total-steps", "4096"]
+    folder = ["--folder", str(tmp_path / "run"), "--eval-episodes", "10"]
+    done = subprocess.run(
+        [sys.executable, "train.py", "--algo", "ppo", "--num-envs", "64", *flags, *folder],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
+    assert (tutor["filled"], tutor["asked"], tutor["hit_rate"]) == (280, 0, 1)
+
+
+def test_a_served_model_is_asked_in_big_batches_and_what_it_costs_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "advice.sqlite"
+    with serving() as server:
+        flags = ("--tutor", "tiny", "--tutor-url", server.url)
+        said = fill(path, *flags)
+        prompts = [prompt for body in server.asked for prompt in body["prompt"] if "dealer" in prompt]
+        fill(path, *flags)
+        again = [prompt for body in server.asked for prompt in body["prompt"] if "dealer" in prompt]
+    assert len(set(prompts)) >= 280
+    assert len(again) - len(prompts) <= 2, "only the first question is asked again, to know the server"
+    (one,) = json.loads(well("info", path, "--json"))
+    assert one["answers"] == 280
+    assert one["seconds"] > 0
+    assert f"{round(one['prompt_tokens']):,} prompt tokens" in said
+
+
+def test_a_fill_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "advice.sqlite"
+    flags = ["--env", "connect4", "--tutor", "scripted", "--tutor-depth", "5", "--positions", "3000"]
+    told = [sys.executable, "-m", "tutors.store", "fill", "--advice-store", str(path), *flags]
+    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        over = time.monotonic() + 120
+        while not (path.exists() and stored(path)):
+            assert time.monotonic() < over
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(signal.SIGTERM)
+    assert running.returncode == 143
+    kept = stored(path)
+    assert 1024 <= kept < 3000
+    done = command(*told[3:])
+    assert f"{kept:,} were stored, {3000 - kept:,} of" in done.stdout
+    assert "3,000 positions of connect4 board, those met most often" in done.stdout
+
+
+def test_the_positions_met_most_often_are_those_that_a_plain_count_finds() -> None:
+    env = envs.make("connect4", GAMES, 3)
+    view = make_view(env.game)
+    found = most_met(env, view, 50, mixed_play(env, view, 3))
+    env = envs.make("connect4", GAMES, 3)
+    counts: Counter[int] = Counter()
+    for turn, state in enumerate(mixed_play(env, view, 3)):
+        if turn == 100:  # rounds end at whole hundreds, and 25,600 are five thousand or more
+            break
+        counts.update(view.key(view.canonical(state)[0])[:, 0].tolist())
+    keys = view.key(view.canonical(found)[0])[:, 0].tolist()
+    assert len(set(keys)) == 50
+    assert sorted((counts[key] for key in keys), reverse=True) == [count for _, count in counts.most_common(50)]
+    assert [counts[key] for key in keys] == sorted((counts[key] for key in keys), reverse=True)
+
+
+def test_what_a_run_s_student_meets_most_often_can_be_asked_about(tmp_path: Path) -> None:
+    """By another tutor than the run's; one action in ten is any legal one, the others are the student's."""
+    run, store = tmp_path / "run", tmp_path / "advice.sqlite"
+    config = replace(tuned("dqn", "connect4"), total_steps=512, num_envs=64, eval_episodes=8, folder=run, device="cpu")
+    train(replace(config, agent=replace(config.agent, hidden=(16,), learning_starts=128, batch_size=32)))
+    line = fill_for(
+        Evaluation(run, fill=True, positions=200, tutoring=TutorConfig("scripted", advice_store=str(store)))
+    )
+    assert "200 positions of connect4 board, those met most often" in line
+    assert "200 of 200 were answered now" in line
+    assert stored(store) == 200
+    agent = saved_student(run, config_from_json((run / "config.json").read_text()), "cpu")
+    env = envs.make("connect4", GAMES, 5)
+    play = wandering(agent.greedy)(env, make_view(env.game), 5)
+    own = moves = 0
+    for before, after in itertools.islice(itertools.pairwise(play), 40):
+        expected = agent.greedy(*env.game.look(before))
+        disc = before["mine"] ^ after["mine"]
+        goes_on = (before["mine"] & after["mine"] == before["mine"]) & (disc > 0)  # no fresh deal between the two
+        own += int((goes_on & (disc >> 7 * expected & 63 > 0)).sum())
+        moves += int(goes_on.sum())
+    assert 0.85 < own / moves < 0.97, "nine in ten, and some of the others by chance"
+    with pytest.raises(ValueError, match="what is filled"):
+        fill_for(Evaluation(run, fill=True, tutoring=TutorConfig("scripted")))
+
+
+def test_a_fill_without_symmetry_serves_runs_without_it(tmp_path: Path) -> None:
+    views = []
+    for flags in ((), ("--no-symmetry",)):
+        store = tmp_path / f"{len(flags)}.sqlite"
+        common = ("--env", "connect4", "--tutor", "scripted", "--tutor-depth", "1", "--positions", "20")
+        assert command("fill", "--advice-store", store, *common, *flags).returncode == 0
+        views += [told["view"] for told in recorded_identities(store)]
+    symmetric, plain = (make_view(envs.make_game("connect4"), None, symmetry).name for symmetry in (True, False))
+    assert views == [symmetric, plain]
+    assert symmetric != plain
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_of_a_small_game_all_positions_are_met_and_of_them_no_more_than_are_wanted(seed: int) -> None:
+    env = envs.make("blackjack", GAMES, seed)
+    assert row_count(most_met(env, VIEW, 281, mixed_play(env, VIEW, seed))) == 280
+    assert row_count(most_met(env, VIEW, 7, mixed_play(env, VIEW, seed))) == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "Name the tutor with --tutor"),
+        (("--tutor", "scripted", "--positions", "0"), "at least 1"),
+        (("--tutor", "scriptid"), "did you mean 'scripted'"),
+        (("--tutor", "scripted", "--env", "blackjak"), "did you mean 'blackjack'"),
+        (("--tutor", "scripted", "--view", "tabel"), "did you mean 'table'"),
+        (("--tutor", "tiny", "--tutor-url", "http://127.0.0.1:9", "--tutor-wait", "0.1"), "no server answers"),
+        (("--tutor", "tiny", "--tutor-url", "http://127.0.0.1:9", "--tutor-optional", "--tutor-wait", "0.1"),
+         "answered none of 280 questions"),
+    ],
+)  # fmt: skip
+def test_a_fill_that_cannot_be_is_refused_with_code_2(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = command("fill", "--advice-store", tmp_path / "advice.sqlite", "--env", "blackjack", *flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

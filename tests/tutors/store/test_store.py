@@ -1,0 +1,721 @@
+"""The advice store against what was put into it: bit by bit, across reopening, sharing, trouble and kill -9."""
+
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sql
+import torch
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+import envs
+from envs.base import Spec
+from tests.helpers.paths import ROOT
+from tutors import store as store_module
+from tutors.base import Advice
+from tutors.prompts import make_view
+from tutors.store import CHUNK, AdviceStore, Cost, database, identity_of, recorded_identities, without_password, writer
+
+SPEC = Spec("connect4", 1, (2, 6, 7), 7, deal_luck=2, play_luck=1, time_limit=None)
+IDENTITY = identity_of(SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody"})
+KEYS = torch.tensor([[5, 0], [5, 9], [-(2**63), 2**63 - 1], [2**63 - 1, -(2**63)], [-1, -1], [0, 0]])
+
+WRITER = """
+import itertools, sys, time, torch
+from tutors.base import Advice
+from tutors.store import AdviceStore
+store = AdviceStore(sys.argv[1], {"labels": ["A", "B"]})
+for batch in itertools.count():
+    keys = torch.tensor([[batch, row] for row in range(7)])
+    probs = torch.tensor([batch, 0.5]).expand(7, 2)
+    store.put(keys, Advice(probs, torch.ones(7).bool(), torch.ones(7)), ["words"] * 7)
+    if sys.argv[2] == "flush":
+        store.flush()
+    else:
+        time.sleep(0.01)
+    print(batch, time.time(), flush=True)
+"""
+OPENER = """
+import sys, time
+from tutors.store import AdviceStore
+print("ready", flush=True)
+sys.stdin.read(1)
+for path in sys.argv[1:]:
+    AdviceStore(path, {"labels": ["A", "B"]}).close()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "advice.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[AdviceStore]:
+    store = AdviceStore(path, IDENTITY)
+    yield store
+    store.close()
+
+
+def random_advice(rows: int, seed: int = 0, num_actions: int = 7) -> Advice:
+    """Numbers that no short decimal can write, the smallest float32 among them."""
+    generator = torch.Generator().manual_seed(seed)
+    probs = torch.rand(rows, num_actions, generator=generator).softmax(1)
+    probs[0, 0], probs[0, 1] = 2.0**-149, 1 - 2.0**-24
+    return Advice(probs, torch.ones(rows, dtype=torch.bool), torch.rand(rows, generator=generator))
+
+
+def words(rows: int) -> list[str]:
+    return [f"position {row}" for row in range(rows)]
+
+
+def assert_same(advice: Advice, expected: Advice) -> None:
+    for ours, theirs in zip(advice, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.equal(theirs)
+
+
+def child(program: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_what_was_put_is_found_to_the_bit(store: AdviceStore) -> None:
+    advice = random_advice(len(KEYS))
+    store.put(KEYS, advice, words(len(KEYS)))
+    assert_same(store.find(KEYS), advice)
+    assert store.count() == len(KEYS)
+
+
+def test_it_is_there_after_reopening(path: Path) -> None:
+    advice = random_advice(len(KEYS))
+    first = AdviceStore(path, IDENTITY)
+    first.put(KEYS, advice, words(len(KEYS)))
+    first.close()
+    again = AdviceStore(str(path), IDENTITY)
+    assert_same(again.find(KEYS), advice)
+    again.close()
+
+
+def test_keys_come_back_in_the_order_in_which_they_are_asked(store: AdviceStore) -> None:
+    advice = random_advice(len(KEYS))
+    store.put(KEYS, advice, words(len(KEYS)))
+    order = torch.tensor([4, 2, 0, 5])
+    assert_same(store.find(KEYS[order]), Advice(*(tensor[order] for tensor in advice)))
+
+
+def test_unknown_keys_are_silent(store: AdviceStore) -> None:
+    store.put(KEYS[:1], random_advice(1), words(1))
+    others = torch.tensor([[5, 1], [0, 5], [6, 0], [-5, 0]])  # the first shares a half with what is stored
+    assert_same(store.find(others), Advice.silence(4, 7))
+
+
+def test_a_key_asked_twice_is_answered_twice(store: AdviceStore) -> None:
+    store.put(KEYS[:1], random_advice(1), words(1))
+    assert store.find(KEYS[[0, 1, 0]]).given.tolist() == [True, False, True]
+
+
+def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
+    nothing = torch.zeros(0, 2, dtype=torch.int64)
+    store.put(nothing, Advice.silence(0, 7), [])
+    assert_same(store.find(nothing), Advice.silence(0, 7))
+    assert store.count() == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        identity_of(replace(SPEC, name="snake"), make_view(envs.make_game("connect4")), {"tutor": "somebody"}),
+        identity_of(replace(SPEC, version=2), make_view(envs.make_game("connect4")), {"tutor": "somebody"}),
+        identity_of(SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody else"}),
+        identity_of(
+            SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody", "template": "Think first. {words}"}
+        ),
+    ],
+    ids=["game", "game version", "tutor", "template"],
+)
+def test_another_game_tutor_or_template_never_answers(store: AdviceStore, path: Path, other: dict[str, object]) -> None:
+    assert_stranger(store, path, other)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("name", "list"), ("version", 2), ("rules", "Guess.\n"), ("labels", tuple("1234567"))],
+)
+def test_another_view_never_answers(store: AdviceStore, path: Path, part: str, value: object) -> None:
+    view = make_view(envs.make_game("connect4"))
+    setattr(view, part, value)
+    assert_stranger(store, path, identity_of(SPEC, view, {"tutor": "somebody"}))
+
+
+def assert_stranger(store: AdviceStore, path: Path, identity: dict[str, object]) -> None:
+    """A store of another identity on the same file neither answers, nor counts, nor is answered."""
+    store.put(KEYS, random_advice(len(KEYS)), words(len(KEYS)))
+    store.flush()
+    other = AdviceStore(path, identity)
+    assert_same(other.find(KEYS), Advice.silence(len(KEYS), 7))
+    assert other.count() == 0
+    theirs = random_advice(len(KEYS), seed=1)
+    other.put(KEYS, theirs, words(len(KEYS)))
+    assert_same(other.find(KEYS), theirs)
+    assert_same(store.find(KEYS), random_advice(len(KEYS)))
+    other.close()
+
+
+def test_equal_identities_in_another_order_are_one(store: AdviceStore, path: Path) -> None:
+    store.put(KEYS, random_advice(len(KEYS)), words(len(KEYS)))
+    store.flush()
+    again = AdviceStore(path, dict(reversed(IDENTITY.items())))
+    assert again.count() == len(KEYS)
+    again.close()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_first_answer_stays(store: AdviceStore, written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "LINGER", 1000)
+    first, second = random_advice(len(KEYS)), random_advice(len(KEYS), seed=1)
+    store.put(KEYS[:2], Advice(*(tensor[:2] for tensor in first)), words(2))
+    if written:
+        store.flush()
+    store.put(KEYS, second, words(len(KEYS)))
+    found = store.find(KEYS)
+    assert found.probs[:2].equal(first.probs[:2])
+    assert found.probs[2:].equal(second.probs[2:])
+    assert found.label_mass[:2].equal(first.label_mass[:2])
+    store.flush()
+    assert_same(store.find(KEYS), found)
+    assert store.count() == len(KEYS)
+
+
+def test_silent_rows_are_not_written(store: AdviceStore) -> None:
+    given = torch.tensor([True, False, True, False, False, True])
+    store.put(KEYS, random_advice(len(KEYS))._replace(given=given), words(len(KEYS)))
+    assert store.find(KEYS).given.equal(given)
+    assert store.count() == 3
+    store.put(KEYS, random_advice(len(KEYS))._replace(given=~given), words(len(KEYS)))
+    assert store.find(KEYS).given.all()
+
+
+def test_words_cost_and_time_stand_beside_each_answer(store: AdviceStore, path: Path) -> None:
+    began = time.time() - 1e-6
+    store.put(KEYS[:2], random_advice(2), ["one", "two"], Cost(97.5, 1.0, 0.125))
+    store.flush()
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("select key, words, at from answers order by words").fetchall()
+        costs = connection.execute("select prompt_tokens, answer_tokens, seconds from answers").fetchall()
+        (text,) = connection.execute("select text from identities").fetchone()
+    connection.close()
+    assert [row[:2] for row in rows] == [(5, "one"), (5, "two")]
+    assert all(began <= at <= time.time() + 1e-6 for *_, at in rows)
+    assert costs == [(97.5, 1.0, 0.125)] * 2
+    assert "somebody" in text
+
+
+@pytest.mark.parametrize("rows", [CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+def test_more_keys_than_one_query_holds_are_all_found(store: AdviceStore, rows: int) -> None:
+    keys = torch.stack([torch.arange(rows) - rows // 2, torch.arange(rows) % 3], 1)
+    advice = random_advice(rows)
+    store.put(keys, advice, words(rows))
+    assert store.count() == rows
+    assert_same(store.find(keys), advice)
+    assert not store.find(keys + torch.tensor([0, 3])).given.any()
+
+
+def test_two_stores_on_one_file_share_their_answers(store: AdviceStore, path: Path) -> None:
+    other = AdviceStore(path, IDENTITY)
+    first, second = random_advice(3), random_advice(3, seed=1)
+    for at in range(3):  # in turns, both open all the time
+        ours, theirs = KEYS[2 * at : 2 * at + 1], KEYS[2 * at + 1 : 2 * at + 2]
+        store.put(ours, Advice(*(tensor[at : at + 1] for tensor in first)), ["ours"])
+        store.flush()
+        assert other.find(ours).probs.equal(first.probs[at : at + 1])
+        other.put(theirs, Advice(*(tensor[at : at + 1] for tensor in second)), ["theirs"])
+        other.flush()
+        assert store.find(theirs).probs.equal(second.probs[at : at + 1])
+    assert store.count() == other.count() == 6
+    other.close()
+
+
+def test_processes_that_open_new_stores_at_one_moment_all_succeed(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.sqlite") for number in range(40)]
+    children = [child(OPENER, *paths) for _ in range(2)]
+    for process in children:
+        assert process.stdout.readline() == "ready\n"
+    for process in children:
+        process.stdin.write("x")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=60)[1] for process in children]
+    assert [process.returncode for process in children] == [0, 0], "\n".join(errors)
+
+
+def test_two_processes_that_write_the_same_keys_to_one_file_lose_nothing(path: Path) -> None:
+    children = [child(WRITER, str(path), how) for how in ("flush", "flush", "never")]
+    told = [[process.stdout.readline() for _ in range(20)] for process in children]
+    for process in children:
+        process.kill()
+        process.communicate()
+    assert all(line for lines in told for line in lines)
+    store = AdviceStore(path, {"labels": ["A", "B"]})
+    keys = torch.cartesian_prod(torch.arange(20), torch.arange(7))
+    assert store.find(keys).given.all()
+    store.close()
+
+
+def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_committed(path: Path) -> None:
+    with child(WRITER, str(path), "flush") as process:
+        told = [process.stdout.readline() for _ in range(25)]
+        process.send_signal(signal.SIGKILL)
+        told += process.stdout.read().splitlines()  # between the last line and its end
+    assert process.returncode == -signal.SIGKILL
+    store = AdviceStore(path, {"labels": ["A", "B"]})
+    assert store.count() % 7 == 0, "a batch was written in part"
+    assert store.count() // 7 in (len(told), len(told) + 1), "all that was told, and at most one untold"
+    keys = torch.cartesian_prod(torch.arange(len(told)), torch.arange(7))
+    expected = torch.stack([keys[:, 0].float(), torch.full((len(keys),), 0.5)], 1)
+    assert_same(store.find(keys), Advice(expected, torch.ones(len(keys)).bool(), torch.ones(len(keys))))
+    store.close()
+
+
+def test_kill_9_loses_no_more_than_the_last_second_of_what_was_never_flushed(path: Path) -> None:
+    with child(WRITER, str(path), "never") as process:
+        told = [process.stdout.readline().split() for _ in range(200)]
+        process.send_signal(signal.SIGKILL)
+        told += [line.split() for line in process.stdout.read().splitlines()]
+    store = AdviceStore(path, {"labels": ["A", "B"]})
+    kept = store.count()
+    store.close()
+    assert kept % 7 == 0, "what was put at once is written at once"
+    killed = float(told[-1][1])
+    due = [int(batch) for batch, when in told if float(when) < killed - 1]
+    assert due, "the child did not live for a second"
+    assert kept // 7 > due[-1]
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "os.kill(os.getpid(), signal.SIGTERM)"])
+def test_a_program_that_ends_and_forgets_to_close_loses_nothing(path: Path, ending: str) -> None:
+    program = f"""
+import os, signal, sys, torch
+from tutors.base import Advice
+from tutors.store import AdviceStore, writer
+writer.LINGER = 1000
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as run_program does
+store = AdviceStore(sys.argv[1], {{"labels": ["A", "B"]}})
+store.put(torch.arange(10).view(5, 2), Advice(torch.ones(5, 2), torch.ones(5).bool(), torch.ones(5)), ["words"] * 5)
+{ending}
+"""
+    with child(program, str(path)) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == {"": 0, "r": 3, "o": 143}[ending[:1]], errors
+    store = AdviceStore(path, {"labels": ["A", "B"]})
+    assert store.count() == 5
+    store.close()
+
+
+def test_the_file_keeps_a_log_that_a_crash_can_be_undone_from(store: AdviceStore, path: Path) -> None:
+    connection = sqlite3.connect(path)
+    assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_advice_that_is_no_number_is_not_kept(store: AdviceStore) -> None:
+    broken = random_advice(len(KEYS))
+    broken.label_mass[3], broken.probs[1, 4], broken.probs[2, 0] = math.nan, math.inf, math.nan
+    store.put(KEYS, broken, words(len(KEYS)))
+    assert store.find(KEYS).given.tolist() == [True, False, False, False, True, True]
+    assert store.count() == 3
+
+
+def test_a_batch_that_no_database_takes_leaves_nothing_behind_and_is_not_tried_again(
+    store: AdviceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LINGER", 1000)
+    store.put(KEYS, random_advice(len(KEYS)), [*words(len(KEYS) - 1), "\ud800"])
+    with pytest.raises(UnicodeEncodeError):
+        store.flush()
+    assert store.count() == 0
+    assert store.writer.lost == len(KEYS)
+    put(store, 1)
+    assert store.count() == 1
+
+
+def put(store: AdviceStore, *numbers: int) -> Advice:
+    """Put answers under these numbers, and return them."""
+    advice = random_advice(len(numbers), seed=numbers[0])
+    store.put(keys_of(*numbers), advice, [f"number {number}" for number in numbers])
+    return advice
+
+
+def keys_of(*numbers: int) -> torch.Tensor:
+    return torch.tensor([[number, -number] for number in numbers])
+
+
+def written(path: Path) -> int:
+    """How many answers another program finds."""
+    connection = sqlite3.connect(path)
+    (count,) = connection.execute("select count(*) from answers").fetchone()
+    connection.close()
+    return count
+
+
+def soon(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
+    over = time.monotonic() + seconds
+    while not holds() and time.monotonic() < over:
+        time.sleep(0.01)
+    return holds()
+
+
+def test_what_is_not_yet_written_is_found_all_the_same(
+    store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LINGER", 1000)
+    known = put(store, 1, 2)
+    store.flush()
+    new = put(store, 3, 4)
+    assert written(path) == 2
+    both = [torch.cat(parts) for parts in zip(known, new, strict=True)]
+    assert_same(store.find(keys_of(1, 2, 3, 4)), Advice(*both))
+
+
+def test_several_puts_are_one_transaction_and_none_waits_for_it(
+    store: AdviceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LINGER", 1000)
+    inserts: list[str] = []
+    sql.event.listen(
+        store.engine, "before_cursor_execute", lambda *told: inserts.append(threading.current_thread().name)
+    )
+    for number in range(50):
+        put(store, number)
+    assert inserts == []
+    store.flush()
+    assert len(inserts) == 1
+    store.flush()
+    assert len(inserts) == 1, "nothing waited"
+
+
+def test_it_is_written_by_a_thread_within_a_second_without_being_told(store: AdviceStore, path: Path) -> None:
+    threads: set[str] = set()
+    sql.event.listen(store.engine, "before_cursor_execute", lambda *told: threads.add(threading.current_thread().name))
+    put(store, 1, 2, 3)
+    assert soon(lambda: written(path) == 3, 1.0)
+    assert threads == {"advice store"}
+
+
+def test_who_only_reads_starts_no_thread_and_who_closes_ends_it(path: Path) -> None:
+    before = threading.active_count()
+    store = AdviceStore(path, IDENTITY)
+    store.find(KEYS)
+    assert threading.active_count() == before
+    put(store, 1)
+    assert threading.active_count() == before + 1
+    store.close()
+    store.close()
+    assert threading.active_count() == before
+    with pytest.raises(AssertionError, match="closed"):
+        put(store, 2)
+
+
+def test_a_locked_database_holds_up_nobody_and_is_written_once_it_is_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 0.05)
+    monkeypatch.setattr(writer, "PAUSE", 0.05)
+    store = AdviceStore(path, IDENTITY)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin immediate")
+    began = time.monotonic()
+    answers = [put(store, number) for number in range(1, 30)]
+    assert time.monotonic() - began < 0.5
+    assert soon(lambda: store.failures > 3)
+    assert_same(store.find(keys_of(7)), answers[6])
+    other.execute("rollback")
+    other.close()
+    assert soon(lambda: written(path) == 29)
+    store.close()
+    assert store.writer.lost == 0
+    assert [record.message for record in caplog.records] == [
+        "the advice store failed (database is locked): training goes on without it"
+    ]
+
+
+def test_a_full_disk_costs_what_there_is_no_room_for_and_no_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "PAUSE", 0.05)
+    monkeypatch.setattr(writer, "LINGER", 0.05)
+    monkeypatch.setattr(writer, "ROOM", 500)
+    store = AdviceStore(path, IDENTITY)
+    full = True
+    sql.event.listen(
+        store.engine,
+        "begin",
+        lambda connection: connection.exec_driver_sql(f"pragma max_page_count = {1 if full else 1 << 30}"),
+    )
+    for number in range(0, 1000, 10):
+        put(store, *range(number, number + 10))
+        if number == 100:
+            assert soon(lambda: store.failures > 0)
+    assert soon(lambda: store.failures > 3)
+    assert store.writer.lost == 500
+    assert "full" in caplog.text
+    full = False
+    assert soon(lambda: written(path) == 500)
+    put(store, 5000)
+    assert store.count() == 501
+    store.close()
+    assert "500 answers could not be written" in caplog.records[-1].message
+
+
+def test_a_closing_store_says_what_it_could_not_write(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = AdviceStore(path, IDENTITY)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("drop table answers")
+    put(store, 1, 2, 3)
+    with pytest.raises(SQLAlchemyError):
+        store.find(keys_of(1))
+    with pytest.raises(OperationalError, match="no such table"):
+        store.flush()
+    store.close()
+    assert store.failures >= 1
+    assert "3 answers could not be written" in caplog.records[-1].message
+
+
+def test_when_there_is_no_more_room_a_healthy_store_makes_some(
+    store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LINGER", 1000)
+    monkeypatch.setattr(writer, "ROOM", 10)
+    for number in range(0, 32, 4):
+        put(store, *range(number, number + 4))
+        assert len(store.writer.waiting) <= 10
+    assert written(path) == 24
+    put(store, *range(100, 200))
+    assert store.count() == 132
+    assert store.writer.lost == 0
+
+
+def test_threads_may_put_and_find_at_once(store: AdviceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "LINGER", 0.001)
+    missed = []
+
+    def work(first: int) -> None:
+        for number in range(first, first + 60):
+            advice = put(store, number)
+            if not store.find(keys_of(number)).probs.equal(advice.probs):
+                missed.append(number)
+
+    threads = [threading.Thread(target=work, args=(1000 * turn,)) for turn in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert missed == []
+    assert store.count() == 240
+
+
+@pytest.mark.parametrize(("most", "expected"), [(100, range(10)), (10, range(10)), (4, range(6, 10)), (1, [9])])
+def test_all_is_the_newest_answers_the_oldest_of_them_first(
+    store: AdviceStore, path: Path, most: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "BATCH", 3)
+    clock = iter(range(1, 100))
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    other = AdviceStore(path, IDENTITY | {"tutor": "somebody else"})
+    put(other, 77)
+    other.close()
+    answers = [put(store, number) for number in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    store.flush()
+    batches = list(store.all(most))
+    assert [len(keys) for keys, _ in batches] == [3] * (len(expected) // 3) + [len(expected) % 3] * (
+        len(expected) % 3 > 0
+    )
+    order = [(3, 1, 4, 0, 5, 9, 2, 6, 8, 7)[turn] for turn in expected]
+    assert torch.cat([keys for keys, _ in batches]).equal(keys_of(*order))
+    found = Advice(*(torch.cat(parts) for parts in zip(*(advice for _, advice in batches), strict=True)))
+    assert_same(found, Advice(*(torch.cat(parts) for parts in zip(*(answers[turn] for turn in expected), strict=True))))
+
+
+def test_an_empty_store_has_nothing_to_give(store: AdviceStore) -> None:
+    assert list(store.all(10)) == []
+
+
+DAMAGES = {
+    "cut off": "[0.1, 0.2",
+    "too few": "[0.5, 0.5]",
+    "nothing": "null",
+    "words": '["a", 0, 0, 0, 0, 0, 1]',
+    "no number": "[NaN, 0, 0, 0, 0, 0, 1]",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_answer_is_no_answer_and_costs_the_others_nothing(
+    damage: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = AdviceStore(path, IDENTITY)
+    advice = put(store, 1, 2, 3)
+    store.flush()
+    with sqlite3.connect(path) as file:
+        file.execute("update answers set probs = ? where key = 2", (damage,))
+    found = store.find(keys_of(1, 2, 3))
+    assert found.given.tolist() == [True, False, True]
+    assert found.probs[[0, 2]].equal(advice.probs[[0, 2]])
+    ((keys, rest),) = store.all(10)
+    assert keys[:, 0].tolist() == [1, 3]
+    assert rest.probs.equal(advice.probs[[0, 2]])
+    assert store.failures == 2
+    assert "1 of its answers are damaged" in caplog.text
+    store.close()
+
+
+def test_answers_of_too_little_label_mass_stay_and_are_not_read(path: Path) -> None:
+    store = AdviceStore(path, IDENTITY)
+    advice = random_advice(3)._replace(label_mass=torch.tensor([0.2, 0.5, 0.8]))
+    store.put(keys_of(1, 2, 3), advice, words(3))
+    store.close()
+    strict = AdviceStore(path, IDENTITY, least_mass=0.5)
+    assert strict.find(keys_of(1, 2, 3)).given.tolist() == [False, True, True]
+    assert [keys[:, 0].tolist() for keys, _ in strict.all(10)] == [[2, 3]]
+    strict.close()
+    assert written(path) == 3
+
+
+def test_a_database_that_never_answers_holds_up_nobody_for_long_and_then_nobody_at_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(writer, "LEAVES_WITHIN", 0.3)
+    over = threading.Event()
+    store = AdviceStore(path, IDENTITY)
+    monkeypatch.setattr(store, "_read", lambda keys: over.wait())
+    store.writer.write = lambda rows: over.wait()
+    put(store, 1)
+    began = time.monotonic()
+    with pytest.raises(SQLAlchemyError, match=r"no answer within 0\.2 seconds"):
+        store.find(keys_of(7))
+    assert not store.find(keys_of(7)).given.any()
+    assert store.find(keys_of(1)).given.all(), "it still waits to be written"
+    store.close()
+    assert time.monotonic() - began < 3
+    assert "1 answers could not be written" in caplog.text
+    over.set()
+
+
+@pytest.mark.parametrize("content", [b"garbage " * 4096, b"SQLite format 3\x00" + bytes(range(256)) * 64])
+def test_a_corrupt_file_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=str(path)):
+        AdviceStore(path, IDENTITY)
+    assert path.read_bytes() == content
+
+
+def test_another_program_s_tables_are_refused(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("create table identities (name text)")
+    connection.close()
+    with pytest.raises(ValueError, match="identities"):
+        AdviceStore(path, IDENTITY)
+
+
+def test_a_store_of_another_version_is_refused_and_its_lack_named(path: Path) -> None:
+    AdviceStore(path, IDENTITY).close()
+    connection = sqlite3.connect(path)
+    connection.execute("alter table answers drop column seconds")
+    connection.close()
+    for open_it in (lambda: AdviceStore(path, IDENTITY), lambda: recorded_identities(path)):
+        with pytest.raises(ValueError, match="no advice store of this version: answers has no seconds"):
+            open_it()
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be used"):
+        AdviceStore(tmp_path, IDENTITY)
+
+
+@pytest.mark.parametrize("folder", ["/proc", "missing", "file"])  # root may write everywhere but in /proc
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be used"):
+        AdviceStore(tmp_path / folder / "advice.sqlite", IDENTITY)
+
+
+def test_a_database_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be used"):
+        AdviceStore("nothing://here/advice", IDENTITY)
+
+
+def test_other_databases_and_broken_urls_are_refused_without_their_passwords() -> None:
+    for url, said in (
+        ("mysql+pymysql://me:canary@here/advice", "cannot be used: it is in sqlite or postgresql, not in mysql"),
+        ("postgresql+psycopg://me:canary@here:port/advice", "cannot be used|is no URL"),
+        ("postgresql+psycopg://me:ca/na:canary@here/advice", "cannot be used|is no URL"),
+        ("nothing://me:canary@here", "cannot be used"),
+        ("://me:canary@here", "cannot be used|is no URL"),
+    ):
+        with pytest.raises(ValueError, match=said) as error:
+            AdviceStore(url, IDENTITY)
+        assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql+psycopg://me:canary@here:5432/advice", "postgresql+psycopg://me:***@here:5432/advice"),
+        ("postgresql://me:can@ary@here/advice", "postgresql://me:***@here/advice"),
+        ("postgresql://:canary@/advice", "postgresql://:***@/advice"),
+        ("postgresql://here/advice?password=canary&user=me", "postgresql://here/advice?password=***&user=me"),
+        ("postgresql://here/advice?user=me&sslpassword=canary", "postgresql://here/advice?user=me&sslpassword=***"),
+        ("recorded:postgresql://me:canary@here/advice", "recorded:postgresql://me:***@here/advice"),
+        ("postgresql://me@here/advice", "postgresql://me@here/advice"),
+        ("sqlite:///advice.sqlite", "sqlite:///advice.sqlite"),
+        ("a:b@c.sqlite", "a:b@c.sqlite"),
+    ],
+)
+def test_a_password_is_left_out_wherever_it_stands(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_a_path_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    strange = tmp_path / "what? 100%25 #1.sqlite"
+    AdviceStore(strange, IDENTITY).close()
+    assert strange.is_file()
+
+
+def test_a_closed_store_lets_go_of_its_file(path: Path) -> None:
+    store = AdviceStore(path, IDENTITY)
+    store.put(KEYS, random_advice(len(KEYS)), words(len(KEYS)))
+    store.close()
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "the log is folded into the file"
+
+
+def test_numbers_that_were_put_are_not_kept_by_reference(store: AdviceStore) -> None:
+    advice = random_advice(len(KEYS))
+    kept = advice.probs.clone()
+    store.put(KEYS, advice, words(len(KEYS)))
+    advice.probs.zero_()
+    assert store.find(KEYS).probs.equal(kept)
+
+
+def test_a_put_needs_words_for_every_row(store: AdviceStore) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        store.put(KEYS, random_advice(len(KEYS)), words(1))
+    assert store.count() == 0
+
+
+def test_the_identity_names_everything_that_two_answers_must_share() -> None:
+    parts = {"game", "game_version", "view", "view_version", "tutor", "rules", "labels"}
+    assert set(IDENTITY) == parts

@@ -1,0 +1,254 @@
+"""Who reads a student's games: how they are told, what is asked, what is made of answers (a real server: families)."""
+
+import json
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import envs
+from envs.base import State
+from tests.helpers.scripted_server import Server, serving
+from tutors.episode_analyst import MOST, Finding, ScriptedAnalyst, VllmAnalyst, read, schema_of
+from tutors.episodes import Episode, as_told, expert_values, gaps, tell
+from tutors.llm.api import Trouble
+from tutors.llm.client import Client
+from tutors.llm.models import Model
+from tutors.prompts import make_view
+
+VIEW = make_view(envs.make_game("connect4"))
+MODEL = Model("tiny", "tiny", "<s>{words}</s>")
+GOOD = {"critical": [{"step": 2, "reason": "it had to block", "action": "A", "reward": -0.5}]}
+
+
+def episode(
+    columns: list[int], rewards: list[float] | None = None, view: Any = VIEW, mirrored: bool = False
+) -> Episode:
+    """A game in which both sides' discs fall into `columns`, seen by whoever drops next."""
+    game = envs.make_game("connect4", opponent="random")
+    state: State = {name: tensor[:1] for name, tensor in game.deal(torch.zeros(1, game.spec.deal_luck)).items()}
+    state = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    states = []
+    for column in columns:
+        column = 6 - column if mirrored else column
+        states.append(state)
+        both = state["mine"] | state["theirs"]
+        place = both + (1 << (7 * column)) & ~both  # the first free cell of the column
+        state = {"mine": state["theirs"], "theirs": state["mine"] | place}
+    whole = {name: torch.cat([one[name] for one in states]) for name in state}
+    actions = torch.tensor([6 - column if mirrored else column for column in columns])
+    told, named = as_told(VIEW, whole, actions)
+    got = torch.tensor(rewards or [0.0] * len(columns))
+    return Episode(told, named, got, torch.zeros(len(columns), 3), float(got.sum()), 0)
+
+
+BLUNDER = [3, 0, 3, 0, 3, 6]  # the last one does not stop three in a column
+
+
+def test_a_game_is_told_step_by_step_with_what_came_of_it() -> None:
+    text = tell(VIEW, episode([3, 3, 2], [0.0, 0.0, 1.0]))
+    parts = text.split("\n\n")
+    assert parts[0].startswith("Step 1\n. . . . . . .")
+    assert parts[0].endswith("The student chose D.")
+    assert parts[2].endswith(", and got +1.")
+    assert parts[-1] == "The whole game brought +1."
+    assert "Answer" not in text
+    later = episode([3, 3])._replace(first=7)
+    assert tell(VIEW, later).startswith("After 7 earlier steps:\n\nStep 1")
+
+
+def test_a_game_and_its_mirror_image_are_told_alike() -> None:
+    one, other = (episode([2, 0, 5, 3, 1], mirrored=mirrored) for mirrored in (False, True))
+    ours, theirs = (tell(VIEW, game).split("\n\n")[1:] for game in (one, other))  # an empty board is its own image
+    assert ours == theirs
+    values = expert_values(VIEW, one, 2)
+    assert values.equal(expert_values(VIEW, other, 2))
+
+
+def test_gaps_are_differences_of_an_expert_s_values() -> None:
+    values = torch.tensor([[1.0, -torch.inf, 4.0], [0.0, 0.0, 0.0]])
+    gap, lost = gaps(values, torch.tensor([0, 1]))
+    assert gap.tolist() == [3.0, 0.0]
+    assert lost.tolist() == [3.0, 0.0]
+
+
+def test_a_script_without_mistakes_names_what_was_lost_and_the_best_action() -> None:
+    analyst = ScriptedAnalyst(VIEW, 1.0, 4, 0)
+    (found,) = analyst.critical([episode(BLUNDER)])
+    assert found[0].step == 5
+    assert VIEW.labels[found[0].action] == "D"
+    assert found[0].reward == -1.0
+    assert all(-1 <= one.reward < 0 for one in found)
+    assert ScriptedAnalyst(VIEW, 1.0, 4, 0).critical([episode([3])]) == [[]], "nothing was lost"
+    assert analyst.stats == {"asked": 1}
+
+
+def test_a_script_that_errs_says_anything_legal_and_the_same_each_time() -> None:
+    games = [episode(BLUNDER) for _ in range(200)]
+    found = ScriptedAnalyst(VIEW, 0.0, 4, 3).critical(games)
+    assert found == ScriptedAnalyst(VIEW, 0.0, 4, 3).critical(games)
+    assert found != ScriptedAnalyst(VIEW, 0.0, 4, 4).critical(games)
+    flat = [one for named in found for one in named]
+    assert {one.step for one in flat} == set(range(6))
+    assert {one.action for one in flat} == set(range(7))
+    rewards = torch.tensor([one.reward for one in flat])
+    assert rewards.abs().max() <= 1
+    assert abs(rewards.mean()) < 0.15
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.6, 1.0])
+def test_a_script_prefers_the_game_that_lost_less(accuracy: float) -> None:
+    good, bad = episode(BLUNDER[:5]), episode(BLUNDER)
+    said = ScriptedAnalyst(VIEW, accuracy, 4, 1).prefers([(good, bad)] * 2000)
+    assert sum(one == 1.0 for one in said) / 2000 == pytest.approx(accuracy + (1 - accuracy) / 2, abs=0.04)
+    assert ScriptedAnalyst(VIEW, 1.0, 4, 1).prefers([(bad, good), (bad, bad)]) == [0.0, 0.5]
+
+
+def test_an_answer_in_json_is_what_it_says() -> None:
+    game = episode(BLUNDER)
+    assert read(json.dumps(GOOD), VIEW, game) == [Finding(1, 0, -0.5, "it had to block")]
+    noise = json.dumps(GOOD).replace("it had", "it\x00\n\thad")  # what a schema's string lets through
+    assert read(noise, VIEW, game) == [Finding(1, 0, -0.5, "it\x00\n\thad to block")]
+    thought = f"<think>{{not this}}</think>Here it is: {json.dumps(GOOD)} I hope that helps."
+    assert read(thought, VIEW, game) == [Finding(1, 0, -0.5, "it had to block")]
+    assert read('{"critical": []}', VIEW, game) == []
+    twice = {"critical": [*GOOD["critical"], {**GOOD["critical"][0], "action": "B"}]}
+    assert read(json.dumps(twice), VIEW, game) == read(json.dumps(GOOD), VIEW, game)
+    many = {"critical": [{**GOOD["critical"][0], "step": 1 + step % 6} for step in range(50)]}
+    found = read(json.dumps(many), VIEW, game)
+    assert len(found) == MOST
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"step": 0}, "no_such_step"),
+        ({"step": 7}, "no_such_step"),
+        ({"step": True}, "no_such_step"),
+        ({"step": "2"}, "no_such_step"),
+        ({"step": 1.5}, "no_such_step"),
+        ({"action": "H"}, "illegal_action"),
+        ({"action": None}, "illegal_action"),
+        ({"action": ["A"]}, "illegal_action"),
+        ({"reward": 1.5}, "reward_out_of_range"),
+        ({"reward": math.nan}, "reward_out_of_range"),
+        ({"reward": "-1"}, "reward_out_of_range"),
+        ({"reward": True}, "reward_out_of_range"),
+    ],
+)
+def test_an_answer_that_is_not_right_is_none(change: dict[str, Any], kind: str) -> None:
+    answer = {"critical": [GOOD["critical"][0] | change]}
+    assert read(json.dumps(answer), VIEW, episode(BLUNDER)) == Trouble(kind)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no", "{", "[]", '{"critical": 3}', '{"critical": [3]}', "{}", "{" * 100_000 + "}"]
+)
+def test_what_is_no_answer_is_none(text: str) -> None:
+    assert read(text, VIEW, episode(BLUNDER)) == Trouble("not_json")
+
+
+def test_a_full_column_cannot_be_better() -> None:
+    full = episode([3, 3, 3, 3, 3, 3, 0])
+    answer = {"critical": [{"step": 7, "reason": "", "action": "D", "reward": 0}]}
+    assert read(json.dumps(answer), VIEW, full) == Trouble("illegal_action")
+
+
+def test_ten_thousand_answers_of_any_kind_never_break_anything() -> None:
+    chance, game, text = random.Random(1), episode(BLUNDER), json.dumps(GOOD)
+    for _ in range(10_000):
+        letters = list(text)
+        for _ in range(chance.randint(1, 8)):
+            letters[chance.randrange(len(letters))] = chance.choice('{}[]":,0123456789.eE-ABtrue \n\\')
+        found = read("".join(letters), VIEW, game)
+        if not isinstance(found, Trouble):
+            assert all(0 <= one.step < 6 and 0 <= one.action < 7 and -1 <= one.reward <= 1 for one in found)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def analyst(server: Server) -> Iterator[VllmAnalyst]:
+    client = Client(server.url, 20)
+    yield VllmAnalyst(VIEW, MODEL, [client], 300, 3)
+    client.close()
+
+
+def test_games_are_asked_about_in_one_request_under_a_schema(server: Server, analyst: VllmAnalyst) -> None:
+    server.text = json.dumps(GOOD)
+    games = [episode(BLUNDER), episode([3, 0])]
+    found = analyst.critical(games)
+    assert found == [[Finding(1, 0, -0.5, "it had to block")]] * 2
+    asked = [body for body in server.asked if "structured_outputs" in body]
+    assert len(asked) == 1
+    assert asked[0]["structured_outputs"] == {"json": schema_of(VIEW.labels, 6)}
+    assert asked[0]["max_tokens"] == 300
+    assert asked[0]["temperature"] == 0
+    for prompt, game in zip(asked[0]["prompt"], games, strict=True):
+        assert tell(VIEW, game) in prompt
+        assert "critical" in prompt
+        assert prompt.index("This is Connect Four") < prompt.index("Step 1")
+    assert analyst.stats["asked"] == 2
+
+
+def test_what_is_not_right_is_asked_again_and_then_silence(server: Server, analyst: VllmAnalyst) -> None:
+    """Of three games one is right at once, one the second time, one never."""
+    games = [episode([3, 3][:1]), episode([3, 0]), episode(BLUNDER)]
+    texts = [tell(VIEW, game) for game in games]
+    tries: dict[int, int] = {0: 0, 1: 0, 2: 0}
+
+    def answer(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
+        number = next((row for row, text in enumerate(texts) if text in prompt), None)
+        right = {"critical": [{"step": 1, "reason": "", "action": "B", "reward": 0.5}]}
+        text = json.dumps(right)
+        if number is not None:
+            tries[number] += 1
+            text = text if number == 0 or (number == 1 and tries[1] == 2) else "I think that"
+        return {"index": index, "text": text, "finish_reason": "stop"}
+
+    server.answer = answer  # type: ignore[method-assign]
+    found = analyst.critical(games)
+    assert [len(named) for named in found] == [1, 1, 0]
+    assert list(tries.values()) == [1, 2, 3]
+    assert analyst.stats["silent/not_json"] == 1
+    assert analyst.stats["asked"] == 6
+    warm = [body["temperature"] for body in server.asked if "structured_outputs" in body]
+    assert warm == [0, 0.7, 0.7]
+
+
+def test_a_server_that_only_chats_is_given_the_schema_its_way(server: Server, analyst: VllmAnalyst) -> None:
+    server.is_vllm, server.text = False, json.dumps(GOOD)
+    assert analyst.critical([episode(BLUNDER)]) == [[Finding(1, 0, -0.5, "it had to block")]]
+    bound = [body["response_format"] for body in server.asked if "response_format" in body]
+    assert [one["json_schema"]["schema"] for one in bound] == [schema_of(VIEW.labels, 6)]
+
+
+def test_of_two_games_the_better_one_is_a_letter_s_log_probability(server: Server, analyst: VllmAnalyst) -> None:
+    good, bad = episode(BLUNDER[:5]), episode(BLUNDER)
+
+    def answer(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
+        first = 0.6 if prompt.find(tell(VIEW, good)) < prompt.find(tell(VIEW, bad)) else 0.2
+        logs = {"token_id:65": math.log(first), "token_id:66": math.log(0.2)}
+        return {"index": index, "text": "A", "logprobs": {"top_logprobs": [logs]}}
+
+    server.answer = answer  # type: ignore[method-assign]
+    assert analyst.prefers([(good, bad), (bad, good)]) == pytest.approx([0.75, 0.5])
+
+
+def test_a_server_that_goes_away_costs_the_games_and_no_more(server: Server, analyst: VllmAnalyst) -> None:
+    def never(handler: Any, body: dict[str, Any]) -> bool:
+        if "structured_outputs" not in body:
+            return False
+        handler.reply(500, {"error": {"message": "down"}})
+        return True
+
+    server.misbehave = never
+    assert analyst.critical([episode(BLUNDER)] * 3) == [[]] * 3
+    assert analyst.stats["silent/status_500"] == 3

@@ -1,0 +1,348 @@
+"""Every way of asking against a slow definition in plain Python, and the consult schedule against known values."""
+
+import math
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tutors.query
+from agents.policy import TEMPERATURE, policy, uncertainty
+from envs.rng import ADVISING, Luck, mix
+from tutors.query import THRESHOLDS, Asking, Rations, Visits, Wish, by_chance, check_asking, importance
+from tutors.query import consult_probability as consult_probability_of
+
+ROWS, ACTIONS = 500, 5
+
+
+def consult_probability(step: int, *args: Any, **told: Any) -> float:
+    return consult_probability_of(torch.tensor(step), *args, **told).item()
+
+
+def test_the_schedule_begins_at_p_init() -> None:
+    assert consult_probability(0, 1000) == 1.0
+    assert consult_probability(0, 1000, p_init=0.7, p_final=0.2) == 0.7
+
+
+def test_the_schedule_has_fallen_half_way_in_the_middle() -> None:
+    assert consult_probability(500, 1000) == pytest.approx(0.55)
+    assert consult_probability(250, 1000, p_init=0.8, p_final=0.0) == pytest.approx(0.6)
+
+
+def test_the_schedule_ends_at_p_final_and_stays_there() -> None:
+    for step in (1000, 1001, 10**12):
+        assert consult_probability(step, 1000) == pytest.approx(0.1, abs=1e-15)
+        assert consult_probability(step, 1000, p_init=0.5, p_final=0.0) == 0.0
+
+
+def test_the_last_step_before_the_end_is_not_the_end() -> None:
+    assert consult_probability(999, 1000) == pytest.approx(0.1 + 0.9 / 1000)
+    assert consult_probability(1, 1000) == pytest.approx(1 - 0.9 / 1000)
+
+
+def test_a_schedule_of_no_steps_is_at_its_end_from_the_start() -> None:
+    assert consult_probability(0, 0) == pytest.approx(0.1)
+    assert consult_probability(5, 0, p_init=1.0, p_final=0.3) == pytest.approx(0.3)
+
+
+def test_a_schedule_may_rise_or_stand_still() -> None:
+    assert consult_probability(3, 4, p_init=0.0, p_final=1.0) == 0.75
+    assert {consult_probability(step, 4, 0.3, 0.3) for step in range(9)} == {0.3}
+
+
+def test_the_schedule_falls_by_equal_amounts() -> None:
+    values = [consult_probability(step, 64, p_init=1.0, p_final=0.0) for step in range(65)]
+    assert values == [1 - step / 64 for step in range(65)]
+
+
+def test_a_row_is_asked_about_exactly_where_its_luck_is_below_the_probability() -> None:
+    luck = Luck(3, torch.arange(4096), ADVISING).draw(0, 1)[:, 0]
+    for probability in (0.0, 0.1, 0.5, 0.99, 1.0):
+        expected = [number < probability for number in luck.tolist()]
+        assert by_chance(probability, luck).tolist() == expected
+
+
+def test_luck_equal_to_the_probability_is_not_below_it() -> None:
+    luck = torch.tensor([0.5 - 2.0**-24, 0.5, 0.5 + 2.0**-24])
+    assert by_chance(0.5, luck).tolist() == [True, False, False]
+
+
+def test_probability_0_never_asks_and_1_always() -> None:
+    ends = torch.tensor([0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
+    assert not by_chance(0.0, ends).any()
+    assert by_chance(1.0, ends).all()
+
+
+def test_rows_are_asked_about_on_their_own_and_as_often_as_the_probability_says() -> None:
+    rows = 20_000
+    luck = Luck(0, torch.arange(rows), ADVISING).draw(0, 1)[:, 0]
+    share = by_chance(0.3, luck).float().mean().item()
+    assert abs(share - 0.3) < math.sqrt(math.log(2 / 1e-9) / (2 * rows)), "Hoeffding's bound at 1e-9"
+
+
+def positions(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(values, log-probabilities of a policy, which actions are legal) of some rows; a few have one legal action."""
+    luck = torch.Generator().manual_seed(seed)
+    legal = torch.rand(ROWS, ACTIONS, generator=luck) < 0.6
+    legal[torch.arange(ROWS), torch.randint(ACTIONS, (ROWS,), generator=luck)] = True
+    values = torch.randn(ROWS, ACTIONS, generator=luck) * torch.rand(ROWS, 1, generator=luck)
+    logits = torch.randn(ROWS, ACTIONS, generator=luck) * 3 * torch.rand(ROWS, 1, generator=luck)
+    assert (legal.sum(1) == 1).any()
+    return values, logits.masked_fill(~legal, -1e9).log_softmax(1), legal
+
+
+def legal_ones(row: Tensor, legal: Tensor) -> list[float]:
+    return [number for number, may in zip(row.tolist(), legal.tolist(), strict=True) if may]
+
+
+def softmax(numbers: list[float]) -> list[float]:
+    most = max(numbers)
+    weights = [math.exp(number - most) for number in numbers]
+    return [weight / sum(weights) for weight in weights]
+
+
+def gap(numbers: list[float]) -> float:
+    return max(numbers) - min(numbers)
+
+
+def share_of_entropy(probs: list[float]) -> float:
+    if len(probs) == 1:
+        return 0.0
+    return -sum(p * math.log(p) for p in probs if p > 0) / math.log(len(probs))
+
+
+def by_definition(method: str, scores: Tensor, legal: Tensor, has_policy: bool) -> list[float]:
+    """What a way of asking makes of each row, from legal actions alone."""
+    found = []
+    for row, may in zip(scores, legal, strict=True):
+        numbers = legal_ones(row, may)
+        if has_policy:
+            numbers = [math.exp(number) for number in numbers]
+        if method == "uncertainty":
+            found.append(share_of_entropy(numbers if has_policy else softmax([q / TEMPERATURE for q in numbers])))
+        else:
+            found.append(gap(numbers))
+    return found
+
+
+def some_keys(rows: int, kinds: int, seed: int) -> Tensor:
+    chosen = torch.randint(kinds, (rows,), generator=torch.Generator().manual_seed(seed))
+    return torch.stack([mix(chosen), mix(chosen % 7)], 1)
+
+
+def luck_of(rows: int, step: int) -> Tensor:
+    return Luck(5, torch.arange(rows), ADVISING).draw(step, 2)
+
+
+@pytest.mark.parametrize("has_policy", [False, True])
+@pytest.mark.parametrize("method", ["importance", "mistake", "uncertainty"])
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.35])
+def test_what_the_student_holds_of_actions_decides(method: str, has_policy: bool, threshold: float | None) -> None:
+    values, log_probs, legal = positions(1)
+    scores = log_probs if has_policy else values
+    wish = Asking(method, threshold, has_policy, "cpu").wish(
+        some_keys(ROWS, 9, 0), scores, legal, 0.0, luck_of(ROWS, 0)
+    )
+    expected = by_definition(method, scores, legal, has_policy)
+    torch.testing.assert_close(wish.score, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    least = {"importance": 0.2, "mistake": 0.2, "uncertainty": 0.5}[method] if threshold is None else threshold
+    clear = [abs(score - least) > 1e-4 or score == least for score in expected]
+    wanted = [score > least for score in expected]
+    assert [got for got, sure in zip(wish.wanted.tolist(), clear, strict=True) if sure] == [
+        one for one, sure in zip(wanted, clear, strict=True) if sure
+    ]
+    assert sum(clear) > 0.9 * ROWS
+    assert 0.1 < sum(wanted) / ROWS < 1
+
+
+def test_known_scores() -> None:
+    three = torch.tensor([[True, True, True]])
+    assert importance(torch.tensor([[0.5, -0.25, 0.0]]), three).item() == 0.75
+    assert importance(torch.tensor([[0.5, -0.25, 9.0]]), torch.tensor([[True, True, False]])).item() == 0.75
+    assert uncertainty(torch.full((1, 3), 1 / 3), three).item() == pytest.approx(1)
+    assert uncertainty(torch.tensor([[0.0, 1.0, 0.0]]), three).item() == 0
+    assert uncertainty(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[True, True, False]])).item() == pytest.approx(1)
+    alone = torch.tensor([[False, True, False]])
+    assert uncertainty(torch.tensor([[0.0, 1.0, 0.0]]), alone).item() == 0
+    assert importance(torch.tensor([[3.0, 1.0, 2.0]]), alone).item() == 0
+    probs = policy(torch.tensor([[0.1, 0.0, 5.0]]), torch.tensor([[True, True, False]]), has_policy=False)
+    assert probs.tolist()[0] == pytest.approx([math.e / (1 + math.e), 1 / (1 + math.e), 0])
+
+
+def test_an_action_that_a_policy_has_given_up_does_not_spoil_its_uncertainty() -> None:
+    log_probs = torch.tensor([[0.0, -300.0, -1e9]])
+    probs = policy(log_probs, torch.tensor([[True, True, False]]), has_policy=True)
+    assert uncertainty(probs, torch.tensor([[True, True, False]])).item() == 0
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_only_chance_knows_the_consult_probability(probability: float) -> None:
+    values, _, legal = positions(2)
+    luck = luck_of(ROWS, 3)
+    for method in THRESHOLDS:
+        wish = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, legal, probability, luck)
+        other = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, legal, 0.7, luck)
+        assert (wish.wanted.equal(other.wanted)) == (method != "chance")
+    chance = Asking("chance", None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, legal, probability, luck)
+    assert chance.wanted.tolist() == [number < probability for number in luck[:, 0].tolist()]
+    assert chance.luck.equal(luck[:, 1])
+    assert not chance.score.any()
+
+
+def test_early_wants_advice_everywhere() -> None:
+    values, _, legal = positions(2)
+    wish = Asking("early", None, False, "cpu").wish(some_keys(ROWS, 9, 1), values, legal, 0.0, luck_of(ROWS, 0))
+    assert wish.wanted.all()
+    assert not wish.score.any()
+
+
+def test_visits_are_counted_as_a_dictionary_counts_them() -> None:
+    """So few positions that no sketch of this size can mix them up."""
+    asking, truth = Asking("visited", 4, False, "cpu"), Counter[tuple[int, ...]]()
+    values, _, legal = positions(3)
+    for step in range(12):
+        keys = some_keys(ROWS, 1500, step)
+        truth.update(map(tuple, keys.tolist()))
+        wish = asking.wish(keys, values, legal, 0.0, luck_of(ROWS, step))
+        counts = [truth[tuple(key)] for key in keys.tolist()]
+        assert wish.score.tolist() == counts
+        assert wish.wanted.tolist() == [count >= 4 for count in counts]
+
+
+def test_a_visit_is_of_a_whole_key() -> None:
+    visits = Visits("cpu")
+    pairs = torch.tensor([[1, 2], [1, 3], [2, 2], [2, 1], [1, 2]])
+    assert visits.add(pairs).tolist() == [2, 1, 1, 1, 2]
+
+
+def test_a_crowded_sketch_counts_too_much_but_never_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutors.query, "BITS", 10)
+    visits, truth = Visits("cpu"), Counter[tuple[int, ...]]()
+    for step in range(20):
+        keys = some_keys(ROWS, 5000, step)
+        truth.update(map(tuple, keys.tolist()))
+        counts = visits.add(keys)
+    excess = [count - truth[tuple(key)] for count, key in zip(counts.tolist(), keys.tolist(), strict=True)]
+    assert min(excess) >= 0
+    assert max(excess) > 0
+    over = sum(one > math.e / 2**10 * 20 * ROWS for one in excess) / ROWS
+    assert over <= math.exp(-4), "Cormode & Muthukrishnan's bound"
+
+
+def test_what_is_no_way_of_asking_is_refused() -> None:
+    for method in THRESHOLDS:
+        check_asking(method, None, 0, 1)
+    for told, said in (
+        (("importence", None, None, None), "did you mean 'importance'"),
+        (("early", 0.5, None, None), "has no threshold"),
+        (("chance", 0.5, None, None), "has no threshold"),
+        (("visited", -1.0, None, None), "at least 0"),
+        (("uncertainty", math.nan, None, None), "at least 0"),
+        (("chance", None, -1, None), "at least 0"),
+        (("chance", None, None, 0), "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_asking(*told)
+
+
+class Account:
+    """The rations in plain Python: lists, dictionaries and a sort."""
+
+    def __init__(self, budget: int | None, per_step: int | None) -> None:
+        self.left = math.inf if budget is None else budget
+        self.per_step = math.inf if per_step is None else per_step
+
+    def admit(self, keys: list[int], missing: list[bool], score: list[float], luck: list[float]) -> list[bool]:
+        """The best scores of the positions that miss; equal ones by the luck of the first row of that position."""
+        best: dict[int, float] = {}
+        for key, misses, number in zip(keys, missing, score, strict=True):
+            if misses:
+                best[key] = max(number, best.get(key, -math.inf))
+        order = sorted(best, key=lambda key: (-best[key], luck[keys.index(key)]))
+        self.put = set(order[: int(min(self.left, self.per_step, len(order)))])
+        self.left -= len(self.put)
+        self.asked = [misses and key in self.put for key, misses in zip(keys, missing, strict=True)]
+        return self.asked
+
+    def refund(self, keys: list[int], counts: list[bool]) -> None:
+        worth = {key for key, asked, one in zip(keys, self.asked, counts, strict=True) if asked and one}
+        self.left += len(self.put - worth)
+
+
+@pytest.mark.parametrize("mistakes", [False, True])
+@pytest.mark.parametrize(
+    ("budget", "per_step"), [(None, None), (400, None), (None, 3), (400, 3), (0, None), (1, 1), (100_000, 40)]
+)
+def test_rations_are_what_a_plain_account_says(budget: int | None, per_step: int | None, mistakes: bool) -> None:
+    chance = random.Random(1)
+    rations, account = Rations(budget, per_step, "cpu"), Account(budget, per_step)
+    total = 0
+    for step in range(400):
+        rows = 32
+        kinds = [chance.randrange(1, 24) for _ in range(rows)]
+        missing = [chance.random() < 0.5 for _ in range(rows)]
+        score = [chance.choice([0.0, 0.0, 0.25, 0.5, chance.random()]) for _ in range(rows)]
+        luck = luck_of(rows, step)[:, 1]
+        keys = torch.stack([mix(torch.tensor(kinds)), torch.tensor(kinds) % 3], 1)
+        wish = Wish(torch.tensor(missing), torch.tensor(score), luck)
+        asked = rations.admit(keys, wish, torch.tensor(missing))
+        assert asked.tolist() == account.admit(kinds, missing, wish.score.tolist(), luck.tolist())
+        put = len({kind for kind, one in zip(kinds, asked.tolist(), strict=True) if one})
+        assert put <= (per_step or rows)
+        total += put
+        if mistakes:
+            counts = [chance.random() < 0.4 for _ in range(rows)]
+            rations.refund(torch.tensor(counts))
+            account.refund(kinds, counts)
+        if budget is not None:
+            assert rations.left.item() == account.left >= 0
+    if budget is None:
+        assert rations.report() == rations.summary() == {}
+        assert total > 400
+    else:
+        assert rations.report() == {"tutor/budget_left": account.left}
+        assert rations.summary() == {"budget_left": account.left}
+        assert mistakes or total == budget - account.left
+        assert account.left == 0 or budget == 100_000
+
+
+@pytest.mark.parametrize(("before", "now", "left"), [(10, 10, 6), (10, 25, 21), (10, 3, 0), (None, 5, 5)])
+def test_a_run_that_goes_on_with_another_budget_has_spent_what_it_spent(
+    before: int | None, now: int, left: int
+) -> None:
+    rations, later = Rations(before, None, "cpu"), Rations(now, None, "cpu")
+    wish = Wish(torch.ones(4, dtype=torch.bool), torch.zeros(4), torch.rand(4))
+    rations.admit(torch.arange(8).view(4, 2), wish, wish.wanted)
+    later.load_state_dict(rations.state_dict())
+    assert int(later.left) == left
+
+
+def test_without_limits_whoever_misses_may_ask() -> None:
+    missing = torch.tensor([True, False, True])
+    wish = Wish(missing, torch.zeros(3), torch.zeros(3))
+    assert Rations(None, None, "cpu").admit(torch.zeros(3, 2, dtype=torch.int64), wish, missing) is missing
+
+
+def test_equal_scores_are_drawn_by_luck() -> None:
+    rows, drawn = 8, Counter[int]()
+    keys = torch.arange(rows)[:, None].expand(-1, 2)
+    everybody = torch.ones(rows, dtype=torch.bool)
+    for step in range(800):
+        wish = Wish(everybody, torch.zeros(rows), luck_of(rows, step)[:, 1])
+        drawn.update(Rations(None, 2, "cpu").admit(keys, wish, everybody).nonzero()[:, 0].tolist())
+    assert sum(drawn.values()) == 1600
+    assert all(140 < drawn[row] < 260 for row in range(rows)), "200 each, give or take five deviations"
+
+
+def test_only_mistakes_are_followed_and_only_when_they_are_asked_for() -> None:
+    wanted = torch.tensor([True, True, False, False])
+    differs = torch.tensor([True, False, True, False])
+    for method in THRESHOLDS:
+        rations = Rations(9, None, "cpu")
+        rations.admit(torch.arange(4)[:, None].expand(-1, 2), Wish(wanted, torch.zeros(4), torch.zeros(4)), wanted)
+        heeded = Asking(method, None, False, "cpu").heed(wanted, differs, rations)
+        assert heeded.tolist() == ([True, False, False, False] if method == "mistake" else wanted.tolist())
+        assert rations.left.item() == (8 if method == "mistake" else 7)

@@ -1,0 +1,217 @@
+"""Tutors that repeat a store, against what was put into it: the same answers, silence elsewhere, no network."""
+
+import csv
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import envs
+from envs.base import State, rows_of
+from tests.helpers.paths import ROOT
+from tests.tutors.llm.test_label_logprobs import told
+from tutors import TutorConfig, open_desk
+from tutors.base import Advice, View
+from tutors.prompts import make_view
+from tutors.recorded import RecordedTutor
+from tutors.store import AdviceStore, identity_of
+
+GAME = envs.make_game("connect4")
+VIEW, STATE = told("connect4")
+LLAMA = {"tutor": "meta-llama/Llama", "template": "<s>{words}", "mode": "label", "permutations": 1, "calibrated": False}
+SMALL = (
+    "--env",
+    "blackjack",
+    "--total-steps",
+    "4000",
+    "--num-envs",
+    "32",
+    "--eval-episodes",
+    "10",
+    "--log-every",
+    "640",
+)
+
+
+def record(path: Path, state: State, tutor: dict[str, object], view: View = VIEW, seed: int = 0) -> Advice:
+    """Put some answers about `state` into a store."""
+    rows = len(view.key(state))
+    probs = torch.rand(rows, len(view.labels), generator=torch.manual_seed(seed)).softmax(1)
+    advice = Advice(probs, torch.ones(rows, dtype=torch.bool), torch.rand(rows))
+    store = AdviceStore(path, identity_of(envs.make_game(view.game).spec, view, tutor))
+    store.put(view.key(state), advice, [""] * rows)
+    store.close()
+    return advice
+
+
+@contextmanager
+def repeating(path: Path, who: str | None = None) -> Iterator[RecordedTutor]:
+    tutor = RecordedTutor(str(path), GAME.spec, VIEW, who)
+    try:
+        yield tutor
+    finally:
+        tutor.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "advice.sqlite"
+
+
+def no_network(*_args: object, **_kwargs: object) -> None:
+    raise AssertionError("a recorded tutor asks nobody")
+
+
+def test_what_was_recorded_is_repeated_bit_by_bit_and_the_rest_is_silence_and_counted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = record(path, rows_of(STATE, torch.arange(7)), LLAMA)
+    monkeypatch.setattr(socket, "socket", no_network)
+    order = torch.tensor([9, 3, 0, 11, 3, 6])
+    with repeating(path) as tutor:
+        advice = tutor.advise(rows_of(STATE, order))
+        assert tutor.advise(rows_of(STATE, order)).probs.equal(advice.probs)
+        assert tutor.stats == {"asked": 12, "silent/not_recorded": 4}
+        assert tutor.report() == {}
+    is_known = order < 7
+    assert advice.given.equal(is_known)
+    assert advice.probs[is_known].equal(known.probs[order[is_known]])
+    assert advice.label_mass[is_known].equal(known.label_mass[order[is_known]])
+    assert not advice.probs[~is_known].any()
+
+
+def test_it_answers_under_the_identity_of_the_recording(path: Path) -> None:
+    record(path, STATE, LLAMA)
+    with repeating(path) as tutor:
+        assert tutor.identity == LLAMA
+        assert tutor.name == "recorded"
+
+
+def test_a_store_of_two_tutors_wants_one_of_them_named(path: Path) -> None:
+    first = record(path, STATE, LLAMA, seed=1)
+    second = record(path, STATE, LLAMA | {"tutor": "Qwen", "permutations": 7}, seed=2)
+    with pytest.raises(ValueError, match="--tutor-model") as error, repeating(path):
+        pass
+    assert "meta-llama/Llama (calibrated False, mode label, permutations 1)" in str(error.value)
+    assert "Qwen (calibrated False, mode label, permutations 7)" in str(error.value)
+    for who, advice in (("Llama", first), ("Qwen", second), ("permutations 7", second)):
+        with repeating(path, who) as tutor:
+            assert tutor.advise(STATE).probs.equal(advice.probs)
+    for who in ("gemma", "mode label", ""):
+        with pytest.raises(ValueError, match="--tutor-model"), repeating(path, who):
+            pass
+
+
+@pytest.mark.parametrize("view", [make_view(envs.make_game("snake"), "full"), make_view(envs.make_game("blackjack"))])
+def test_answers_about_another_game_are_refused_and_named(path: Path, view: View) -> None:
+    record(path, told(view.game, view.name)[1], LLAMA, view)
+    with (
+        pytest.raises(ValueError, match=f"no answers about connect4 board, only {view.game} {view.name}"),
+        repeating(path),
+    ):
+        pass
+
+
+def test_answers_in_another_view_or_to_other_words_are_refused(path: Path) -> None:
+    full, state = told("snake", "full")
+    record(path, state, LLAMA, full)
+    snake = envs.make_game("snake")
+    with pytest.raises(ValueError, match="no answers about snake local, only snake full"):
+        RecordedTutor(str(path), snake.spec, make_view(snake, "local"))
+    reworded = make_view(snake, "full")
+    reworded.rules += " "
+    with pytest.raises(ValueError, match="no answers about snake full"):
+        RecordedTutor(str(path), snake.spec, reworded)
+
+
+def test_a_store_without_an_answer_is_refused(path: Path) -> None:
+    AdviceStore(path, identity_of(GAME.spec, VIEW, LLAMA)).close()
+    with pytest.raises(ValueError, match="no answers about connect4 board, only none"), repeating(path):
+        pass
+
+
+def a_text(path: Path) -> None:
+    path.write_text("this is no database " * 100)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def another_database(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE cats (name TEXT)")
+    connection.close()
+
+
+@pytest.mark.parametrize("make", [lambda path: None, a_text, a_folder, another_database])
+def test_what_is_no_store_is_refused_by_its_name_and_left_alone(path: Path, make: Callable[[Path], None]) -> None:
+    make(path)
+    was = path.read_bytes() if path.is_file() else path.exists()
+    with pytest.raises(ValueError, match=r"advice\.sqlite") as error, repeating(path):
+        pass
+    assert "\n" not in str(error.value)
+    if make is a_text:
+        assert path.read_bytes() == was
+    if was is False:
+        assert not path.exists(), "a store that is not there is not made"
+
+
+def test_a_store_that_is_lost_in_mid_run_is_silence(path: Path) -> None:
+    record(path, STATE, LLAMA)
+    with repeating(path) as tutor:
+        with tutor.store.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE answers")
+        advice = tutor.advise(STATE)
+        assert not advice.given.any()
+        assert tutor.stats == {"asked": 12, "silent/store": 12}
+
+
+def test_the_desk_keeps_what_a_recorded_tutor_says_in_the_run_s_own_store(path: Path, tmp_path: Path) -> None:
+    known = record(path, STATE, LLAMA)
+    run = tmp_path / "run"
+    run.mkdir()
+    with open_desk(TutorConfig(tutor=f"recorded:{path}"), GAME, 0, run, "cpu") as desk:
+        advice = desk.advise(STATE, torch.ones(12, dtype=torch.bool))
+        desk.advise(STATE, torch.ones(12, dtype=torch.bool))
+        assert desk.summary()["asked"] == 12
+        assert desk.store.count() == 12
+    assert advice.probs.equal(known.probs)
+
+
+def test_a_run_with_the_answers_of_another_asks_nobody_and_is_the_same_twice(tmp_path: Path) -> None:
+    def train(name: str, tutor: str, *flags: str) -> tuple[list[tuple[str, str]], dict]:
+        command = [sys.executable, "train.py", *SMALL, "--tutor", tutor, "--folder", str(tmp_path / name), *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        with (tmp_path / name / "metrics.csv").open() as file:
+            rows = [dict(row) for row in csv.DictReader(file)]
+        returns = [
+            tuple(told for name, told in row.items() if name not in ("wall_seconds", "tag"))
+            for row in rows
+            if row["tag"] == "charts/episodic_return"
+        ]
+        return returns, json.loads((tmp_path / name / "summary.json").read_text())["tutor"]
+
+    first, told = train("scripted", "scripted", "--tutor-accuracy", "0.8")
+    store = tmp_path / "scripted" / "advice.sqlite"
+    once, said = train("once", f"recorded:{store}")
+    again, _ = train("again", f"recorded:{store}")
+    assert len(once) > 2
+    assert once == again == first, "an answer is the same, whoever repeats it"
+    assert said["silent"] in ({}, {"not_recorded": 0})
+    assert said["asked"] == told["asked"]
+    refused = subprocess.run(
+        [sys.executable, "train.py", "--env", "connect4", "--tutor", f"recorded:{store}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "no answers about connect4 board, only blackjack table" in refused.stderr
+    assert "Traceback" not in refused.stderr

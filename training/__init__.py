@@ -1,0 +1,1 @@
+"""One training run, beside reinforcement learning itself."""

@@ -1,0 +1,187 @@
+"""The advice-reuse table: what a tutor has said, on the device, found by a position's key.
+
+A table is `buckets` rows of WAYS ways. A key's hash gives its address: the bucket that it belongs to, and a tag of 13
+bits under which it lies in one of the bucket's ways. No two ways of a bucket have one tag, so looking up reads
+all tags of a bucket at once, which are one int64, and then one key, of the way whose tag fits, and its answer.
+
+One bucket more than that, the last, is where writes go that must not happen, and reads of what is not there: shapes
+stay fixed and nothing asks the device how many there are.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from envs.rng import GOLDEN, mix, shift_right
+from tutors.base import Advice
+
+ENDLESS = 1 << 30
+WAYS, TAG_BITS = 4, 13  # four tags, from 1 to 2**13, in the four lanes of 16 bits of an int64; an empty way has tag 0
+EVERY_LANE = 0x0001_0001_0001_0001  # times a number, it is in every lane
+LINE = 64  # bytes that a processor fetches at once
+
+
+class AdviceTable:
+    """A set-associative cache from keys to advice, on the device.
+
+    Looking up costs one gather of tags, one of entries, and no synchronisation. The table may forget: a new entry in a
+    full bucket replaces the way used longest ago, a new entry of another key with its own address (one pair in two to
+    the number of buckets times 2**13) replaces that one, and where one batch brings more new keys for a bucket than it
+    has ways the rest are dropped. It never answers with another key's advice.
+
+    Args:
+        num_actions: A.
+        budget: how often each answer is used again: 0 switches the table off, math.inf never asks twice.
+        capacity: entries, rounded up to a power of two.
+    """
+
+    def __init__(
+        self, num_actions: int, budget: float, capacity: int = 1 << 20, device: str | torch.device = "cpu"
+    ) -> None:
+        if not (budget == math.inf or (budget >= 0 and budget == int(budget))):
+            raise ValueError(f"a reuse budget is 0, a whole number or inf, not {budget}")
+        self.budget = ENDLESS if budget == math.inf else int(budget)
+        self.bits = max(1, math.ceil(math.log2(max(capacity, 2 * WAYS) / WAYS)))
+        self.buckets = 1 << self.bits
+        self.trash = self.capacity = self.buckets * WAYS
+        rows = self.capacity + WAYS
+        self.tags = torch.zeros(rows, dtype=torch.int16, device=device)
+        self.tags_of_bucket = self.tags.view(torch.int64)
+        lines = -(-(16 + 4 * (1 + num_actions)) // LINE)  # of an entry: its key and its answer
+        self.entries = torch.zeros(rows, lines * LINE // 8, dtype=torch.int64, device=device)
+        self.keys = self.entries[:, :2]
+        self.answers = self.entries.view(torch.float32)[:, 4 : 5 + num_actions]  # label mass and distribution
+        self.left = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.last_use = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.now = torch.zeros((), dtype=torch.int64, device=device)
+
+    def get(self, keys: Tensor, wanted: Tensor) -> Advice:
+        """Return the advice for `keys` (B, 2) where it is wanted (B,), known, and not used up.
+
+        Every row that is given advice uses up one reuse. Where fewer reuses are left than rows want one
+        entry, the first rows get them.
+        """
+        slot, found = self._find(self._address(keys))
+        slot = torch.where(found, slot, self.trash)  # key and answer are fetched at once: neither waits for the other
+        held = self.keys.index_select(0, slot)
+        given = found & (held[:, 0] == keys[:, 0]) & (held[:, 1] == keys[:, 1]) & wanted
+        if self.budget < ENDLESS:
+            given &= turn(torch.where(given, slot, self.trash)) < self.left[slot]
+            self.left.index_add_(0, slot, -given.long())
+        probs = torch.where(given[:, None], self.answers[:, 1:].index_select(0, slot), 0)
+        label_mass = torch.where(given, self.answers[:, 0].index_select(0, slot), 0)
+        self.now += 1
+        self.last_use[torch.where(given, slot, self.trash)] = self.now
+        return Advice(probs, given, label_mass)
+
+    def put(self, keys: Tensor, advice: Advice) -> None:
+        """Keep the advice that is given for `keys` (B, 2), each with a full reuse budget.
+
+        Of equal keys in one batch, and of keys with one address, one is kept.
+        """
+        if self.budget == 0:
+            return
+        nowhere = self.buckets << TAG_BITS  # an address in the bucket more
+        address, order = torch.where(advice.given, self._address(keys), nowhere).sort(stable=True)
+        keep = begins(address) & (address < nowhere)
+        slot, found = self._find(address)
+        self.now += 1
+        self.last_use[torch.where(found & keep, slot, self.trash)] = self.now
+        slot = torch.where(found, slot, self._room(address, keep & ~found))
+        slot = torch.where(keep, slot, self.trash)
+        self.tags[slot] = tag_of(address).to(torch.int16)
+        self.keys[slot] = keys[order]
+        self.answers[slot] = torch.cat([advice.label_mass[:, None], advice.probs], 1)[order]
+        self.left[slot] = self.budget
+        self.last_use[slot] = self.now
+
+    def load(self) -> Tensor:
+        """Return the share of entries in use, a 0-d tensor."""
+        return (self.tags[: self.capacity] != 0).float().mean()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is in the table, with the reuses that are left. Reads back how much that is."""
+        slots = (self.tags[: self.capacity] != 0).nonzero()[:, 0]
+        held = {name: getattr(self, name)[slots] for name in ("tags", "keys", "answers", "left", "last_use")}
+        return {"slots": slots, "now": self.now.clone(), **held}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` of a table of the same capacity returned, in place of what is there.
+
+        No entry has more reuses left than this table's budget; with an endless one all have no end.
+        """
+        self.clear()
+        self.now.copy_(state["now"])
+        for name in ("tags", "keys", "answers", "left", "last_use"):
+            getattr(self, name)[state["slots"]] = state[name].to(self.now.device)
+        if self.budget == ENDLESS:
+            self.left.fill_(ENDLESS)
+        self.left.clamp_(max=self.budget)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.tags.zero_()
+        self.last_use.zero_()
+
+    def _address(self, keys: Tensor) -> Tensor:
+        """Return each key's bucket and tag as one number, (B,) int64."""
+        return shift_right(scramble(keys), 64 - TAG_BITS - self.bits)
+
+    def _find(self, address: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (slot, found), both (B,): the way of that tag; where there is none the slot means nothing.
+
+        All lanes are compared at once: two tags differ in some of 14 bits, so of their difference and 2**14 - 1 the sum
+        has the bit 2**14 unless they are equal. Nothing overflows; a C++ compiler makes what it likes of what does.
+        """
+        bucket = address >> TAG_BITS
+        differs = self.tags_of_bucket.index_select(0, bucket) ^ tag_of(address) * EVERY_LANE
+        fits = ~(differs + EVERY_LANE * 0x3FFF) >> 14 & EVERY_LANE  # 1 << 16 * lane
+        lane = (fits > 1).long() + (fits > 1 << 16) + (fits > 1 << 32)
+        return bucket * WAYS + lane, fits != 0
+
+    def _room(self, address: Tensor, new: Tensor) -> Tensor:
+        """Return a slot for each new key: of two in one bucket the second gets the second oldest way.
+
+        Addresses are sorted, so the keys of a bucket stand together. Ways used in this very step are taken.
+        """
+        bucket = address >> TAG_BITS
+        before = new.cumsum(0) - new.long()
+        rank = before - torch.where(begins(bucket), before, 0).cummax(0).values
+        oldest = self.last_use.view(-1, WAYS).index_select(0, bucket).argsort(dim=1, stable=True)
+        slot = bucket * WAYS + oldest.gather(1, rank.clamp(max=WAYS - 1)[:, None])[:, 0]
+        return torch.where((rank < WAYS) & (self.last_use[slot] < self.now), slot, self.trash)
+
+
+def tag_of(address: Tensor) -> Tensor:
+    """Return the tags of addresses, (B,) int64 from 1 to 2**13."""
+    return (address & (1 << TAG_BITS) - 1) + 1
+
+
+def scramble(keys: Tensor) -> Tensor:
+    """Return one well-mixed hash of each key, (B,) int64."""
+    return mix(keys[:, 0] + keys[:, 1] * GOLDEN)
+
+
+def begins(ordered: Tensor) -> Tensor:
+    """Return where in (B,) or (B, K) a row differs from the one before it, (B,) bool."""
+    new = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
+    differs = ordered[1:] != ordered[:-1]
+    new[1:] = differs if differs.ndim == 1 else differs.any(1)
+    return new
+
+
+def first_alike(keys: Tensor) -> Tensor:
+    """Return the first row that has the same key, for each of (B, 2): (B,) int64."""
+    order = keys[:, 1].argsort(stable=True)
+    order = order[keys[order, 0].argsort(stable=True)]
+    start = torch.where(begins(keys[order]), torch.arange(len(order), device=order.device), 0).cummax(0).values
+    return torch.empty_like(order).scatter_(0, order, order[start])
+
+
+def turn(slot: Tensor) -> Tensor:
+    """Return how many earlier rows name the same slot, (B,) int64."""
+    ordered, order = slot.sort(stable=True)
+    place = torch.arange(len(slot), device=slot.device)
+    rank = place - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(rank).scatter_(0, order, rank)

@@ -1,0 +1,44 @@
+"""Games in words: one file a game."""
+
+from typing import Any
+
+from envs import closest, load
+from envs.base import Game
+from tutors.base import View
+from tutors.prompts.blackjack import BlackjackView
+from tutors.prompts.connect4 import Connect4View
+from tutors.prompts.snake import FullView, LocalView
+
+VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless another is named
+    "blackjack": {"table": BlackjackView},
+    "connect4": {"board": Connect4View},
+    "snake": {"local": LocalView, "full": FullView},
+}
+
+
+def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> View:
+    """Return how `game` is told to a tutor.
+
+    Args:
+        game: the rules.
+        name: of VIEWS[game], or module:Class for a view of one's own; the game's first one if not given.
+        symmetry: whether positions that are one and the same to a player are one question.
+
+    Raises:
+        ValueError: the game has no view, or none of that name, or it cannot do without its symmetry.
+    """
+    view = find_view(game, name)
+    return view if symmetry else view.without_symmetry()
+
+
+def find_view(game: Game, name: str | None) -> View:
+    """Return the view of that name, with its symmetry."""
+    if name is not None and ":" in name:
+        return load(name)(game)
+    views = VIEWS.get(game.spec.name, {})
+    if not views:
+        raise ValueError(f"{game.spec.name} has no view to tell it in; name one of yours with --view module:Class")
+    name = name or next(iter(views))
+    if name not in views:
+        raise ValueError(closest(f"view of {game.spec.name}", name, views))
+    return views[name](game)
