@@ -1,6 +1,6 @@
 # Short names for the commands of README.md.
 
-.PHONY: setup demo test lint benchmark soak
+.PHONY: setup demo test lint docs benchmark soak
 
 setup:
 	@requirements/setup.sh
@@ -12,6 +12,9 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: setup
+	.venv/bin/python docs/generate.py
 
 benchmark: setup
 	@requirements/setup.sh peers

@@ -1,0 +1,390 @@
+"""Fill the generated blocks of README.md and docs/ from results/: `python docs/generate.py`, or `make docs`.
+
+A block lies between `<!-- begin NAME -->` and `<!-- end NAME -->`, and NAME is a key of BLOCKS. With `--check` nothing
+is written, and the exit code is 1 if a page is not current. Only the standard library is needed.
+"""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+BLOCK = re.compile(r"(<!-- begin ([\w-]+) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
+Row = dict[str, str]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Rewrite the pages that are not current, or list them with `--check`; return the exit code."""
+    stale = {path: text for path in pages() if (text := filled(path.read_text())) != path.read_text()}
+    if "--check" in arguments:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not current; run `make docs`", file=sys.stderr)
+        return int(bool(stale))
+    for path, text in stale.items():
+        path.write_text(text)
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+def pages() -> list[Path]:
+    """Return README.md and every page under docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """Return a page with each of its blocks made anew.
+
+    Raises:
+        KeyError: the page has a block that BLOCKS does not name.
+    """
+    return BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]]()}\n{block[4]}", text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the first column of numbers and all after it are aligned right."""
+    rows = list(rows)
+    is_number = [
+        all(re.match(r"[\d+−*<-]|$", row[at]) for row in rows) and any(row[at] for row in rows)
+        for at in range(len(head))
+    ]
+    rule = ["---:" if number else "---" for number in is_number]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def number(value: float, form: str) -> str:
+    """Return a number with a true minus sign."""
+    return format(value, form).replace("-", "−")
+
+
+def made_by(measured: dict[str, Any]) -> str:
+    """Return the command, commit, machine and versions of a benchmark's results."""
+    machine = measured["machine"]
+    return (
+        f"`{measured['command']}` at commit {machine['commit']}, on {machine['machine']} ({machine['cpu']}), "
+        f"Python {machine['python']}, PyTorch {machine['torch']}."
+    )
+
+
+def benchmark(name: str) -> dict[str, Any]:
+    """Return what a benchmark wrote."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table_of_csv(path: Path) -> tuple[str, list[Row]]:
+    """Return (the comment in the first line of a CSV, its rows)."""
+    comment, *lines = path.read_text().splitlines()
+    return comment.removeprefix("# "), list(csv.DictReader(lines))
+
+
+# Studies
+
+
+def study_command(name: str) -> str:
+    """Return how a study was made: its report's first sentence."""
+    report = (RESULTS / "study" / name / "report.md").read_text()
+    return report.partition("Made by ")[2].partition("\n")[0]
+
+
+def study_section(name: str, title: str) -> str:
+    """Return the table under one title of a study's report."""
+    report = (RESULTS / "study" / name / "report.md").read_text()
+    _, found, rest = report.partition(f"## {title}\n\n")
+    assert found, f"the report of {name} has no section {title!r}"
+    return rest.partition("\n\n")[0]
+
+
+def gains(name: str, measure: str) -> str:
+    """Return what each method of a study changes beside the same student alone, by the tutor's accuracy."""
+    _, rows = table_of_csv(RESULTS / "study" / name / "cells.csv")
+    tutored = [row for row in rows if row["tutor"] != "none"]
+    tutors = sorted({row["tutor"] for row in tutored}, key=accuracy)
+    groups: dict[tuple[str, str, str], Row] = {}
+    for row in tutored:
+        groups.setdefault((row["game"], row["student"], row["guidance"]), {})[row["tutor"]] = gain(row, measure)
+    body = (
+        [env, algo, f"`{method}`", *(cells.get(one, "") for one in tutors)]
+        for (env, algo, method), cells in groups.items()
+    )
+    return table(["env", "student", "`--guidance`", *(f"{accuracy(one):g}" for one in tutors)], body)
+
+
+def gain(row: Row, measure: str) -> str:
+    """Return a cell's gain over the student alone, bold where its 95 % interval leaves out 0."""
+    value, low, high = (float(row[f"{measure}_gain{end}"]) for end in ("", "_low", "_high"))
+    shown = number(value, "+.2f")
+    return f"**{shown}**" if low > 0 or high < 0 else shown
+
+
+def accuracy(tutor: str) -> float:
+    """Return the accuracy of a scripted tutor, `scripted:0.9`."""
+    return float(tutor.partition(":")[2])
+
+
+def alone(name: str) -> str:
+    """Return what the students of a study come to without a tutor."""
+    _, rows = table_of_csv(RESULTS / "study" / name / "cells.csv")
+    body = (
+        [
+            row["game"],
+            row["student"],
+            number(float(row["area"]), "+.2f"),
+            number(float(row["final"]), "+.2f"),
+            row["seeds"],
+        ]
+        for row in rows
+        if row["tutor"] == "none"
+    )
+    return table(["env", "student", "mean of the curve", "final score", "seeds"], body)
+
+
+def steps_to_threshold(name: str, tutors: Sequence[str]) -> str:
+    """Return the median env steps to the threshold, alone and by method."""
+    _, rows = table_of_csv(RESULTS / "study" / name / "cells.csv")
+    students = list(dict.fromkeys((row["game"], row["student"]) for row in rows))
+    body: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if row["tutor"] in ("none", *tutors):
+            method = "alone" if row["tutor"] == "none" else f"`{row['guidance']}`"
+            steps = float(row["steps_to_threshold"])
+            shown = f"{steps:,.0f}" if steps < float("inf") else "not reached"
+            body.setdefault((method, row["tutor"]), {})[f"{row['game']} {row['student']}"] = (
+                f"{shown} ({row['reached']} of {row['seeds']})"
+            )
+    head = ["`--guidance`", "accuracy", *(f"{env}, {algo}" for env, algo in students)]
+    lines = (
+        [
+            method,
+            "" if tutor == "none" else f"{accuracy(tutor):g}",
+            *(cells.get(f"{env} {algo}", "") for env, algo in students),
+        ]
+        for (method, tutor), cells in body.items()
+    )
+    return table(head, lines)
+
+
+def headline() -> str:
+    """Return the overview: a good and a bad tutor, by method."""
+    _, rows = table_of_csv(RESULTS / "study" / "guidance" / "cells.csv")
+    shown = ("override", "distill", "demonstrate", "advantage", "shape")
+    columns = [("connect4", "ppo"), ("connect4", "dqn"), ("snake", "ppo"), ("snake", "dqn")]
+    cells = {
+        (row["game"], row["student"], row["guidance"], row["tutor"]): gain(row, "area")
+        for row in rows
+        if row["tutor"] != "none"
+    }
+    body = [
+        [
+            f"`{method}`",
+            *(
+                " / ".join(cells[env, algo, method, tutor] for tutor in ("scripted:0.9", "scripted:0"))
+                if (env, algo, method, "scripted:0.9") in cells
+                else ""
+                for env, algo in columns
+            ),
+        ]
+        for method in shown
+    ]
+    names = {"connect4": "Connect Four", "snake": "Snake"}
+    return table(["`--guidance`", *(f"{names[env]}, {algo.upper()}" for env, algo in columns)], body)
+
+
+# Curves, reuse, the tiny tutor
+
+
+def curves() -> str:
+    """Return what students come to without a tutor."""
+    body = []
+    for path in sorted((RESULTS / "curves").glob("*.csv")):
+        _, rows = table_of_csv(path)
+        last = rows[-1]
+        algo, _, env = path.stem.partition("_")
+        form = ".4f" if env == "blackjack" else ".2f" if env == "connect4" else ".1f"
+        mean, low, high = (number(float(last[name]), form) for name in ("mean", "low", "high"))
+        seeds = sum(name.startswith("seed") for name in last)
+        link = f"[CSV](../../results/curves/{path.name})"
+        steps = f"{int(last['global_step']):,}"
+        body.append([algo, env.replace("gym-", "gym:"), steps, mean, f"{low} to {high}", str(seeds), link])
+    return table(["student", "env", "env steps", "mean return", "95 % interval", "seeds", "curve and command"], body)
+
+
+def reuse() -> str:
+    """Return how many questions reuse saves."""
+    forms = {"blackjack": ".4f", "snake": ".1f", "connect4": ".2f"}
+    body = []
+    for path in sorted((RESULTS / "reuse").glob("*.csv")):
+        _, rows = table_of_csv(path)
+        runs = {(row["reuse"], row["symmetry"]): row for row in rows}
+        algo, env, *_ = path.stem.split("_")
+        alone_score = number(float(runs["no tutor", "yes"]["score"]), forms[env])
+        for symmetry in sorted({row["symmetry"] for row in rows}, reverse=True):
+            budgets = [runs[budget, symmetry] for budget in ("0", "3", "inf")]
+            asked = [f"{int(row['asked']):,}" for row in budgets]
+            share = 100 * int(budgets[2]["asked"]) / int(runs["0", "yes"]["asked"])
+            asked[2] += f" ({share:.1f} %)" if share < 1 else f" ({share:.0f} %)"
+            flag = "" if symmetry == "yes" else ", `--no-symmetry`"
+            score = number(float(budgets[2]["score"]), forms[env])
+            link = f"[CSV](../../results/reuse/{path.name})"
+            body.append([f"{env}, {algo}{flag}", f"{int(budgets[0]['consulted']):,}", *asked, score, alone_score, link])
+    head = ["env, student", "wanted", "asked, reuse 0", "reuse 3", "reuse inf", "score, tutored", "alone", "data"]
+    return table(head, body)
+
+
+def tiny() -> str:
+    """Return what the tiny tutor knows, by its card."""
+    card = json.loads((ROOT / "tutors" / "tiny" / "weights" / "card.json").read_text())
+    body = []
+    for view, known in card["views"].items():
+        scores = [
+            f"{number(known[key], form)} {text}"
+            for key, form, text in (
+                ("random", "+.3f", "against `random`"),
+                ("tactical", "+.3f", "against `tactical`"),
+                ("regret", ".6f", "per hand below the optimum"),
+                ("fruits", ".1f", "fruits"),
+            )
+            if key in known
+        ]
+        shares = (f"{100 * known[name]:.1f} %" for name in ("agreement", "chance"))
+        body.append([view, f"{known['positions']:,}", *shares, ", ".join(scores)])
+    made = f"{card['parameters']:,} parameters, trained in {card['seconds'] / 60:.0f} minutes on 2 CPU cores."
+    head = ["prompt view", "positions trained on", "names a best action", "random does", "plays alone"]
+    return f"{table(head, body)}\n\n{made}"
+
+
+# Benchmarks
+
+
+def speed_of_games() -> str:
+    """Return random play, million env steps a second."""
+    measured = benchmark("games")
+    copies = sorted({row["copies"] for row in measured["rows"]})
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for row in measured["rows"]:
+        rate = row["steps_per_second"]
+        shown = "–" if rate is None else f"{rate / 1e6:.3g}"
+        cells.setdefault((row["game"], ours(row["program"])), {})[row["copies"]] = shown
+    body = (
+        [env, program, *(found[one] for one in copies)]
+        for (env, program), found in sorted(cells.items(), key=lambda cell: cell[0][0])
+    )
+    return table(["env", "program", *(f"{one:,} copies" for one in copies)], body) + "\n\n" + made_by(measured)
+
+
+def ours(program: str) -> str:
+    """Return a program's name in a table."""
+    return f"ours, {program}" if program.startswith(("eager", "compile", "graph")) else program
+
+
+def speed_of_training() -> str:
+    """Return training, thousand env steps a second."""
+    measured = benchmark("train")
+    parts = ("act", "env", "store", "play", "learn")
+    body = (
+        [
+            row["game"],
+            row["algo"],
+            ours(row["program"]),
+            "–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e3:.3g}",
+            *(f"{100 * row['shares'][part]:.0f} %" if part in row.get("shares", {}) else "" for part in parts),
+        ]
+        for row in measured["rows"]
+    )
+    return table(["env", "student", "program", "thousand steps/s", *parts], body) + "\n\n" + made_by(measured)
+
+
+def speed_of_tutor() -> str:
+    """Return questions a second."""
+    measured = benchmark("tutor")
+    body = (
+        [
+            f"{row['batch']:,}",
+            row["program"],
+            f"{row['questions_per_second']:.0f}",
+            f"{100 * median(row['shares']):.1f} %" if row["shares"] else "",
+            f"{median(row['tokens']):.0f}" if row["tokens"] else "",
+            f"{100 * median(row['cached']):.0f} %" if row["cached"] else "",
+        ]
+        for row in measured["rows"]
+    )
+    head = [
+        "questions at once",
+        "client",
+        "questions/s",
+        "CPU time on our side",
+        "tokens a question",
+        "of these cached",
+    ]
+    return table(head, body) + "\n\n" + made_by(measured)
+
+
+def speed_of_table() -> str:
+    """Return look-ups of the advice table, million a second, half of them hits."""
+    measured = benchmark("table")
+    programs = ("eager", "compile", "searchsorted", "fbgemm", "dict")
+    body = (
+        [f"{row['queries']:,}", str(row["load"]), *(f"{row['per_second'][one] / 1e6:.3g}" for one in programs)]
+        for row in measured["rows"]
+        if row["hits"] == 0.5
+    )
+    head = ["queries at once", "load", *(ours(program) for program in programs)]
+    return table(head, body) + "\n\n" + made_by(measured)
+
+
+def speed_of_loop() -> str:
+    """Return what a tutor costs the training loop."""
+    measured = benchmark("loop")
+    body = (
+        [
+            row["game"],
+            row["way"].replace("nowait", "asynchronous"),
+            str(row["num_envs"]),
+            f"{row['steps_per_second'] / 1e3:.3g}",
+            f"{100 * row['share']:.0f} %",
+            f"{row['asked']:,}" if "asked" in row else "",
+            ", ".join(f"{100 * rate:.1f}" for rate in row.get("hit_rates", ())),
+        ]
+        for row in measured["rows"]
+    )
+    head = ["env", "tutor", "env copies", "thousand steps/s", "of untutored", "asked", "hit rate by quarter, %"]
+    return table(head, body) + "\n\n" + made_by(measured)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "guidance-gains": partial(gains, "guidance", "area"),
+    "guidance-final": partial(gains, "guidance", "final"),
+    "guidance-alone": partial(alone, "guidance"),
+    "guidance-steps": partial(steps_to_threshold, "guidance", ("scripted:0.9", "scripted:1")),
+    "review-gains": partial(gains, "modulation", "area"),
+    "review-final": partial(gains, "modulation", "final"),
+    "curves": curves,
+    "reuse": reuse,
+    "tiny": tiny,
+    "speed-of-games": speed_of_games,
+    "speed-of-training": speed_of_training,
+    "speed-of-tutor": speed_of_tutor,
+    "speed-of-table": speed_of_table,
+    "speed-of-loop": speed_of_loop,
+}
+BLOCKS |= {
+    f"{study}-command": partial(study_command, study)
+    for study in ("laptop", "causes", "brief", "fresh", "guidance", "modulation")
+}
+BLOCKS |= {
+    f"{study}-totals": partial(study_section, study, "Over all games and students")
+    for study in ("laptop", "causes", "brief", "guidance", "modulation")
+}
+BLOCKS |= {
+    f"{study}-claims": partial(study_section, study, "What these data say of the paper's claims")
+    for study in ("laptop", "fresh")
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
