@@ -18,8 +18,8 @@ docs: setup
 
 benchmark: setup
 	@requirements/setup.sh peers
-	.venv/bin/python benchmark.py games
-	.venv/bin/python benchmark.py train
+	.venv/bin/python -m benchmarks games --publish
+	.venv/bin/python -m benchmarks training --publish
 
 soak: setup
 	.venv/bin/python -m tests.integration.soak --seconds 600

@@ -578,39 +578,6 @@ def test_who_learned_against_itself_is_evaluated_against_another() -> None:
     assert isinstance(evaluation_env(config, 2, "cpu", ("opponent=negamax:2",)).game.opponent, Negamax)
 
 
-def test_the_benchmark_measures_us_and_says_who_is_not_here(tmp_path: Path) -> None:
-    done = program(
-        "benchmark.py", "games", "--games", "blackjack", "--copies", "64", "--repeats", "1", "--seconds", "0.1",
-        "--programs", "eager", "gymnasium", "envpool",
-        "--peers", str(tmp_path / "nowhere"), "--out", str(tmp_path / "games.json"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "games.json").read_text())
-    rows = {row["program"]: row for row in told["rows"]}
-    assert told["machine"]["commit"]
-    assert rows["eager"]["steps_per_second"] > 0
-    assert rows["gymnasium"]["steps_per_second"] > 0
-    assert rows["envpool"]["steps_per_second"] is None
-    assert "No module named 'envpool'" in rows["envpool"]["error"]
-    assert "No module named 'envpool'" in " ".join(done.stdout.split())
-
-
-def test_the_benchmark_times_training_and_says_where_the_time_goes(tmp_path: Path) -> None:
-    done = program(
-        "benchmark.py", "train", "--games", "blackjack", "--repeats", "1", "--seconds", "0.1", "--programs", "eager",
-        "stable-baselines3", "--peers", str(tmp_path / "nowhere"), "--out", str(tmp_path / "train.json"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "train.json").read_text())["rows"]
-    ours = [row for row in rows if row["program"] == "eager"]
-    assert [row["algo"] for row in ours] == ["ppo", "a2c", "dqn"]
-    for row in ours:
-        assert row["steps_per_second"] > 0
-        assert sum(row["shares"].values()) == pytest.approx(1)
-        assert row["settings"]["hidden"] == [64, 64]
-    assert all("No module named" in row["error"] for row in rows if row["program"] != "eager")
-
-
 def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:
     done = program("train.py", "--buffer-size", str(10**13), "--folder", str(tmp_path / "run"))
     assert done.returncode == 2

@@ -59,7 +59,7 @@ def test_what_students_learn_is_what_the_curves_end_with() -> None:
 
 
 def test_how_fast_students_learn_is_what_the_benchmark_wrote() -> None:
-    for row in json.loads((ROOT / "results" / "train.json").read_text())["rows"]:
+    for row in json.loads((ROOT / "results" / "training.json").read_text())["rows"]:
         program = row["program"]
         name = program if program == "stable-baselines3" else f"ours, {program}"
         _, _, _, rate, *shares = row_with(row["game"], row["algo"], name)

@@ -1,10 +1,9 @@
-"""Other programs at play and at learning, for benchmark.py to stand beside.
+"""Other programs at play, at learning, at look-ups and at asking, for ours to stand beside.
 
-`peers.py games PROGRAM GAME COPIES SECONDS` and `peers.py training PROGRAM ALGO GAME DEVICE SECONDS` print
-env steps a second of all copies together, `peers.py questions` questions a second, `peers.py lookups …` look-ups a
-second, as a line of JSON. It imports nothing of ours, so that it runs in an environment that holds the peers alone
-(requirements/peers.txt). Every program plays in its fastest way: those in JAX as one compiled loop of many steps, the
-others a step at a time.
+`python -m benchmarks.peers games|training|lookups|questions SETTINGS` takes a JSON object, - reads it from standard
+input, and prints one with a `rate`: env steps a second of all copies together, look-ups or questions. It imports
+nothing of ours but the clock, so that it runs in an environment that holds the peers alone (requirements/peers.txt).
+Every program plays in its fastest way: those in JAX as one compiled loop of many steps, the others a step at a time.
 """
 
 import json
@@ -12,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks.timing import rate
 
 STEPS = 100  # in one compiled loop
 
@@ -105,113 +106,110 @@ PEERS: dict[str, tuple[Callable[[str, int], tuple[Callable[[], Any], int]], tupl
 }
 
 
-def rate(go: Callable[[], Any], steps: int, seconds: float) -> float:
-    """Return steps a second of calling `go`, which makes `steps`, for that long after a warm-up."""
-    go()
-    go()
-    calls, began = 0, time.perf_counter()
-    while (spent := time.perf_counter() - began) < seconds:
-        go()
-        calls += 1
-    return calls * steps / spent
-
-
 def stable_baselines3(algo: str, env: str, device: str, seed: int) -> tuple[Any, dict[str, Any]]:
     """Return one of its students in 8 games, with its own defaults but for the settings that are returned too."""
     import stable_baselines3 as library
     from gymnasium.wrappers import FlattenObservation
     from stable_baselines3.common.env_util import make_vec_env
 
-    told: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if algo == "dqn":
-        told["learning_starts"] = 1000
+        settings["learning_starts"] = 1000
     make = {"ppo": library.PPO, "a2c": library.A2C, "dqn": library.DQN}[algo]
     games = make_vec_env(env, n_envs=8, seed=seed, wrapper_class=FlattenObservation)  # it knows no tuples
     net = {"net_arch": [64, 64]}
-    student = make("MlpPolicy", games, device=device, seed=seed, policy_kwargs=dict(net), **told)
-    return student, told | net | {"num_envs": 8}
+    student = make("MlpPolicy", games, device=device, seed=seed, policy_kwargs=dict(net), **settings)
+    return student, settings | net | {"num_envs": 8}
 
 
 LEARNERS = {"stable-baselines3": {"cartpole": "CartPole-v1", "blackjack": "Blackjack-v1"}}
 
 
-def training(program: str, algo: str, game: str, device: str, seconds: str) -> None:
-    """Print how fast a student of another program learns, with 8 games at once, and its settings."""
+def training(program: str, algo: str, game: str, device: str, seconds: float) -> dict[str, Any]:
+    """Return how fast a student of another program learns, with 8 games at once, and its settings."""
     import torch
 
-    student, told = stable_baselines3(algo, LEARNERS[program][game], device, 1)
+    student, settings = stable_baselines3(algo, LEARNERS[program][game], device, 1)
     student.learn(4096)
     began, steps = time.perf_counter(), student.num_timesteps
-    while (spent := time.perf_counter() - began) < float(seconds):
+    while (spent := time.perf_counter() - began) < seconds:
         student.learn(4096, reset_num_timesteps=False)
     found = (student.num_timesteps - steps) / spent
-    print(json.dumps({"rate": found, "settings": told | {"threads": torch.get_num_threads()}}))
+    return {"rate": found, "settings": settings | {"threads": torch.get_num_threads()}}
 
 
-def games(program: str, game: str, copies: str, seconds: str) -> None:
-    """Print how fast another program plays at random."""
-    print(json.dumps(rate(*PEERS[program][0](game, int(copies)), float(seconds))))
+def games(program: str, game: str, copies: int, seconds: float) -> dict[str, Any]:
+    """Return how fast another program plays at random."""
+    make, _ = PEERS[program]
+    return {"rate": rate(*make(game, copies), seconds)}
 
 
-def lookups(entries: str, capacity: str, queries: str, hits: str, seconds: str) -> None:
-    """Print the look-ups a second of FBGEMM's hash table on the CPU, filled with so many random keys of 62 bits.
+def lookups(entries: int, capacity: int, queries: int, hits: float, seconds: float) -> dict[str, Any]:
+    """Return the look-ups a second of FBGEMM's hash table on the CPU, filled with so many random keys of 62 bits.
 
     It finds a number of 64 bits for a key of 64 bits by linear probing, and holds nothing else.
     """
     import fbgemm_gpu  # noqa: F401, makes torch.ops.fbgemm
     import torch
 
-    chance = torch.Generator().manual_seed(1)
-    keys = torch.randint(1 << 62, (int(entries),), generator=chance)
-    table = torch.full((int(capacity), 2), -1)
-    whole = torch.tensor([0, int(capacity)])
+    generator = torch.Generator().manual_seed(1)
+    keys = torch.randint(1 << 62, (entries,), generator=generator)
+    table = torch.full((capacity, 2), -1)
+    whole = torch.tensor([0, capacity])
     fbgemm = torch.ops.fbgemm
-    fbgemm.pruned_hashmap_insert(keys, torch.arange(len(keys)), torch.tensor([0, len(keys)]), table, whole)
-    count = int(queries)
-    known = keys[torch.randint(len(keys), (count,), generator=chance)]
-    is_known = torch.rand(count, generator=chance) < float(hits)
-    asked = torch.where(is_known, known, torch.randint(1 << 62, (count,), generator=chance))
-    found = fbgemm.pruned_hashmap_lookup(asked, torch.tensor([0, count]), table, whole)
-    assert (found >= 0).equal(is_known), "a key that was put is found, another is not"
-    go = rate(
-        lambda: fbgemm.pruned_hashmap_lookup(asked, torch.tensor([0, count]), table, whole), count, float(seconds)
-    )
-    print(json.dumps(go))
+    fbgemm.pruned_hashmap_insert(keys, torch.arange(entries), torch.tensor([0, entries]), table, whole)
+    known = keys[torch.randint(entries, (queries,), generator=generator)]
+    is_known = torch.rand(queries, generator=generator) < hits
+    asked = torch.where(is_known, known, torch.randint(1 << 62, (queries,), generator=generator))
+    offsets = torch.tensor([0, queries])
+
+    def look_up() -> torch.Tensor:
+        return fbgemm.pruned_hashmap_lookup(asked, offsets, table, whole)
+
+    assert (look_up() >= 0).equal(is_known), "a key that was put is found, another is not"
+    return {"rate": rate(look_up, queries, seconds)}
 
 
-def questions() -> None:
-    """Ask a server through the openai client, one request a question, and print questions a second.
+def questions(url: str, model: str, ids: list[int], prompts: list[str], at_once: int) -> dict[str, Any]:
+    """Return questions a second through the openai client, one request a question.
 
-    Standard input says what: a JSON object of url, model, prompts, ids (of the labels' tokens) and at_once.
+    Args:
+        ids: tokens of the labels.
+        at_once: requests that are under way at most; never more than 64.
     """
     import asyncio
 
     from openai import AsyncOpenAI
 
-    told = json.load(sys.stdin)
-
     async def ask_all() -> float:
-        client = AsyncOpenAI(base_url=f"{told['url']}/v1", api_key="none", max_retries=0)
-        room = asyncio.Semaphore(min(told["at_once"], 64))
+        client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        room = asyncio.Semaphore(min(at_once, 64))
 
         async def ask(prompt: str) -> None:
             async with room:
                 await client.completions.create(
-                    model=told["model"],
+                    model=model,
                     prompt=prompt,
                     max_tokens=1,
                     temperature=0,
                     logprobs=1,
-                    extra_body={"logprob_token_ids": told["ids"], "return_tokens_as_token_ids": True},
+                    extra_body={"logprob_token_ids": ids, "return_tokens_as_token_ids": True},
                 )
 
-        await ask(told["prompts"][0])
+        await ask(prompts[0])
         began = time.perf_counter()
-        await asyncio.gather(*(ask(prompt) for prompt in told["prompts"][1:]))
-        return (len(told["prompts"]) - 1) / (time.perf_counter() - began)
+        await asyncio.gather(*(ask(prompt) for prompt in prompts[1:]))
+        return (len(prompts) - 1) / (time.perf_counter() - began)
 
-    print(json.dumps(asyncio.run(ask_all())))
+    return {"rate": asyncio.run(ask_all())}
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    measure = {"games": games, "training": training, "questions": questions, "lookups": lookups}[sys.argv[1]]
+    settings = json.load(sys.stdin) if sys.argv[2] == "-" else json.loads(sys.argv[2])
+    print(json.dumps(measure(**settings)))
 
 
 if __name__ == "__main__":
-    {"games": games, "training": training, "questions": questions, "lookups": lookups}[sys.argv[1]](*sys.argv[2:])
+    main()

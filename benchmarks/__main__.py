@@ -1,0 +1,68 @@
+"""How fast every stage is: `python -m benchmarks games|training|table|tutor|loop|gpu`.
+
+Every number is the median of several runs, each in a process of its own where that matters; the runs of different
+programs take turns, so that a disturbance of the machine falls on all of them. A table is printed, and everything
+measured written as JSON: to runs/benchmarks/, or with --publish to results/, which README.md shows.
+"""
+
+import json
+import shlex
+import sys
+from typing import Annotated, Any
+
+import torch
+from tyro.conf import subcommand
+
+from benchmarks.advice_table import Table
+from benchmarks.common import Benchmark, Row, console, cpu_name
+from benchmarks.games import Games
+from benchmarks.loop import Loop
+from benchmarks.training import Training
+from benchmarks.tutor import Tutor
+from training.cli import run_program
+from training.config import versions
+
+Command = (
+    Annotated[Games, subcommand(Games.name)]
+    | Annotated[Training, subcommand(Training.name)]
+    | Annotated[Table, subcommand(Table.name)]
+    | Annotated[Tutor, subcommand(Tutor.name)]
+    | Annotated[Loop, subcommand(Loop.name)]
+)
+
+
+def main(benchmark: Benchmark) -> list[Row]:
+    """Measure, write the JSON after every measurement, print the table, and return its rows.
+
+    Raises:
+        ValueError: an option names what does not exist.
+        TutorError: no server answers.
+    """
+    machine = versions() | {"threads": torch.get_num_threads(), "cpu": cpu_name()}
+    command = f"python -m benchmarks {shlex.join(sys.argv[1:])}"
+    rows: list[Row] = []
+    for rows in benchmark.measure():
+        write(benchmark, {"command": command, "machine": machine, "rows": rows})
+    console.print(benchmark.table(rows))
+    for error in dict.fromkeys(map(error_of, rows)):
+        if error is not None:
+            console.print(error, markup=False)
+    return rows
+
+
+def error_of(row: Row) -> str | None:
+    """Return whose measurement failed and why, or None."""
+    error = row.get("error")
+    return None if error is None else f"{row.get('program') or row['way']}: {error}"
+
+
+def write(benchmark: Benchmark, results: dict[str, Any]) -> None:
+    """Write the results, whole at any moment."""
+    benchmark.path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = benchmark.path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    unfinished.replace(benchmark.path)
+
+
+if __name__ == "__main__":
+    run_program(main, Command, description=__doc__)

@@ -1,0 +1,1 @@
+"""The benchmarks: that they time what they say."""
