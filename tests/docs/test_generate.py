@@ -1,0 +1,57 @@
+"""Generated tables against results that are small enough to be worked out by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+
+CELLS = """# made by hand
+game,student,tutor,guidance,seeds,final,final_gain,final_gain_low,final_gain_high,area,reached,steps_to_threshold
+connect4,ppo,none,none,5,0.1395,0,0,0,-0.1857,3,102400.0
+connect4,ppo,scripted:1,distill,5,0.5,0.344,0.2,0.5,0.3,5,inf
+connect4,ppo,scripted:0,distill,5,0.5,-0.663,-0.7,-0.6,0.3,0,20480.0
+connect4,ppo,scripted:0,hint,5,0.5,-0.081,-0.2,0.1,0.3,0,20480.0
+"""
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    study = tmp_path / "study" / "small"
+    study.mkdir(parents=True)
+    (study / "cells.csv").write_text(CELLS)
+    monkeypatch.setattr(generate, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_gains_are_bold_where_the_interval_leaves_out_0(results: Path) -> None:
+    *_, distill, hint = generate.gains("small", "final").splitlines()
+    assert distill == "| connect4 | ppo | `distill` | **−0.66** | **+0.34** |"  # worst tutor first
+    assert hint == "| connect4 | ppo | `hint` | −0.08 |  |"
+
+
+def test_students_alone_are_the_rows_without_a_tutor(results: Path) -> None:
+    *_, last = generate.alone("small").splitlines()
+    assert last == "| connect4 | ppo | −0.19 | +0.14 | 5 |"
+
+
+def test_steps_to_threshold_say_how_many_seeds_reached_it(results: Path) -> None:
+    _, _, *rows = generate.steps_to_threshold("small", ["scripted:1"]).splitlines()
+    assert rows == ["| alone |  | 102,400 (3 of 5) |", "| `distill` | 1 | not reached (5 of 5) |"]
+
+
+def test_benchmarks_name_their_command_and_machine(results: Path) -> None:
+    machine = {"commit": "abc", "machine": "x86_64, 2 cores", "cpu": "a CPU", "python": "3.11", "torch": "2.13"}
+    row = {"game": "snake", "program": "eager", "copies": 1024, "steps_per_second": 1_234_567.0}
+    rows = [row, row | {"program": "envpool", "steps_per_second": None}]
+    (results / "games.json").write_text(json.dumps({"command": "bench games", "machine": machine, "rows": rows}))
+    lines = generate.speed_of_games().splitlines()
+    assert lines[0] == "| env | program | 1,024 copies |"
+    assert lines[2:4] == ["| snake | ours, eager | 1.23 |", "| snake | envpool | – |"]
+    assert lines[-1] == "`bench games` at commit abc, on x86_64, 2 cores (a CPU), Python 3.11, PyTorch 2.13."
+
+
+def test_a_block_that_nobody_makes_is_an_error() -> None:
+    with pytest.raises(KeyError, match="weather"):
+        generate.filled("<!-- begin weather -->\n<!-- end weather -->")
