@@ -117,8 +117,8 @@ def evaluate(evaluation: Evaluation) -> Result:
             raise ValueError(f"{evaluation.run} had no tutor")
         result = play(tutor_alone(desk, luck), env)
         told = desk.summary()
-        if told["silent"]:
-            print(f"the tutor was silent, and random play took its place: {told['silent']}", file=sys.stderr)
+        if told["no_advice"]:
+            print(f"no advice, random actions instead: {told['no_advice']}", file=sys.stderr)
         if not desk.counts["answered"] + desk.counts["stored"]:
             raise TutorError("the tutor did not answer a single question")
         return result

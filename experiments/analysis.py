@@ -135,9 +135,9 @@ class Findings:
         """Return what the tutors of a cell's runs counted, on average."""
         return fmean(run.tutor.get(what, 0) for run in self.runs[cell])
 
-    def silent(self, cell: Cell) -> float:
+    def no_advice(self, cell: Cell) -> float:
         """Return how many of their questions nobody answered, on average."""
-        return fmean(sum(run.tutor.get("silent", {}).values()) for run in self.runs[cell])
+        return fmean(sum(run.tutor.get("no_advice", {}).values()) for run in self.runs[cell])
 
 
 def findings(grid: Grid, place: Path) -> Findings:
@@ -210,7 +210,7 @@ def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
         "spread": found.spread(cell),
         "asked": found.told(cell, "asked"),
         "hit_rate": found.told(cell, "hits") / max(consulted, 1),
-        "silent": found.silent(cell) / max(found.told(cell, "asked"), 1),
+        "no_advice": found.no_advice(cell) / max(found.told(cell, "asked"), 1),
         "tokens": found.told(cell, "prompt_tokens") + found.told(cell, "answer_tokens"),
         "seconds": fmean(run.seconds for run in found.runs[cell]),
     }

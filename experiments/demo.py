@@ -86,7 +86,7 @@ def show(results: dict[str, Result], told: Demo, tutor: dict[str, Any]) -> None:
     console.print(
         f"The student asked for advice {tutor['consulted']:,} times: the table answered {tutor['hits']:,}, "
         f"the model was asked {tutor['asked']:,} questions, and the rest shared one of these with another game "
-        f"in the same step. Without an answer: {sum(tutor['silent'].values()):,}."
+        f"in the same step. Without an answer: {sum(tutor['no_advice'].values()):,}."
     )
     console.print("To see the curves: .venv/bin/tensorboard --logdir runs, then http://localhost:6006/#custom_scalars")
 

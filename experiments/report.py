@@ -46,8 +46,8 @@ same way from their mean returns, in which a tutored student's actions are partl
 mean height of a curve. A **fall** is the longest way down from the best score so far, once the threshold was
 reached; the **spread** is the standard deviation of the final scores over seeds. Scores of several games are put
 together as shares of the baseline's way: 0 is where it begins, 1 where it ends. The **chance to be better** is that
-of a run's final score against one of the baseline's. A tutor is **silent** where it was asked and has not answered:
-a share of its questions. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are
+of a run's final score against one of the baseline's. **No advice** is the share of questions that
+the tutor did not answer. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are
 drawn anew for each student of each game, together for all cells that share its baseline. Such intervals of one cell's
 few seeds are too narrow: where nothing differs, those of three seeds leave 0 out in a quarter of all cases, those of
 five in a sixth. What stands **beside the same student alone** is the mean difference between runs of the same seeds,
@@ -237,9 +237,9 @@ def costs(found: Findings) -> str:
     for name, cells in groups.items():
         consulted, asked, hits, *tokens, seconds = (fmean(found.told(cell, part) for cell in cells) for part in parts)
         counts = (f"{consulted:,.0f}", f"{asked:,.0f}", f"{hits / max(consulted, 1):.0%}", f"{sum(tokens):,.0f}")
-        silent = fmean(found.silent(cell) for cell in cells) / max(asked, 1)
-        rows.append((*name, *counts, f"{seconds:.1f}", f"{silent:.0%}"))
-    head = ("advice wanted", "questions", "answered by the table", "tokens", "seconds", "silent")
+        no_advice = fmean(found.no_advice(cell) for cell in cells) / max(asked, 1)
+        rows.append((*name, *counts, f"{seconds:.1f}", f"{no_advice:.0%}"))
+    head = ("advice wanted", "questions", "answered by the table", "tokens", "seconds", "no advice")
     return table(("game", "tutor", "reuse", *head), rows)
 
 

@@ -172,6 +172,6 @@ def account(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
             ("advice wanted", f"{tutor['consulted']:,} times; {known}"),
             ("tutor asked", f"{tutor['asked']:,} questions, {tokens:,} tokens, {tutor['seconds']:,.0f} s"),
         ]
-        if tutor["silent"]:
-            lines.append(("no advice", ", ".join(f"{kind} {count:,}" for kind, count in tutor["silent"].items())))
+        if tutor["no_advice"]:
+            lines.append(("no advice", ", ".join(f"{kind} {count:,}" for kind, count in tutor["no_advice"].items())))
     return [*lines, ("kept in", str(folder))]

@@ -25,7 +25,7 @@ from training.config import Config, evaluation_env
 from tutors import hire_analyst
 from tutors.advice_table import AdviceTable
 from tutors.advisor import EXPERT_DEPTH, Desk
-from tutors.base import Advice, TutorError, View
+from tutors.base import Advice, TutorError, View, no_advice_counts
 from tutors.episode_analyst import Analyst, Finding, Reader
 from tutors.episodes import LAST, MATTERS, Episode, as_told, expert_values, gaps, words_of
 from tutors.llm.server import Say
@@ -53,7 +53,7 @@ def pause(config: Config, agent: Agent, desk: Desk, say: Say) -> str:
 
     Raises:
         ValueError: nobody of that name can read games.
-        TutorError: whoever reads cannot be had, or is silent about all games.
+        TutorError: the analyst is not available, or answered about no game.
     """
     told = config.guiding
     assert config.folder is not None
@@ -72,11 +72,11 @@ def pause(config: Config, agent: Agent, desk: Desk, say: Say) -> str:
 
 
 def heard_of(analyst: Analyst, number: int) -> None:
-    """Raise TutorError if an analyst was silent about each of so many questions."""
-    silent = {kind.removeprefix("silent/"): n for kind, n in analyst.stats.items() if kind.startswith("silent/")}
-    if sum(silent.values()) >= number:
-        why = ", ".join(f"{n} {kind}" for kind, n in silent.items())
-        hint = ": its --max-model-len may be too short for games" if "status_400" in silent else ""
+    """Raise TutorError if an analyst answered none of `number` questions."""
+    failures = no_advice_counts(analyst.stats)
+    if sum(failures.values()) >= number:
+        why = ", ".join(f"{n} {kind}" for kind, n in failures.items())
+        hint = ": its --max-model-len may be too short for games" if "status_400" in failures else ""
         raise TutorError(f"{analyst.name} has said nothing about any of the {number} questions ({why}){hint}")
 
 

@@ -62,7 +62,7 @@ def judge(agent: Agent, env: Env) -> Result:
 
 
 def tutor_alone(desk: Desk, luck: Luck) -> Policy:
-    """The tutor's best action everywhere; a random legal one where it is silent."""
+    """The tutor's best action everywhere; a random legal one where there is no advice."""
 
     def policy(env: Env, step: Step) -> Tensor:
         advice = desk.advise(env.state, torch.ones_like(step.terminated))

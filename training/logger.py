@@ -26,7 +26,7 @@ LAYOUT = {  # the page Custom Scalars of TensorBoard: what one wants to see firs
         "wanted, and answered by the table": ["Multiline", ["tutor/wanted", "tutor/hit_rate"]],
         "questions": ["Multiline", ["tutor/asked"]],
         "trust": ["Multiline", ["tutor/label_mass", "tutor/agreement", "tutor/expert_agreement"]],
-        "silence": ["Multiline", ["tutor/silent/.*"]],
+        "no advice": ["Multiline", ["tutor/no_advice/.*"]],
     },
     "time": {"shares": ["Multiline", ["time/.*"]]},
 }

@@ -52,15 +52,15 @@ class TutorConfig:
     tutor_samples: int = 1
     """text: answers to each question, whose shares are the advice."""
     tutor_tries: int = 3
-    """text: how often a question is asked until an answer is legal; then the tutor is silent."""
+    """text: maximum number of attempts at a question that gets no legal answer."""
     tutor_wait: float = 10.0
     """Seconds to wait for a server that is not started here."""
     tutor_deadline: float = 60.0
-    """Seconds that the questions of one step may take; then the tutor is silent."""
+    """Seconds that the questions of one step may take; later answers are not used."""
     tutor_optional: bool = False
     """Train without advice as long as no server answers."""
     min_label_mass: float = 0.01
-    """The tutor is silent where it gives the legal labels less probability than this."""
+    """Minimum probability of all legal labels together; below it there is no advice."""
     tutor_accuracy: float = 1.0
     """How often the scripted tutor names a best move on purpose; else it names any legal one."""
     tutor_fresh: bool = False

@@ -14,7 +14,7 @@ from torch import Tensor
 from envs.base import State, rows_of
 from tutors.advice_table import ENDLESS, AdviceTable
 from tutors.async_advisor import Clerk, Ring
-from tutors.base import Advice, Tutor, View
+from tutors.base import Advice, Tutor, View, no_advice_counts
 from tutors.query import Wish
 from tutors.store import AdviceStore, Cost
 
@@ -186,7 +186,7 @@ class Desk:
         total = together(self._counted())
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
         self.reported = total
-        silent = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("silent/")}
+        no_advice = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("no_advice/")}
         return {
             **{f"tutor/{part}": new[part] for part in LOGGED},
             "tutor/wanted": new["consulted"] / max(new["positions"], 1),
@@ -196,7 +196,7 @@ class Desk:
             "tutor/expert_agreement": new["expert_agreed"] / max(new["answered"], 1),
             "tutor/table_load": float(self.table.load()),
             **({} if self.clerk is None else {"tutor/dropped": new["dropped"]}),
-            **silent,
+            **no_advice,
             **self._servers(),
         }
 
@@ -224,7 +224,7 @@ class Desk:
             "expert_agreement": round(told["expert_agreed"] / max(told["answered"], 1), 4),
             **{part: told[part] for part in ("filled", "stored", "store_failures", "hits")},
             "hit_rate": round(told["hits"] / max(told["consulted"], 1), 4),
-            "silent": {kind.removeprefix("silent/"): n for kind, n in told.items() if kind.startswith("silent/")},
+            "no_advice": no_advice_counts(told),
             "seconds": round(told["seconds"], 2),
             **({} if self.clerk is None else {"dropped": told["dropped"]}),
         }
@@ -295,7 +295,7 @@ class Desk:
                 return found
             except SQLAlchemyError as error:
                 self.store.failed(error)
-        return Advice.silence(len(keys), self.view.symmetry.shape[1], keys.device)
+        return Advice.no_advice(len(keys), self.view.symmetry.shape[1], keys.device)
 
     def _keep(self, state: State, keys: Tensor, said: Advice, cost: Cost) -> None:
         """Hand new answers to the store, count them, and compare them with an expert's where there is one."""

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,7 +26,7 @@ class Advice(NamedTuple):
     label_mass: Tensor  # (B,) float32 in [0, 1]: how much of the tutor's mind was on legal answers at all
 
     @classmethod
-    def silence(cls, rows: int, num_actions: int, device: torch.device | str = "cpu") -> "Advice":
+    def no_advice(cls, rows: int, num_actions: int, device: torch.device | str = "cpu") -> "Advice":
         """Return no advice for any of `rows` positions."""
         probs = torch.zeros(rows, num_actions, device=device)
         return cls(probs, torch.zeros(rows, dtype=torch.bool, device=device), probs.new_zeros(rows))
@@ -147,13 +148,18 @@ class Tutor(Protocol):
 
     name: str
     identity: dict[str, Any]  # whose answers these are and how they are asked for: the advice store tells them apart
-    stats: Counter[str]  # asked: prompts sent; silent/<kind>: positions without an answer
+    stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: positions without an answer
 
     def advise(self, state: State) -> Advice:
         """Return advice for every row of `state`, which a view has told, on the CPU or wherever it lives."""
 
     def report(self) -> dict[str, float]:
         """Return what the tutor's own side has to say since the last report, as TensorBoard tags."""
+
+
+def no_advice_counts(stats: Mapping[str, float]) -> dict[str, Any]:
+    """Return how many positions got no advice, by kind of failure, out of a tutor's counters."""
+    return {name.removeprefix("no_advice/"): count for name, count in stats.items() if name.startswith("no_advice/")}
 
 
 class Warner:

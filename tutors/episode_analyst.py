@@ -52,7 +52,7 @@ class Analyst(Protocol):
     """Whoever reads games."""
 
     name: str
-    stats: Counter[str]  # asked: prompts sent; silent/<kind>: games without an answer
+    stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: games without an answer
 
     def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
         """Return the steps of each game that mattered; none where the analyst is silent."""
@@ -76,7 +76,7 @@ class Reader:
 
     def advise(self, state: State) -> Advice:
         """Return no advice."""
-        return Advice.silence(row_count(state), len(self.view.labels))
+        return Advice.no_advice(row_count(state), len(self.view.labels))
 
     def report(self) -> dict[str, float]:
         """Return nothing."""
@@ -185,7 +185,7 @@ class VllmAnalyst:
 
     def _counted(self, answers: list[Any]) -> list[Any]:
         """Return the answers, and count what is silence."""
-        self.stats.update(f"silent/{one}" for one in answers if isinstance(one, Trouble))
+        self.stats.update(f"no_advice/{one}" for one in answers if isinstance(one, Trouble))
         return answers
 
     def _lines(self, wanted: Wanted) -> list[Line]:

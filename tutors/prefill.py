@@ -84,7 +84,7 @@ def fill(told: Fill, play: Play = mixed_play) -> str:
         ask(desk, state, console)
         summary, asked = desk.summary(), desk.counts["told"]
     if asked and not desk.counts["answered"]:
-        raise TutorError(f"the tutor answered none of {asked:,} questions: {summary['silent']}")
+        raise TutorError(f"the tutor answered none of {asked:,} questions: {summary['no_advice']}")
     everything = "all that play met" if row_count(state) < told.positions else "those met most often"
     return (
         f"{row_count(state):,} positions of {env.spec.name} {view.name}, {everything}: {desk.counts['stored']:,} were "

@@ -55,10 +55,10 @@ class RecordedTutor:
             advice = self.store.find(keys.cpu())
         except SQLAlchemyError as error:
             self.warn("store", f"the recorded advice cannot be read ({reason(error)}): the tutor is silent")
-            self.stats["silent/store"] += len(keys)
-            return Advice.silence(len(keys), len(self.view.labels))
+            self.stats["no_advice/store"] += len(keys)
+            return Advice.no_advice(len(keys), len(self.view.labels))
         if unknown := int((~advice.given).sum()):
-            self.stats["silent/not_recorded"] += unknown
+            self.stats["no_advice/not_recorded"] += unknown
         return advice
 
     def report(self) -> dict[str, float]:

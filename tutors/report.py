@@ -16,7 +16,7 @@ from torch import Tensor
 from envs.base import Env, State, row_count, rows_of
 from envs.rng import ADVISING, SAMPLING, Luck, pick
 from tutors.advisor import Desk
-from tutors.base import Advice, View
+from tutors.base import Advice, View, no_advice_counts
 
 GAMES = 256  # at once, while positions are gathered
 ROUND = 100  # steps between two looks at how many different positions there are
@@ -42,7 +42,7 @@ class Report:
     entropy: float  # nats
     entropy_share: float  # of log(number of legal actions), the entropy of an answer that knows nothing
     label_mass: float  # over all positions, answered or not
-    silent: dict[str, int]  # positions by what went wrong
+    no_advice: dict[str, int]  # positions by what went wrong
     stored: int  # answers that the advice store had: they cost nothing
     prompts: int
     prompt_tokens: int
@@ -157,7 +157,7 @@ def report(desk: Desk, state: State, depth: int) -> Report:
         entropy=unsure.mean().item(),
         entropy_share=(unsure[several] / choices[several].log()).mean().item(),
         label_mass=advice.label_mass.mean().item(),
-        silent={kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")},
+        no_advice=no_advice_counts(stats),
         stored=desk.counts["stored"],
         prompts=stats["asked"],
         prompt_tokens=stats["prompt_tokens"],

@@ -17,8 +17,8 @@ SIDE = (5.0, 3.4)  # inches, one of a view's two charts
 
 def measures_table(reports: Sequence[Report], tutor: str) -> Table:
     """Return the measures, a row a view, in 80 columns; below them, who was silent about how many positions and why."""
-    silence = [f"{one.game} {one.view}: {n:,} {kind}" for one in reports for kind, n in one.silent.items()]
-    caption = f"silent, positions: {', '.join(silence)}" if silence else None
+    no_advice = [f"{one.game} {one.view}: {n:,} {kind}" for one in reports for kind, n in one.no_advice.items()]
+    caption = f"no advice, positions: {', '.join(no_advice)}" if no_advice else None
     title = f"{tutor}, beside an expert, in positions of mixed play"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("view", "answered", "agrees", "chance", "ECE", "entropy", "mass", "cost (tokens)"):

@@ -85,7 +85,7 @@ def test_a_row_is_what_is_worked_out_by_hand() -> None:
     theirs: list[Points] = [[(0, 0.0), (50, 1.0)], [(0, 0.0), (50, 2.0)]]
     tutors = [{"asked": 4, "hits": 6, "consulted": 10, "prompt_tokens": 7, "answer_tokens": 1},
               {"asked": 8, "hits": 3, "consulted": 40, "prompt_tokens": 5, "answer_tokens": 3,
-               "silent": {"timeout": 3, "mass": 1}}]  # fmt: skip
+               "no_advice": {"timeout": 3, "mass": 1}}]  # fmt: skip
     cell = Cell("g", "s", "t", "m", "3")
     runs = [Outcome(one, [(step / 5, score) for step, score in one], one, 2 + at, tutor, {})
             for at, (one, tutor) in enumerate(zip(ours, tutors, strict=True))]  # fmt: skip
@@ -99,7 +99,7 @@ def test_a_row_is_what_is_worked_out_by_hand() -> None:
         "improvement": 2 / 4, "threshold": 1.425, "reached": 1, "steps_to_threshold": math.inf,
         "seconds_to_threshold": math.inf, "speedup": round(math.sqrt(50 / 50 * 50 / 40), 4), "speedup_low": 1,
         "speedup_high": 1.25, "fall": 0, "spread": 0.5, "asked": 6, "hit_rate": 9 / 50, "tokens": 8, "seconds": 2.5,
-        "silent": round(2 / 6, 4),
+        "no_advice": round(2 / 6, 4),
     }  # fmt: skip
     assert row_of(found, cell) == {"game": "g", "student": "s", "tutor": "t", "guidance": "m", "reuse": "3"} | numbers
     base = row_of(found, cell.baseline())
@@ -333,7 +333,7 @@ def test_costs_and_reuse_are_means_over_runs_and_shares_of_what_no_reuse_asks() 
     quick = {cell: [outcome(FALLS, 0.5)] * 3 for cell in found.runs if cell.reuse == "3"}
     lines = reuse(replace(found, runs=found.runs | quick), list(quick))
     assert lines.splitlines()[2].split(" | ")[3:6] == ["1.00 [1.00, 1.00]", "2.00 [2.00, 2.00]", "0.80 [0.80, 0.80]"]
-    told = {"asked": 10, "prompt_tokens": 7, "answer_tokens": 5, "seconds": 1.5, "silent": {"timeout": 2, "mass": 1}}
+    told = {"asked": 10, "prompt_tokens": 7, "answer_tokens": 5, "seconds": 1.5, "no_advice": {"timeout": 2, "mass": 1}}
     runs = {cell: [outcome(SLOW)._replace(tutor=told)] * 3 for cell in found.tutored()}
     assert costs(replace(found, runs=found.runs | runs)).splitlines()[2].endswith("| 12 | 1.5 | 30% |")
 

@@ -311,7 +311,7 @@ def test_the_tiny_tutor_on_vllm_is_started_once_for_a_study(free: str, tmp_path:
     for folder in tutored(path):
         tutor = json.loads((folder / "summary.json").read_text())["tutor"]
         assert tutor["asked"] > 100
-        assert tutor["silent"] == {}
+        assert tutor["no_advice"] == {}
     assert not list((tmp_path / "runs").glob("*/vllm.log")), "no run started one"
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", urlsplit(free).port), timeout=5)

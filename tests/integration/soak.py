@@ -142,7 +142,7 @@ class Saboteur:
     """Decides what each request meets with, and keeps account."""
 
     def __init__(self) -> None:
-        self.silent: Counter[str] = Counter()  # rows, by the kind of silence that must come of them
+        self.no_advice: Counter[str] = Counter()  # rows, by the kind of silence that must come of them
         self.done: Counter[str] = Counter()  # requests
         self.met: set[str] = set()
         self.lock = threading.Lock()
@@ -163,7 +163,7 @@ class Saboteur:
             number = chance % kinds
             if number < len(ALWAYS):
                 kind, act, tries = ALWAYS[number]
-                self.silent[kind] += len(prompts) / tries
+                self.no_advice[kind] += len(prompts) / tries
             elif number < len(ALWAYS) + len(HARMLESS):
                 act = HARMLESS[number - len(ALWAYS)]
             elif first:
@@ -181,7 +181,7 @@ def serve() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.url, flush=True)
     sys.stdin.read()
-    print(json.dumps({"silent": saboteur.silent, "done": saboteur.done}))
+    print(json.dumps({"no_advice": saboteur.no_advice, "done": saboteur.done}))
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Account:
     steps: int = 0
     rows: int = 0  # positions that the tutor was asked about
     answered: int = 0
-    silent: dict[str, int] = field(default_factory=dict)  # as the tutor counted
+    no_advice: dict[str, int] = field(default_factory=dict)  # as the tutor counted
     due: dict[str, float] = field(default_factory=dict)  # as the server says it must be
     requests: dict[str, int] = field(default_factory=dict)
     memory: list[float] = field(default_factory=list)  # MiB
@@ -201,11 +201,11 @@ class Account:
 
     def faults(self) -> list[str]:
         """Return what is wrong."""
-        counted = {kind: count for kind, count in self.silent.items() if kind != "breaker"}
+        counted = {kind: count for kind, count in self.no_advice.items() if kind != "breaker"}
         early = len(self.memory) // 4
         found = {
             f"counted {counted}, due {self.due}": counted == {kind: round(count) for kind, count in self.due.items()},
-            f"{self.rows} asked, {self.answered} answered": self.rows == self.answered + sum(self.silent.values()),
+            f"{self.rows} asked, {self.answered} answered": self.rows == self.answered + sum(self.no_advice.values()),
             f"memory {self.memory[early:]}": max(self.memory[early:]) < self.memory[early] + 40,
             f"files {self.files[early:]}": max(self.files[early:]) <= max(self.files[: early + 1]) + 3,
             f"threads {self.threads[early:]}": max(self.threads[early:]) <= max(self.threads[: early + 1]) + 1,
@@ -240,8 +240,8 @@ def soak(seconds: float, folder: Path) -> Account:
             account.steps, counts = training.global_step, training.desk.counts
             account.rows, account.answered = counts["told"], counts["answered"]
             stats = training.desk.tutor.stats
-            account.silent = {
-                kind.removeprefix("silent/"): n for kind, n in stats.items() if kind.startswith("silent/")
+            account.no_advice = {
+                kind.removeprefix("no_advice/"): n for kind, n in stats.items() if kind.startswith("no_advice/")
             }
             if life == LIVES - 1:
                 child.stdin.close()
@@ -249,7 +249,7 @@ def soak(seconds: float, folder: Path) -> Account:
                 child.wait()
                 child.stdout.close()
                 account.shares = shares(config, training.desk, seconds / 60)
-    account.due, account.requests = told["silent"], told["done"]
+    account.due, account.requests = told["no_advice"], told["done"]
     return account
 
 

@@ -75,7 +75,7 @@ def test_a_run_leaves_what_the_design_says(run: Path) -> None:
     assert tutor["name"] == "scripted"
     assert 0 < tutor["asked"] < tutor["consulted"]
     assert tutor["hit_rate"] == pytest.approx(tutor["hits"] / tutor["consulted"], abs=1e-4)
-    assert tutor["silent"] == {}
+    assert tutor["no_advice"] == {}
     assert (tutor["filled"], tutor["stored"], tutor["store_failures"]) == (0, 0, 0)
     config = config_from_json((run / "config.json").read_text())
     assert config.tutoring.tutor == "scripted"
@@ -111,7 +111,9 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
     scalars = events.Tags()["scalars"]
     assert "eval/mean_return" in patterns
     for pattern in patterns:
-        assert pattern == "tutor/silent/.*" or any(re.match(pattern, tag) for tag in scalars), f"nothing is {pattern}"
+        assert pattern == "tutor/no_advice/.*" or any(re.match(pattern, tag) for tag in scalars), (
+            f"nothing is {pattern}"
+        )
 
 
 def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +396,7 @@ def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_pat
     assert done.returncode == 0, done.stderr
     tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
     assert tutor["asked"] == tutor["hits"] == 0
-    assert tutor["silent"]["breaker"] > 0
+    assert tutor["no_advice"]["breaker"] > 0
     refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor", "--episodes", "10")
     assert refused.returncode == 2
     assert "no server answers" in refused.stderr

@@ -58,7 +58,7 @@ def nothing_yet(self: Training, step: Step, proposal: Proposal) -> Query:
     """In place of `Training.look_up`: no question is put."""
     assert self.desk is not None
     nobody = torch.zeros(len(proposal.action), dtype=torch.bool)
-    return Query(self.desk.tell(step.state), Wish(nobody, nobody, nobody), Advice.silence(len(nobody), 7), nobody)
+    return Query(self.desk.tell(step.state), Wish(nobody, nobody, nobody), Advice.no_advice(len(nobody), 7), nobody)
 
 
 def asked_as_before(self: Training, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:

@@ -29,7 +29,7 @@ SUMMARY: dict[str, Any] = {
     "global_step": 1_000_000, "wall_seconds": 3725.4, "sps": 268.4,
     "eval": {"mean_return": 0.5, "stderr": 0.1, "episodes": 100},
     "tutor": {"consulted": 5000, "hits": 2000, "hit_rate": 0.4, "asked": 2500, "prompt_tokens": 100_000,
-              "answer_tokens": 2500, "seconds": 61.7, "silent": {"timeout": 7}},
+              "answer_tokens": 2500, "seconds": 61.7, "no_advice": {"timeout": 7}},
 }  # fmt: skip
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -118,8 +118,8 @@ class Says:
         return self.found
 
 
-@pytest.mark.parametrize(("silences", "raises"), [({}, False), ({"silent/deadline": 1}, False), (
-    {"silent/deadline": 1, "silent/status_400": 1}, True)])  # fmt: skip
+@pytest.mark.parametrize(("silences", "raises"), [({}, False), ({"no_advice/deadline": 1}, False), (
+    {"no_advice/deadline": 1, "no_advice/status_400": 1}, True)])  # fmt: skip
 def test_who_is_silent_about_every_game_ends_the_run(silences: dict[str, int], raises: bool, tmp_path: Path) -> None:
     """Silence about some is what they cost; a student is not said to be refined by nobody."""
     games, says, table = [episode(BLUNDER)] * 2, Says([[], []]), AdviceTable(7, float("inf"))

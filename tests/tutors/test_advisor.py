@@ -46,7 +46,7 @@ class Witness:
         self.heard += keys.tolist()
         self.stats["asked"] += len(keys)
         given = keys % self.mute != 0 if self.mute else torch.ones_like(keys, dtype=torch.bool)
-        self.stats["silent/mute"] += int((~given).sum())
+        self.stats["no_advice/mute"] += int((~given).sum())
         return Advice(answer_to(keys) * given[:, None], given, given.float())
 
 
@@ -162,7 +162,7 @@ def test_silence_is_no_advice_and_is_asked_about_again() -> None:
     again = tutor.heard[before:]
     assert again
     assert all(key % 2 == 0 for key in again)
-    assert desk.summary()["silent"] == {"mute": 2 * len(again)}
+    assert desk.summary()["no_advice"] == {"mute": 2 * len(again)}
 
 
 def test_a_second_run_finds_the_answers_in_the_store_and_asks_nothing(tmp_path: Path) -> None:

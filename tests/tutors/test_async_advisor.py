@@ -225,7 +225,7 @@ def test_a_thread_that_waits_for_ever_is_called_back() -> None:
 
     def ask(state: State, keys: Tensor) -> Advice:
         gate.wait()
-        return Advice.silence(len(keys), 7)
+        return Advice.no_advice(len(keys), 7)
 
     clerk = Clerk(ask, gate.set)
     ring = Ring(numbered([0])[1], 8)

@@ -217,7 +217,7 @@ def test_what_is_not_right_is_asked_again_and_then_silence(server: Server, analy
     found = analyst.critical(games)
     assert [len(named) for named in found] == [1, 1, 0]
     assert list(tries.values()) == [1, 2, 3]
-    assert analyst.stats["silent/not_json"] == 1
+    assert analyst.stats["no_advice/not_json"] == 1
     assert analyst.stats["asked"] == 6
     warm = [body["temperature"] for body in server.asked if "structured_outputs" in body]
     assert warm == [0, 0.7, 0.7]
@@ -251,4 +251,4 @@ def test_a_server_that_goes_away_costs_the_games_and_no_more(server: Server, ana
 
     server.misbehave = never
     assert analyst.critical([episode(BLUNDER)] * 3) == [[]] * 3
-    assert analyst.stats["silent/status_500"] == 3
+    assert analyst.stats["no_advice/status_500"] == 3

@@ -78,7 +78,7 @@ def test_what_was_recorded_is_repeated_bit_by_bit_and_the_rest_is_silence_and_co
     with repeating(path) as tutor:
         advice = tutor.advise(rows_of(STATE, order))
         assert tutor.advise(rows_of(STATE, order)).probs.equal(advice.probs)
-        assert tutor.stats == {"asked": 12, "silent/not_recorded": 4}
+        assert tutor.stats == {"asked": 12, "no_advice/not_recorded": 4}
         assert tutor.report() == {}
     is_known = order < 7
     assert advice.given.equal(is_known)
@@ -171,7 +171,7 @@ def test_a_store_that_is_lost_in_mid_run_is_silence(path: Path) -> None:
             connection.exec_driver_sql("DROP TABLE answers")
         advice = tutor.advise(STATE)
         assert not advice.given.any()
-        assert tutor.stats == {"asked": 12, "silent/store": 12}
+        assert tutor.stats == {"asked": 12, "no_advice/store": 12}
 
 
 def test_the_desk_keeps_what_a_recorded_tutor_says_in_the_run_s_own_store(path: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_run_with_the_answers_of_another_asks_nobody_and_is_the_same_twice(tmp
     again, _ = train("again", f"recorded:{store}")
     assert len(once) > 2
     assert once == again == first, "an answer is the same, whoever repeats it"
-    assert said["silent"] in ({}, {"not_recorded": 0})
+    assert said["no_advice"] in ({}, {"not_recorded": 0})
     assert said["asked"] == told["asked"]
     refused = subprocess.run(
         [sys.executable, "train.py", "--env", "connect4", "--tutor", f"recorded:{store}"],

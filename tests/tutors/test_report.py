@@ -76,7 +76,7 @@ class Sayer:
         self.calls.append(row_count(state))
         self.stats["asked"] += row_count(state)
         advice = self.say(state)
-        self.stats["silent/mute"] += int((~advice.given).sum())
+        self.stats["no_advice/mute"] += int((~advice.given).sum())
         return advice
 
     def report(self) -> dict[str, float]:
@@ -193,7 +193,7 @@ def test_a_report_holds_what_the_answers_come_to() -> None:
 
     view = EchoView(Echo(4))
     found = report(desk_of(view, Sayer(view, say)), hidden(0, 1, 2, 3), 4)
-    assert (found.positions, found.answered, found.prompts, found.silent) == (4, 3, 4, {"mute": 1})
+    assert (found.positions, found.answered, found.prompts, found.no_advice) == (4, 3, 4, {"mute": 1})
     assert found.agreement == pytest.approx(1 / 3)
     assert found.interval == wilson(1, 3)
     assert found.chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 3) / 3)  # of columns beside the hidden one none is legal
@@ -212,9 +212,9 @@ def test_a_report_holds_what_the_answers_come_to() -> None:
 
 def test_who_is_silent_throughout_has_no_measures_and_is_shown_all_the_same() -> None:
     view = EchoView(Echo(4))
-    mute = Sayer(view, lambda state: Advice.silence(row_count(state), 4))
+    mute = Sayer(view, lambda state: Advice.no_advice(row_count(state), 4))
     found = report(desk_of(view, mute), hidden(0, 1, 3), 4)
-    assert (found.answered, found.silent, found.interval) == (0, {"mute": 3}, (0, 1))
+    assert (found.answered, found.no_advice, found.interval) == (0, {"mute": 3}, (0, 1))
     told = json.loads(json.dumps(found.as_json(), allow_nan=False))
     assert told["agreement"] is None
     assert told["curve"]["confidence"] == [None] * BINS
@@ -471,7 +471,7 @@ class Mute(View):
 
 def test_a_number_that_is_none_is_shown_as_a_dash() -> None:
     view = EchoView(Echo(4))
-    mute = Sayer(view, lambda state: Advice.silence(row_count(state), 4))
+    mute = Sayer(view, lambda state: Advice.no_advice(row_count(state), 4))
     found: Report = report(desk_of(view, mute), rows_of(hidden(0, 1, 3), torch.tensor([0, 1])), 4)
     cells = [cell for column in measures_table([found], "sayer").columns for cell in column.cells]
     assert any(cell.startswith("–") for cell in cells)

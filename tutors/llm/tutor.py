@@ -46,7 +46,7 @@ class VllmTutor:
     ) -> None:
         self.view, self.model, self.way = view, model, way
         self.name = model.name
-        self.stats: Counter[str] = Counter()  # asked: prompts; requests; prompt_tokens; answer_tokens; silent/<kind>
+        self.stats: Counter[str] = Counter()  # asked: prompts; requests; prompt_tokens; answer_tokens; no_advice/<kind>
         self.warn = Warner(logging.getLogger(__name__))
         self.lines = [Line(client, model, way.wanted(0), way.blanks(), self.stats) for client in clients]
         self.settled: tuple[str, bool | None] = ("", None)  # whose answers these are, and whether in a chat's words
@@ -73,7 +73,7 @@ class VllmTutor:
         self.settled = (who, chats)  # also for a server that comes later
 
     def advise(self, state: State) -> Advice:
-        advice = Advice.silence(len(next(iter(state.values()))), len(self.view.labels))
+        advice = Advice.no_advice(len(next(iter(state.values()))), len(self.view.labels))
         self._expect_one_model()
         is_open = [line.is_open() for line in self.lines]
         if not self.learned:
@@ -107,7 +107,7 @@ class VllmTutor:
 
     def _count(self, kind: str, rows: int = 1) -> None:
         """Count rows that get no advice."""
-        self.stats[f"silent/{kind}"] += rows
+        self.stats[f"no_advice/{kind}"] += rows
         self.warn(kind, f"the tutor is silent ({kind}): training goes on without its advice")
 
     def _verdicts(self, state: State, is_open: list[bool]) -> list[tuple[Verdict, float]]:

@@ -164,7 +164,7 @@ class AdviceStore:
         Raises:
             SQLAlchemyError: the database fails, or takes too long.
         """
-        advice = Advice.silence(len(keys), self.num_actions)
+        advice = Advice.no_advice(len(keys), self.num_actions)
         rows_by_key: dict[Key, list[int]] = {}
         for row, (key, check) in enumerate(keys.tolist()):
             rows_by_key.setdefault((key, check), []).append(row)

@@ -91,7 +91,7 @@ def a_full_column() -> State:
 
 
 def silences(tutor: VllmTutor) -> dict[str, int]:
-    return {kind.removeprefix("silent/"): n for kind, n in tutor.stats.items() if kind.startswith("silent/")}
+    return {kind.removeprefix("no_advice/"): n for kind, n in tutor.stats.items() if kind.startswith("no_advice/")}
 
 
 def always(status: int, body: object, **headers: str) -> Callable[[Handler, dict], bool]:

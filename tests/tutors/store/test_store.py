@@ -121,7 +121,7 @@ def test_keys_come_back_in_the_order_in_which_they_are_asked(store: AdviceStore)
 def test_unknown_keys_are_silent(store: AdviceStore) -> None:
     store.put(KEYS[:1], random_advice(1), words(1))
     others = torch.tensor([[5, 1], [0, 5], [6, 0], [-5, 0]])  # the first shares a half with what is stored
-    assert_same(store.find(others), Advice.silence(4, 7))
+    assert_same(store.find(others), Advice.no_advice(4, 7))
 
 
 def test_a_key_asked_twice_is_answered_twice(store: AdviceStore) -> None:
@@ -131,8 +131,8 @@ def test_a_key_asked_twice_is_answered_twice(store: AdviceStore) -> None:
 
 def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
     nothing = torch.zeros(0, 2, dtype=torch.int64)
-    store.put(nothing, Advice.silence(0, 7), [])
-    assert_same(store.find(nothing), Advice.silence(0, 7))
+    store.put(nothing, Advice.no_advice(0, 7), [])
+    assert_same(store.find(nothing), Advice.no_advice(0, 7))
     assert store.count() == 0
 
 
@@ -167,7 +167,7 @@ def assert_stranger(store: AdviceStore, path: Path, identity: dict[str, object])
     store.put(KEYS, random_advice(len(KEYS)), words(len(KEYS)))
     store.flush()
     other = AdviceStore(path, identity)
-    assert_same(other.find(KEYS), Advice.silence(len(KEYS), 7))
+    assert_same(other.find(KEYS), Advice.no_advice(len(KEYS), 7))
     assert other.count() == 0
     theirs = random_advice(len(KEYS), seed=1)
     other.put(KEYS, theirs, words(len(KEYS)))
