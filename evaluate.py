@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from agents import Agent
-from envs.rng import ADVISING, Luck
+from envs.rng import ADVISING, CounterRNG
 from training.checkpoint import load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, config_of, evaluation_env, find_device, make_agent, make_env
@@ -106,16 +106,16 @@ def evaluate(evaluation: Evaluation) -> Result:
     assert evaluation.run is not None, "only a report can do without a run"
     device = find_device(evaluation.device)
     env = evaluation_env(config, evaluation.episodes, device, evaluation.env_kwargs)
-    luck = Luck(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), ADVISING)
+    rng = CounterRNG(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), ADVISING)
     if evaluation.who == "random":
-        return play(random_play(luck), env)
+        return play(random_play(rng), env)
     if evaluation.who == "student":
         return judge(saved_student(evaluation.run, config, device), env)
     wanted = replace(config.tutoring, tutor_optional=False, nowait=False)
     with open_desk(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
         if desk is None:
             raise ValueError(f"{evaluation.run} had no tutor")
-        result = play(tutor_alone(desk, luck), env)
+        result = play(tutor_alone(desk, rng), env)
         told = desk.summary()
         if told["no_advice"]:
             print(f"no advice, random actions instead: {told['no_advice']}", file=sys.stderr)

@@ -11,14 +11,23 @@ import torch
 from torch import Tensor
 
 from agents import Agent
-from agents.base import Choice, Heard, Proposal, frozen
-from agents.compile import accelerate
-from agents.distributed import join, leave, portion, rank, ranks, share, together, total
+from agents.base import Choice, Heard, Proposal, frozen_copy
+from agents.compile import compile_methods
+from agents.distributed import (
+    all_gather_sum,
+    all_reduce_sum,
+    broadcast_object,
+    init,
+    rank,
+    shard_size,
+    shutdown,
+    world_size,
+)
 from agents.guidance import METHODS
 from envs.base import Env, Step
-from envs.episode_stats import Score
+from envs.episode_stats import EpisodeStats
 from envs.opponents import SelfPlay
-from envs.rng import ADVISING, GUIDING, Luck
+from envs.rng import ADVISING, GUIDING, CounterRNG
 from training.checkpoint import load_checkpoint, write
 from training.cli import run_program
 from training.config import Config, evaluation_env, find_device, make_agent, make_env, tuned_for
@@ -45,13 +54,13 @@ def train(config: Config) -> dict[str, object]:
         TutorError: the tutor cannot be had, or not any longer; what was learned is saved.
         SystemExit: it was told to stop; what was learned is saved.
     """
-    device = join(find_device(config.device))
+    device = init(find_device(config.device))
     config.check()
     if config.accelerate == "graph" and not device.startswith("cuda"):
         raise ValueError(f"--accelerate graph is for CUDA devices: on {device} compile is as far as it goes")
     config, goes_on = settled(replace(config, device=device))
     source, pauses = config.folder if goes_on else config.resume, METHODS[config.guiding.guidance].pauses
-    state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), ranks())
+    state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), world_size())
     if source is not None and state is not None and state["global_step"] >= config.total_steps:
         done = f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps"
         if not goes_on or (source / "summary.json").exists():  # else its last evaluation is still to do
@@ -63,7 +72,7 @@ def train(config: Config) -> dict[str, object]:
         make_view(env.game, config.tutoring.view, not config.tutoring.no_symmetry)  # errs before there is a folder
     agent = make_agent(config, env)
     with ExitStack() as stack:
-        stack.callback(leave)
+        stack.callback(shutdown)
         log = None
         if rank() == 0:
             stack.enter_context(alone_in(config.folder))
@@ -78,8 +87,8 @@ def train(config: Config) -> dict[str, object]:
         progress.tell(
             f"{config.folder}: {config.algo} on {config.env}, tutor {without_password(config.tutoring.tutor)}, {device}"
         )
-        for turn in range(ranks()):  # one after the other: the first may start a server, which the others find
-            if share(turn) == rank():
+        for turn in range(world_size()):  # one after the other: the first may start a server, which the others find
+            if broadcast_object(turn) == rank():
                 told = (config.tutoring, env.game, config.seed, config.folder, device, progress.say)
                 desk = reading_desk(config, env) if pauses else stack.enter_context(open_desk(*told))
         training = Training(config, env, agent, desk, log, progress)
@@ -111,20 +120,20 @@ class Training(Resumable):
     ) -> None:
         self.config, self.env, self.agent, self.desk, self.log, self.progress = config, env, agent, desk, log, progress
         self.guidance = agent.guidance
-        games = torch.arange(env.first_game, env.first_game + env.num_envs, device=env.device)
-        self.luck, self.guiding_luck = (Luck(config.seed, games, stream) for stream in (ADVISING, GUIDING))
+        games = torch.arange(env.first_env_id, env.first_env_id + env.num_envs, device=env.device)
+        self.rng, self.guidance_rng = (CounterRNG(config.seed, games, stream) for stream in (ADVISING, GUIDING))
         told = config.tutoring
         self.asking = Asking(told.asking, told.asking_threshold, agent.has_policy, env.device)
-        limits = (None if most is None else portion(most) for most in (told.ask_budget, told.ask_per_step))
+        limits = (None if most is None else shard_size(most) for most in (told.ask_budget, told.ask_per_step))
         self.rations = Rations(*limits, env.device)
         self.acted = torch.zeros((), dtype=torch.int64, device=env.device)  # env steps, as global_step
-        self.score = Score(env.num_envs, env.device)
+        self.score = EpisodeStats(env.num_envs, env.device)
         self.watch = self.within = Stopwatch()
         self.agreed = torch.zeros(2, device=env.device)  # advice that the student had in mind too, all advice
         self.columns = torch.arange(env.spec.num_actions, device=env.device)
         self.actions = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)  # student's, tutor's
         if isinstance(opponent := getattr(env.game, "opponent", None), SelfPlay):
-            self.rival, self.mirror = opponent, frozen(agent)
+            self.rival, self.mirror = opponent, frozen_copy(agent)
             opponent.policy, opponent.errs = self.mirror.greedy, torch.ones((), device=env.device)
         self.camera = Camera(config, env.spec)
         self.global_step = self.updates = 0
@@ -140,15 +149,15 @@ class Training(Resumable):
         mode = self.config.accelerate
         if mode == "eager":
             return
-        accelerate(mode, self.agent, *self.agent.parts)
+        compile_methods(mode, self.agent, *self.agent.parts)
         if type(self.env) is not Env:  # a Gymnasium env is not made of tensors
-            accelerate(mode, self.agent, "act", "observe")
+            compile_methods(mode, self.agent, "act", "observe")
             if self.desk is not None:
-                accelerate(mode, self, "look_up", "follow")
+                compile_methods(mode, self, "look_up", "follow")
             return
         self.within = untimed
         for name in ("moment",) if self.desk is None or self.desk.clerk is not None else ("before", "after"):
-            accelerate(mode, self, name)
+            compile_methods(mode, self, name)
             setattr(self, name, partial(self.watch, "play", getattr(self, name)))
 
     def run(self) -> dict[str, object]:
@@ -163,7 +172,7 @@ class Training(Resumable):
         step = self.env.reset() if self.step is None else self.step
         stats: dict[str, Tensor] = {}
         with Stop() as stop:
-            while self.global_step < config.total_steps and not share(stop.number):
+            while self.global_step < config.total_steps and not broadcast_object(stop.number):
                 before, self.result = self.global_step, None
                 try:
                     step, stats = self.round(step)
@@ -176,12 +185,12 @@ class Training(Resumable):
                     self.report(stats)
                 if before // config.eval_every < self.global_step // config.eval_every:
                     self.result = self.evaluate()
-                if self.global_step < config.total_steps and share(self.is_time_to_save()):
+                if self.global_step < config.total_steps and broadcast_object(self.is_time_to_save()):
                     self.save(stats)
             self.save(stats, last=True)
-        if share(stop.number):
+        if broadcast_object(stop.number):
             self.progress.tell(f"stopped: python train.py --resume {config.folder} goes on")
-            raise SystemExit(128 + share(stop.number))
+            raise SystemExit(128 + broadcast_object(stop.number))
         return self.summary(self.result or self.evaluate())
 
     def round(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
@@ -221,15 +230,15 @@ class Training(Resumable):
         self.within("store", self.agent.observe, step, proposal, choice.action, felt, extras)
         self.score.add(after)
         self.acted += self.config.num_envs
-        return after.now()
+        return after.as_initial()
 
     def look_up(self, step: Step, proposal: Proposal) -> Query:
         """Return where advice is wanted, what the table knows of it, and where a question is put."""
         desk = self.desk
         assert desk is not None
         told = desk.tell(step.state)
-        luck = self.luck.draw(self.env.steps, 2)
-        wish = self.asking.wish(told.keys, proposal.scores, step.legal, self.consult_probability(), luck)
+        u = self.rng.uniform(self.env.steps, 2)
+        wish = self.asking.wish(told.keys, proposal.scores, step.action_mask, self.consult_probability(), u)
         if self.guidance.fades:
             wish = wish._replace(wanted=wish.wanted & (self.guidance.strength > 0))
         advice = desk.look_up(told, wish.wanted)
@@ -248,8 +257,8 @@ class Training(Resumable):
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
         heeded = self.asking.heed(query.wish.wanted, advice.given & ~same, self.rations)
         heard = Heard(advice.probs * heeded[:, None], advice.given & heeded)
-        luck = self.guiding_luck.draw(self.env.steps, step.legal.shape[1] + 1)
-        choice = self.guidance.choose(proposal, heard, step.legal, luck)
+        u = self.guidance_rng.uniform(self.env.steps, step.action_mask.shape[1] + 1)
+        choice = self.guidance.choose(proposal, heard, step.action_mask, u)
         besides = self.guidance.see(choice.extras)
         if besides is not None:
             proposal = self.agent.think(step, besides)
@@ -266,8 +275,8 @@ class Training(Resumable):
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last report, and show it."""
         numbers = self.check(stats)
-        total(self.score.sums)
-        now, played = time.monotonic(), self.score.take()
+        all_reduce_sum(self.score.sums)
+        now, played = time.monotonic(), self.score.pop()
         sps = (self.global_step - self.logged_step) / (now - self.logged_at)
         self.logged_at, self.logged_step = now, self.global_step
         values = {"charts/SPS": sps}
@@ -275,16 +284,16 @@ class Training(Resumable):
             values["charts/episodic_return"] = played["return"]
             values["charts/episodic_length"] = played["length"]
         if self.desk is not None:
-            same, advised = total(self.agreed).tolist()
+            same, advised = all_reduce_sum(self.agreed).tolist()
             self.agreed.zero_()
-            values |= self.desk.report(together) | together(self.rations.report())
+            values |= self.desk.report(all_gather_sum) | all_gather_sum(self.rations.report())
             values["tutor/agreement"] = same / max(advised, 1)
             if self.asking.method == "chance":
                 values["tutor/consult_probability"] = float(self.consult_probability())
             if self.guidance.fades or self.guidance.pauses:
                 values["tutor/strength"] = float(self.guidance.strength)
         values |= numbers | self.watch.shares()
-        for who, counts in zip(("student", "tutor"), total(self.actions).tolist(), strict=True):
+        for who, counts in zip(("student", "tutor"), all_reduce_sum(self.actions).tolist(), strict=True):
             if self.log is not None and any(counts):
                 self.log.count(self.global_step, f"policy/actions_{who}", counts)
         self.actions.zero_()
@@ -312,7 +321,9 @@ class Training(Resumable):
             "wall_seconds": round(seconds, 2),
             "sps": round(self.global_step / seconds, 1),
             "eval": asdict(result),
-            "tutor": None if self.desk is None else self.desk.summary(together) | together(self.rations.summary()),
+            "tutor": None
+            if self.desk is None
+            else self.desk.summary(all_gather_sum) | all_gather_sum(self.rations.summary()),
         }
 
 

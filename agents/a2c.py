@@ -16,7 +16,7 @@ from torch import Tensor
 from agents.base import UNGUIDED, Guidance
 from agents.networks import ActorCritic
 from agents.on_policy import Batch, OnPolicy, OnPolicyConfig
-from agents.policy import entropy, log_policy, taken
+from agents.policy import entropy, gather_action, masked_log_softmax
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def a2c_loss(
     section 4.
     """
     logits, value = network(batch.obs, guidance.see(batch.extras))
-    own = log_policy(logits, batch.legal)
-    log_probs = guidance.bend(own, batch.legal, batch.extras)
-    log_prob = taken(log_probs, batch.action)
+    own = masked_log_softmax(logits, batch.action_mask)
+    log_probs = guidance.bend(own, batch.action_mask, batch.extras)
+    log_prob = gather_action(log_probs, batch.action)
     assert log_prob.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
     policy_loss = -(log_prob * batch.advantage).mean()
     value_loss = 0.5 * (value - batch.returns).square().mean()
     spread = entropy(log_probs).mean()
     loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread
-    loss = loss + guidance.loss(own, batch.legal, batch.extras)
+    loss = loss + guidance.loss(own, batch.action_mask, batch.extras)
     return loss, {
         "losses/policy_loss": policy_loss.detach(),
         "losses/value_loss": value_loss.detach(),

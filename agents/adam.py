@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.distributed import average
+from agents.distributed import all_reduce_mean
 
 BETA1, BETA2 = 0.9, 0.999
 EPSILON = 1e-8
@@ -41,7 +41,7 @@ class Adam:
         """Go one step down the loss, the mean over all ranks, and return the gradient's norm before clipping."""
         grads = torch.autograd.grad(loss, self.parameters)
         with torch.no_grad():
-            grad = average(torch.cat([one.flatten() for one in grads]))
+            grad = all_reduce_mean(torch.cat([one.flatten() for one in grads]))
             norm = grad.norm()
             grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             self.steps += 1

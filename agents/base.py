@@ -77,7 +77,7 @@ class Guidance:
         """Return these numbers, (B, inputs) float32, after `choose`; the student then decides once more."""
         return None
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
         """Return what to do, after the student's own proposal.
 
         Args:
@@ -88,12 +88,12 @@ class Guidance:
         """
         return Choice(proposal.action, proposal.scores, {})
 
-    def unheard(self, legal: Tensor) -> Extras:
+    def unheard(self, action_mask: Tensor) -> Extras:
         """Return what is kept beside moments of N games in which nobody said anything; legal is (N, A) bool."""
-        nothing = torch.zeros(len(legal), device=legal.device)
-        nobody = Proposal(nothing.long(), nothing.long(), torch.zeros_like(legal, dtype=torch.float32), nothing)
-        luck = torch.zeros(len(legal), legal.shape[1] + 1, device=legal.device)
-        return self.choose(nobody, Heard(nobody.scores, nothing.bool()), legal, luck).extras
+        nothing = torch.zeros(len(action_mask), device=action_mask.device)
+        nobody = Proposal(nothing.long(), nothing.long(), torch.zeros_like(action_mask, dtype=torch.float32), nothing)
+        u = torch.zeros(len(action_mask), action_mask.shape[1] + 1, device=action_mask.device)
+        return self.choose(nobody, Heard(nobody.scores, nothing.bool()), action_mask, u).extras
 
     def reward(self, after: Step) -> Tensor:
         """Return what the student is to take for the reward, (N,) float32, of the step that `choose` decided."""
@@ -107,7 +107,7 @@ class Guidance:
         """Return the rewards to learn from, of remembered moments of any shape: a bonus fades in memory, too."""
         return rewards + self.strength * self.reward_scale * extras["bonus"] if "bonus" in extras else rewards
 
-    def bend(self, log_probs: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+    def bend(self, log_probs: Tensor, action_mask: Tensor, extras: Extras) -> Tensor:
         """Return the policy that is learned, (B, A) log-probabilities, made of the student's own."""
         return log_probs
 
@@ -115,7 +115,7 @@ class Guidance:
         """Return which moments the policy learns from, (T, N) bool; None for all. The value learns from all."""
         return None
 
-    def future(self, future: Tensor, values: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+    def future(self, future: Tensor, values: Tensor, action_mask: Tensor, extras: Extras) -> Tensor:
         """Return what a position is worth that a value aims at, (B,), of the student's own estimate `future`.
 
         Args:
@@ -129,7 +129,7 @@ class Guidance:
         """Return the advantages (T, N) to learn from."""
         return advantages
 
-    def loss(self, scores: Tensor, legal: Tensor, extras: Extras) -> Tensor | float:
+    def loss(self, scores: Tensor, action_mask: Tensor, extras: Extras) -> Tensor | float:
         """Return what to add to the loss, 0-d, for the student's scores (B, A): log-probabilities, or values."""
         return 0.0
 
@@ -168,7 +168,7 @@ class Agent(Protocol):
         `besides` (N, inputs) is what it sees beside its observation; None: nothing.
         """
 
-    def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
+    def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
         """Return the student's best actions, (N,) int64, without exploration; changes nothing."""
 
     def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
@@ -187,7 +187,7 @@ class Agent(Protocol):
         """Take over what `state_dict` returned."""
 
 
-def frozen(agent: Agent) -> Agent:
+def frozen_copy(agent: Agent) -> Agent:
     """Return a copy of a student for its `greedy`, which later updates do not change."""
     other = copy.copy(agent)
     other.network = copy.deepcopy(agent.network).requires_grad_(False)

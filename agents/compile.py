@@ -7,18 +7,18 @@ import torch
 from torch.utils import _pytree as pytree
 
 MODES = ("eager", "compile", "graph")
-WARM_UP = 3  # calls of a compiled function before it is recorded
+WARMUP_CALLS = 3  # calls of a compiled function before it is recorded
 # Dynamo has looked at what a compiled function is handed; looking again is a tenth of a step
-UNCHECKED: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
+INDUCTOR_OPTIONS: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
 
 
-def accelerate(mode: str, owner: object, *names: str) -> None:
+def compile_methods(mode: str, owner: object, *names: str) -> None:
     """Replace methods of `owner` by faster ones that do the same."""
     for name in names:
-        setattr(owner, name, capture(getattr(owner, name), mode))
+        setattr(owner, name, compile_function(getattr(owner, name), mode))
 
 
-def capture(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+def compile_function(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     """Return `function` as it is, compiled, or compiled and recorded as a CUDA graph.
 
     It must be a function of tensors that writes only into tensors which never move, and decides nothing by their
@@ -27,11 +27,11 @@ def capture(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     if mode == "eager":
         return function
     torch._dynamo.config.trace_autograd_ops = True  # so that an update is one piece, from the loss to the weights
-    compiled = torch.compile(function, dynamic=False, options=UNCHECKED)
-    return compiled if mode == "compile" else Graph(compiled)
+    compiled = torch.compile(function, dynamic=False, options=INDUCTOR_OPTIONS)
+    return compiled if mode == "compile" else CUDAGraph(compiled)
 
 
-class Graph:
+class CUDAGraph:
     """A function that is recorded once and replayed: all its kernels cost one launch.
 
     The first calls run it as it is. Its arguments are tensors, or made of them, and are copied to places of their own;
@@ -44,10 +44,10 @@ class Graph:
 
     def __call__(self, *args: Any) -> Any:
         self.calls += 1
-        if self.calls <= WARM_UP:
+        if self.calls <= WARMUP_CALLS:
             return self.function(*args)
         leaves = pytree.tree_leaves(args)
-        if self.calls == WARM_UP + 1:
+        if self.calls == WARMUP_CALLS + 1:
             self._record(args)
         for buffer, leaf in zip(self.inputs, leaves, strict=True):
             buffer.copy_(leaf)

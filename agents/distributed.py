@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(days=1)  # rank 0 may start a server of a large model while the others wait
-hosts: Any = None  # the group in which ranks talk past their devices
+BROADCAST_TIMEOUT = timedelta(days=1)  # rank 0 may start a server of a large model while the others wait
+cpu_group: Any = None  # the group in which ranks talk past their devices
 
 
-def join(device: str) -> str:
+def init(device: str) -> str:
     """Join the other ranks if torchrun started us, and return this rank's device.
 
     NCCL connects CUDA devices, one a rank; gloo connects CPUs.
@@ -35,12 +35,12 @@ def join(device: str) -> str:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        global hosts
-        hosts = dist.new_group(backend="gloo", timeout=PATIENCE)
+        global cpu_group
+        cpu_group = dist.new_group(backend="gloo", timeout=BROADCAST_TIMEOUT)
     return device
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other ranks."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -51,39 +51,39 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def ranks() -> int:
+def world_size() -> int:
     """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Return the sum of all ranks' tensors, which must have one shape. The given one is written over."""
-    if ranks() > 1:
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def average(tensor: Tensor) -> Tensor:
-    """Return the mean of all ranks' tensors, as `total` does."""
-    return total(tensor) / ranks()
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """Return the mean of all ranks' tensors, as `all_reduce_sum` does."""
+    return all_reduce_sum(tensor) / world_size()
 
 
-def portion(whole: int) -> int:
+def shard_size(whole: int) -> int:
     """Return this rank's part of a whole number; those of all ranks add up to it."""
-    return whole * (rank() + 1) // ranks() - whole * rank() // ranks()
+    return whole * (rank() + 1) // world_size() - whole * rank() // world_size()
 
 
-def together(counts: Mapping[str, float]) -> dict[str, float]:
+def all_gather_sum(counts: Mapping[str, float]) -> dict[str, float]:
     """Return the sums of all ranks' counts by name, which not all of them need to have; no device waits."""
-    boxes: list[Any] = [counts] * ranks()
-    if ranks() > 1:
-        dist.all_gather_object(boxes, dict(counts), group=hosts)
+    boxes: list[Any] = [counts] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(boxes, dict(counts), group=cpu_group)
     return {name: sum(box.get(name, 0) for box in boxes) for box in boxes for name in box}
 
 
-def share(something: Any) -> Any:
+def broadcast_object(something: Any) -> Any:
     """Return rank 0's `something`; all ranks wait for it, their devices do not."""
     box = [something]
-    if ranks() > 1:
-        dist.broadcast_object_list(box, group=hosts)
+    if world_size() > 1:
+        dist.broadcast_object_list(box, group=cpu_group)
     return box[0]

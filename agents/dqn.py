@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from agents.adam import Adam, learning_rate_at
 from agents.base import NOTHING, UNGUIDED, Extras, Guidance, Proposal
-from agents.distributed import ranks
-from agents.networks import Network, NetworkConfig, follow
-from agents.policy import best_legal, taken
-from agents.replay_buffer import Batch, Replay
+from agents.distributed import world_size
+from agents.networks import Network, NetworkConfig, polyak_update
+from agents.policy import gather_action, masked_argmax
+from agents.replay_buffer import Batch, ReplayBuffer
 from envs.base import Env, Step
-from envs.rng import EXPLORATION, SAMPLING, Luck, pick
+from envs.rng import EXPLORATION, SAMPLING, CounterRNG, sample_legal
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class DQNConfig(NetworkConfig):
         for name in ("batch_size", "updates_per_step", "target_network_frequency", "n_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.batch_size % ranks():
-            raise ValueError(f"a batch of {self.batch_size} cannot be split between {ranks()} processes")
-        if self.buffer_size // ranks() < num_envs * self.n_step:
+        if self.batch_size % world_size():
+            raise ValueError(f"a batch of {self.batch_size} cannot be split between {world_size()} processes")
+        if self.buffer_size // world_size() < num_envs * self.n_step:
             raise ValueError(
                 f"a buffer of {self.buffer_size} does not hold the {self.n_step} moments of {num_envs} games that "
                 "a target needs"
@@ -81,14 +81,14 @@ def dqn_loss(
     with torch.no_grad():
         besides = guidance.see(batch.next_extras)
         theirs = target(batch.next_obs, besides)
-        future = taken(theirs, best_legal(network(batch.next_obs, besides), batch.next_legal))
-        future = guidance.future(future, theirs, batch.next_legal, batch.next_extras)
+        future = gather_action(theirs, masked_argmax(network(batch.next_obs, besides), batch.next_action_mask))
+        future = guidance.future(future, theirs, batch.next_action_mask, batch.next_extras)
         aim = batch.reward + batch.discount * future
     values = network(batch.obs, guidance.see(batch.extras))
-    value = taken(values, batch.action)
+    value = gather_action(values, batch.action)
     assert value.shape == aim.shape == batch.reward.shape, "one value for each transition"
     loss = F.huber_loss(value, aim, delta=huber_delta)
-    whole = loss + guidance.loss(values, batch.legal, batch.extras)
+    whole = loss + guidance.loss(values, batch.action_mask, batch.extras)
     return whole, {"losses/td_loss": loss.detach(), "losses/q_values": value.detach().mean()}
 
 
@@ -103,17 +103,17 @@ class DQN:
         self, config: DQNConfig, env: Env, total_steps: int, seed: int, guidance: Guidance | None = None
     ) -> None:
         self.guidance = guidance or Guidance(self.has_policy, env.device)
-        spec, device, first_game = env.spec, env.device, env.first_game
+        spec, device, first_env_id = env.spec, env.device, env.first_env_id
         self.config, self.total_steps = config, total_steps
-        self.all_envs = env.num_envs * ranks()
+        self.all_envs = env.num_envs * world_size()
         besides = self.guidance.inputs(spec.num_actions)
         self.network = Network(config, spec.obs_shape, spec.num_actions, seed, besides=besides).to(device)
         self.target = copy.deepcopy(self.network)
         self.optimizer = Adam(self.network, config.max_grad_norm)
-        self.replay = Replay(config.buffer_size // ranks(), env, self.guidance.extras(spec.num_actions))
-        self.luck = Luck(seed, torch.arange(first_game, first_game + env.num_envs, device=device), EXPLORATION)
-        rows, rank = config.batch_size // ranks(), first_game // env.num_envs
-        self.batch_luck = Luck(seed, torch.arange(rank * rows, (rank + 1) * rows, device=device), SAMPLING)
+        self.replay = ReplayBuffer(config.buffer_size // world_size(), env, self.guidance.extras(spec.num_actions))
+        self.rng = CounterRNG(seed, torch.arange(first_env_id, first_env_id + env.num_envs, device=device), EXPLORATION)
+        rows, rank = config.batch_size // world_size(), first_env_id // env.num_envs
+        self.batch_rng = CounterRNG(seed, torch.arange(rank * rows, (rank + 1) * rows, device=device), SAMPLING)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)  # moments acted in
         self.updates = torch.zeros((), dtype=torch.int64, device=device)
         self.seen = 0  # moments observed, as the host counts them
@@ -126,16 +126,16 @@ class DQN:
     @torch.no_grad()
     def think(self, step: Step, besides: Tensor | None) -> Proposal:
         before = self.steps - 1
-        luck = self.luck.draw(before, 2)
-        explore = luck[:, 0] < epsilon_at(before * self.all_envs, self.config, self.total_steps)
+        u = self.rng.uniform(before, 2)
+        explore = u[:, 0] < epsilon_at(before * self.all_envs, self.config, self.total_steps)
         values = self.network(step.obs, besides)
-        greedy = best_legal(values, step.legal)
-        action = torch.where(explore, pick(step.legal, luck[:, 1]), greedy)
-        return Proposal(action, greedy, values, taken(values, greedy))
+        greedy = masked_argmax(values, step.action_mask)
+        action = torch.where(explore, sample_legal(step.action_mask, u[:, 1]), greedy)
+        return Proposal(action, greedy, values, gather_action(values, greedy))
 
     @torch.no_grad()
-    def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
-        return best_legal(self.network(obs), legal)
+    def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+        return masked_argmax(self.network(obs), action_mask)
 
     def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
         self.replay.add(step, action, after, extras)
@@ -151,13 +151,13 @@ class DQN:
     def learn(self) -> dict[str, Tensor]:
         """Go one step down the loss of a sample, and move the target network when it is time."""
         told = self.config
-        luck = self.batch_luck.draw(self.updates, 1)[:, 0]
-        batch = self.replay.sample(luck, told.n_step, told.gamma, self.guidance.felt)
+        u = self.batch_rng.uniform(self.updates, 1)[:, 0]
+        batch = self.replay.sample(u, told.n_step, told.gamma, self.guidance.felt)
         loss, stats = dqn_loss(self.network, self.target, batch, told.huber_delta, self.guidance)
         rate = learning_rate_at(self.steps * self.all_envs, told.learning_rate, told.anneal_lr, self.total_steps)
         norm = self.optimizer.step(loss, rate)
         self.updates += 1
-        follow(self.target, self.network, told.tau * (self.updates % told.target_network_frequency == 0))
+        polyak_update(self.target, self.network, told.tau * (self.updates % told.target_network_frequency == 0))
         return stats | {"losses/grad_norm": norm, "charts/learning_rate": rate}
 
     def state_dict(self) -> dict[str, object]:

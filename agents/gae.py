@@ -36,7 +36,7 @@ def gae(
     return advantages, advantages + values
 
 
-def normalise(advantages: Tensor, mean: Tensor, square: Tensor, floor: float) -> Tensor:
+def normalize(advantages: Tensor, mean: Tensor, square: Tensor, floor: float) -> Tensor:
     """Return advantages of mean 0 and spread 1, unless their spread is below `floor`: then they stay small.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 CHANNELS = (16, 32)  # of the two convolutions
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
-SMALLEST = 5  # rows and columns that are worth a convolution
+MIN_CNN_SIZE = 5  # rows and columns that are worth a convolution
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Network(nn.Module):
         super().__init__()
         chance = generator(seed, part)
         self.coarse = config.bfloat16
-        if sees_pictures(config, obs_shape):
-            self.body, width = convolutions(obs_shape, config.hidden[0], chance), config.hidden[0]
+        if uses_cnn(config, obs_shape):
+            self.body, width = cnn(obs_shape, config.hidden[0], chance), config.hidden[0]
         else:
             sizes = (math.prod(obs_shape), *config.hidden)
-            self.body, width = dense(sizes, ACTIVATIONS[config.activation], chance), config.hidden[-1]
-        self.head = linear(width, outputs, gain, chance)
+            self.body, width = mlp(sizes, ACTIVATIONS[config.activation], chance), config.hidden[-1]
+        self.head = linear_layer(width, outputs, gain, chance)
         if besides:
             self.joint, first = next((at, one) for at, one in enumerate(self.body) if isinstance(one, nn.Linear))
             self.besides = nn.utils.skip_init(nn.Linear, besides, first.out_features, bias=False)
@@ -88,11 +88,11 @@ class ActorCritic(nn.Module):
         self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int, seed: int, besides: int = 0
     ) -> None:
         super().__init__()
-        self.shared = sees_pictures(config, obs_shape)
+        self.shared = uses_cnn(config, obs_shape)
         self.policy = Network(config, obs_shape, num_actions, seed, besides=besides)
         if self.shared:
             chance = generator(seed, 1)
-            self.value: nn.Module = linear(config.hidden[0], 1, 1.0, chance)
+            self.value: nn.Module = linear_layer(config.hidden[0], 1, 1.0, chance)
         else:
             self.value = Network(config, obs_shape, 1, seed, gain=1.0, part=1, besides=besides)
 
@@ -114,45 +114,45 @@ def generator(seed: int, part: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed + part * 0x9E3779B1) % (1 << 32))
 
 
-def sees_pictures(config: NetworkConfig, obs_shape: tuple[int, ...]) -> bool:
+def uses_cnn(config: NetworkConfig, obs_shape: tuple[int, ...]) -> bool:
     """Return whether the observation is looked at with convolutions."""
     if config.network == "auto":
-        return len(obs_shape) == 3 and min(obs_shape[1:]) >= SMALLEST
+        return len(obs_shape) == 3 and min(obs_shape[1:]) >= MIN_CNN_SIZE
     if config.network == "conv" and len(obs_shape) != 3:
         raise ValueError(f"--network conv wants observations of (channels, rows, columns), not of {obs_shape}")
     return config.network == "conv"
 
 
-def dense(sizes: tuple[int, ...], activation: type[nn.Module], chance: torch.Generator) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], activation: type[nn.Module], chance: torch.Generator) -> nn.Sequential:
     """Return a multi-layer perceptron's hidden layers."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, units in itertools.pairwise(sizes):
-        layers += [linear(inputs, units, math.sqrt(2), chance), activation()]
+        layers += [linear_layer(inputs, units, math.sqrt(2), chance), activation()]
     return nn.Sequential(*layers)
 
 
-def convolutions(obs_shape: tuple[int, ...], units: int, chance: torch.Generator) -> nn.Sequential:
+def cnn(obs_shape: tuple[int, ...], units: int, chance: torch.Generator) -> nn.Sequential:
     """Return two convolutions of 3 x 3, the second with stride 2, and a dense layer."""
     inputs, rows, columns = obs_shape
     first, second = CHANNELS
     cells = ((rows + 1) // 2) * ((columns + 1) // 2)
     return nn.Sequential(
-        begin(nn.utils.skip_init(nn.Conv2d, inputs, first, 3, padding=1), math.sqrt(2), chance),
+        layer_init(nn.utils.skip_init(nn.Conv2d, inputs, first, 3, padding=1), math.sqrt(2), chance),
         nn.ReLU(),
-        begin(nn.utils.skip_init(nn.Conv2d, first, second, 3, stride=2, padding=1), math.sqrt(2), chance),
+        layer_init(nn.utils.skip_init(nn.Conv2d, first, second, 3, stride=2, padding=1), math.sqrt(2), chance),
         nn.ReLU(),
         nn.Flatten(),
-        linear(second * cells, units, math.sqrt(2), chance),
+        linear_layer(second * cells, units, math.sqrt(2), chance),
         nn.ReLU(),
     )
 
 
-def linear(inputs: int, outputs: int, gain: float, chance: torch.Generator) -> nn.Linear:
+def linear_layer(inputs: int, outputs: int, gain: float, chance: torch.Generator) -> nn.Linear:
     """Return a linear layer."""
-    return begin(nn.utils.skip_init(nn.Linear, inputs, outputs), gain, chance)
+    return layer_init(nn.utils.skip_init(nn.Linear, inputs, outputs), gain, chance)
 
 
-def begin(layer: Layer, gain: float, chance: torch.Generator) -> Layer:
+def layer_init(layer: Layer, gain: float, chance: torch.Generator) -> Layer:
     """Give a layer, made without weights that would use up everybody's chance, orthogonal ones and no bias."""
     nn.init.orthogonal_(layer.weight, gain, generator=chance)
     assert layer.bias is not None
@@ -161,7 +161,7 @@ def begin(layer: Layer, gain: float, chance: torch.Generator) -> Layer:
 
 
 @torch.no_grad()
-def follow(target: nn.Module, source: nn.Module, share: Tensor | float) -> None:
+def polyak_update(target: nn.Module, source: nn.Module, share: Tensor | float) -> None:
     """Move the target's weights a share of the way to the source's."""
     for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):
         ours.lerp_(theirs, share)

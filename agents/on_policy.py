@@ -8,12 +8,12 @@ from torch import Tensor
 
 from agents.adam import Adam, learning_rate_at
 from agents.base import NOTHING, Extras, Guidance, Proposal
-from agents.distributed import average, ranks
-from agents.gae import gae, normalise
+from agents.distributed import all_reduce_mean, world_size
+from agents.gae import gae, normalize
 from agents.networks import ActorCritic, NetworkConfig
-from agents.policy import best_legal, log_policy, sample, taken
+from agents.policy import gather_action, masked_argmax, masked_log_softmax, sample_action
 from envs.base import Env, Step
-from envs.rng import EXPLORATION, SAMPLING, Luck
+from envs.rng import EXPLORATION, SAMPLING, CounterRNG
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     """B moments of a rollout."""
 
     obs: Tensor  # (B, *obs_shape) float32
-    legal: Tensor  # (B, A) bool
+    action_mask: Tensor  # (B, A) bool
     action: Tensor  # (B,) int64
     log_prob: Tensor  # (B,) float32, of the action under the policy that acted
     advantage: Tensor  # (B,) float32, 0 where the policy does not learn from the action
@@ -63,7 +63,7 @@ class Rollout(NamedTuple):
     """T moments of N games, in buffers that never move."""
 
     obs: Tensor  # (T, N, *obs_shape) float32
-    legals: Tensor  # (T, N, A) bool
+    action_masks: Tensor  # (T, N, A) bool
     actions: Tensor  # (T, N) int64
     log_probs: Tensor  # (T, N) float32
     values: Tensor  # (T, N) float32
@@ -85,7 +85,7 @@ class OnPolicy:
 
     def __init__(self, config: Any, env: Env, total_steps: int, seed: int, guidance: Guidance | None = None) -> None:
         self.guidance = guidance or Guidance(self.has_policy, env.device)
-        spec, device, num_envs, first_game = env.spec, env.device, env.num_envs, env.first_game
+        spec, device, num_envs, first_env_id = env.spec, env.device, env.num_envs, env.first_env_id
         self.config, self.spec, self.num_envs, self.total_steps = config, spec, num_envs, total_steps
         self.horizon: int = config.num_steps
         besides = self.guidance.inputs(spec.num_actions)
@@ -95,7 +95,7 @@ class OnPolicy:
         number, flag = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
         self.rollout = Rollout(
             obs=torch.zeros(*shape, *spec.obs_shape, device=device),
-            legals=torch.zeros(*shape, spec.num_actions, dtype=torch.bool, device=device),
+            action_masks=torch.zeros(*shape, spec.num_actions, dtype=torch.bool, device=device),
             actions=number.long(),
             log_probs=number.clone(),
             values=number.clone(),
@@ -109,10 +109,12 @@ class OnPolicy:
             for name, (rest, dtype) in self.guidance.extras(spec.num_actions).items()
         }
         self.advantages, self.returns = number.clone(), number.clone()
-        games = torch.arange(first_game, first_game + num_envs, device=device)
-        rows = torch.arange(first_game * config.num_steps, (first_game + num_envs) * config.num_steps, device=device)
-        self.luck = Luck(seed, games, EXPLORATION)
-        self.order_luck = Luck(seed, rows, SAMPLING)
+        games = torch.arange(first_env_id, first_env_id + num_envs, device=device)
+        rows = torch.arange(
+            first_env_id * config.num_steps, (first_env_id + num_envs) * config.num_steps, device=device
+        )
+        self.rng = CounterRNG(seed, games, EXPLORATION)
+        self.shuffle_rng = CounterRNG(seed, rows, SAMPLING)
         self.place = torch.zeros((), dtype=torch.int64, device=device)  # moments in the rollout
         self.steps = torch.zeros((), dtype=torch.int64, device=device)  # moments acted in
         self.orders = torch.zeros((), dtype=torch.int64, device=device)  # orders that rollouts were learned in
@@ -126,21 +128,21 @@ class OnPolicy:
     @torch.no_grad()
     def think(self, step: Step, besides: Tensor | None) -> Proposal:
         logits, value = self.network(step.obs, besides)
-        log_probs = log_policy(logits, step.legal)
-        action = sample(log_probs, step.legal, self.luck.draw(self.steps - 1, self.spec.num_actions))
-        return Proposal(action, best_legal(log_probs, step.legal), log_probs, value)
+        log_probs = masked_log_softmax(logits, step.action_mask)
+        action = sample_action(log_probs, step.action_mask, self.rng.uniform(self.steps - 1, self.spec.num_actions))
+        return Proposal(action, masked_argmax(log_probs, step.action_mask), log_probs, value)
 
     @torch.no_grad()
-    def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
-        return best_legal(self.network(obs)[0], legal)
+    def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+        return masked_argmax(self.network(obs)[0], action_mask)
 
     @torch.no_grad()
     def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
         moment = Rollout(
             step.obs,
-            step.legal,
+            step.action_mask,
             action,
-            taken(proposal.scores, action),
+            gather_action(proposal.scores, action),
             proposal.value,
             after.reward,
             after.terminated,
@@ -176,27 +178,27 @@ class OnPolicy:
         counts = self.guidance.counts(self.extras)
         own = torch.ones_like(advantages) if counts is None else counts.float()
         sums = torch.stack([own.mean(), (own * advantages).mean(), (own * advantages * advantages).mean()])
-        share, mean, square = average(sums).unbind()
+        share, mean, square = all_reduce_mean(sums).unbind()
         share = share.clamp(min=1 / own.numel())
         if told.norm_adv:
-            advantages = normalise(advantages, mean / share, square / share, told.adv_floor)
+            advantages = normalize(advantages, mean / share, square / share, told.adv_floor)
         self.advantages.copy_(own * advantages / share)  # so that a mean over all is one over those that count
         self.returns.copy_(returns)
         self.place.zero_()
-        begun = (self.steps - told.num_steps) * self.num_envs * ranks()  # env steps before this rollout
+        begun = (self.steps - told.num_steps) * self.num_envs * world_size()  # env steps before this rollout
         self.learning_rate.copy_(learning_rate_at(begun, told.learning_rate, told.anneal_lr, self.total_steps))
 
     @torch.no_grad()
     def shuffle(self) -> Tensor:
         """Return all rows of the rollout, (T * N,) int64, in a new order."""
-        luck = self.order_luck.draw(self.orders, 1)[:, 0]
+        u = self.shuffle_rng.uniform(self.orders, 1)[:, 0]
         self.orders += 1
-        return (luck * 2**24).int().argsort(stable=True)  # of whole numbers: ten times as fast on a CPU
+        return (u * 2**24).int().argsort(stable=True)  # of whole numbers: ten times as fast on a CPU
 
     def learn(self, rows: Tensor) -> dict[str, Tensor]:
         """Go one step down the loss of these rows (B,) of the rollout."""
         kept = self.rollout
-        columns = (kept.obs, kept.legals, kept.actions, kept.log_probs, self.advantages, self.returns)
+        columns = (kept.obs, kept.action_masks, kept.actions, kept.log_probs, self.advantages, self.returns)
         extras = {name: column.flatten(0, 1)[rows] for name, column in self.extras.items()}
         loss, stats = self.loss(Batch._make([*(column.flatten(0, 1)[rows] for column in columns), extras]))
         return stats | {"losses/grad_norm": self.optimizer.step(loss, self.learning_rate)}

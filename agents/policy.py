@@ -3,33 +3,33 @@
 import torch
 from torch import Tensor
 
-IMPOSSIBLE = -1e9  # an illegal action's logit: its probability is 0, and 0 * log 0 is 0 too
+MASKED_LOGIT = -1e9  # an illegal action's logit: its probability is 0, and 0 * log 0 is 0 too
 TEMPERATURE = 0.1  # of the softmax over values: a tenth of what a game of Connect Four or Blackjack can bring
 
 
-def best_legal(values: Tensor, legal: Tensor) -> Tensor:
+def masked_argmax(values: Tensor, action_mask: Tensor) -> Tensor:
     """Return the legal action of the largest value, (N,) int64 for two (N, A) tensors."""
-    return values.masked_fill(~legal, -torch.inf).argmax(1)
+    return values.masked_fill(~action_mask, -torch.inf).argmax(1)
 
 
-def taken(scores: Tensor, action: Tensor) -> Tensor:
+def gather_action(scores: Tensor, action: Tensor) -> Tensor:
     """Return each row's score of its action, (N,) for (N, A) and (N,)."""
     assert action.shape == scores.shape[:1], "one action a row"
     return scores.gather(1, action[:, None])[:, 0]
 
 
-def log_policy(logits: Tensor, legal: Tensor) -> Tensor:
+def masked_log_softmax(logits: Tensor, action_mask: Tensor) -> Tensor:
     """Return the log-probabilities of a policy that knows what is legal, (N, A)."""
-    return logits.masked_fill(~legal, IMPOSSIBLE).log_softmax(1)
+    return logits.masked_fill(~action_mask, MASKED_LOGIT).log_softmax(1)
 
 
-def sample(log_probs: Tensor, legal: Tensor, luck: Tensor) -> Tensor:
+def sample_action(log_probs: Tensor, action_mask: Tensor, u: Tensor) -> Tensor:
     """Draw a legal action from each row's policy, (N,) int64; luck is (N, A) in [0, 1).
 
     The largest of log p + g with Gumbel noise g = -log(-log u) falls on an action with its probability p.
     """
-    noise = -(-(luck + 2.0**-25).clamp(max=1 - 2.0**-24).log()).log()  # finite at both ends
-    return best_legal(log_probs + noise, legal)
+    noise = -(-(u + 2.0**-25).clamp(max=1 - 2.0**-24).log()).log()  # finite at both ends
+    return masked_argmax(log_probs + noise, action_mask)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
@@ -37,15 +37,15 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(1)
 
 
-def uncertainty(probs: Tensor, legal: Tensor) -> Tensor:
+def normalized_entropy(probs: Tensor, action_mask: Tensor) -> Tensor:
     """Return the entropy of each row's policy (N, A) as a share of the largest that there can be. (N,) in [0, 1].
 
     0 where only one action is legal. Source: to ask where the student is unsure is Da Silva et al. 2020,
     doi:10.1609/aaai.v34i04.6036. They measure by how much several heads of a value network disagree; ours have one.
     """
-    return torch.special.entr(probs).sum(1) / legal.sum(1).clamp(min=2).log()
+    return torch.special.entr(probs).sum(1) / action_mask.sum(1).clamp(min=2).log()
 
 
-def policy(scores: Tensor, legal: Tensor, has_policy: bool) -> Tensor:
+def action_probs(scores: Tensor, action_mask: Tensor, has_policy: bool) -> Tensor:
     """Return a proposal's scores as probabilities, (N, A): a policy's own, or softmax(values / TEMPERATURE)."""
-    return scores.exp() if has_policy else (scores / TEMPERATURE).masked_fill(~legal, -torch.inf).softmax(1)
+    return scores.exp() if has_policy else (scores / TEMPERATURE).masked_fill(~action_mask, -torch.inf).softmax(1)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from agents.base import UNGUIDED, Guidance
-from agents.distributed import average
+from agents.distributed import all_reduce_mean
 from agents.networks import ActorCritic
 from agents.on_policy import Batch, OnPolicy, OnPolicyConfig
-from agents.policy import entropy, log_policy, taken
+from agents.policy import entropy, gather_action, masked_log_softmax
 from envs.base import Env
 
 
@@ -49,9 +49,9 @@ def ppo_loss(
     Divergence", 2020.
     """
     logits, value = network(batch.obs, guidance.see(batch.extras))
-    own = log_policy(logits, batch.legal)
-    log_probs = guidance.bend(own, batch.legal, batch.extras)
-    log_ratio = taken(log_probs, batch.action) - batch.log_prob
+    own = masked_log_softmax(logits, batch.action_mask)
+    log_probs = guidance.bend(own, batch.action_mask, batch.extras)
+    log_ratio = gather_action(log_probs, batch.action) - batch.log_prob
     ratio = log_ratio.exp()
     assert ratio.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
     clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
@@ -60,7 +60,7 @@ def ppo_loss(
     value_loss = 0.5 * (value - batch.returns).square().mean()
     spread = entropy(log_probs).mean()
     loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread
-    loss = loss + guidance.loss(own, batch.legal, batch.extras)
+    loss = loss + guidance.loss(own, batch.action_mask, batch.extras)
     return loss, {
         "losses/policy_loss": policy_loss.detach(),
         "losses/value_loss": value_loss.detach(),
@@ -82,7 +82,7 @@ class PPO(OnPolicy):
     def learn(self, rows: Tensor) -> dict[str, Tensor]:
         stats = super().learn(rows)
         if self.config.target_kl is not None:
-            near = average(stats["losses/approx_kl"].clone()) <= 1.5 * self.config.target_kl
+            near = all_reduce_mean(stats["losses/approx_kl"].clone()) <= 1.5 * self.config.target_kl
             self.learning_rate.mul_(near)
         return stats
 

@@ -24,13 +24,13 @@ class Batch(NamedTuple):
     reward: Tensor  # (B,) float32, the discounted sum of those n
     discount: Tensor  # (B,) float32: gamma^n, or 0 where the game terminated. A truncated game had a future
     next_obs: Tensor  # (B, *obs_shape) float32
-    next_legal: Tensor  # (B, A) bool
-    legal: Tensor  # (B, A) bool, of `obs`
+    next_action_mask: Tensor  # (B, A) bool
+    action_mask: Tensor  # (B, A) bool, of `obs`
     extras: Extras = NOTHING  # what a method of guidance keeps, (B, …) each, of the first of the n moments
     next_extras: Extras = NOTHING  # of the moment after them; zeros where there is none yet, or another game's
 
 
-class Replay:
+class ReplayBuffer:
     """The last `buffer_size` transitions of all games; the oldest make room.
 
     Args:
@@ -40,7 +40,7 @@ class Replay:
     """
 
     def __init__(self, buffer_size: int, env: Env, extras: Shapes | None = None) -> None:
-        self.moments, self.num_envs, self.look = buffer_size // env.num_envs, env.num_envs, env.game.look
+        self.moments, self.num_envs, self.observe = buffer_size // env.num_envs, env.num_envs, env.game.observe
         self.states = {name: tensor.new_zeros(self.moments, *tensor.shape) for name, tensor in env.state.items()}
         self.final_states = {name: torch.zeros_like(ring) for name, ring in self.states.items()}
         self.actions = torch.zeros(self.moments, env.num_envs, dtype=torch.int64, device=env.device)
@@ -69,18 +69,18 @@ class Replay:
                 states[name].index_copy_(0, place[None], tensor[None])
         self.written += 1
 
-    def sample(self, luck: Tensor, n_step: int, gamma: float, felt: Felt = lambda rewards, extras: rewards) -> Batch:
-        """Return one transition for each number of `luck` (B,) in [0, 1), all equally likely.
+    def sample(self, u: Tensor, n_step: int, gamma: float, felt: Felt = lambda rewards, extras: rewards) -> Batch:
+        """Return one transition for each number of `u` (B,) in [0, 1), all equally likely.
 
         The newest n - 1 moments are no beginnings yet. There must be n moments. `felt` says what rewards are to be
         learned from, of those that there were and the bonus that is kept beside them, if one is.
         """
         kept = self.written.clamp(max=self.moments)
         oldest = self.written - kept
-        which = (luck.double() * ((kept - (n_step - 1)) * self.num_envs)).long()
+        which = (u.double() * ((kept - (n_step - 1)) * self.num_envs)).long()
         game, first = which % self.num_envs, oldest + which // self.num_envs
-        last, reward = first % self.moments, torch.zeros_like(luck)
-        discount, alive = torch.ones_like(luck), torch.ones_like(luck, dtype=torch.bool)
+        last, reward = first % self.moments, torch.zeros_like(u)
+        discount, alive = torch.ones_like(u), torch.ones_like(u, dtype=torch.bool)
         for further in range(n_step):
             place = (first + further) % self.moments
             last = torch.where(alive, place, last)
@@ -90,15 +90,17 @@ class Replay:
             alive = alive & ~(self.terminations[place, game] | self.truncations[place, game])
         follows, following = alive & (first + n_step < self.written), (first + n_step) % self.moments
         first = first % self.moments
-        obs, legal = self.look({name: ring[first, game] for name, ring in self.states.items()})
-        next_obs, next_legal = self.look({name: ring[last, game] for name, ring in self.final_states.items()})
+        obs, action_mask = self.observe({name: ring[first, game] for name, ring in self.states.items()})
+        next_obs, next_action_mask = self.observe({name: ring[last, game] for name, ring in self.final_states.items()})
         discount = discount * ~self.terminations[last, game]
         extras = {name: ring[first, game] for name, ring in self.extras.items()}
         after = {
             name: where(follows, ring[following, game], torch.zeros_like(extras[name]))
             for name, ring in self.extras.items()
         }
-        return Batch(obs, self.actions[first, game], reward, discount, next_obs, next_legal, legal, extras, after)
+        return Batch(
+            obs, self.actions[first, game], reward, discount, next_obs, next_action_mask, action_mask, extras, after
+        )
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole ring."""
@@ -113,7 +115,7 @@ class Replay:
             "truncations": self.truncations,
         }
 
-    def load_state_dict(self, state: dict, unheard: Callable[[Tensor], Extras] = lambda legal: NOTHING) -> None:
+    def load_state_dict(self, state: dict, unheard: Callable[[Tensor], Extras] = lambda action_mask: NOTHING) -> None:
         """Take over a ring of the same size.
 
         `unheard` says what is kept beside moments of which that ring kept less, of what is legal in them (N, A).
@@ -124,8 +126,8 @@ class Replay:
                 if kind != "extras" or name not in missing:
                     ring.copy_(state[kind][name])
         for place in range(self.moments) if missing else ():
-            _, legal = self.look({name: ring[place] for name, ring in self.states.items()})
-            kept = unheard(legal)
+            _, action_mask = self.observe({name: ring[place] for name, ring in self.states.items()})
+            kept = unheard(action_mask)
             for name in missing:
                 self.extras[name][place] = kept[name]
         for name in ("written", "actions", "rewards", "terminations", "truncations"):

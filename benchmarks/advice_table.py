@@ -17,7 +17,7 @@ import rich.table
 import torch
 from torch import Tensor
 
-from agents.compile import MODES, capture
+from agents.compile import MODES, compile_function
 from benchmarks.common import PEERS_PYTHON, Benchmark, Row, WorkerError, cell, check_names, peer, waiting_for
 from benchmarks.timing import rate
 from tutors.advice_table import AdviceTable
@@ -153,7 +153,7 @@ class Contents:
         return programs
 
     def _getter(self, mode: str, keys: Tensor, wanted: Tensor) -> Callable[[], Advice]:
-        get = capture(self.table.get, mode)
+        get = compile_function(self.table.get, mode)
         return lambda: get(keys, wanted)
 
 

@@ -11,12 +11,12 @@ import torch
 from rich.table import Table
 
 import envs
-from agents.compile import capture
+from agents.compile import compile_function
 from benchmarks.common import PEERS_PYTHON, Benchmark, Row, Worker, cell, check_names, peer, take_turns, waiting_for
 from benchmarks.peers import PEERS
 from benchmarks.timing import rate
 from envs.base import Env
-from envs.rng import EXPLORATION, Luck, pick
+from envs.rng import EXPLORATION, CounterRNG, sample_legal
 
 ENV_KWARGS: dict[str, dict[str, Any]] = {"connect4": {"opponent": "random"}}  # both sides at random, as in the peers
 
@@ -98,13 +98,13 @@ def measure_random_play(program: str, game: str, copies: int, seconds: float, de
     """Return the rate of random play in one of our games."""
     variant = VARIANTS[program]
     env = envs.make(game, copies, device=device, **ENV_KWARGS.get(game, {}))
-    luck = Luck(1, torch.arange(env.num_envs, device=device), EXPLORATION)
-    play = capture(random_play(env, luck, variant.observations), variant.mode)
+    rng = CounterRNG(1, torch.arange(env.num_envs, device=device), EXPLORATION)
+    play = compile_function(random_play(env, rng, variant.observations), variant.mode)
     env.reset()
     return {"rate": rate(play, env.num_envs, seconds, waiting_for(device))}
 
 
-def random_play(env: Env, luck: Luck, observations: bool) -> Callable[[], Any]:
+def random_play(env: Env, rng: CounterRNG, observations: bool) -> Callable[[], Any]:
     """Return a function that plays one random legal step of all copies and counts what it brings.
 
     It returns the observations if asked for; an env that is not compiled makes them in any case.
@@ -112,8 +112,8 @@ def random_play(env: Env, luck: Luck, observations: bool) -> Callable[[], Any]:
     total = torch.zeros(2, device=env.device)
 
     def play() -> Any:
-        legal = env.game.look(env.state)[1]
-        step = env.step(pick(legal, luck.draw(env.steps, 1)[:, 0]))
+        action_mask = env.game.observe(env.state)[1]
+        step = env.step(sample_legal(action_mask, rng.uniform(env.steps, 1)[:, 0]))
         ended = (step.terminated | step.truncated).float()
         total.add_(torch.stack([step.reward.sum(), ended.sum()]))
         return (step.obs, step.final_obs) if observations else None

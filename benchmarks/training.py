@@ -11,7 +11,7 @@ from rich.table import Table
 
 from agents import AGENTS
 from agents.compile import MODES
-from agents.distributed import join, leave, rank
+from agents.distributed import init, rank, shutdown
 from benchmarks.common import PEERS_PYTHON, Benchmark, Row, Worker, cell, check_names, peer, take_turns, waiting_for
 from benchmarks.peers import LEARNERS
 from benchmarks.timing import rate
@@ -130,7 +130,7 @@ def measure_training(
     program: str, algo: str, game: str, preset: str, num_envs: int, device: str, seconds: float
 ) -> Row:
     """Return the rate of our training, where the time goes and the student's settings."""
-    device = join(device)
+    device = init(device)
     config = config_for(VARIANTS[program], algo, ENVS[game][0], preset, num_envs, device)
     env = make_env(config, device)
     trainer = Trainer(config, env, make_agent(config, env), None, None)
@@ -167,7 +167,7 @@ def main() -> None:
     found = measure_training(**json.loads(sys.argv[1]))
     if rank() == 0:
         print(json.dumps(found))
-    leave()
+    shutdown()
 
 
 if __name__ == "__main__":

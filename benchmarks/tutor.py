@@ -17,8 +17,8 @@ from rich.table import Table
 
 import envs
 from benchmarks.common import Benchmark, Row, WorkerError, cell, peer, served
-from envs.base import State, row_count, rows_of
-from envs.rng import EXPLORATION, Luck, pick
+from envs.base import State, num_rows, select_rows
+from envs.rng import EXPLORATION, CounterRNG, sample_legal
 from tutors import DEFAULT_URL
 from tutors.base import View
 from tutors.llm.label_logprobs import LabelWay
@@ -128,7 +128,7 @@ def positions(env: str, view: View) -> Iterator[State]:
         ValueError: none came up any more for a long time.
     """
     games = envs.make(env, 2048, seed=7)
-    luck = Luck(7, torch.arange(games.num_envs), EXPLORATION)
+    rng = CounterRNG(7, torch.arange(games.num_envs), EXPLORATION)
     step, known, steps_without_news = games.reset(), set(), 0
     while steps_without_news < MAX_STEPS_WITHOUT_NEWS:
         state, _ = view.canonical(step.state)
@@ -140,8 +140,8 @@ def positions(env: str, view: View) -> Iterator[State]:
         steps_without_news += 1
         if new:
             steps_without_news = 0
-            yield rows_of(state, torch.tensor(new))
-        step = games.step(pick(step.legal, luck.draw(games.steps, 1)[:, 0])).now()
+            yield select_rows(state, torch.tensor(new))
+        step = games.step(sample_legal(step.action_mask, rng.uniform(games.steps, 1)[:, 0])).as_initial()
     raise ValueError(
         f"random play of {env} comes to {len(known):,} positions and no more: "
         "fewer --batches, --repeats or --seconds ask about fewer"
@@ -151,7 +151,7 @@ def positions(env: str, view: View) -> Iterator[State]:
 def take(fresh: Iterator[State], count: int) -> State:
     """Return `count` positions that were not there before."""
     parts: list[State] = []
-    while sum(map(row_count, parts)) < count:
+    while sum(map(num_rows, parts)) < count:
         parts.append(next(fresh))
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return rows_of(joined, torch.randperm(row_count(joined), generator=torch.Generator().manual_seed(count))[:count])
+    return select_rows(joined, torch.randperm(num_rows(joined), generator=torch.Generator().manual_seed(count))[:count])

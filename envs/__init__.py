@@ -15,7 +15,7 @@ __all__ = ["ENVS", "closest", "load", "make", "make_game", "read_options"]
 ENVS: dict[str, Callable[..., Game]] = {"blackjack": Blackjack, "connect4": connect4_against, "snake": Snake}
 
 
-def make(name: str, num_envs: int, seed: int = 0, device: str = "cpu", first_game: int = 0, **options: Any) -> Env:
+def make(name: str, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0, **options: Any) -> Env:
     """Return `num_envs` copies of a game.
 
     Args:
@@ -23,15 +23,15 @@ def make(name: str, num_envs: int, seed: int = 0, device: str = "cpu", first_gam
         num_envs: N.
         seed: of the games' luck.
         device: where all tensors live.
-        first_game: id of the first copy, so that shards of one run play different games.
+        first_env_id: id of the first copy, so that shards of one run play different games.
         options: the game's own.
 
     Raises:
         ValueError: there is no such game, or it has no such option; the message lists those there are.
     """
     if name.startswith("gym:"):
-        return GymEnv(name.removeprefix("gym:"), num_envs, seed, device, first_game, **options)
-    return Env(make_game(name, **options), num_envs, seed, device, first_game)
+        return GymEnv(name.removeprefix("gym:"), num_envs, seed, device, first_env_id, **options)
+    return Env(make_game(name, **options), num_envs, seed, device, first_env_id)
 
 
 def make_game(name: str, **options: Any) -> Game:

@@ -37,10 +37,12 @@ class Blackjack:
 
     def __init__(self, sab: bool = True, natural: bool = False) -> None:
         self.sab, self.natural = sab, natural
-        self.spec = Spec("blackjack", 1, (HIGH - LOW + 12,), 2, deal_luck=1, play_luck=4, time_limit=None)
+        self.spec = Spec(
+            "blackjack", 1, (HIGH - LOW + 12,), 2, num_reset_uniforms=1, num_step_uniforms=4, time_limit=None
+        )
 
-    def deal(self, luck: Tensor) -> State:
-        open_card, first, second = cards(luck).unbind(1)
+    def reset(self, u: Tensor) -> State:
+        open_card, first, second = cards(u).unbind(1)
         return {
             "sum": first + second,
             "aces": (first == 1).long() + (second == 1),
@@ -48,8 +50,8 @@ class Blackjack:
             "open": open_card,
         }
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
-        drawn = cards(luck)
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        drawn = cards(u)
         hit = action == HIT
         after = {
             "sum": torch.where(hit, state["sum"] + drawn[:, 0], state["sum"]),
@@ -61,7 +63,7 @@ class Blackjack:
         reward = torch.where(hit, torch.where(bust, -1.0, 0.0), self._payoff(state, drawn))
         return after, reward, bust | ~hit
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         total, open_card, usable = raw(state).T[:, :, None]
         number = torch.arange(HIGH + 1, device=total.device)
         obs = torch.cat([total == number[LOW:], open_card == number[1:11], usable == 1], 1).float()
@@ -81,9 +83,9 @@ class Blackjack:
         return torch.where(natural & (reward > 0), 1.5, reward) if self.natural else reward
 
 
-def cards(luck: Tensor) -> Tensor:
+def cards(u: Tensor) -> Tensor:
     """Return three cards, 1 … 10, for each number of luck: (N, 3 C) int64 for (N, C)."""
-    three = (luck.T * RANKS**3).floor()  # whole numbers below 2**24 are exact in float32, and so is what follows
+    three = (u.T * RANKS**3).floor()  # whole numbers below 2**24 are exact in float32, and so is what follows
     first = (three / RANKS**2).floor()
     second = (three / RANKS).floor() - first * RANKS
     third = three - (first * RANKS + second) * RANKS

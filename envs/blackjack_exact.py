@@ -25,7 +25,7 @@ class Values(NamedTuple):
 
 
 def value_of(game: Blackjack, policy: Tensor) -> float:
-    """Return the mean reward of a hand under `policy`, CELLS in [0, 1]: the chance to hit."""
+    """Return the mean reward of a hand under `action_probs`, CELLS in [0, 1]: the chance to hit."""
     return solve(game, policy.double()).hand
 
 
@@ -35,7 +35,7 @@ def value_of_greedy(game: Blackjack, greedy: Callable[[Tensor, Tensor], Tensor],
     there = (total <= HIGH) & (open_card >= 1) & (total >= torch.where(usable == 1, 12, LOW))
     cells = (total[there], open_card[there], usable[there])
     state = {"sum": cells[0] - 10 * cells[2], "aces": cells[2], "cards": torch.full_like(cells[0], 3), "open": cells[1]}
-    action = greedy(*game.look({name: tensor.to(device) for name, tensor in state.items()}))
+    action = greedy(*game.observe({name: tensor.to(device) for name, tensor in state.items()}))
     policy = torch.zeros(CELLS)
     policy[cells] = (action == HIT).float().cpu()
     return value_of(game, policy)

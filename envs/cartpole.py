@@ -29,12 +29,12 @@ STEEPEST = 12 * 2 * math.pi / 360  # rad
 class CartPole:
     """The rules."""
 
-    spec = Spec("cartpole", 1, (4,), 2, deal_luck=4, play_luck=0, time_limit=500)
+    spec = Spec("cartpole", 1, (4,), 2, num_reset_uniforms=4, num_step_uniforms=0, time_limit=500)
 
-    def deal(self, luck: Tensor) -> State:
-        return dict(zip(("place", "speed", "angle", "turning"), (0.1 * luck - 0.05).unbind(1), strict=True))
+    def reset(self, u: Tensor) -> State:
+        return dict(zip(("place", "speed", "angle", "turning"), (0.1 * u - 0.05).unbind(1), strict=True))
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         place, speed, angle, turning = state.values()
         cart, pole = accelerations(angle, turning, torch.where(action == 1, FORCE, -FORCE))
         place, speed = place + TAU * speed, speed + TAU * cart
@@ -43,7 +43,7 @@ class CartPole:
         moved = {"place": place, "speed": speed, "angle": angle, "turning": turning}
         return moved, torch.ones_like(place), terminated
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         obs = torch.stack(list(state.values()), 1)
         return obs, torch.ones(len(obs), 2, dtype=torch.bool, device=obs.device)
 

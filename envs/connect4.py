@@ -31,31 +31,31 @@ Opponent = Callable[[Tensor, Tensor, Tensor], Tensor]  # (its discs, the other's
 class Connect4:
     """The rules against one opponent, in the form that `Env` plays."""
 
-    spec = Spec("connect4", 1, (2, ROWS, COLUMNS), COLUMNS, deal_luck=2, play_luck=1, time_limit=None)
+    spec = Spec("connect4", 1, (2, ROWS, COLUMNS), COLUMNS, num_reset_uniforms=2, num_step_uniforms=1, time_limit=None)
 
     def __init__(self, opponent: Opponent) -> None:
         self.opponent = opponent
 
-    def deal(self, luck: Tensor) -> State:
-        empty = torch.zeros_like(luck[:, 0], dtype=torch.int64)
-        opening = drop(empty, empty, (luck[:, 1] * COLUMNS).long())
-        return {"mine": empty, "theirs": where(luck[:, 0] < 0.5, opening, empty)}
+    def reset(self, u: Tensor) -> State:
+        empty = torch.zeros_like(u[:, 0], dtype=torch.int64)
+        opening = drop(empty, empty, (u[:, 1] * COLUMNS).long())
+        return {"mine": empty, "theirs": where(u[:, 0] < 0.5, opening, empty)}
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         mine, theirs = state["mine"], state["theirs"]
         after = drop(mine, theirs, action)
         illegal, won = after == mine, has_four(after)
         over = illegal | won | is_full(after | theirs)
-        reply = drop(theirs, after, self.opponent(theirs, after, luck[:, 0]))
+        reply = drop(theirs, after, self.opponent(theirs, after, u[:, 0]))
         reply = where(over, theirs, reply)
         lost = illegal | has_four(reply)
         reward = won.float() - lost.float()
         return {"mine": after, "theirs": reply}, reward, over | lost | is_full(after | reply)
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         mine, theirs = state["mine"], state["theirs"]
-        legal = legal_columns(mine | theirs)
-        return planes(mine, theirs), legal | ~legal.any(1, keepdim=True)
+        action_mask = legal_columns(mine | theirs)
+        return planes(mine, theirs), action_mask | ~action_mask.any(1, keepdim=True)
 
 
 def drop(pieces: Tensor, others: Tensor, column: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def completing(pieces: Tensor) -> Tensor:
 
 
 def playable(taken: Tensor) -> Tensor:
-    """The cells into which a disc can fall next; `taken` is both sides' discs."""
+    """The cells into which a disc can fall next; `gather_action` is both sides' discs."""
     return taken + BOTTOM & BOARD
 
 

@@ -5,8 +5,8 @@ import torch
 from envs.base import Step
 
 
-class Score:
-    """Adds up what N games bring; nothing is read back until `take`."""
+class EpisodeStats:
+    """Adds up what N games bring; nothing is read back until `pop`."""
 
     def __init__(self, num_envs: int, device: str | torch.device) -> None:
         self.returns = torch.zeros(num_envs, device=device)  # of the games in play
@@ -33,7 +33,7 @@ class Score:
         for name, counted in self.state_dict().items():
             counted.copy_(state[name])
 
-    def take(self) -> dict[str, float]:
+    def pop(self) -> dict[str, float]:
         """Return the number of games that ended since the last call and, if any did, their means."""
         episodes, total, steps = self.sums.tolist()
         self.sums.zero_()

@@ -1,4 +1,4 @@
-"""Our games as Gymnasium envs: `gym.make("envs.gym:Connect4-v0")`, and batched by `gym.make_vec`.
+"""Our games as Gymnasium envs: `gym.make("envs.gymnasium_api:Connect4-v0")`, and batched by `gym.make_vec`.
 
 TorchBlackjack-v0, Connect4-v0 and Snake-v0 take their games' options as keyword arguments. An info holds what is
 legal as `action_mask`, int8 as in Gymnasium's own envs, and in Blackjack the three numbers of Gymnasium's as `raw`.
@@ -17,7 +17,7 @@ from envs import make, make_game
 from envs.base import Env, Spec, State
 from envs.blackjack import raw
 from envs.rendering import DRAWINGS
-from envs.rng import GAMES, Luck
+from envs.rng import GAMES, CounterRNG
 
 Info = dict[str, Any]
 
@@ -47,17 +47,17 @@ class SingleEnv(gym.Env):
         """Begin a new game; with a seed, also a new series of games."""
         super().reset(seed=seed)
         if seed is not None or not self.states:
-            self.luck = Luck(int(self.np_random.integers(1 << 31)), torch.tensor([0]), GAMES)
+            self.rng = CounterRNG(int(self.np_random.integers(1 << 31)), torch.tensor([0]), GAMES)
             self.draws = 0
-        self.states = [self.game.deal(self._draw(self.game.spec.deal_luck))]
+        self.states = [self.game.reset(self._draw(self.game.spec.num_reset_uniforms))]
         return self._look()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, Info]:
         """Play one action. After the end of a game comes `reset`."""
         if not self.action_space.contains(action):
             raise ValueError(f"the action is {action!r}; it must be in {self.action_space}")
-        luck = self._draw(self.game.spec.play_luck)
-        state, reward, terminated = self.game.play(self.states[-1], torch.tensor([int(action)]), luck)
+        u = self._draw(self.game.spec.num_step_uniforms)
+        state, reward, terminated = self.game.step(self.states[-1], torch.tensor([int(action)]), u)
         self.states.append(state)
         ended, limit = bool(terminated), self.game.spec.time_limit
         truncated = limit is not None and len(self.states) > limit and not ended
@@ -75,11 +75,11 @@ class SingleEnv(gym.Env):
     def _draw(self, columns: int) -> Tensor:
         """Return the next luck."""
         self.draws += 1
-        return self.luck.draw(self.draws, columns)
+        return self.rng.uniform(self.draws, columns)
 
     def _look(self) -> tuple[np.ndarray, Info]:
-        obs, legal = self.game.look(self.states[-1])
-        info = info_of(self.game.spec, self.states[-1], legal)
+        obs, action_mask = self.game.observe(self.states[-1])
+        info = info_of(self.game.spec, self.states[-1], action_mask)
         return obs[0].numpy(), {name: value[0].numpy() for name, value in info.items()}
 
 
@@ -123,7 +123,7 @@ class BatchedEnv(gym.vector.VectorEnv):
             chance = int(self.np_random.integers(1 << 31))
             self.env = make(self.name, self.num_envs, chance, self.device, **self.options)
         step = self.env.reset()
-        return self._out(step.obs), self._info(self.env, step.legal)
+        return self._out(step.obs), self._info(self.env, step.action_mask)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
         """Play one action in every game."""
@@ -131,7 +131,7 @@ class BatchedEnv(gym.vector.VectorEnv):
         if self.output == "numpy" and not self.action_space.contains(np.asarray(actions)):
             raise ValueError(f"the actions are {actions}; they must be in {self.action_space}")
         step = self.env.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
-        info = self._info(self.env, step.legal)
+        info = self._info(self.env, step.action_mask)
         info["final_obs"], info["_final_obs"] = self._out(step.final_obs), self._out(step.terminated | step.truncated)
         parts = (step.obs, step.reward, step.terminated, step.truncated)
         obs, reward, terminated, truncated = (self._out(part) for part in parts)
@@ -140,8 +140,8 @@ class BatchedEnv(gym.vector.VectorEnv):
     def _out(self, tensor: Tensor) -> Any:
         return tensor if self.output == "torch" else tensor.cpu().numpy()
 
-    def _info(self, env: Env, legal: Tensor) -> Info:
-        return {name: self._out(value) for name, value in info_of(env.spec, env.state, legal).items()}
+    def _info(self, env: Env, action_mask: Tensor) -> Info:
+        return {name: self._out(value) for name, value in info_of(env.spec, env.state, action_mask).items()}
 
 
 def spaces_of(spec: Spec) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
@@ -149,12 +149,17 @@ def spaces_of(spec: Spec) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
     return gym.spaces.Box(-1, 1, spec.obs_shape, np.float32), gym.spaces.Discrete(spec.num_actions)
 
 
-def info_of(spec: Spec, state: State, legal: Tensor) -> dict[str, Tensor]:
+def info_of(spec: Spec, state: State, action_mask: Tensor) -> dict[str, Tensor]:
     """Return what an info says of the games as they stand."""
-    info = {"action_mask": legal.to(torch.int8)}
+    info = {"action_mask": action_mask.to(torch.int8)}
     return info | {"raw": raw(state)} if spec.name == "blackjack" else info
 
 
 NAMES = {"TorchBlackjack": "blackjack", "Connect4": "connect4", "Snake": "snake"}  # Gymnasium has a Blackjack
 for name, game in NAMES.items():
-    gym.register(f"{name}-v0", "envs.gym:SingleEnv", vector_entry_point="envs.gym:BatchedEnv", kwargs={"game": game})
+    gym.register(
+        f"{name}-v0",
+        "envs.gymnasium_api:SingleEnv",
+        vector_entry_point="envs.gymnasium_api:BatchedEnv",
+        kwargs={"game": game},
+    )

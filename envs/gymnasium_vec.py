@@ -32,7 +32,7 @@ class GymEnv(Env):
     """
 
     def __init__(
-        self, id: str, num_envs: int, seed: int = 0, device: str = "cpu", first_game: int = 0, **options: Any
+        self, id: str, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0, **options: Any
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; there must be at least one game")
@@ -56,14 +56,14 @@ class GymEnv(Env):
         self.spec = Spec(f"gym:{id}", 0, tuple(space.shape or ()), int(actions.n), 0, 0, limit or UNKNOWN)
         self.game: Any = self  # what a view is asked with
         self.num_envs, self.device, self.first_action = num_envs, device, int(actions.start)
-        self.seed, self.first_game = seed, first_game
+        self.seed, self.first_env_id = seed, first_env_id
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.legal = torch.ones(num_envs, self.spec.num_actions, dtype=torch.bool, device=device)
+        self.action_mask = torch.ones(num_envs, self.spec.num_actions, dtype=torch.bool, device=device)
         self.state: State = {"obs": torch.zeros(num_envs, *self.spec.obs_shape, device=device)}
 
     def reset(self) -> Step:
         """Begin all games afresh; the second time they are others than the first."""
-        ids = range(self.first_game, self.first_game + self.num_envs)
+        ids = range(self.first_env_id, self.first_env_id + self.num_envs)
         seeds = [np.random.SeedSequence([self.seed, game, int(self.steps)]) for game in ids]
         each: Any = [int(one.generate_state(1)[0]) for one in seeds]
         obs, _ = self.games.reset(seed=each)
@@ -84,9 +84,11 @@ class GymEnv(Env):
     def _step(self, obs: np.ndarray, final: np.ndarray, reward: Tensor, terminated: Tensor, truncated: Tensor) -> Step:
         seen, last = self._tensor(obs).float(), self._tensor(final).float()
         self.state = {"obs": seen}
-        return Step(seen, self.legal, reward, terminated, truncated, last, self.legal, self.state, {"obs": last})
+        return Step(
+            seen, self.action_mask, reward, terminated, truncated, last, self.action_mask, self.state, {"obs": last}
+        )
 
-    def now(self) -> Step:
+    def current(self) -> Step:
         """Begin all games afresh: how somebody else's games stand cannot be known."""
         return self.reset()
 
@@ -96,7 +98,7 @@ class GymEnv(Env):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps.copy_(state["steps"])
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         """Return what is seen of a state, as `envs.base.Game` does."""
         return state["obs"].clone(), torch.ones(
             len(state["obs"]), self.spec.num_actions, dtype=torch.bool, device=self.device

@@ -25,7 +25,7 @@ from envs.connect4 import (
     playable,
 )
 from envs.registry import closest
-from envs.rng import pick
+from envs.rng import sample_legal
 
 Policy = Callable[[Tensor, Tensor], Tensor]  # (obs, legal) -> action
 
@@ -36,17 +36,17 @@ MOST = 8  # discs that an opponent looks ahead; each makes it seven times slower
 LEAVES = 1 << 16  # positions at the bottom of a search that are held at once: 512 KiB a tensor
 
 
-def random(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+def random(pieces: Tensor, others: Tensor, u: Tensor) -> Tensor:
     """Drop anywhere, all legal columns equally likely."""
-    return pick(legal_columns(pieces | others), luck)
+    return sample_legal(legal_columns(pieces | others), u)
 
 
-def tactical(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+def tactical(pieces: Tensor, others: Tensor, u: Tensor) -> Tensor:
     """Win if it can, block if it must, else drop anywhere."""
     reachable = playable(pieces | others)
     wins, blocks = completing(pieces) & reachable, completing(others) & reachable
     choice = torch.where(wins != 0, wins, torch.where(blocks != 0, blocks, reachable))
-    return pick(columns_of(choice), luck)
+    return sample_legal(columns_of(choice), u)
 
 
 class Negamax:
@@ -55,9 +55,9 @@ class Negamax:
     def __init__(self, depth: int) -> None:
         self.depth = depth
 
-    def __call__(self, pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+    def __call__(self, pieces: Tensor, others: Tensor, u: Tensor) -> Tensor:
         values = search(pieces, others, self.depth)
-        return pick(values == values.amax(1, keepdim=True), luck)
+        return sample_legal(values == values.amax(1, keepdim=True), u)
 
 
 class SelfPlay:
@@ -77,13 +77,13 @@ class SelfPlay:
         self.policy: Policy | None = None
         self.errs: float | Tensor = self.ERRS  # how often it drops anywhere
 
-    def __call__(self, pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
+    def __call__(self, pieces: Tensor, others: Tensor, u: Tensor) -> Tensor:
         if self.policy is None:
-            return random(pieces, others, luck)
-        legal = legal_columns(pieces | others)
-        anywhere = pick(legal, luck / self.errs)
-        legal = legal | ~legal.any(1, keepdim=True)
-        return torch.where(luck < self.errs, anywhere, self.policy(planes(pieces, others), legal))
+            return random(pieces, others, u)
+        action_mask = legal_columns(pieces | others)
+        anywhere = sample_legal(action_mask, u / self.errs)
+        action_mask = action_mask | ~action_mask.any(1, keepdim=True)
+        return torch.where(u < self.errs, anywhere, self.policy(planes(pieces, others), action_mask))
 
 
 OPPONENTS: dict[str, Opponent] = {"random": random, "tactical": tactical}

@@ -16,7 +16,7 @@ MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 GAMES, EXPLORATION, SAMPLING, ADVISING, GUIDING = range(5)  # the streams of one run
 
 
-def mix(x: Tensor) -> Tensor:
+def splitmix64(x: Tensor) -> Tensor:
     """Scramble int64 numbers one to one: every input bit moves about half of the output bits."""
     x = (x ^ shift_right(x, 30)) * MULTIPLIERS[0]
     x = (x ^ shift_right(x, 27)) * MULTIPLIERS[1]
@@ -28,7 +28,7 @@ def shift_right(x: Tensor, bits: int) -> Tensor:
     return x >> bits & (1 << 64 - bits) - 1
 
 
-class Luck:
+class CounterRNG:
     """A stream of uniform numbers for each game; two streams of one seed are independent.
 
     Args:
@@ -38,22 +38,22 @@ class Luck:
     """
 
     def __init__(self, seed: int, games: Tensor, stream: int) -> None:
-        origin = mix(mix(torch.tensor(seed, device=games.device) + GOLDEN) + stream)
-        self.base = mix(origin + games * GOLDEN)
+        origin = splitmix64(splitmix64(torch.tensor(seed, device=games.device) + GOLDEN) + stream)
+        self.base = splitmix64(origin + games * GOLDEN)
 
-    def draw(self, step: Tensor | int, columns: int) -> Tensor:
+    def uniform(self, step: Tensor | int, columns: int) -> Tensor:
         """Return (N, columns) float32 in [0, 1), multiples of 2**-24. `step` is a number or a 0-d int64."""
-        place = mix(torch.as_tensor(step, device=self.base.device) + GOLDEN)
-        places = mix(place + torch.arange(columns, device=self.base.device))
-        return uniform(mix(self.base + places[:, None])).T
+        place = splitmix64(torch.as_tensor(step, device=self.base.device) + GOLDEN)
+        places = splitmix64(place + torch.arange(columns, device=self.base.device))
+        return bits_to_uniform(splitmix64(self.base + places[:, None])).T
 
 
-def uniform(bits: Tensor) -> Tensor:
+def bits_to_uniform(bits: Tensor) -> Tensor:
     """Return the top 24 bits of mixed int64 numbers as float32 in [0, 1)."""
     return shift_right(bits, 40).float() * 2.0**-24
 
 
-def pick(allowed: Tensor, luck: Tensor) -> Tensor:
+def sample_legal(allowed: Tensor, u: Tensor) -> Tensor:
     """Choose one of the allowed columns of each row, all equally likely; 0 where none is.
 
     Args:
@@ -63,7 +63,7 @@ def pick(allowed: Tensor, luck: Tensor) -> Tensor:
     Returns:
         (N,) int64.
     """
-    wanted = (luck * allowed.sum(1)).long()
+    wanted = (u * allowed.sum(1)).long()
     rank, column = torch.zeros_like(wanted), torch.zeros_like(wanted)
     for one in allowed.unbind(1):  # no cumsum: a compiler makes one loop over N of this
         rank = rank + one

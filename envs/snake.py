@@ -42,11 +42,13 @@ class Snake:
         if time_limit < 1:
             raise ValueError(f"time_limit is {time_limit}; a game takes at least 1 step")
         self.size, self.cells, self.words, self.death_reward = size, size**2, words_for(size**2), death_reward
-        self.spec = Spec("snake", 1, (6, size, size), 4, deal_luck=2, play_luck=1, time_limit=time_limit)
+        self.spec = Spec(
+            "snake", 1, (6, size, size), 4, num_reset_uniforms=2, num_step_uniforms=1, time_limit=time_limit
+        )
 
-    def deal(self, luck: Tensor) -> State:
-        head = (luck[:, 0] * self.cells).long()
-        fruit = (luck[:, 1] * (self.cells - 1)).long()
+    def reset(self, u: Tensor) -> State:
+        head = (u[:, 0] * self.cells).long()
+        fruit = (u[:, 1] * (self.cells - 1)).long()
         body = bit(head, self.words)
         return {
             "row": head // self.size,
@@ -60,7 +62,7 @@ class Snake:
             "forward": torch.zeros_like(body),  # where it is right or down
         }
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         row, column = neighbour(state["row"], state["column"], action)
         crashed = (row < 0) | (row >= self.size) | (column < 0) | (column >= self.size)
         cell = row * self.size + column
@@ -74,7 +76,7 @@ class Snake:
         dead = crashed | (left & head != 0).any(1)
         body, length = left | head, state["length"] + eaten
         room = self.cells - length
-        fruit = nth(~body & full(self.cells, self.words, body.device), (luck[:, 0] * room).long())
+        fruit = nth(~body & full(self.cells, self.words, body.device), (u[:, 0] * room).long())
         after = {
             "row": row,
             "column": column,
@@ -90,7 +92,7 @@ class Snake:
         reward = torch.where(dead, self.death_reward, eaten.float())
         return after, reward, dead | (room == 0)
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         body, upright, forward = (unpack(state[name], self.cells) for name in ("body", "upright", "forward"))
         cell = torch.arange(self.cells, device=body.device)
         places = (state["row"] * self.size + state["column"], state["tail"], state["fruit"])

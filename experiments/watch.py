@@ -194,7 +194,7 @@ def by_hand(told: Play, read: Callable[[str], str] = input) -> None:
                 said = "q"
             if said in ("", "q"):
                 return
-            if said not in tuple("1234567") or not step.legal[0, int(said) - 1]:
+            if said not in tuple("1234567") or not step.action_mask[0, int(said) - 1]:
                 print("a column that is not full, 1 to 7; q to end")
                 states.pop()
                 continue

@@ -17,7 +17,7 @@ import tyro
 
 import envs
 from agents import AGENTS, A2CConfig, Agent, DQNConfig, PPOConfig
-from agents.distributed import rank, ranks
+from agents.distributed import rank, world_size
 from agents.guidance import GuidanceConfig
 from envs import closest
 from envs.base import Env
@@ -80,9 +80,9 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed is {self.seed}; it must lie between 0 and 2**31 - 1")
-        if self.num_envs % ranks():
-            raise ValueError(f"{self.num_envs} games cannot be split between {ranks()} processes")
-        self.agent.check(self.num_envs // ranks())
+        if self.num_envs % world_size():
+            raise ValueError(f"{self.num_envs} games cannot be split between {world_size()} processes")
+        self.agent.check(self.num_envs // world_size())
         self.tutoring.check()
         self.guiding.check(self.algo)
 
@@ -182,7 +182,7 @@ def make_agent(config: Config, env: Env) -> Agent:
 
 def make_env(config: Config, device: str) -> Env:
     """Return the games to train in: this rank's share of them."""
-    num_envs = config.num_envs // ranks()
+    num_envs = config.num_envs // world_size()
     options = envs.read_options(config.env_kwargs)
     return envs.make(config.env, num_envs, config.seed, device, rank() * num_envs, **options)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from agents import Agent
 from agents.guidance.preferences import Preferences
 from envs.base import Env, State
-from envs.rng import ADVISING, Luck, pick
+from envs.rng import ADVISING, CounterRNG, sample_legal
 from training.config import Config, evaluation_env
 from tutors import hire_analyst
 from tutors.advice_table import AdviceTable
@@ -94,14 +94,18 @@ def collect(agent: Agent, env: Env, view: View, number: int, worst: bool, seed: 
 
     The student plays its best actions, but now and then any.
     """
-    luck = Luck(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+    rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
     step, playing = env.reset(), torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     totals = torch.zeros(env.num_envs, device=env.device)
     lengths = totals.long()
     last, ended = deque[Moment](maxlen=LAST), dict[int, Episode]()
     while playing.any():
-        chance = luck.draw(env.steps, 2)
-        action = torch.where(chance[:, 0] < WANDERS, pick(step.legal, chance[:, 1]), agent.greedy(step.obs, step.legal))
+        chance = rng.uniform(env.steps, 2)
+        action = torch.where(
+            chance[:, 0] < WANDERS,
+            sample_legal(step.action_mask, chance[:, 1]),
+            agent.greedy(step.obs, step.action_mask),
+        )
         after = env.step(action)
         last.append(Moment(step.state, action, after.reward, after.final_obs))
         totals, lengths = totals + after.reward * playing, lengths + playing

@@ -11,7 +11,7 @@ from agents import Agent
 from envs.base import Env, Step
 from envs.blackjack import Blackjack
 from envs.blackjack_exact import value_of_greedy
-from envs.rng import Luck, pick
+from envs.rng import CounterRNG, sample_legal
 from tutors.advisor import Desk
 
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games as they stand
@@ -51,7 +51,7 @@ def play(policy: Policy, env: Env) -> Result:
 
 def student(agent: Agent) -> Policy:
     """The student alone: no advice, no exploration."""
-    return lambda env, step: agent.greedy(step.obs, step.legal)
+    return lambda env, step: agent.greedy(step.obs, step.action_mask)
 
 
 def judge(agent: Agent, env: Env) -> Result:
@@ -61,16 +61,16 @@ def judge(agent: Agent, env: Env) -> Result:
     return play(student(agent), env)
 
 
-def tutor_alone(desk: Desk, luck: Luck) -> Policy:
+def tutor_alone(desk: Desk, rng: CounterRNG) -> Policy:
     """The tutor's best action everywhere; a random legal one where there is no advice."""
 
     def policy(env: Env, step: Step) -> Tensor:
         advice = desk.advise(env.state, torch.ones_like(step.terminated))
-        return torch.where(advice.given, advice.probs.argmax(1), random_play(luck)(env, step))
+        return torch.where(advice.given, advice.probs.argmax(1), random_play(rng)(env, step))
 
     return policy
 
 
-def random_play(luck: Luck) -> Policy:
+def random_play(rng: CounterRNG) -> Policy:
     """All legal actions equally likely."""
-    return lambda env, step: pick(step.legal, luck.draw(env.steps, 1)[:, 0])
+    return lambda env, step: sample_legal(step.action_mask, rng.uniform(env.steps, 1)[:, 0])

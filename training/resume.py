@@ -19,10 +19,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from agents import Agent
-from agents.distributed import rank, ranks, share
+from agents.distributed import broadcast_object, rank, world_size
 from agents.guidance import METHODS
 from envs.base import Env, Step
-from envs.episode_stats import Score
+from envs.episode_stats import EpisodeStats
 from envs.opponents import SelfPlay
 from training.checkpoint import save_checkpoint
 from training.config import Config, config_of
@@ -54,7 +54,7 @@ def settled(config: Config) -> tuple[Config, bool]:
     if METHODS[method].pauses:
         if source is None:
             raise ValueError(f"--guidance {method} reads a student's games: --resume says which run's")
-        if ranks() > 1:
+        if world_size() > 1:
             raise ValueError(f"--guidance {method} reads games in one process: leave out torchrun")
         # what was read is looked up everywhere, and nobody is asked about positions
         quiet = {"asking": "early", "ask_budget": 0, "reuse": math.inf, "nowait": False, "advice_store": None}
@@ -67,8 +67,8 @@ def settled(config: Config) -> tuple[Config, bool]:
             raise ValueError(f"{source} began otherwise: {'; '.join(changed)}. --force goes on all the same")
         if goes_on:
             config = replace(config, folder=source, resume=before.resume)
-    config = replace(config, folder=share(config.folder or new_folder(config)))
-    if share((config.folder / "config.json").exists() and not goes_on):
+    config = replace(config, folder=broadcast_object(config.folder or new_folder(config)))
+    if broadcast_object((config.folder / "config.json").exists() and not goes_on):
         raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own, or --resume")
     return config, goes_on
 
@@ -161,7 +161,7 @@ class Resumable:
     env: Env
     agent: Agent
     desk: Desk | None
-    score: Score
+    score: EpisodeStats
     asking: Asking
     rations: Rations
     acted: Tensor
@@ -246,7 +246,7 @@ class Resumable:
                 self.agreed.copy_(state["agreed"])
         else:
             self.guided_from = self.global_step
-        self.step = self.env.now()
+        self.step = self.env.current()
         self.began -= state["seconds"]
         self.logged_step = self.global_step
 

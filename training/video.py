@@ -26,7 +26,7 @@ def positions(agent: Agent, env: Env) -> list[State]:
     step, states = env.reset(), []
     while len(states) < LONGEST:
         states.append(step.state)
-        step = env.step(agent.greedy(step.obs, step.legal))
+        step = env.step(agent.greedy(step.obs, step.action_mask))
         if step.terminated | step.truncated:
             return [*states, step.final_state]
     return states

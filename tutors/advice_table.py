@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from envs.rng import GOLDEN, mix, shift_right
+from envs.rng import GOLDEN, shift_right, splitmix64
 from tutors.base import Advice
 
 ENDLESS = 1 << 30
@@ -160,7 +160,7 @@ def tag_of(address: Tensor) -> Tensor:
 
 def scramble(keys: Tensor) -> Tensor:
     """Return one well-mixed hash of each key, (B,) int64."""
-    return mix(keys[:, 0] + keys[:, 1] * GOLDEN)
+    return splitmix64(keys[:, 0] + keys[:, 1] * GOLDEN)
 
 
 def begins(ordered: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
-from envs.base import State, rows_of
+from envs.base import State, select_rows
 from tutors.advice_table import ENDLESS, AdviceTable
 from tutors.async_advisor import Clerk, Ring
 from tutors.base import Advice, Tutor, View, no_advice_counts
@@ -134,7 +134,7 @@ class Desk:
         """Ask about the rows that are `missing` (N,) bool, and write the answers into `advice`."""
         rows = missing.nonzero()[:, 0]
         if len(rows):
-            answers = self._answer(rows_of(told.state, rows), told.keys[rows])
+            answers = self._answer(select_rows(told.state, rows), told.keys[rows])
             for known, new in zip(advice, answers, strict=True):
                 known[rows] = new
 
@@ -181,7 +181,7 @@ class Desk:
     def report(self, together: Together = dict) -> dict[str, float]:
         """Return what came up since the last report, as TensorBoard tags. Reads the table's load back.
 
-        `together` adds up the counts of all desks of a run.
+        `all_gather_sum` adds up the counts of all desks of a run.
         """
         total = together(self._counted())
         new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
@@ -258,7 +258,7 @@ class Desk:
         distinct, which = keys.unique(dim=0, return_inverse=True)
         first = torch.full_like(distinct[:, 0], len(keys))
         first.scatter_reduce_(0, which, torch.arange(len(keys), device=keys.device), "amin")
-        answers = self._ask(rows_of(state, first), distinct)
+        answers = self._ask(select_rows(state, first), distinct)
         self.table.put(distinct, answers)
         return Advice(*(tensor[which] for tensor in answers))
 
@@ -267,7 +267,7 @@ class Desk:
         answers = self._stored(keys)
         rows = (~answers.given).nonzero()[:, 0]
         if len(rows):
-            asked = rows_of(state, rows)
+            asked = select_rows(state, rows)
             said, cost = self._talk(asked)
             said = said.to(keys.device)
             for known, new in zip(answers, said, strict=True):
@@ -305,8 +305,8 @@ class Desk:
         if not said.given.any():
             return
         if self.asked.has_expert:
-            values, legal = self.asked.values(state, EXPERT_DEPTH).float(), self.asked.legal(state)
-            values = values.masked_fill(~legal, -torch.inf)
+            values, action_mask = self.asked.values(state, EXPERT_DEPTH).float(), self.asked.action_mask(state)
+            values = values.masked_fill(~action_mask, -torch.inf)
             best = values == values.amax(1, keepdim=True)
             agreed = best.gather(1, said.probs.argmax(1, keepdim=True))[:, 0] & said.given
             self.counts["expert_agreed"] += int(agreed.sum())

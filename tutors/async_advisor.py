@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.base import State, rows_of
+from envs.base import State, select_rows
 from tutors.base import Advice, TutorError
 
 MOST = 1024  # questions that are taken at once: what one request holds
@@ -90,7 +90,7 @@ def worth_asking(questions: Questions, known: set[tuple[int, ...]], most: int = 
     order = order[often[order].argsort(descending=True, stable=True)]
     dropped = count - held + int(often[order[most:]].sum())
     order = order[:most]
-    return keys[order], rows_of(questions.state, places[newest[order]]), dropped
+    return keys[order], select_rows(questions.state, places[newest[order]]), dropped
 
 
 class Clerk:

@@ -122,7 +122,7 @@ class View:
         """Return the whole question about each position: rules first, position last."""
         raise NotImplementedError
 
-    def legal(self, state: State) -> Tensor:
+    def action_mask(self, state: State) -> Tensor:
         """Return which actions are legal, (B, A) bool."""
         rows = next(iter(state.values()))
         return torch.ones(len(rows), len(self.labels), dtype=torch.bool, device=rows.device)

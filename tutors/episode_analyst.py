@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from envs.base import State, row_count
-from envs.rng import mix, uniform
+from envs.base import State, num_rows
+from envs.rng import bits_to_uniform, splitmix64
 from tutors.base import ANSWER, Advice, TutorError, View
 from tutors.episodes import MATTERS, Episode, expert_values, gaps, longest, rules_of, tell
 from tutors.llm.api import Answer, Labels, Text, Trouble, Wanted
@@ -76,7 +76,7 @@ class Reader:
 
     def advise(self, state: State) -> Advice:
         """Return no advice."""
-        return Advice.no_advice(row_count(state), len(self.view.labels))
+        return Advice.no_advice(num_rows(state), len(self.view.labels))
 
     def report(self) -> dict[str, float]:
         """Return nothing."""
@@ -112,8 +112,8 @@ class ScriptedAnalyst:
                     named.append(Finding(step, int(values[step].argmax()), -share, "the search would not do that"))
                 else:
                     step = int(where * len(lost))
-                    legal = (values[step] > -torch.inf).nonzero()[:, 0].tolist()
-                    named.append(Finding(step, legal[int(what * len(legal))], 2 * worth - 1, "a guess"))
+                    action_mask = (values[step] > -torch.inf).nonzero()[:, 0].tolist()
+                    named.append(Finding(step, action_mask[int(what * len(action_mask))], 2 * worth - 1, "a guess"))
             found.append(named)
         return found
 
@@ -131,8 +131,8 @@ class ScriptedAnalyst:
 
     def _luck(self, number: int, turn: int) -> list[float]:
         """Return four numbers in [0, 1) of their own for each turn of each question."""
-        begin = mix(torch.tensor([self.seed])) + (number * (MOST + 1) + turn) * 4
-        return uniform(mix(begin + torch.arange(4))).tolist()
+        begin = splitmix64(torch.tensor([self.seed])) + (number * (MOST + 1) + turn) * 4
+        return bits_to_uniform(splitmix64(begin + torch.arange(4))).tolist()
 
 
 class VllmAnalyst:
@@ -243,14 +243,14 @@ def read(text: str, view: View, episode: Episode) -> list[Finding] | Trouble:
         return Trouble("not_json")
     if not isinstance(named, list):
         return Trouble("not_json")
-    legal, found = view.legal(episode.told), dict[int, Finding]()
+    action_mask, found = view.action_mask(episode.told), dict[int, Finding]()
     for one in named[:MOST]:
         if not isinstance(one, dict):
             return Trouble("not_json")
         step, action, reward = one.get("step"), one.get("action"), one.get("reward")
         if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step <= len(episode.actions):
             return Trouble("no_such_step")
-        if action not in view.labels or not legal[step - 1, view.labels.index(action)]:
+        if action not in view.labels or not action_mask[step - 1, view.labels.index(action)]:
             return Trouble("illegal_action")
         if not isinstance(reward, int | float) or isinstance(reward, bool) or not -1 <= reward <= 1:
             return Trouble("reward_out_of_range")

@@ -58,7 +58,7 @@ def expert_values(view: View, episode: Episode, depth: int) -> Tensor:
     Raises:
         ValueError: the view has no expert.
     """
-    return view.values(episode.told, depth).float().masked_fill(~view.legal(episode.told), -torch.inf)
+    return view.values(episode.told, depth).float().masked_fill(~view.action_mask(episode.told), -torch.inf)
 
 
 def gaps(values: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

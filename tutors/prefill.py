@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import envs
-from envs.base import Env, State, row_count, rows_of
-from envs.rng import ADVISING, Luck, pick
+from envs.base import Env, State, num_rows, select_rows
+from envs.rng import ADVISING, CounterRNG, sample_legal
 from tutors import TutorConfig, hire
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Desk
@@ -58,7 +58,7 @@ Play = Callable[[Env, View, int], Iterator[State]]  # from a seed, without end
 
 
 def fill(told: Fill, play: Play = mixed_play) -> str:
-    """Ask about what `play` meets most often, keep all answers, and return in one line what it came to.
+    """Ask about what `step` meets most often, keep all answers, and return in one line what it came to.
 
     Raises:
         ValueError: a name is not known, or the store does not work.
@@ -80,14 +80,14 @@ def fill(told: Fill, play: Play = mixed_play) -> str:
         stack.enter_context(usable(where))
         console.print(f"looking for positions of {env.spec.name} {view.name}")
         state = most_met(env, view, told.positions, play(env, view, told.seed))
-        desk = Desk(view, tutor, AdviceTable(env.spec.num_actions, math.inf, 2 * row_count(state)), store)
+        desk = Desk(view, tutor, AdviceTable(env.spec.num_actions, math.inf, 2 * num_rows(state)), store)
         ask(desk, state, console)
         summary, asked = desk.summary(), desk.counts["told"]
     if asked and not desk.counts["answered"]:
         raise TutorError(f"the tutor answered none of {asked:,} questions: {summary['no_advice']}")
-    everything = "all that play met" if row_count(state) < told.positions else "those met most often"
+    everything = "all that play met" if num_rows(state) < told.positions else "those met most often"
     return (
-        f"{row_count(state):,} positions of {env.spec.name} {view.name}, {everything}: {desk.counts['stored']:,} were "
+        f"{num_rows(state):,} positions of {env.spec.name} {view.name}, {everything}: {desk.counts['stored']:,} were "
         f"stored, {desk.counts['answered']:,} of {asked:,} were answered now, for {summary['prompt_tokens']:,} prompt "
         f"tokens, {summary['answer_tokens']:,} answer tokens and {summary['seconds']} s; all in "
         f"{without_password(where)}"
@@ -98,13 +98,13 @@ def wandering(greedy: Callable[[Tensor, Tensor], Tensor]) -> Play:
     """Return the play of who takes `greedy(obs, legal)`, but for one action in ten, which is any legal one."""
 
     def play(env: Env, view: View, seed: int) -> Iterator[State]:
-        luck = Luck(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+        rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
         step = env.reset()
         while True:
             yield step.state
-            chance = luck.draw(env.steps, 2)
-            own = greedy(step.obs, step.legal)
-            step = env.step(torch.where(chance[:, 0] < WANDERS, pick(step.legal, chance[:, 1]), own))
+            chance = rng.uniform(env.steps, 2)
+            own = greedy(step.obs, step.action_mask)
+            step = env.step(torch.where(chance[:, 0] < WANDERS, sample_legal(step.action_mask, chance[:, 1]), own))
 
     return play
 
@@ -120,22 +120,22 @@ def most_met(env: Env, view: View, most: int, play: Iterator[State]) -> State:
     times = torch.zeros(0, dtype=torch.int64, device=env.device)
     while moments < MOMENTS * most or (known < most and quiet < QUIET):
         state, which = distinct(view, [*pool, *itertools.islice(play, ROUND)])
-        pool, found = [state], row_count(state)
+        pool, found = [state], num_rows(state)
         new = torch.ones(ROUND * env.num_envs, dtype=torch.int64, device=env.device)
         moments += len(new)
         times = torch.zeros(found, dtype=torch.int64, device=env.device).index_add_(0, which, torch.cat([times, new]))
         quiet, known = (quiet + 1 if found == known else 0), found
     order = times.argsort(descending=True, stable=True)[:most]
-    return {name: tensor.cpu() for name, tensor in rows_of(pool[0], order).items()}
+    return {name: tensor.cpu() for name, tensor in select_rows(pool[0], order).items()}
 
 
 def ask(desk: Desk, state: State, console: Console) -> None:
     """Ask about all positions, many at once; what was answered is written before more is asked."""
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=row_count(state))
-        for rows in torch.arange(row_count(state)).split(CALL):
-            desk.advise(rows_of(state, rows), torch.ones(len(rows), dtype=torch.bool))
+        task = progress.add_task("", total=num_rows(state))
+        for rows in torch.arange(num_rows(state)).split(CALL):
+            desk.advise(select_rows(state, rows), torch.ones(len(rows), dtype=torch.bool))
             assert desk.store is not None
             when_unlocked(desk.store.flush)
             progress.advance(task, len(rows))

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from agents.policy import policy, uncertainty
+from agents.policy import action_probs, normalized_entropy
 from envs.registry import closest
-from envs.rng import mix, shift_right
+from envs.rng import shift_right, splitmix64
 from tutors.advice_table import ENDLESS, first_alike, scramble
 
 DEPTH, BITS = 4, 19  # rows and the logarithm of the columns of the sketch that counts visits: 16 MiB
@@ -31,7 +31,7 @@ class Wish(NamedTuple):
 
     wanted: Tensor  # (N,) bool
     score: Tensor  # (N,) float32: where there may be few questions, the largest are put
-    luck: Tensor  # (N,) float32 in [0, 1): decides between equal scores
+    u: Tensor  # (N,) float32 in [0, 1): decides between equal scores
 
 
 def check_asking(method: str, threshold: float | None, budget: int | None, per_step: int | None) -> None:
@@ -58,12 +58,12 @@ def consult_probability(step: Tensor, theta: int, p_init: float = 1.0, p_final: 
     return p_init - progress * (p_init - p_final)
 
 
-def by_chance(probability: float | Tensor, luck: Tensor) -> Tensor:
+def by_chance(probability: float | Tensor, u: Tensor) -> Tensor:
     """Ask with `probability`, for each row on its own. (N,) bool for luck (N,) in [0, 1)."""
-    return luck < torch.as_tensor(probability, dtype=torch.float32, device=luck.device)
+    return u < torch.as_tensor(probability, dtype=torch.float32, device=u.device)
 
 
-def importance(worth: Tensor, legal: Tensor) -> Tensor:
+def importance(worth: Tensor, action_mask: Tensor) -> Tensor:
     """Return how much it matters what is done: the best legal action's worth less the worst one's. (N,) for (N, A).
 
     Source: Torrey & Taylor 2013, "Teaching on a budget", I(s) = max Q - min Q of the teacher's values. Ours are the
@@ -71,7 +71,7 @@ def importance(worth: Tensor, legal: Tensor) -> Tensor:
     Amir et al. 2016, "Interactive teaching strategies for agent training". A policy's probabilities in their place are
     our own reading: they are far apart where it has made up its mind.
     """
-    return worth.masked_fill(~legal, -torch.inf).amax(1) - worth.masked_fill(~legal, torch.inf).amin(1)
+    return worth.masked_fill(~action_mask, -torch.inf).amax(1) - worth.masked_fill(~action_mask, torch.inf).amin(1)
 
 
 class Visits:
@@ -89,7 +89,7 @@ class Visits:
 
     def add(self, keys: Tensor) -> Tensor:
         """Count a visit of each of `keys` (N, 2), and return how many each has had, those of this step included."""
-        places = shift_right(mix(scramble(keys) + self.rows), 64 - BITS) + (self.rows << BITS)  # (DEPTH, N)
+        places = shift_right(splitmix64(scramble(keys) + self.rows), 64 - BITS) + (self.rows << BITS)  # (DEPTH, N)
         self.counts.index_add_(0, places.flatten(), torch.ones_like(places.flatten()))
         return self.counts[places].amin(0)
 
@@ -101,7 +101,7 @@ class Asking:
     early        everywhere: until the budget is spent (Torrey & Taylor 2013, early advising)
     importance   where `importance` is over the threshold
     mistake      there too, but advice counts only where it differs from the student's greedy action: see `heed`
-    uncertainty  where `uncertainty` is over the threshold
+    uncertainty  where `normalized_entropy` is over the threshold
     visited      from the threshold's visit on
 
     Only `chance` knows the consult probability. Where no advice is wanted the table's is not used either.
@@ -126,7 +126,7 @@ class Asking:
         if self.visits is not None:
             self.visits.counts.copy_(state["visits"])
 
-    def wish(self, keys: Tensor, scores: Tensor, legal: Tensor, probability: float | Tensor, luck: Tensor) -> Wish:
+    def wish(self, keys: Tensor, scores: Tensor, action_mask: Tensor, probability: float | Tensor, u: Tensor) -> Wish:
         """Return where advice is wanted.
 
         Args:
@@ -136,18 +136,18 @@ class Asking:
             probability: the consult probability.
             luck: (N, 2) in [0, 1).
         """
-        chance, ties = luck.unbind(1)
+        chance, ties = u.unbind(1)
         if self.threshold is None:
             wanted = by_chance(probability, chance) if self.method == "chance" else torch.ones_like(chance).bool()
             return Wish(wanted, torch.zeros_like(ties), ties)
         if self.visits is not None:
             score = self.visits.add(keys).float()
             return Wish(score >= self.threshold, score, ties)
-        probs = policy(scores, legal, self.has_policy)
+        probs = action_probs(scores, action_mask, self.has_policy)
         if self.method == "uncertainty":
-            score = uncertainty(probs, legal)
+            score = normalized_entropy(probs, action_mask)
         else:
-            score = importance(probs if self.has_policy else scores, legal)
+            score = importance(probs if self.has_policy else scores, action_mask)
         return Wish(score > self.threshold, score, ties)
 
     def heed(self, wanted: Tensor, differs: Tensor, rations: "Rations") -> Tensor:
@@ -195,7 +195,7 @@ class Rations:
         self.first = first_alike(keys)
         score = torch.full_like(wish.score, -torch.inf)
         score.scatter_reduce_(0, self.first, wish.score.masked_fill(~missing, -torch.inf), "amax")
-        order = wish.luck.argsort(stable=True)
+        order = wish.u.argsort(stable=True)
         order = order[score[order].argsort(stable=True, descending=True)]
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         most = self.left if self.per_step is None else self.left.clamp(max=self.per_step)

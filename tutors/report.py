@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, row_count, rows_of
-from envs.rng import ADVISING, SAMPLING, Luck, pick
+from envs.base import Env, State, num_rows, select_rows
+from envs.rng import ADVISING, SAMPLING, CounterRNG, sample_legal
 from tutors.advisor import Desk
 from tutors.base import Advice, View, no_advice_counts
 
@@ -73,12 +73,12 @@ def gather(env: Env, view: View, count: int, seed: int) -> State:
     pool: list[State] = []
     while True:
         pool = [distinct(view, [*pool, *itertools.islice(play, ROUND)])[0]]
-        found = row_count(pool[0])
+        found = num_rows(pool[0])
         if found >= PLENTY * count or found == known:
             break
         known = found
-    order = Luck(seed, torch.arange(found, device=env.device), SAMPLING).draw(0, 1)[:, 0].argsort(stable=True)
-    return {name: tensor.cpu() for name, tensor in rows_of(pool[0], order[:count]).items()}
+    order = CounterRNG(seed, torch.arange(found, device=env.device), SAMPLING).uniform(0, 1)[:, 0].argsort(stable=True)
+    return {name: tensor.cpu() for name, tensor in select_rows(pool[0], order[:count]).items()}
 
 
 def mixed_play(env: Env, view: View, seed: int) -> Iterator[State]:
@@ -87,23 +87,23 @@ def mixed_play(env: Env, view: View, seed: int) -> Iterator[State]:
     Half of all actions are the expert's best and half are any legal ones: in game i of n an action is the expert's with
     probability i / (n - 1), so that play of every strength takes part. Without an expert all are any legal ones.
     """
-    luck = Luck(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+    rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
     skill = torch.linspace(0, 1, env.num_envs, device=env.device)
     step = env.reset()
     for turn in itertools.count():
         yield step.state
-        chance = luck.draw(turn, 2)
-        actions = step.legal
+        chance = rng.uniform(turn, 2)
+        actions = step.action_mask
         if view.has_expert:
-            clever = expert_actions(view, step.state) & step.legal & (chance[:, :1] < skill[:, None])
-            actions = torch.where(clever.any(1, keepdim=True), clever, step.legal)
-        step = env.step(pick(actions, chance[:, 1]))
+            clever = expert_actions(view, step.state) & step.action_mask & (chance[:, :1] < skill[:, None])
+            actions = torch.where(clever.any(1, keepdim=True), clever, step.action_mask)
+        step = env.step(sample_legal(actions, chance[:, 1]))
 
 
 def expert_actions(view: View, state: State) -> Tensor:
     """Return which of the game's own actions a quick expert finds best, (N, A) bool."""
     told, turned = view.canonical(state)
-    best = best_actions(view.values(told, PLAY_DEPTH), view.legal(told))
+    best = best_actions(view.values(told, PLAY_DEPTH), view.action_mask(told))
     return best.gather(1, view.symmetry.to(best.device)[turned])
 
 
@@ -116,7 +116,7 @@ def distinct(view: View, parts: list[State]) -> tuple[State, Tensor]:
     keys, which = torch.unique(view.key(view.canonical(joined)[0]), dim=0, return_inverse=True)
     rows = torch.full_like(keys[:, 0], len(which))
     rows.scatter_reduce_(0, which, torch.arange(len(which), device=which.device), "amin")
-    return rows_of(joined, rows), which
+    return select_rows(joined, rows), which
 
 
 def report(desk: Desk, state: State, depth: int) -> Report:
@@ -129,18 +129,18 @@ def report(desk: Desk, state: State, depth: int) -> Report:
     """
     view = desk.view
     told, turned = view.canonical(state)
-    calls = [rows_of(state, rows) for rows in torch.arange(row_count(state)).split(STEP)]
-    answers = [desk.advise(call, torch.ones(row_count(call), dtype=torch.bool)) for call in calls]
+    calls = [select_rows(state, rows) for rows in torch.arange(num_rows(state)).split(STEP)]
+    answers = [desk.advise(call, torch.ones(num_rows(call), dtype=torch.bool)) for call in calls]
     advice = Advice(*(torch.cat(part) for part in zip(*answers, strict=True)))
     given = advice.given
     probs = torch.zeros_like(advice.probs).scatter(1, view.symmetry[turned], advice.probs)[given]  # as told, by letter
-    legal = view.legal(told)[given]
-    best = best_actions(view.values(told, depth)[given], legal)
+    action_mask = view.action_mask(told)[given]
+    best = best_actions(view.values(told, depth)[given], action_mask)
     top, advised = probs.max(1)
     agreed = best.gather(1, advised[:, None])[:, 0]
     curve = reliability(top, agreed)
     unsure = entropy(probs)
-    choices = legal.sum(1)
+    choices = action_mask.sum(1)
     several = choices > 1
     bias, within = letter_bias(probs, best)
     expert = shares(best)
@@ -173,10 +173,10 @@ def report(desk: Desk, state: State, depth: int) -> Report:
     )
 
 
-def best_actions(values: Tensor, legal: Tensor) -> Tensor:
-    """Return which legal actions no legal one surpasses. (B, A) bool, for `values` (B, A) and `legal` (B, A) bool."""
-    values = values.float().masked_fill(~legal, -torch.inf)
-    return (values == values.amax(1, keepdim=True)) & legal
+def best_actions(values: Tensor, action_mask: Tensor) -> Tensor:
+    """Return which legal actions no legal one surpasses, (B, A) bool, for `values` and `action_mask`, both (B, A)."""
+    values = values.float().masked_fill(~action_mask, -torch.inf)
+    return (values == values.amax(1, keepdim=True)) & action_mask
 
 
 def shares(best: Tensor) -> Tensor:

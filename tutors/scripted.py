@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envs.base import State
-from envs.rng import mix, pick, uniform
+from envs.rng import bits_to_uniform, sample_legal, splitmix64
 from tutors.base import Advice, View
 
 
@@ -38,16 +38,18 @@ class ScriptedTutor:
         self.stats: Counter[str] = Counter()
 
     def advise(self, state: State) -> Advice:
-        values, legal = self.view.values(state, self.depth), self.view.legal(state)
+        values, action_mask = self.view.values(state, self.depth), self.view.action_mask(state)
         rows = len(values)
         key = self.view.key(state)
         time = self.stats["asked"] if self.fresh else 0
-        chance = mix(key[:, 0] ^ mix(key[:, 1] + self.seed) ^ mix(torch.full_like(key[:, 0], time)))
-        right = uniform(chance) < self.accuracy
-        best = (values == values.amax(1, keepdim=True)) & legal
-        action = pick(torch.where(right[:, None], best, legal), uniform(mix(chance)))
+        chance = splitmix64(
+            key[:, 0] ^ splitmix64(key[:, 1] + self.seed) ^ splitmix64(torch.full_like(key[:, 0], time))
+        )
+        right = bits_to_uniform(chance) < self.accuracy
+        best = (values == values.amax(1, keepdim=True)) & action_mask
+        action = sample_legal(torch.where(right[:, None], best, action_mask), bits_to_uniform(splitmix64(chance)))
         self.stats["asked"] += rows
-        return one_hot(action, legal.shape[1])
+        return one_hot(action, action_mask.shape[1])
 
     def report(self) -> dict[str, float]:
         return {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes
-from agents.policy import taken
+from agents.policy import gather_action
 
 
 class Advantage(Guidance):
@@ -25,8 +25,8 @@ class Advantage(Guidance):
     def extras(self, num_actions: int) -> Shapes:
         return {"utility": ((), torch.float32)}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
-        utility = (taken(heard.advised, proposal.action) - 1 / legal.sum(1)) * heard.heeded
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
+        utility = (gather_action(heard.advised, proposal.action) - 1 / action_mask.sum(1)) * heard.heeded
         return Choice(proposal.action, proposal.scores, {"utility": utility})
 
     def advantage(self, advantages: Tensor, extras: Extras) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes
-from agents.policy import sample, uncertainty
+from agents.policy import normalized_entropy, sample_action
 
 
 class Blend(Guidance):
@@ -24,15 +24,15 @@ class Blend(Guidance):
     def extras(self, num_actions: int) -> Shapes:
         return {"advised": ((num_actions,), torch.float32)}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
         extras = {"advised": heard.advised}
-        scores = self.bend(proposal.scores, legal, extras)
-        drawn = sample(scores, legal, luck[:, :-1])
+        scores = self.bend(proposal.scores, action_mask, extras)
+        drawn = sample_action(scores, action_mask, u[:, :-1])
         return Choice(torch.where(heard.heeded, drawn, proposal.action), scores, extras)
 
-    def bend(self, log_probs: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+    def bend(self, log_probs: Tensor, action_mask: Tensor, extras: Extras) -> Tensor:
         advised = extras["advised"]
         given = advised.sum(1, keepdim=True) > 0
-        weight = self.strength * (1 - uncertainty(advised, legal))[:, None]
+        weight = self.strength * (1 - normalized_entropy(advised, action_mask))[:, None]
         mixed = weight * advised + (1 - weight) * log_probs.exp()
         return torch.where(given, mixed.clamp(min=1e-30).log(), log_probs)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from agents.base import Choice, Extras, Heard, Proposal, Shapes
 from agents.guidance.override import Override
-from agents.policy import taken
+from agents.policy import gather_action
 
 MARGIN = 0.1  # a tenth of what a game of Connect Four or Blackjack can bring
 NOBODY = -1  # in place of an action: no demonstration
@@ -28,13 +28,13 @@ class Demonstrate(Override):
     def extras(self, num_actions: int) -> Shapes:
         return {"shown": ((), torch.int64)}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
-        choice = super().choose(proposal, heard, legal, luck)
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
+        choice = super().choose(proposal, heard, action_mask, u)
         return choice._replace(extras={"shown": torch.where(heard.heeded, choice.action, NOBODY)})
 
-    def loss(self, scores: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+    def loss(self, scores: Tensor, action_mask: Tensor, extras: Extras) -> Tensor:
         shown = extras["shown"]
         best = shown.clamp(min=0)
         others = torch.arange(scores.shape[1], device=scores.device) != best[:, None]
-        rival = (scores + MARGIN * others).masked_fill(~legal, -torch.inf).amax(1)
-        return self.strength * ((rival - taken(scores, best)) * (shown != NOBODY)).mean()
+        rival = (scores + MARGIN * others).masked_fill(~action_mask, -torch.inf).amax(1)
+        return self.strength * ((rival - gather_action(scores, best)) * (shown != NOBODY)).mean()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes
-from agents.policy import TEMPERATURE, log_policy
+from agents.policy import TEMPERATURE, masked_log_softmax
 
 DOUBT = 0.05  # share of uniform play in the tutor's distribution that a divergence is taken from
 
@@ -35,14 +35,14 @@ class Distill(Guidance):
     def extras(self, num_actions: int) -> Shapes:
         return {"advised": ((num_actions,), torch.float32)}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
         return Choice(proposal.action, proposal.scores, {"advised": heard.advised})
 
-    def loss(self, scores: Tensor, legal: Tensor, extras: Extras) -> Tensor:
-        log_probs = scores if self.has_policy else log_policy(scores / TEMPERATURE, legal)
-        return self.strength * self.distance(log_probs, legal, extras["advised"]).mean()
+    def loss(self, scores: Tensor, action_mask: Tensor, extras: Extras) -> Tensor:
+        log_probs = scores if self.has_policy else masked_log_softmax(scores / TEMPERATURE, action_mask)
+        return self.strength * self.distance(log_probs, action_mask, extras["advised"]).mean()
 
-    def distance(self, log_probs: Tensor, legal: Tensor, advised: Tensor) -> Tensor:
+    def distance(self, log_probs: Tensor, action_mask: Tensor, advised: Tensor) -> Tensor:
         """Return how far the student is from the tutor in each moment, (B,); 0 where there is no advice."""
         return -(advised * log_probs).sum(1)
 
@@ -50,17 +50,17 @@ class Distill(Guidance):
 class Near(Distill):
     """Go down the divergence of the student from the tutor."""
 
-    def distance(self, log_probs: Tensor, legal: Tensor, advised: Tensor) -> Tensor:
-        apart = log_probs.exp() * (log_probs - self.doubted(advised, legal).clamp(min=1e-30).log())
-        return (apart * legal).sum(1) * (advised.sum(1) > 0)
+    def distance(self, log_probs: Tensor, action_mask: Tensor, advised: Tensor) -> Tensor:
+        apart = log_probs.exp() * (log_probs - self.doubted(advised, action_mask).clamp(min=1e-30).log())
+        return (apart * action_mask).sum(1) * (advised.sum(1) > 0)
 
-    def future(self, future: Tensor, values: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+    def future(self, future: Tensor, values: Tensor, action_mask: Tensor, extras: Extras) -> Tensor:
         advised = extras["advised"]
         heat = (self.strength * TEMPERATURE).clamp(min=1e-3)
-        weighed = self.doubted(advised, legal).clamp(min=1e-30).log() + values / heat
-        soft = heat * weighed.masked_fill(~legal, -torch.inf).logsumexp(1)
+        weighed = self.doubted(advised, action_mask).clamp(min=1e-30).log() + values / heat
+        soft = heat * weighed.masked_fill(~action_mask, -torch.inf).logsumexp(1)
         return torch.where((advised.sum(1) > 0) & (self.strength > 0), soft, future)
 
-    def doubted(self, advised: Tensor, legal: Tensor) -> Tensor:
+    def doubted(self, advised: Tensor, action_mask: Tensor) -> Tensor:
         """Return the tutor's distribution with some uniform play in it, (B, A)."""
-        return (1 - DOUBT) * advised + DOUBT * legal / legal.sum(1, keepdim=True)
+        return (1 - DOUBT) * advised + DOUBT * action_mask / action_mask.sum(1, keepdim=True)

@@ -27,6 +27,6 @@ class Hint(Guidance):
     def see(self, extras: Extras) -> Tensor:
         return extras["hint"]
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
         hint = torch.cat([heard.advised, heard.heeded[:, None].float()], 1)
         return Choice(proposal.action, proposal.scores, {"hint": hint})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes
-from agents.policy import best_legal, log_policy, sample, taken
+from agents.policy import gather_action, masked_argmax, masked_log_softmax, sample_action
 
 PLAUSIBLE = 0.1  # of the best action's probability
 
@@ -23,21 +23,21 @@ class Mask(Guidance):
     def extras(self, num_actions: int) -> Shapes:
         return {"plausible": ((num_actions,), torch.bool)}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
-        masked = heard.heeded & (luck[:, -1] < self.strength)
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
+        masked = heard.heeded & (u[:, -1] < self.strength)
         believed = heard.advised >= PLAUSIBLE * heard.advised.amax(1, keepdim=True)
-        plausible = torch.where(masked[:, None], believed, legal)
+        plausible = torch.where(masked[:, None], believed, action_mask)
         extras = {"plausible": plausible}
         if not self.has_policy:
-            may = taken(plausible, proposal.action)
+            may = gather_action(plausible, proposal.action)
             return Choice(
-                torch.where(may, proposal.action, best_legal(proposal.scores, plausible)), proposal.scores, extras
+                torch.where(may, proposal.action, masked_argmax(proposal.scores, plausible)), proposal.scores, extras
             )
-        scores = self.bend(proposal.scores, legal, extras)
-        drawn = sample(scores, plausible, luck[:, :-1])
+        scores = self.bend(proposal.scores, action_mask, extras)
+        drawn = sample_action(scores, plausible, u[:, :-1])
         return Choice(torch.where(masked, drawn, proposal.action), scores, extras)
 
-    def bend(self, log_probs: Tensor, legal: Tensor, extras: Extras) -> Tensor:
+    def bend(self, log_probs: Tensor, action_mask: Tensor, extras: Extras) -> Tensor:
         plausible = extras["plausible"]
-        bounded = (plausible != legal).any(1, keepdim=True)
-        return torch.where(bounded, log_policy(log_probs, plausible), log_probs)
+        bounded = (plausible != action_mask).any(1, keepdim=True)
+        return torch.where(bounded, masked_log_softmax(log_probs, plausible), log_probs)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from agents.base import Choice, Guidance, Heard, Proposal, Shapes
 from agents.guidance.distill import Distill
-from agents.policy import taken
+from agents.policy import gather_action
 
 
 class Modulate(Guidance):
@@ -33,12 +33,12 @@ class Modulate(Guidance):
     def extras(self, num_actions: int) -> Shapes:
         return {"bonus": ((), torch.float32)} if self.pays else {}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
         action = proposal.action
         if self.acts:
-            best, is_named = better(heard, legal)
-            action = torch.where(is_named & (luck[:, -1] < self.strength), best, action)
-        bonus = {"bonus": taken(heard.advised, action)} if self.pays else {}
+            best, is_named = better(heard, action_mask)
+            action = torch.where(is_named & (u[:, -1] < self.strength), best, action)
+        bonus = {"bonus": gather_action(heard.advised, action)} if self.pays else {}
         return Choice(action, proposal.scores, bonus)
 
 
@@ -59,13 +59,13 @@ class ModulateDistill(Distill):
 
     pauses, fades = True, False
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
-        best, is_named = better(heard, legal)
-        advised = (best[:, None] == torch.arange(legal.shape[1], device=best.device)) & is_named[:, None]
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
+        best, is_named = better(heard, action_mask)
+        advised = (best[:, None] == torch.arange(action_mask.shape[1], device=best.device)) & is_named[:, None]
         return Choice(proposal.action, proposal.scores, {"advised": advised.float()})
 
 
-def better(heard: Heard, legal: Tensor) -> tuple[Tensor, Tensor]:
+def better(heard: Heard, action_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return (the best legal action, whether somebody named it), (N,) int64 and bool."""
-    worth, best = heard.advised.masked_fill(~legal, -torch.inf).max(1)
+    worth, best = heard.advised.masked_fill(~action_mask, -torch.inf).max(1)
     return best, heard.heeded & (worth > 0)

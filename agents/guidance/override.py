@@ -19,7 +19,7 @@ from agents.base import Choice, Extras, Guidance, Heard, Proposal, Shapes
 class Override(Guidance):
     """Take the tutor's best action in place of the student's."""
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
         action = torch.where(heard.heeded, heard.advised.argmax(1), proposal.action)
         return Choice(action, proposal.scores, {})
 
@@ -32,8 +32,8 @@ class CorrectedOverride(Override):
     def extras(self, num_actions: int) -> Shapes:
         return {"own": ((), torch.bool)}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
-        return super().choose(proposal, heard, legal, luck)._replace(extras={"own": ~heard.heeded})
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
+        return super().choose(proposal, heard, action_mask, u)._replace(extras={"own": ~heard.heeded})
 
     def counts(self, extras: Extras) -> Tensor | None:
         return extras["own"]

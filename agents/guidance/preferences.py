@@ -35,7 +35,7 @@ class Preferences(Guidance):
     def extras(self, num_actions: int) -> Shapes:
         return {"bonus": ((), torch.float32)}
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
         return Choice(proposal.action, proposal.scores, {"bonus": torch.zeros_like(proposal.value)})
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from agents.base import Choice, Guidance, Heard, Proposal
-from agents.policy import taken
+from agents.policy import gather_action
 from envs.base import Step
 
 
@@ -32,8 +32,8 @@ class Shape(Guidance):
         self.potential = torch.zeros(num_envs, device=device)  # of the moment that is acted in
         self.approval = torch.zeros(num_envs, device=device)  # of the action that was chosen in it
 
-    def choose(self, proposal: Proposal, heard: Heard, legal: Tensor, luck: Tensor) -> Choice:
-        self.approval.copy_(self.strength * taken(heard.advised, proposal.action))
+    def choose(self, proposal: Proposal, heard: Heard, action_mask: Tensor, u: Tensor) -> Choice:
+        self.approval.copy_(self.strength * gather_action(heard.advised, proposal.action))
         return Choice(proposal.action, proposal.scores, {})
 
     def reward(self, after: Step) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import envs
 from agents import AGENTS
 from agents import compile as capturing
-from agents.compile import Graph, capture
+from agents.compile import CUDAGraph, compile_function
 from agents.guidance import METHODS, GuidanceConfig
 from envs.base import State
 from train import Training
@@ -92,13 +92,13 @@ def test_a_compiled_view_tells_what_the_view_tells(game: str, name: str) -> None
     env = envs.make(game, 32, seed=1)
     view, step = make_view(env.game, name), env.reset()
     for _ in range(5):
-        step = env.step(step.legal.int().argmax(1)).now()
+        step = env.step(step.action_mask.int().argmax(1)).as_initial()
 
     def tell(state: State) -> tuple[State, torch.Tensor, torch.Tensor]:
         canonical, turned = view.canonical(state)
         return canonical, turned, view.key(canonical)
 
-    ours, theirs = (pytree.tree_leaves(told(step.state)) for told in (capture(tell, "compile"), tell))
+    ours, theirs = (pytree.tree_leaves(told(step.state)) for told in (compile_function(tell, "compile"), tell))
     assert all(one.equal(other) for one, other in zip(ours, theirs, strict=True))
 
 
@@ -164,7 +164,7 @@ def test_one_tensor_told_twice_is_one_in_the_recording(taped: list[Tape]) -> Non
         same.append(one is other)
         return one + other
 
-    recorded = capture(double, "graph")
+    recorded = compile_function(double, "graph")
     assert [recorded(number, number).item() for number in torch.arange(6.0)] == [0, 2, 4, 6, 8, 10]
     assert len(taped) == 1
     assert same == [True] * 4
@@ -273,14 +273,14 @@ def test_a_recorded_function_takes_new_inputs_and_counts_its_calls_once() -> Non
         total.add_(number)
         return total * 2
 
-    recorded = capture(add, "graph")
-    assert isinstance(recorded, Graph)
+    recorded = compile_function(add, "graph")
+    assert isinstance(recorded, CUDAGraph)
     outputs = [recorded(torch.tensor(float(number), device="cuda")).item() for number in range(1, 9)]
     assert outputs == [2.0 * sum(range(number + 1)) for number in range(1, 9)]
 
 
 def test_eager_is_the_function_itself() -> None:
-    assert capture(len, "eager") is len
+    assert compile_function(len, "eager") is len
 
 
 class Watcher(TorchDispatchMode):

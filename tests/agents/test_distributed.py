@@ -18,7 +18,16 @@ import torch
 
 import envs
 from agents import AGENTS
-from agents.distributed import average, join, leave, rank, ranks, share, together, total
+from agents.distributed import (
+    all_gather_sum,
+    all_reduce_mean,
+    all_reduce_sum,
+    broadcast_object,
+    init,
+    rank,
+    shutdown,
+    world_size,
+)
 from envs.base import Env, Step
 from tests.helpers.paths import ROOT
 from tests.integration.test_query import tensors
@@ -57,7 +66,7 @@ def lived(agent: Any, env: Env, updates: int) -> dict[str, Any]:
             agent.observe(step, proposal, proposal.action, after)
             actions.append(proposal.action)
             rewards.append(after.reward)
-            step = after.now()
+            step = after.as_initial()
         agent.update(step)
     return {
         "actions": torch.stack(actions[: agent.horizon]),
@@ -74,17 +83,21 @@ def student_of(algo: str, env: Env) -> Any:
 
 def work(folder: str) -> None:
     """What each rank does."""
-    join("cpu")
-    mine = NUM_ENVS // ranks()
+    init("cpu")
+    mine = NUM_ENVS // world_size()
     found: dict[str, Any] = {}
     for algo in AGENTS:
-        env = envs.make("connect4", mine, 5, first_game=rank() * mine)
+        env = envs.make("connect4", mine, 5, first_env_id=rank() * mine)
         found[algo] = lived(student_of(algo, env), env, 6)
     number = torch.tensor([float(rank() + 1)])
-    found["sums"] = [total(number.clone()).item(), average(number.clone()).item(), share(f"from {rank()}")]
-    found["counts"] = together({"asked": rank() + 1, f"of {rank()}": 5})
+    found["sums"] = [
+        all_reduce_sum(number.clone()).item(),
+        all_reduce_mean(number.clone()).item(),
+        broadcast_object(f"from {rank()}"),
+    ]
+    found["counts"] = all_gather_sum({"asked": rank() + 1, f"of {rank()}": 5})
     torch.save(found, Path(folder) / f"rank{rank()}.pt")
-    leave()
+    shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +140,9 @@ def test_sums_means_and_what_rank_0_says_are_everybody_s(two_ranks: list[dict[st
 
 def test_without_torchrun_there_is_one_rank() -> None:
     number = torch.tensor([2.0])
-    assert (rank(), ranks(), join("cpu"), share("x")) == (0, 1, "cpu", "x")
-    assert total(number).item() == average(number).item() == 2.0
-    assert together({"asked": 7}) == {"asked": 7}
+    assert (rank(), world_size(), init("cpu"), broadcast_object("x")) == (0, 1, "cpu", "x")
+    assert all_reduce_sum(number).item() == all_reduce_mean(number).item() == 2.0
+    assert all_gather_sum({"asked": 7}) == {"asked": 7}
 
 
 def test_a_run_of_two_processes_writes_one_folder_and_counts_all_games(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.base import UNGUIDED, Heard, Proposal, frozen
+from agents.base import UNGUIDED, Heard, Proposal, frozen_copy
 from agents.dqn import DQN, DQNConfig, dqn_loss, epsilon_at
-from agents.networks import Network, follow
-from agents.policy import best_legal
+from agents.networks import Network, polyak_update
+from agents.policy import masked_argmax
 from agents.replay_buffer import Batch, Felt
 from envs.base import Env, Game, Step
-from envs.rng import SAMPLING, Luck
+from envs.rng import SAMPLING, CounterRNG
 from tests.agents.test_replay_buffer import through_a_file
 from tests.helpers.probes import Clock, Counter, Credit, Echo, Walk
 
@@ -62,16 +62,16 @@ def random_batch(rows: int = 300, actions: int = 5, obs: int = 3, seed: int = 0)
     """Rewards large enough for both branches of the Huber loss, half of the games terminated, the others of n steps."""
     generator = torch.Generator().manual_seed(seed)
     draw = partial(torch.rand, generator=generator)
-    legal = draw(rows, actions) < 0.4
-    legal[torch.arange(rows), (draw(rows) * actions).long()] = True
+    action_mask = draw(rows, actions) < 0.4
+    action_mask[torch.arange(rows), (draw(rows) * actions).long()] = True
     return Batch(
         obs=draw(rows, obs) * 2 - 1,
         action=(draw(rows) * actions).long(),
         reward=draw(rows) * 6 - 3,
         discount=(draw(rows) < 0.5) * 0.9 ** (draw(rows) * 4).floor(),
         next_obs=draw(rows, obs) * 2 - 1,
-        next_legal=legal,
-        legal=legal,
+        next_action_mask=action_mask,
+        action_mask=action_mask,
     )
 
 
@@ -97,8 +97,8 @@ def aim_by_definition(network: nn.Module, target: nn.Module, batch: Batch, row: 
         return reward
     ours = network(batch.next_obs[row : row + 1])[0].tolist()
     theirs = target(batch.next_obs[row : row + 1])[0].tolist()
-    legal = [action for action, may in enumerate(batch.next_legal[row].tolist()) if may]
-    return reward + discount * theirs[max(legal, key=lambda action: ours[action])]
+    action_mask = [action for action, may in enumerate(batch.next_action_mask[row].tolist()) if may]
+    return reward + discount * theirs[max(action_mask, key=lambda action: ours[action])]
 
 
 def huber(error: float) -> float:
@@ -145,8 +145,8 @@ def test_an_illegal_action_is_never_chosen_though_its_value_is_the_largest() -> 
         reward=torch.tensor([0.0]),
         discount=torch.tensor([1.0]),
         next_obs=torch.zeros(1, 1),
-        next_legal=torch.tensor([[False, True, True]]),
-        legal=torch.ones(1, 3, dtype=torch.bool),
+        next_action_mask=torch.tensor([[False, True, True]]),
+        action_mask=torch.ones(1, 3, dtype=torch.bool),
     )
     # legal are 1 and 2; the student prefers 2, which the target holds for worth 3
     assert dqn_loss(network, target, batch)[0].item() == pytest.approx(huber(1.0 - 3.0))
@@ -177,8 +177,8 @@ def test_the_loss_is_the_same_in_any_order_of_rows() -> None:
 
 def test_best_legal_is_the_largest_of_the_legal_values() -> None:
     values = torch.tensor([[1.0, 9.0, 3.0], [-5.0, -1.0, -9.0], [0.0, 0.0, 0.0], [1.0, -9.0, 3.0]])
-    legal = torch.tensor([[1, 0, 1], [1, 0, 1], [0, 1, 1], [0, 1, 0]]).bool()
-    assert best_legal(values, legal).tolist() == [2, 0, 1, 1]
+    action_mask = torch.tensor([[1, 0, 1], [1, 0, 1], [0, 1, 1], [0, 1, 0]]).bool()
+    assert masked_argmax(values, action_mask).tolist() == [2, 0, 1, 1]
     assert values[0, 1] == 9, "the values are not modified"
 
 
@@ -229,14 +229,14 @@ def test_a_student_acts_legally(epsilon: float) -> None:
     game = Echo(5, walls=True)
     agent = make(game, 500, replace(CONFIG, start_e=epsilon, end_e=epsilon))
     step = Env(game, 500).reset()
-    assert not step.legal.all()
+    assert not step.action_mask.all()
     with torch.no_grad():
         agent.network.head.bias.copy_(torch.tensor([0.0, 9.0, 0.0, 8.0, 0.0]))  # what is often illegal seems best
     for _ in range(5):
         proposal = agent.act(step)
         for action in (proposal.action, proposal.greedy):
             assert action.dtype == torch.int64
-            assert step.legal.gather(1, action[:, None]).all()
+            assert step.action_mask.gather(1, action[:, None]).all()
 
 
 def test_without_exploration_a_student_is_greedy() -> None:
@@ -246,11 +246,11 @@ def test_without_exploration_a_student_is_greedy() -> None:
     values = agent.network(step.obs).tolist()
     expected = [
         max((value, -action) for action, value in enumerate(row) if may[action])[1] * -1
-        for row, may in zip(values, step.legal.tolist(), strict=True)
+        for row, may in zip(values, step.action_mask.tolist(), strict=True)
     ]
     for proposal in (agent.act(step), agent.act(step)):
         assert proposal.action.tolist() == proposal.greedy.tolist() == expected
-    assert agent.greedy(step.obs, step.legal).tolist() == expected
+    assert agent.greedy(step.obs, step.action_mask).tolist() == expected
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
@@ -262,7 +262,7 @@ def test_a_proposal_says_what_the_student_makes_of_the_position(epsilon: float) 
     assert proposal.scores.equal(agent.network(step.obs))
     best = [
         max(v for v, may in zip(*row, strict=True) if may)
-        for row in zip(proposal.scores.tolist(), step.legal.tolist(), strict=True)
+        for row in zip(proposal.scores.tolist(), step.action_mask.tolist(), strict=True)
     ]
     assert proposal.value.tolist() == best
     assert not any(tensor.requires_grad for tensor in proposal)
@@ -282,13 +282,13 @@ def test_what_is_remembered_is_the_action_that_was_taken_though_it_was_not_the_s
 
 def test_what_is_frozen_does_not_learn() -> None:
     agent, env = make(Echo(8)), Env(Echo(8), 16)
-    obs, legal = torch.rand(200, 8), torch.rand(200, 8) < 0.8
-    legal[:, 0] = True
-    copy, before = frozen(agent), agent.greedy(obs, legal)
-    assert copy.greedy(obs, legal).equal(before)
+    obs, action_mask = torch.rand(200, 8), torch.rand(200, 8) < 0.8
+    action_mask[:, 0] = True
+    copy, before = frozen_copy(agent), agent.greedy(obs, action_mask)
+    assert copy.greedy(obs, action_mask).equal(before)
     train(agent, env, 60)
-    assert copy.greedy(obs, legal).equal(before)
-    assert not agent.greedy(obs, legal).equal(before)
+    assert copy.greedy(obs, action_mask).equal(before)
+    assert not agent.greedy(obs, action_mask).equal(before)
 
 
 def test_with_exploration_1_all_legal_actions_are_equally_likely() -> None:
@@ -306,7 +306,7 @@ def test_every_moment_has_its_own_luck() -> None:
     step = Env(game, 200).reset()
     first, second = agent.act(step).action, agent.act(step).action
     assert not first.equal(second)
-    agent.greedy(step.obs, step.legal)
+    agent.greedy(step.obs, step.action_mask)
     again = make(game, 200, replace(CONFIG, start_e=1.0, end_e=1.0))
     assert [again.act(step).action.equal(action) for action in (first, second)] == [True, True]
 
@@ -332,7 +332,7 @@ def test_a_truncated_game_keeps_its_future_in_the_loss() -> None:
 def test_the_target_goes_its_share_of_the_way(tau: float) -> None:
     target, source = two_networks()
     before, aim = copy.deepcopy(target), copy.deepcopy(source)
-    follow(target, source, tau)
+    polyak_update(target, source, tau)
     for new, old, there, kept in zip(
         target.parameters(), before.parameters(), aim.parameters(), source.parameters(), strict=True
     ):
@@ -398,18 +398,18 @@ def test_as_many_updates_are_made_as_were_asked_for_each_on_its_own_batch() -> N
     seen = []
     sample = agent.replay.sample
 
-    def watched(luck: Tensor, n_step: int, gamma: float, felt: Felt) -> Batch:
-        seen.append((luck.clone(), n_step, gamma))
-        return sample(luck, n_step, gamma, felt)
+    def watched(rng: Tensor, n_step: int, gamma: float, felt: Felt) -> Batch:
+        seen.append((rng.clone(), n_step, gamma))
+        return sample(rng, n_step, gamma, felt)
 
     agent.replay.sample = watched
     train(agent, env, 3)  # of which the first is not yet a target's
     assert agent.updates == 6
     assert {(n_step, gamma) for _, n_step, gamma in seen} == {(2, 0.75)}
-    luck = Luck(7, torch.arange(CONFIG.batch_size), SAMPLING)
-    assert len({tuple(luck.tolist()) for luck, _, _ in seen}) == 6
+    rng = CounterRNG(7, torch.arange(CONFIG.batch_size), SAMPLING)
+    assert len({tuple(rng.tolist()) for rng, _, _ in seen}) == 6
     for update, (drawn, _, _) in enumerate(seen):
-        assert drawn.equal(luck.draw(update, 1)[:, 0])
+        assert drawn.equal(rng.uniform(update, 1)[:, 0])
 
 
 def test_the_gradient_is_cut_to_its_longest_and_logged_as_it_was() -> None:
@@ -528,10 +528,10 @@ SOLUTIONS = {  # states, and what each action is worth in them
 def assert_solved(agent: DQN, name: str) -> None:
     """The student's values are those of the game, and it plays what they say."""
     game, state, values = SOLUTIONS[name]
-    obs, legal = game.look(state)
+    obs, action_mask = game.observe(state)
     torch.testing.assert_close(agent.network(obs).detach(), values, atol=0.15, rtol=0.03)
     decided = values.topk(2).values.diff().abs()[:, 0] > 0
-    assert agent.greedy(obs, legal)[decided].equal(values.argmax(1)[decided])
+    assert agent.greedy(obs, action_mask)[decided].equal(values.argmax(1)[decided])
 
 
 @pytest.mark.parametrize(
@@ -558,7 +558,7 @@ def test_a_probe_game_is_solved_and_stays_solved_ten_times_as_long(name: str, n_
 def test_a_student_of_three_steps_needs_no_estimate_for_what_three_steps_bring() -> None:
     """Its target network never moves from nothing: without it, one step never sees what the first move earns."""
     game, state, values = SOLUTIONS["credit"]
-    first = game.look(state)[0][:2]
+    first = game.observe(state)[0][:2]
     for n_step, expected in ((1, torch.zeros(2, 2)), (2, values[:2]), (3, values[:2])):
         config = replace(CONFIG, gamma=GAMMA, n_step=n_step, target_network_frequency=10**9)
         agent = make(game, 16, config, total_steps=16 * 250)
@@ -569,5 +569,5 @@ def test_a_student_of_three_steps_needs_no_estimate_for_what_three_steps_bring()
 def test_batch_luck_differs_from_game_luck() -> None:
     agent = make(Echo(4), 64, replace(CONFIG, batch_size=64))
     env = Env(Echo(4), 64, seed=0)
-    streams = [luck.draw(0, 2) for luck in (agent.luck, agent.batch_luck, env.luck)]
+    streams = [rng.uniform(0, 2) for rng in (agent.rng, agent.batch_rng, env.rng)]
     assert all(not one.equal(other) for one in streams for other in streams if one is not other)

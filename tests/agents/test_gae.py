@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.gae import gae, normalise
+from agents.gae import gae, normalize
 
 GAMMA = 0.9
 
@@ -157,7 +157,7 @@ def by_statistics(numbers: Tensor, floor: float) -> list[float]:
 @pytest.mark.parametrize(("scale", "floor"), [(3.0, 0.1), (3.0, 1e-8), (0.5, 0.1), (0.05, 0.1), (0.05, 0.01)])
 def test_advantages_are_divided_by_their_spread_or_by_the_floor(scale: float, floor: float) -> None:
     numbers = scale * torch.randn(16, 8, generator=torch.Generator().manual_seed(3)) + 0.4 * scale
-    normal = normalise(numbers, numbers.mean(), numbers.square().mean(), floor)
+    normal = normalize(numbers, numbers.mean(), numbers.square().mean(), floor)
     assert normal.shape == numbers.shape
     torch.testing.assert_close(normal.flatten(), torch.tensor(by_statistics(numbers, floor)), rtol=1e-4, atol=1e-4)
     spread = normal.square().mean().sqrt().item()
@@ -169,5 +169,5 @@ def test_equal_advantages_become_almost_0_with_a_floor_and_are_finite_without(nu
     same = torch.full((4, 3), number)
     for below in (0.0, 1e-6):  # the mean of squares may come out below the square of the mean
         square = torch.tensor(number).square() - below
-        assert normalise(same, same.mean(), square, 1e-8).isfinite().all()
-        torch.testing.assert_close(normalise(same, same.mean(), square, 0.1), torch.zeros(4, 3), rtol=0, atol=1e-4)
+        assert normalize(same, same.mean(), square, 1e-8).isfinite().all()
+        torch.testing.assert_close(normalize(same, same.mean(), square, 0.1), torch.zeros(4, 3), rtol=0, atol=1e-4)

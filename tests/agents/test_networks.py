@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.networks import ActorCritic, Network, NetworkConfig, follow
+from agents.networks import ActorCritic, Network, NetworkConfig, polyak_update
 
 FLAT, BOARD = (5,), (2, 6, 7)
 SHAPES = [FLAT, BOARD]
@@ -243,7 +243,7 @@ def test_the_target_goes_its_share_of_the_way(share: float, as_tensor: bool) -> 
     config = NetworkConfig(hidden=(8,))
     target, source = (Network(config, FLAT, 3, seed) for seed in (0, 1))
     before, aim = copy.deepcopy(target), copy.deepcopy(source)
-    follow(target, source, torch.tensor(share) if as_tensor else share)
+    polyak_update(target, source, torch.tensor(share) if as_tensor else share)
     assert same(source, aim)
     for new, old, there in zip(target.parameters(), before.parameters(), aim.parameters(), strict=True):
         torch.testing.assert_close(new, (1 - share) * old + share * there)

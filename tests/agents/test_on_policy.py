@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from agents.a2c import A2C, A2CConfig, a2c_loss
 from agents.adam import learning_rate_at
-from agents.base import frozen
+from agents.base import frozen_copy
 from agents.on_policy import Batch, OnPolicy, OnPolicyConfig
-from agents.policy import best_legal, entropy, log_policy, sample
+from agents.policy import entropy, masked_argmax, masked_log_softmax, sample_action
 from agents.ppo import PPO, PPOConfig, ppo_loss
 from envs.base import Env, Game, Step
 from tests.helpers.probes import Clock, Counter, Credit, Echo, Walk
@@ -46,7 +46,7 @@ def play(agent: Any, env: Env, step: Step, moments: int) -> Step:
         proposal = agent.act(step)
         after = env.step(proposal.action)
         agent.observe(step, proposal, proposal.action, after)
-        step = after.now()
+        step = after.as_initial()
     return step
 
 
@@ -80,20 +80,20 @@ class Told(nn.Module):
 def random_batch(rows: int = 200, actions: int = 5, seed: int = 0) -> tuple[Told, Batch]:
     """Policies near and far from those that acted, about half of the actions illegal, advantages of both signs."""
     draw = partial(torch.rand, generator=torch.Generator().manual_seed(seed))
-    legal = draw(rows, actions) < 0.4
+    action_mask = draw(rows, actions) < 0.4
     action = (draw(rows) * actions).long()
-    legal[torch.arange(rows), action] = True
+    action_mask[torch.arange(rows), action] = True
     network = Told(draw(rows, actions) * 4 - 2, draw(rows) * 2 - 1)
-    acted = log_probabilities(network.logits.tolist(), legal.tolist())
+    acted = log_probabilities(network.logits.tolist(), action_mask.tolist())
     log_prob = torch.tensor([row[at] for row, at in zip(acted, action.tolist(), strict=True)])
     log_prob += (draw(rows) - 0.5) * 1.2
-    return network, Batch(torch.zeros(rows, 1), legal, action, log_prob, draw(rows) * 4 - 2, draw(rows) * 4 - 2)
+    return network, Batch(torch.zeros(rows, 1), action_mask, action, log_prob, draw(rows) * 4 - 2, draw(rows) * 4 - 2)
 
 
-def log_probabilities(logits: list[list[float]], legal: list[list[bool]]) -> list[list[float]]:
+def log_probabilities(logits: list[list[float]], action_mask: list[list[bool]]) -> list[list[float]]:
     """log(e^z / the sum of e^z over legal actions); -inf for illegal ones."""
     rows = []
-    for numbers, may in zip(logits, legal, strict=True):
+    for numbers, may in zip(logits, action_mask, strict=True):
         total = math.fsum(math.exp(number) for number, one in zip(numbers, may, strict=True) if one)
         rows.append([number - math.log(total) if one else -math.inf for number, one in zip(numbers, may, strict=True)])
     return rows
@@ -105,7 +105,7 @@ def entropy_by_definition(log_probs: list[float]) -> float:
 
 def parts_by_definition(network: Told, batch: Batch) -> list[tuple[float, float, float, float, float]]:
     """Of each row: log pi(a), pi(a) / what it was, the advantage, half the value's squared error, the entropy."""
-    policies = log_probabilities(network.logits.tolist(), batch.legal.tolist())
+    policies = log_probabilities(network.logits.tolist(), batch.action_mask.tolist())
     rows = []
     for row, policy in enumerate(policies):
         log_prob = policy[batch.action[row].item()]
@@ -165,7 +165,7 @@ def test_a_row_beyond_the_clip_pulls_the_policy_no_further() -> None:
     log_prob = torch.tensor([0.25, 0.25, 1.0, 1.0]).log()
     batch = Batch(
         obs=torch.zeros(4, 1),
-        legal=torch.ones(4, 2, dtype=torch.bool),
+        action_mask=torch.ones(4, 2, dtype=torch.bool),
         action=torch.zeros(4, dtype=torch.int64),
         log_prob=log_prob,
         advantage=torch.tensor([1.0, -1.0, 1.0, -1.0]),
@@ -179,12 +179,12 @@ def test_a_row_beyond_the_clip_pulls_the_policy_no_further() -> None:
 @pytest.mark.parametrize(("loss", "config"), [(ppo_loss, PPO_CONFIG), (a2c_loss, A2C_CONFIG)], ids=["ppo", "a2c"])
 def test_illegal_logits_neither_matter_nor_feel_a_gradient(loss: Callable, config: OnPolicyConfig) -> None:
     network, batch = random_batch()
-    other = Told(torch.where(batch.legal, network.logits, 50.0).detach(), network.told.detach())
+    other = Told(torch.where(batch.action_mask, network.logits, 50.0).detach(), network.told.detach())
     ours, theirs = loss(network, batch, config)[0], loss(other, batch, config)[0]
     assert theirs.item() == ours.item()
     ours.backward()
-    assert (network.logits.grad[~batch.legal] == 0).all()
-    free = batch.legal & (batch.legal.sum(1) > 1)[:, None]
+    assert (network.logits.grad[~batch.action_mask] == 0).all()
+    free = batch.action_mask & (batch.action_mask.sum(1) > 1)[:, None]
     assert (network.logits.grad[free] != 0).float().mean() > 0.5
     assert network.logits.grad.isfinite().all()
 
@@ -208,36 +208,38 @@ def test_the_loss_s_gradient_is_its_slope() -> None:
 
 
 def test_the_entropy_of_a_masked_policy_is_that_of_its_legal_actions() -> None:
-    legal = torch.tensor([[True, True, False, False], [False, True, False, False], [True, True, True, True]])
+    action_mask = torch.tensor([[True, True, False, False], [False, True, False, False], [True, True, True, True]])
     logits = torch.tensor([[1.0, 1.0, 9.0, -9.0], [0.3, -2.0, 5.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    found = entropy(log_policy(logits, legal))
+    found = entropy(masked_log_softmax(logits, action_mask))
     torch.testing.assert_close(found, torch.tensor([math.log(2), 0.0, math.log(4)]))
     random, batch = random_batch()
-    expected = map(entropy_by_definition, log_probabilities(random.logits.tolist(), batch.legal.tolist()))
-    torch.testing.assert_close(entropy(log_policy(random.logits, batch.legal)), torch.tensor(list(expected)))
+    expected = map(entropy_by_definition, log_probabilities(random.logits.tolist(), batch.action_mask.tolist()))
+    torch.testing.assert_close(
+        entropy(masked_log_softmax(random.logits, batch.action_mask)), torch.tensor(list(expected))
+    )
 
 
 def test_each_legal_action_is_drawn_with_its_probability_and_an_illegal_one_never() -> None:
     rows, logits = 40_000, torch.tensor([2.0, 9.0, 0.0, -1.0, 1.0, 8.0])
-    legal = torch.tensor([True, False, True, True, True, False])
-    luck = (torch.rand(rows, 6, generator=torch.Generator().manual_seed(4)) * 2**24).floor() / 2**24
-    log_probs = log_policy(logits.expand(rows, -1), legal.expand(rows, -1))
-    drawn = sample(log_probs, legal.expand(rows, -1), luck)
+    action_mask = torch.tensor([True, False, True, True, True, False])
+    u = (torch.rand(rows, 6, generator=torch.Generator().manual_seed(4)) * 2**24).floor() / 2**24
+    log_probs = masked_log_softmax(logits.expand(rows, -1), action_mask.expand(rows, -1))
+    drawn = sample_action(log_probs, action_mask.expand(rows, -1), u)
     assert drawn.shape == (rows,)
     assert drawn.dtype == torch.int64
     sure = math.sqrt(math.log(2 / 1e-9) / (2 * rows))  # Hoeffding: one in a billion deviates further
-    for action, log_prob in enumerate(log_probabilities([logits.tolist()], [legal.tolist()])[0]):
+    for action, log_prob in enumerate(log_probabilities([logits.tolist()], [action_mask.tolist()])[0]):
         share = (drawn == action).float().mean().item()
         assert abs(share - math.exp(log_prob)) < sure
-        assert (share == 0) == (not legal[action])
+        assert (share == 0) == (not action_mask[action])
 
 
 def test_chances_of_one_in_a_thousand_are_kept() -> None:
     rows = 200_000
     logits = torch.tensor([1.0, 1e-3, 4e-3]).log().expand(rows, -1)
-    legal = torch.ones(rows, 3, dtype=torch.bool)
-    luck = torch.rand(rows, 3, generator=torch.Generator().manual_seed(4))
-    counts = sample(log_policy(logits, legal), legal, luck).bincount(minlength=3).tolist()
+    action_mask = torch.ones(rows, 3, dtype=torch.bool)
+    u = torch.rand(rows, 3, generator=torch.Generator().manual_seed(4))
+    counts = sample_action(masked_log_softmax(logits, action_mask), action_mask, u).bincount(minlength=3).tolist()
     for count, share in zip(counts[1:], (1e-3 / 1.005, 4e-3 / 1.005), strict=True):
         assert abs(count - rows * share) < 6 * math.sqrt(rows * share)
 
@@ -245,30 +247,32 @@ def test_chances_of_one_in_a_thousand_are_kept() -> None:
 @pytest.mark.parametrize("everywhere", [0.0, 2.0**-24, 0.5, 1 - 2.0**-23, LARGEST])
 def test_the_ends_of_the_luck_draw_legal_actions(everywhere: float) -> None:
     draw = partial(torch.rand, generator=torch.Generator().manual_seed(5))
-    legal = draw(500, 6) < 0.3
-    legal[torch.arange(500), (draw(500) * 6).long()] = True
+    action_mask = draw(500, 6) < 0.3
+    action_mask[torch.arange(500), (draw(500) * 6).long()] = True
     for scale in (0.0, 1.0, 1e4):
-        log_probs = log_policy((draw(500, 6) - 0.5) * scale, legal)
-        drawn = sample(log_probs, legal, torch.full((500, 6), everywhere))
-        assert legal[torch.arange(500), drawn].all()
+        log_probs = masked_log_softmax((draw(500, 6) - 0.5) * scale, action_mask)
+        drawn = sample_action(log_probs, action_mask, torch.full((500, 6), everywhere))
+        assert action_mask[torch.arange(500), drawn].all()
         if everywhere < 0.9:  # the same noise for all: the likeliest wins
             assert log_probs.gather(1, drawn[:, None])[:, 0].equal(log_probs.max(1).values)
         mixed = torch.where(draw(500, 6) < 0.5, everywhere, draw(500, 6))
-        assert legal[torch.arange(500), sample(log_probs, legal, mixed)].all()
+        assert action_mask[torch.arange(500), sample_action(log_probs, action_mask, mixed)].all()
 
 
 def test_the_largest_luck_of_an_illegal_action_does_not_help_it() -> None:
-    legal = torch.tensor([[False, True, True]])
-    for luck in ([LARGEST, 0.0, 0.0], [LARGEST, 0.5, 0.9], [LARGEST, LARGEST, LARGEST]):
-        assert sample(log_policy(torch.tensor([[50.0, 0.0, 0.0]]), legal), legal, torch.tensor([luck])).item() in (1, 2)
+    action_mask = torch.tensor([[False, True, True]])
+    for u in ([LARGEST, 0.0, 0.0], [LARGEST, 0.5, 0.9], [LARGEST, LARGEST, LARGEST]):
+        assert sample_action(
+            masked_log_softmax(torch.tensor([[50.0, 0.0, 0.0]]), action_mask), action_mask, torch.tensor([u])
+        ).item() in (1, 2)
 
 
 def test_the_largest_luck_does_not_draw_what_is_as_good_as_impossible() -> None:
     """A chance of e^-60 is never met; drawn once, its ratio may overflow when the policy has moved."""
-    legal = torch.ones(1, 2, dtype=torch.bool)
-    log_probs = log_policy(torch.tensor([[30.0, -30.0]]), legal)
-    for luck in (0.5, LARGEST):
-        assert sample(log_probs, legal, torch.tensor([[luck, LARGEST]])).item() == 0
+    action_mask = torch.ones(1, 2, dtype=torch.bool)
+    log_probs = masked_log_softmax(torch.tensor([[30.0, -30.0]]), action_mask)
+    for u in (0.5, LARGEST):
+        assert sample_action(log_probs, action_mask, torch.tensor([[u, LARGEST]])).item() == 0
 
 
 @BOTH
@@ -280,20 +284,20 @@ def test_each_seed_draws_and_learns_with_luck_of_its_own(kind: type, config: Any
     actions = [agent.act(step).action for agent in (first, again, other)]
     assert actions[0].equal(actions[1])
     assert not actions[0].equal(actions[2])
-    streams = [luck.draw(0, 8)[:200] for luck in (first.luck, first.order_luck, Env(Echo(8), 200, seed=0).luck)]
+    streams = [rng.uniform(0, 8)[:200] for rng in (first.rng, first.shuffle_rng, Env(Echo(8), 200, seed=0).rng)]
     assert all(not one.equal(two) for one, two in itertools.combinations(streams, 2))
 
 
 @BOTH
 def test_a_shard_of_the_games_is_played_as_in_the_whole(kind: type, config: Any) -> None:
     whole, env = make(kind, config, Echo(8), 16)
-    shard = Env(Echo(8), 6, 0, first_game=10)
+    shard = Env(Echo(8), 6, 0, first_env_id=10)
     part, ours, theirs = kind(config, shard, 10**6, 0), shard.reset(), env.reset()
     for _ in range(3):
         action = whole.act(theirs).action
         assert part.act(ours).action.equal(action[10:])
         theirs, ours = env.step(action), shard.step(action[10:])
-    assert not set(part.order_luck.base.tolist()) & set(whole.order_luck.base[: 10 * 8].tolist())
+    assert not set(part.shuffle_rng.base.tolist()) & set(whole.shuffle_rng.base[: 10 * 8].tolist())
 
 
 @BOTH
@@ -305,12 +309,12 @@ def test_a_student_draws_from_its_policy_with_luck_of_its_own_each_moment(kind: 
     first, second = agent.act(step), agent.act(step)
     assert first.scores.equal(second.scores)
     assert not first.action.equal(second.action)
-    expected = log_probabilities(agent.network(step.obs)[0].tolist(), step.legal.tolist())
+    expected = log_probabilities(agent.network(step.obs)[0].tolist(), step.action_mask.tolist())
     expected = torch.tensor(expected).exp()
     torch.testing.assert_close(first.scores.exp(), expected)
-    assert step.legal.gather(1, first.action[:, None]).all()
-    assert first.greedy.equal(best_legal(first.scores, step.legal))
-    assert first.greedy.equal(agent.greedy(step.obs, step.legal))
+    assert step.action_mask.gather(1, first.action[:, None]).all()
+    assert first.greedy.equal(masked_argmax(first.scores, step.action_mask))
+    assert first.greedy.equal(agent.greedy(step.obs, step.action_mask))
     assert first.value.equal(agent.network.judge(step.obs))
     for action in range(8):
         sure = math.sqrt(math.log(2 / 1e-9) / (2 * 4000))
@@ -347,25 +351,25 @@ def test_what_is_stored_is_the_action_that_was_executed_and_its_chance_under_the
     step, overridden = train(agent, env, 2), 0
     for at in range(agent.horizon):
         proposal = agent.act(step)
-        worst = proposal.scores.masked_fill(~step.legal, math.inf).argmin(1)
+        worst = proposal.scores.masked_fill(~step.action_mask, math.inf).argmin(1)
         action = torch.where(torch.arange(16) % 2 == 0, worst, proposal.action)  # a guidance in every other game
         overridden += (action != proposal.action).sum().item()
         after = env.step(action)
         agent.observe(step, proposal, action, after)
 
         logits, value = agent.network(step.obs)
-        policy = log_probabilities(logits.tolist(), step.legal.tolist())
+        policy = log_probabilities(logits.tolist(), step.action_mask.tolist())
         expected = [row[one] for row, one in zip(policy, action.tolist(), strict=True)]
         kept = agent.rollout
         torch.testing.assert_close(kept.log_probs[at], torch.tensor(expected))
         torch.testing.assert_close(kept.values[at], value.detach())
         assert kept.obs[at].equal(step.obs)
-        assert kept.legals[at].equal(step.legal)
+        assert kept.action_masks[at].equal(step.action_mask)
         assert kept.actions[at].equal(action)
         assert kept.rewards[at].equal(after.reward)
         assert kept.terminations[at].equal(after.terminated)
         assert kept.truncations[at].equal(after.truncated)
-        step = after.now()
+        step = after.as_initial()
     assert overridden > 16
 
 
@@ -406,8 +410,8 @@ def walk_returns(agent: Any, played: list[tuple[Step, Step]], gamma: float, gae_
 class Mixed(Walk):
     """Walk, but a walker who has taken two long steps in a row is done; so games end in both ways."""
 
-    def play(self, state: dict[str, Tensor], action: Tensor, luck: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        now, reward, _ = super().play(state, action, luck)
+    def step(self, state: dict[str, Tensor], action: Tensor, u: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        now, reward, _ = super().step(state, action, u)
         return now, reward / 100, (now["at"] - now["clock"]) % 10 == 2
 
 
@@ -427,7 +431,7 @@ def test_returns_bootstrap_from_where_a_game_was_cut_and_not_from_where_it_ended
         after = env.step(proposal.action)
         agent.observe(step, proposal, proposal.action, after)
         played.append((step, after))
-        step = after.now()
+        step = after.as_initial()
     truncated = torch.stack([after.truncated for _, after in played])
     terminated = torch.stack([after.terminated for _, after in played])
     assert truncated.any() == (game.spec.time_limit is not None)
@@ -476,7 +480,7 @@ def test_each_row_is_learned_from_once_an_epoch(epochs: int, minibatches: int) -
 
     def watched(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         rows = seen[-1]
-        columns = (kept.obs, kept.legals, kept.actions, kept.log_probs, agent.advantages, agent.returns)
+        columns = (kept.obs, kept.action_masks, kept.actions, kept.log_probs, agent.advantages, agent.returns)
         for found, column in zip(batch[:6], columns, strict=True):
             for place, row in enumerate(rows.tolist()):
                 assert found[place].equal(column[row // 16, row % 16]), "one row of all columns"
@@ -592,7 +596,7 @@ def test_saving_loading_and_going_on_is_the_unbroken_run(game: Game, kind: type,
 
     other, elsewhere = make(kind, config, game, total_steps=16 * 8 * 12, seed=1)
     play(other, elsewhere, train(other, elsewhere, 1), 3)
-    other.luck, other.order_luck = begun.luck, begun.order_luck  # luck is a function of the run's seed, not state
+    other.rng, other.shuffle_rng = begun.rng, begun.shuffle_rng  # luck is a function of the run's seed, not state
     other.load_state_dict(saved)
     train(other, env, 4, step)
     assert equal(weights(other), weights(whole))
@@ -605,12 +609,12 @@ def test_saving_loading_and_going_on_is_the_unbroken_run(game: Game, kind: type,
 @BOTH
 def test_a_frozen_student_stays_as_it_was(kind: type, config: Any) -> None:
     agent, env = make(kind, config, Echo(8))
-    obs, legal = torch.eye(8), torch.ones(8, 8, dtype=torch.bool)
-    copy, before = frozen(agent), agent.greedy(obs, legal)
-    assert copy.greedy(obs, legal).equal(before)
+    obs, action_mask = torch.eye(8), torch.ones(8, 8, dtype=torch.bool)
+    copy, before = frozen_copy(agent), agent.greedy(obs, action_mask)
+    assert copy.greedy(obs, action_mask).equal(before)
     train(agent, env, 40)
-    assert not agent.greedy(obs, legal).equal(before)
-    assert copy.greedy(obs, legal).equal(before)
+    assert not agent.greedy(obs, action_mask).equal(before)
+    assert copy.greedy(obs, action_mask).equal(before)
     assert not any(weight.requires_grad for weight in copy.network.parameters())
 
 
@@ -649,8 +653,8 @@ def test_what_can_be_trained_with_is_not(config: OnPolicyConfig) -> None:
 
 def accuracy(agent: Any, game: Game, states: dict[str, list[int]], best: list[int]) -> float:
     """Return the share of these positions in which the student's greedy action is the best one."""
-    obs, legal = game.look({name: torch.tensor(numbers) for name, numbers in states.items()})
-    return (agent.greedy(obs, legal) == torch.tensor(best)).float().mean().item()
+    obs, action_mask = game.observe({name: torch.tensor(numbers) for name, numbers in states.items()})
+    return (agent.greedy(obs, action_mask) == torch.tensor(best)).float().mean().item()
 
 
 PROBES = {  # the game, positions in it, the best action in each, and what each is worth at gamma 0.9
@@ -679,7 +683,7 @@ def test_a_probe_game_is_solved_and_stays_solved_ten_times_as_long(learner: str,
     for _ in range(9 * updates):
         step = train(agent, env, 1, step)
         assert accuracy(agent, game, states, best) == 1
-    obs, _ = game.look({name: torch.tensor(numbers) for name, numbers in states.items()})
+    obs, _ = game.observe({name: torch.tensor(numbers) for name, numbers in states.items()})
     torch.testing.assert_close(agent.network.judge(obs), torch.tensor(worth), rtol=0.1, atol=0)
 
 

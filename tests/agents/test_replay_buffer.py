@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from agents.guidance import METHODS
-from agents.replay_buffer import Batch, Replay
+from agents.replay_buffer import Batch, ReplayBuffer
 from envs import make
 from envs.base import Env, Spec, State, Step
-from envs.rng import pick
+from envs.rng import sample_legal
 from tests.helpers.probes import Walk
 
 GAMES = 3
@@ -23,21 +23,21 @@ class Journey:
     The number is not seen as it is kept: the state has two ranks and three types.
     """
 
-    spec = Spec("journey", 1, (2, 2), 3, deal_luck=1, play_luck=1, time_limit=4)
+    spec = Spec("journey", 1, (2, 2), 3, num_reset_uniforms=1, num_step_uniforms=1, time_limit=4)
 
-    def deal(self, luck: Tensor) -> State:
-        at = (luck[:, 0] * 100_000).long() * 10
-        return {"at": at, "marks": torch.stack([at % 4 == 0, at % 3 == 0], 1), "share": luck[:, 0] * 0}
+    def reset(self, u: Tensor) -> State:
+        at = (u[:, 0] * 100_000).long() * 10
+        return {"at": at, "marks": torch.stack([at % 4 == 0, at % 3 == 0], 1), "share": u[:, 0] * 0}
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         at = state["at"] + 1
         marks = torch.stack([at % 4 == 0, at % 3 == 0], 1)
-        return {"at": at, "marks": marks, "share": luck[:, 0]}, at % 7 + luck[:, 0] + action, luck[:, 0] < 0.25
+        return {"at": at, "marks": marks, "share": u[:, 0]}, at % 7 + u[:, 0] + action, u[:, 0] < 0.25
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         seen = torch.stack([state["at"].float(), state["share"]], 1)
-        legal = (state["at"][:, None] + torch.arange(3)) % 3 != 1
-        return torch.stack([seen, state["marks"].float()], 1), legal
+        action_mask = (state["at"][:, None] + torch.arange(3)) % 3 != 1
+        return torch.stack([seen, state["marks"].float()], 1), action_mask
 
 
 @dataclass
@@ -54,11 +54,19 @@ class Lived:
 
 
 def moments_of(step: Step, action: Tensor, after: Step) -> list[Lived]:
-    columns = (step.obs, action, after.reward, after.terminated, after.truncated, after.final_obs, after.final_legal)
+    columns = (
+        step.obs,
+        action,
+        after.reward,
+        after.terminated,
+        after.truncated,
+        after.final_obs,
+        after.final_action_mask,
+    )
     return [Lived(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def live(replay: Replay, env: Env, moments: int, step: Step | None = None, seed: int = 0) -> tuple[list, Step]:
+def live(replay: ReplayBuffer, env: Env, moments: int, step: Step | None = None, seed: int = 0) -> tuple[list, Step]:
     """Play at random; return the moments lived, [moment][game], and the last step."""
     chance = torch.Generator().manual_seed(seed)
     step, lived = env.reset() if step is None else step, []
@@ -87,7 +95,7 @@ def by_definition(lived: list, first: int, game: int, n_step: int, gamma: float)
 
 
 def rows_of(batch: Batch) -> list[tuple[list, list]]:
-    columns = (batch.reward, batch.discount, batch.obs, batch.action, batch.next_obs, batch.next_legal)
+    columns = (batch.reward, batch.discount, batch.obs, batch.action, batch.next_obs, batch.next_action_mask)
     return [(list(row[:2]), list(row[2:])) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
@@ -114,7 +122,7 @@ def test_what_is_sampled_is_what_was_lived_in_the_latest_moments_and_each_equall
 ) -> None:
     """The newest n - 1 moments never begin; what the ring has written over is gone."""
     env = Env(Journey(), GAMES, seed=2)
-    replay = Replay(buffer_size, env)
+    replay = ReplayBuffer(buffer_size, env)
     lived, _ = live(replay, env, moments)
     oldest = max(0, moments - buffer_size // GAMES)
     firsts = [(first, game) for first in range(oldest, moments - n_step + 1) for game in range(GAMES)]
@@ -125,7 +133,7 @@ def test_what_is_sampled_is_what_was_lived_in_the_latest_moments_and_each_equall
 
 def test_the_journeys_of_these_tests_end_in_every_way_and_at_every_distance() -> None:
     env = Env(Journey(), GAMES, seed=2)
-    lived, _ = live(Replay(300, env), env, 90)
+    lived, _ = live(ReplayBuffer(300, env), env, 90)
     ends = {
         (how, next((k for k in range(7) if getattr(lived[first + k][game], how)), None))
         for first in range(80)
@@ -138,11 +146,11 @@ def test_the_journeys_of_these_tests_end_in_every_way_and_at_every_distance() ->
 
 def test_a_sample_has_the_types_of_a_batch() -> None:
     env = Env(Journey(), GAMES)
-    replay = Replay(30, env)
+    replay = ReplayBuffer(30, env)
     live(replay, env, 5)
     batch = replay.sample(evenly(8), 2, 0.9)
     assert batch.obs.shape == batch.next_obs.shape == (8, 2, 2)
-    assert batch.next_legal.shape == (8, 3)
+    assert batch.next_action_mask.shape == (8, 3)
     assert batch.action.shape == batch.reward.shape == batch.discount.shape == (8,)
     assert [column.dtype for column in batch[:7]] == [
         torch.float32, torch.int64, *[torch.float32] * 3, torch.bool, torch.bool
@@ -151,7 +159,7 @@ def test_a_sample_has_the_types_of_a_batch() -> None:
 
 def test_the_ends_of_the_luck_are_written_rows() -> None:
     env = Env(Journey(), GAMES)
-    replay = Replay(30, env)
+    replay = ReplayBuffer(30, env)
     lived, _ = live(replay, env, 4)
     ends = rows_of(replay.sample(torch.tensor([0.0, 1 - 2.0**-24]), 2, 0.9))
     assert_alike(ends[:1], [by_definition(lived, 0, 0, 2, 0.9)])
@@ -160,7 +168,7 @@ def test_the_ends_of_the_luck_are_written_rows() -> None:
 
 def test_of_one_moment_every_game_is_to_be_had() -> None:
     env = Env(Journey(), 1000)
-    replay = Replay(1000, env)
+    replay = ReplayBuffer(1000, env)
     lived, _ = live(replay, env, 3)
     assert_alike(
         rows_of(replay.sample(evenly(1000), 1, 0.9)), [by_definition(lived, 2, game, 1, 0.9) for game in range(1000)]
@@ -169,7 +177,7 @@ def test_of_one_moment_every_game_is_to_be_had() -> None:
 
 def test_what_comes_next_after_a_truncated_game_is_its_last_position_and_not_the_fresh_deal() -> None:
     env = Env(Walk(), 4, seed=1)
-    replay = Replay(100, env)
+    replay = ReplayBuffer(100, env)
     live(replay, env, 9)
     batch = replay.sample(evenly(36), 1, 0.9)
     led_to = batch.obs[:, 0] + 1 + batch.action
@@ -178,13 +186,13 @@ def test_what_comes_next_after_a_truncated_game_is_its_last_position_and_not_the
     assert (batch.next_obs[:, 1] == 3).sum() == 12, "the clock ran out three times in four games"
     assert batch.discount.tolist() == pytest.approx([0.9] * 36), "a game cut short has a future"
     for clock in (1, 2, 3):
-        legal = batch.next_legal[batch.next_obs[:, 1] == clock]
-        assert (legal == torch.tensor([(clock + action) % 3 != 1 for action in range(2)])).all()
+        action_mask = batch.next_action_mask[batch.next_obs[:, 1] == clock]
+        assert (action_mask == torch.tensor([(clock + action) % 3 != 1 for action in range(2)])).all()
 
 
 def test_sampling_changes_nothing() -> None:
     env = Env(Journey(), GAMES)
-    replay = Replay(30, env)
+    replay = ReplayBuffer(30, env)
     live(replay, env, 12)
     before = through_a_file(replay.state_dict())
     one, other = (replay.sample(evenly(50), 3, 0.9) for _ in range(2))
@@ -196,7 +204,7 @@ def test_sampling_changes_nothing() -> None:
 
 def test_a_ring_survives_saving_and_goes_on() -> None:
     env, elsewhere = Env(Journey(), GAMES, seed=4), Env(Journey(), GAMES, seed=5)
-    replay, other = Replay(30, env), Replay(30, elsewhere)
+    replay, other = ReplayBuffer(30, env), ReplayBuffer(30, elsewhere)
     _, step = live(replay, env, 14)
     live(other, elsewhere, 3)
     other.load_state_dict(through_a_file(replay.state_dict()))
@@ -212,7 +220,7 @@ def test_a_ring_survives_saving_and_goes_on() -> None:
 
 def test_a_ring_never_moves() -> None:
     env = Env(Journey(), GAMES)
-    replay = Replay(30, env)
+    replay = ReplayBuffer(30, env)
 
     def places() -> list[int]:
         state = replay.state_dict()
@@ -230,7 +238,7 @@ def test_a_ring_never_moves() -> None:
 def test_what_a_method_keeps_comes_back_with_its_moment_and_survives_saving() -> None:
     """Each game's mark is the number of its moment; targets of two steps belong to the first."""
     env = Env(Journey(), GAMES)
-    replay, other = (Replay(30, env, {"mark": ((2,), torch.int64)}) for _ in range(2))
+    replay, other = (ReplayBuffer(30, env, {"mark": ((2,), torch.int64)}) for _ in range(2))
     step, seen = env.reset(), {}
     for moment in range(9):
         action = torch.zeros(GAMES, dtype=torch.int64)
@@ -250,7 +258,7 @@ def test_what_a_method_keeps_comes_back_with_its_moment_and_survives_saving() ->
 def test_what_is_kept_of_the_moment_after_the_last_one_is_zeros_where_there_is_none(n_step: int, moments: int) -> None:
     """None: the game ended before, or nobody has been there yet."""
     env = Env(Journey(), GAMES)
-    replay = Replay(30, env, {"mark": ((2,), torch.int64)})
+    replay = ReplayBuffer(30, env, {"mark": ((2,), torch.int64)})
     step, ended = env.reset(), []
     for moment in range(moments):
         action = torch.zeros(GAMES, dtype=torch.int64)
@@ -270,7 +278,7 @@ def test_what_is_kept_of_the_moment_after_the_last_one_is_zeros_where_there_is_n
 
 def test_two_boards_of_connect_four_are_32_bytes_where_two_observations_are_672() -> None:
     env = make("connect4", 5)
-    state = Replay(100, env).state_dict()
+    state = ReplayBuffer(100, env).state_dict()
     kept = [*state["states"].values(), *state["final_states"].values()]
     assert sum(ring.nbytes for ring in kept) == 100 * 32
     assert 2 * env.reset().obs[0].nbytes == 672
@@ -286,14 +294,14 @@ def through_a_file(state: dict) -> dict:
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_a_bonus_is_paid_as_it_is_worth_when_it_is_learned_from(n_step: int) -> None:
     env = make("blackjack", 6, 1)
-    replay = Replay(60, env, {"bonus": ((), torch.float32)})
+    replay = ReplayBuffer(60, env, {"bonus": ((), torch.float32)})
     method = METHODS["modulate"](False, "cpu")
     step = env.reset()
     for turn in range(20):
-        action = pick(step.legal, torch.rand(6, generator=torch.manual_seed(turn)))
+        action = sample_legal(step.action_mask, torch.rand(6, generator=torch.manual_seed(turn)))
         after = env.step(action)
         replay.add(step, action, after, {"bonus": 2 * after.reward})
-        step = after.now()
+        step = after.as_initial()
     plain = replay.sample(evenly(40), n_step, 0.9)
     assert plain.reward.any()
     for strength in (0.0, 0.5, 1.0):

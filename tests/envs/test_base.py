@@ -14,11 +14,11 @@ from torch import Tensor
 
 import envs
 from envs import opponents
-from envs.base import Env, Game, Spec, State, Step, row_count, rows_of, where
+from envs.base import Env, Game, Spec, State, Step, num_rows, select_rows, where
 from envs.blackjack import Blackjack
 from envs.connect4 import Connect4
 from envs.gymnasium_vec import GymEnv
-from envs.rng import EXPLORATION, GAMES, Luck, pick
+from envs.rng import EXPLORATION, GAMES, CounterRNG, sample_legal
 from envs.snake import Snake
 from tests.helpers.probes import Echo, Walk
 
@@ -33,25 +33,25 @@ every_game = pytest.mark.parametrize(
 )
 
 
-def make(game: str, num_envs: int, seed: int = 0, first_game: int = 0, device: str = "cpu") -> Env:
+def make(game: str, num_envs: int, seed: int = 0, first_env_id: int = 0, device: str = "cpu") -> Env:
     """Make a game from its name and options."""
     name, *options = game.split()
-    return envs.make(name, num_envs, seed, device, first_game, **envs.read_options(options))
+    return envs.make(name, num_envs, seed, device, first_env_id, **envs.read_options(options))
 
 
 def started(env: Env) -> tuple[Step, Callable[[Step], Tensor]]:
     """The first moment, and a policy that chooses a random legal action at every call."""
-    luck = Luck(99, torch.arange(env.num_envs), EXPLORATION)
+    rng = CounterRNG(99, torch.arange(env.num_envs), EXPLORATION)
     calls = itertools.count()
-    return env.reset(), lambda step: pick(step.legal, luck.draw(next(calls), 1)[:, 0])
+    return env.reset(), lambda step: sample_legal(step.action_mask, rng.uniform(next(calls), 1)[:, 0])
 
 
-def trajectory(env: Env, steps: int, first_game: int = 0) -> list[Step]:
+def trajectory(env: Env, steps: int, first_env_id: int = 0) -> list[Step]:
     """What `env` shows under random legal actions that belong to the games' ids."""
-    luck = Luck(99, torch.arange(first_game, first_game + env.num_envs, device=env.device), EXPLORATION)
+    rng = CounterRNG(99, torch.arange(first_env_id, first_env_id + env.num_envs, device=env.device), EXPLORATION)
     shown = [env.reset()]
     for index in range(steps):
-        shown.append(env.step(pick(shown[-1].legal, luck.draw(index, 1)[:, 0])))
+        shown.append(env.step(sample_legal(shown[-1].action_mask, rng.uniform(index, 1)[:, 0])))
     return shown
 
 
@@ -100,9 +100,9 @@ def test_a_step_has_the_shapes_and_types_of_the_spec(game: str) -> None:
         for obs in (step.obs, step.final_obs):
             assert obs.shape == (5, *spec.obs_shape)
             assert obs.dtype == torch.float32
-        for legal in (step.legal, step.final_legal):
-            assert legal.shape == (5, spec.num_actions)
-            assert legal.dtype == torch.bool
+        for action_mask in (step.action_mask, step.final_action_mask):
+            assert action_mask.shape == (5, spec.num_actions)
+            assert action_mask.dtype == torch.bool
         assert step.reward.shape == step.terminated.shape == step.truncated.shape == (5,)
         assert step.reward.dtype == torch.float32
         assert step.terminated.dtype == step.truncated.dtype == torch.bool
@@ -118,8 +118,8 @@ def test_a_state_is_tensors_of_n_rows(game: str) -> None:
 @every_game
 def test_legal_is_never_all_false(game: str) -> None:
     for step in trajectory(make(game, 256), 60):
-        assert step.legal.any(1).all()
-        assert step.final_legal.any(1).all()
+        assert step.action_mask.any(1).all()
+        assert step.final_action_mask.any(1).all()
 
 
 @every_game
@@ -146,7 +146,7 @@ def test_where_no_game_has_ended_the_final_pair_is_what_is_seen_now(game: str) -
     for step in trajectory(make(game, 64), 60):
         going_on = ~(step.terminated | step.truncated)
         assert torch.equal(step.obs[going_on], step.final_obs[going_on])
-        assert torch.equal(step.legal[going_on], step.final_legal[going_on])
+        assert torch.equal(step.action_mask[going_on], step.final_action_mask[going_on])
 
 
 @every_game
@@ -154,9 +154,9 @@ def test_a_step_shows_the_state_that_the_env_is_in(game: str) -> None:
     env = make(game, 64)
     step, act = started(env)
     for _ in range(40):
-        obs, legal = env.game.look(env.state)
+        obs, action_mask = env.game.observe(env.state)
         assert torch.equal(step.obs, obs)
-        assert torch.equal(step.legal, legal)
+        assert torch.equal(step.action_mask, action_mask)
         step = env.step(act(step))
 
 
@@ -166,17 +166,17 @@ def test_a_step_holds_the_states_that_it_shows(game: str) -> None:
     step, act = started(env)
     ends = 0
     for _ in range(60):
-        for state, obs, legal in (
-            (step.state, step.obs, step.legal),
-            (step.final_state, step.final_obs, step.final_legal),
+        for state, obs, action_mask in (
+            (step.state, step.obs, step.action_mask),
+            (step.final_state, step.final_obs, step.final_action_mask),
         ):
-            seen, may = env.game.look(state)
+            seen, may = env.game.observe(state)
             assert torch.equal(seen, obs)
-            assert torch.equal(may, legal)
+            assert torch.equal(may, action_mask)
         assert_equal_states(step.state, env.state)
         ended = step.terminated | step.truncated
         going_on = (~ended).nonzero()[:, 0]
-        assert_equal_states(rows_of(step.state, going_on), rows_of(step.final_state, going_on))
+        assert_equal_states(select_rows(step.state, going_on), select_rows(step.final_state, going_on))
         ends += int(ended.sum())
         step = env.step(act(step))
     assert ends > 64
@@ -185,18 +185,18 @@ def test_a_step_holds_the_states_that_it_shows(game: str) -> None:
 @every_game
 def test_the_final_state_is_what_the_rules_make_of_the_state_before(game: str) -> None:
     env = make(game, 64, seed=6)
-    luck = Luck(6, torch.arange(64), GAMES)
+    rng = CounterRNG(6, torch.arange(64), GAMES)
     step, act = started(env)
     for _ in range(40):
-        action, chance = act(step), luck.draw(env.steps, env.spec.deal_luck + env.spec.play_luck)
-        played, reward, terminated = env.game.play(step.state, action, chance[:, env.spec.deal_luck :])
-        dealt = env.game.deal(chance[:, : env.spec.deal_luck])
+        action, chance = act(step), rng.uniform(env.steps, env.spec.num_reset_uniforms + env.spec.num_step_uniforms)
+        played, reward, terminated = env.game.step(step.state, action, chance[:, env.spec.num_reset_uniforms :])
+        dealt = env.game.reset(chance[:, : env.spec.num_reset_uniforms])
         step = env.step(action)
         assert_equal_states(step.final_state, played)
         assert torch.equal(step.reward, reward)
         assert torch.equal(step.terminated, terminated)
         ended = (step.terminated | step.truncated).nonzero()[:, 0]
-        assert_equal_states(rows_of(step.state, ended), rows_of(dealt, ended))
+        assert_equal_states(select_rows(step.state, ended), select_rows(dealt, ended))
 
 
 @every_game
@@ -205,7 +205,7 @@ def test_a_game_that_ended_starts_its_clock_again_in_the_same_step(game: str) ->
     step, act = started(env)
     expected = torch.zeros(64, dtype=torch.int64)
     for _ in range(60):
-        assert torch.equal(env.clock, expected)
+        assert torch.equal(env.elapsed_steps, expected)
         step = env.step(act(step))
         expected = (expected + 1) * ~(step.terminated | step.truncated)
 
@@ -214,11 +214,11 @@ def test_a_game_that_ended_starts_its_clock_again_in_the_same_step(game: str) ->
 def test_play_and_look_do_not_modify_their_state(game: str) -> None:
     env = make(game, 64)
     step, act = started(env)
-    luck = Luck(3, torch.arange(64), EXPLORATION)
+    rng = CounterRNG(3, torch.arange(64), EXPLORATION)
     for index in range(40):
         before, action = copy_of(env.state), act(step)
-        env.game.look(env.state)
-        env.game.play(env.state, action, luck.draw(index, env.spec.play_luck))
+        env.game.observe(env.state)
+        env.game.step(env.state, action, rng.uniform(index, env.spec.num_step_uniforms))
         assert_equal_states(env.state, before)
         step = env.step(action)
 
@@ -227,11 +227,11 @@ def test_play_and_look_do_not_modify_their_state(game: str) -> None:
 def test_rules_keep_nothing_between_two_calls(game: str) -> None:
     env = make(game, 64)
     step, act = started(env)
-    luck = Luck(3, torch.arange(64), EXPLORATION)
+    rng = CounterRNG(3, torch.arange(64), EXPLORATION)
     for index in range(40):
-        action, chance = act(step), luck.draw(index, env.spec.play_luck)
-        state, reward, terminated = env.game.play(env.state, action, chance)
-        again, reward_again, terminated_again = env.game.play(env.state, action, chance)
+        action, chance = act(step), rng.uniform(index, env.spec.num_step_uniforms)
+        state, reward, terminated = env.game.step(env.state, action, chance)
+        again, reward_again, terminated_again = env.game.step(env.state, action, chance)
         assert_equal_states(state, again)
         assert torch.equal(reward, reward_again)
         assert torch.equal(terminated, terminated_again)
@@ -242,14 +242,14 @@ def test_rules_keep_nothing_between_two_calls(game: str) -> None:
 def test_each_game_is_dealt_and_played_by_its_own_row(game: str) -> None:
     env = make(game, 32)
     trajectory(env, 4)
-    luck = Luck(3, torch.arange(32), EXPLORATION)
-    dealt = env.game.deal(luck.draw(0, env.spec.deal_luck))
-    action = pick(env.game.look(env.state)[1], luck.draw(1, 1)[:, 0])
-    played, reward, terminated = env.game.play(env.state, action, luck.draw(2, env.spec.play_luck))
+    rng = CounterRNG(3, torch.arange(32), EXPLORATION)
+    dealt = env.game.reset(rng.uniform(0, env.spec.num_reset_uniforms))
+    action = sample_legal(env.game.observe(env.state)[1], rng.uniform(1, 1)[:, 0])
+    played, reward, terminated = env.game.step(env.state, action, rng.uniform(2, env.spec.num_step_uniforms))
     rows = torch.tensor([30, 3, 17])
-    assert_equal_states(env.game.deal(luck.draw(0, env.spec.deal_luck)[rows]), rows_of(dealt, rows))
-    alone = env.game.play(rows_of(env.state, rows), action[rows], luck.draw(2, env.spec.play_luck)[rows])
-    assert_equal_states(alone[0], rows_of(played, rows))
+    assert_equal_states(env.game.reset(rng.uniform(0, env.spec.num_reset_uniforms)[rows]), select_rows(dealt, rows))
+    alone = env.game.step(select_rows(env.state, rows), action[rows], rng.uniform(2, env.spec.num_step_uniforms)[rows])
+    assert_equal_states(alone[0], select_rows(played, rows))
     assert torch.equal(alone[1], reward[rows])
     assert torch.equal(alone[2], terminated[rows])
 
@@ -259,7 +259,7 @@ def test_the_buffers_never_move(game: str) -> None:
     env = make(game, 64)
 
     def places() -> list[int]:
-        return [tensor.data_ptr() for tensor in (*env.state.values(), env.clock, env.steps)]
+        return [tensor.data_ptr() for tensor in (*env.state.values(), env.elapsed_steps, env.steps)]
 
     before = places()
     assert len(set(before)) == len(before)
@@ -284,10 +284,10 @@ def test_a_step_that_was_handed_out_never_changes(game: str) -> None:
 @every_game
 def test_the_moment_alone_is_what_the_next_action_needs_as_if_it_were_the_first(game: str) -> None:
     first, *later = trajectory(make(game, 64), 40)
-    assert_same([first.now()], [first])
+    assert_same([first.as_initial()], [first])
     assert any((step.terminated | step.truncated).any() for step in later)
     for step in later:
-        kept, alone = each(step, Tensor.clone), step.now()
+        kept, alone = each(step, Tensor.clone), step.as_initial()
         for name, tensor in parts(alone).items():
             assert tensor.dtype == parts(step)[name].dtype
             if name in ("reward", "terminated", "truncated"):
@@ -312,16 +312,16 @@ def test_a_game_plays_the_same_for_every_number_of_games_and_in_every_shard(game
     whole = trajectory(make(game, 4096, seed=4), 40)
     assert_same(trajectory(make(game, 7, seed=4), 40), whole, slice(0, 7))
     assert_same(trajectory(make(game, 1, seed=4), 40), whole, slice(0, 1))
-    shard = make(game, 5, seed=4, first_game=3)
-    assert_same(trajectory(shard, 40, first_game=3), whole, slice(3, 8))
-    last = make(game, 56, seed=4, first_game=4040)
-    assert_same(trajectory(last, 40, first_game=4040), whole, slice(4040, 4096))
+    shard = make(game, 5, seed=4, first_env_id=3)
+    assert_same(trajectory(shard, 40, first_env_id=3), whole, slice(3, 8))
+    last = make(game, 56, seed=4, first_env_id=4040)
+    assert_same(trajectory(last, 40, first_env_id=4040), whole, slice(4040, 4096))
 
 
 @every_game
 def test_an_env_says_which_is_its_first_game(game: str) -> None:
-    assert make(game, 3).first_game == 0
-    assert make(game, 3, first_game=7).first_game == 7
+    assert make(game, 3).first_env_id == 0
+    assert make(game, 3, first_env_id=7).first_env_id == 7
 
 
 @pytest.mark.gpu
@@ -354,14 +354,14 @@ def test_games_of_one_run_differ(game: str) -> None:
 def test_reset_deals_all_games_afresh_and_nothing_has_happened_yet(game: str) -> None:
     env = make(game, 64)
     trajectory(env, 7)
-    assert env.clock.any()
+    assert env.elapsed_steps.any()
     step = env.reset()
-    assert not env.clock.any()
+    assert not env.elapsed_steps.any()
     assert not step.reward.any()
     assert not step.terminated.any()
     assert not step.truncated.any()
     assert torch.equal(step.obs, step.final_obs)
-    assert torch.equal(step.legal, step.final_legal)
+    assert torch.equal(step.action_mask, step.final_action_mask)
 
 
 @every_game
@@ -447,19 +447,19 @@ from envs.base import Spec
 
 
 class Coin:
-    spec = Spec("coin", 1, (1,), 2, deal_luck=1, play_luck=1, time_limit=None)
+    spec = Spec("coin", 1, (1,), 2, num_reset_uniforms=1, num_step_uniforms=1, time_limit=None)
 
     def __init__(self, pays: float = 1.0, sides: int = 2) -> None:
         self.pays, self.sides = pays, sides
 
-    def deal(self, luck):
-        return {"side": (luck[:, 0] * self.sides).long()}
+    def reset(self, u):
+        return {"side": (u[:, 0] * self.sides).long()}
 
-    def play(self, state, action, luck):
+    def step(self, state, action, u):
         won = state["side"] == action
         return state, won * self.pays, torch.ones_like(won)
 
-    def look(self, state):
+    def observe(self, state):
         return state["side"][:, None].float(), torch.ones(len(state["side"]), 2, dtype=torch.bool)
 
 
@@ -499,8 +499,8 @@ def test_a_game_of_ones_own_is_played_from_a_file_in_the_folder_one_is_in(own_ga
 
 def test_a_game_of_ones_own_has_a_seed_and_shards(own_games: str) -> None:
     whole = trajectory(envs.make(f"{own_games}:Coin", 20, seed=3), 10)
-    shard = envs.make(f"{own_games}:Coin", 5, seed=3, first_game=15)
-    assert_same(trajectory(shard, 10, first_game=15), whole, slice(15, 20))
+    shard = envs.make(f"{own_games}:Coin", 5, seed=3, first_env_id=15)
+    assert_same(trajectory(shard, 10, first_env_id=15), whole, slice(15, 20))
 
 
 def test_a_game_of_ones_own_is_made_by_a_class_or_a_function(own_games: str) -> None:
@@ -537,9 +537,9 @@ def test_a_gymnasium_env_goes_by_its_id() -> None:
     assert isinstance(made, GymEnv)
     assert made.spec.name == "gym:FrozenLake-v1"
     assert made.spec.obs_shape == (64,)
-    alone = GymEnv("FrozenLake-v1", 3, seed=4, first_game=2, map_name="8x8")
+    alone = GymEnv("FrozenLake-v1", 3, seed=4, first_env_id=2, map_name="8x8")
     assert_same(trajectory(made, 30), trajectory(alone, 30))
-    others = envs.make("gym:FrozenLake-v1", 3, 5, first_game=2, map_name="8x8")
+    others = envs.make("gym:FrozenLake-v1", 3, 5, first_env_id=2, map_name="8x8")
     later, later_alone = trajectory(others, 30)[-1], trajectory(alone, 30)[-1]
     assert not torch.equal(later.obs, later_alone.obs)
 
@@ -558,20 +558,20 @@ class Count:
     """
 
     def __init__(self, time_limit: int | None) -> None:
-        self.spec = Spec("count", 1, (1,), 2, deal_luck=2, play_luck=3, time_limit=time_limit)
+        self.spec = Spec("count", 1, (1,), 2, num_reset_uniforms=2, num_step_uniforms=3, time_limit=time_limit)
         self.dealt: list[Tensor] = []
         self.played: list[Tensor] = []
 
-    def deal(self, luck: Tensor) -> State:
-        self.dealt.append(luck)
-        return {"number": (luck[:, 0] * 1000).long() * 100}
+    def reset(self, u: Tensor) -> State:
+        self.dealt.append(u)
+        return {"number": (u[:, 0] * 1000).long() * 100}
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
-        self.played.append(luck)
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        self.played.append(u)
         number = state["number"] + 1
         return {"number": number}, number.float(), action == 1
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         odd = state["number"] % 2 == 1
         return state["number"][:, None].float(), torch.stack([~odd, odd], 1)
 
@@ -579,22 +579,22 @@ class Count:
 class Grid:
     """A state of several ranks and types. Action 1 ends the game."""
 
-    spec = Spec("grid", 1, (2, 3), 2, deal_luck=1, play_luck=0, time_limit=None)
+    spec = Spec("grid", 1, (2, 3), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=None)
 
-    def deal(self, luck: Tensor) -> State:
-        n = len(luck)
+    def reset(self, u: Tensor) -> State:
+        n = len(u)
         return {
             "cells": torch.zeros(n, 2, 3),
             "seen": torch.zeros(n, 4, dtype=torch.bool),
-            "age": luck[:, 0] * 0,
+            "age": u[:, 0] * 0,
         }
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
-        assert luck.shape == (len(action), 0)
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        assert u.shape == (len(action), 0)
         played = {"cells": state["cells"] + 1, "seen": ~state["seen"], "age": state["age"] + 1}
         return played, torch.zeros(len(action)), action == 1
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         return state["cells"], torch.ones(len(state["cells"]), 2, dtype=torch.bool)
 
 
@@ -614,7 +614,7 @@ def test_the_clock_truncates_a_game_at_the_time_limit_and_not_before() -> None:
             step = env.step(GO_ON)
             assert not step.terminated.any()
             assert step.truncated.tolist() == [passed == 4] * 3
-            assert env.clock.tolist() == [passed % 4] * 3
+            assert env.elapsed_steps.tolist() == [passed % 4] * 3
 
 
 def test_a_game_that_ends_exactly_at_the_time_limit_is_terminated_and_not_truncated() -> None:
@@ -624,14 +624,14 @@ def test_a_game_that_ends_exactly_at_the_time_limit_is_terminated_and_not_trunca
     step = env.step(torch.tensor([0, 1, 0]))
     assert step.terminated.tolist() == [False, True, False]
     assert step.truncated.tolist() == [True, False, True]
-    assert env.clock.tolist() == [0, 0, 0]
+    assert env.elapsed_steps.tolist() == [0, 0, 0]
 
 
 def test_a_termination_before_the_time_limit_starts_the_clock_of_that_game_only() -> None:
     env, _ = count_env(3, time_limit=3)
     env.reset()
     env.step(torch.tensor([0, 1, 0]))
-    assert env.clock.tolist() == [1, 0, 1]
+    assert env.elapsed_steps.tolist() == [1, 0, 1]
     env.step(GO_ON)
     assert env.step(GO_ON).truncated.tolist() == [True, False, True]
     assert env.step(GO_ON).truncated.tolist() == [False, True, False]
@@ -649,7 +649,7 @@ def test_without_a_time_limit_no_game_is_truncated() -> None:
     env.reset()
     for passed in range(1, 200):
         assert not env.step(GO_ON).truncated.any()
-        assert env.clock.tolist() == [passed] * 3
+        assert env.elapsed_steps.tolist() == [passed] * 3
 
 
 def test_reset_starts_the_clock_again() -> None:
@@ -671,9 +671,9 @@ def test_an_ended_game_shows_its_last_position_as_final_and_a_fresh_deal_as_now(
     assert getattr(step, how)[row]
     assert step.final_obs[row].item() == first.obs[row].item() + 3
     assert step.reward[row].item() == first.obs[row].item() + 3
-    assert step.final_legal[row].tolist() == [False, True]
+    assert step.final_action_mask[row].tolist() == [False, True]
     assert step.obs[row].item() == int(game.dealt[-1][row, 0] * 1000) * 100
-    assert step.legal[row].tolist() == [True, False]
+    assert step.action_mask[row].tolist() == [True, False]
 
 
 def test_a_game_that_goes_on_is_not_dealt() -> None:
@@ -697,13 +697,13 @@ def test_no_number_of_luck_is_handed_out_twice() -> None:
     for index in range(40):
         env.step(END if index % 7 == 0 else GO_ON)
     env.reset()
-    assert all(luck.shape == (3, 2) for luck in game.dealt)
-    assert all(luck.shape == (3, 3) for luck in game.played)
+    assert all(u.shape == (3, 2) for u in game.dealt)
+    assert all(u.shape == (3, 3) for u in game.played)
     assert len(game.played) == 40
-    luck = torch.cat([luck.flatten() for luck in game.dealt + game.played])
-    assert luck.min() >= 0
-    assert luck.max() < 1
-    assert len(luck.unique()) == len(luck)  # 600 of 2**24 numbers: two of them meet once in 90 seeds
+    u = torch.cat([u.flatten() for u in game.dealt + game.played])
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert len(u.unique()) == len(u)  # 600 of 2**24 numbers: two of them meet once in 90 seeds
 
 
 def test_a_state_of_several_ranks_and_types_is_dealt_by_whole_rows() -> None:
@@ -724,8 +724,8 @@ def test_a_step_does_not_write_into_what_the_game_returned() -> None:
     returned = []
 
     class Watched(Count):
-        def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
-            result = super().play(state, action, luck)
+        def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+            result = super().step(state, action, u)
             returned.append((result[0]["number"], result[0]["number"].clone()))
             return result
 
@@ -738,17 +738,17 @@ def test_a_step_does_not_write_into_what_the_game_returned() -> None:
 
 
 class Still:
-    """Nothing ever changes: `play` hands on the very tensors that it was given. The clock cuts it into threes."""
+    """Nothing ever changes: `step` hands on the very tensors that it was given. The clock cuts it into threes."""
 
-    spec = Spec("still", 1, (1,), 2, deal_luck=1, play_luck=0, time_limit=3)
+    spec = Spec("still", 1, (1,), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=3)
 
-    def deal(self, luck: Tensor) -> State:
-        return {"dealt": luck[:, 0] * 1, "again": luck[:, 0] * 2}
+    def reset(self, u: Tensor) -> State:
+        return {"dealt": u[:, 0] * 1, "again": u[:, 0] * 2}
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         return state, torch.zeros(len(action)), torch.zeros_like(action, dtype=torch.bool)
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         return state["dealt"][:, None] * 1, torch.ones(len(state["dealt"]), 2, dtype=torch.bool)
 
 
@@ -763,7 +763,7 @@ def test_a_step_keeps_its_states_though_a_game_hands_on_the_very_tensors_it_was_
     env.reset()
     assert_same(given, kept)
     assert any(step.terminated.any() or step.truncated.any() for step in given)
-    for name in game.deal(torch.zeros(3, game.spec.deal_luck)):
+    for name in game.reset(torch.zeros(3, game.spec.num_reset_uniforms)):
         buffers = {tensor.data_ptr() for tensor in env.state.values()}
         assert not buffers & {state[name].data_ptr() for step in given for state in (step.state, step.final_state)}
 
@@ -775,7 +775,7 @@ def test_the_last_position_is_in_the_final_state_and_the_fresh_deal_in_the_state
     assert step.final_state["number"].tolist() == (first + 1).tolist()
     fresh = int(game.dealt[-1][1, 0] * 1000) * 100
     assert step.state["number"].tolist() == [first[0] + 1, fresh, first[2] + 1]
-    assert step.now().final_state["number"].tolist() == step.state["number"].tolist()
+    assert step.as_initial().final_state["number"].tolist() == step.state["number"].tolist()
 
 
 def test_where_chooses_whole_rows() -> None:
@@ -788,30 +788,30 @@ def test_where_chooses_whole_rows() -> None:
 
 def test_rows_of_a_state_are_a_state() -> None:
     state = {"a": torch.arange(4), "b": torch.arange(8).view(4, 2)}
-    some = rows_of(state, torch.tensor([3, 0, 3]))
+    some = select_rows(state, torch.tensor([3, 0, 3]))
     assert some["a"].tolist() == [3, 0, 3]
     assert some["b"].tolist() == [[6, 7], [0, 1], [6, 7]]
 
 
 def test_a_state_has_as_many_rows_as_games() -> None:
-    assert row_count({"a": torch.arange(4), "b": torch.arange(8).view(4, 2)}) == 4
-    assert row_count(make("snake", 9).state) == 9
+    assert num_rows({"a": torch.arange(4), "b": torch.arange(8).view(4, 2)}) == 4
+    assert num_rows(make("snake", 9).state) == 9
 
 
 @pytest.mark.parametrize("name", envs.ENVS)
 def test_a_compiled_step_plays_as_an_eager_one(name: str) -> None:
     eager, compiled = (envs.make(name, 37, seed=5) for _ in range(2))
     step = torch.compile(compiled.step)
-    luck = Luck(99, torch.arange(37), EXPLORATION)
-    legal = eager.reset().legal
+    rng = CounterRNG(99, torch.arange(37), EXPLORATION)
+    action_mask = eager.reset().action_mask
     compiled.reset()
     shown: list[tuple[Step, Step]] = []
     for index in range(60):
-        action = pick(legal, luck.draw(index, 1)[:, 0])
+        action = sample_legal(action_mask, rng.uniform(index, 1)[:, 0])
         shown.append((step(action), eager.step(action)))
         found, expected = shown[-1]
         assert_same([found], [expected])
         assert_equal_states(compiled.state, eager.state)
-        legal = expected.legal
+        action_mask = expected.action_mask
     for found, expected in shown:
         assert_same([found], [expected])

@@ -16,7 +16,7 @@ from torch import Tensor
 from envs.base import Env, State
 from envs.blackjack import HIT, STICK, Blackjack, best_sum, cards, dealer_hand, is_natural, raw
 from envs.blackjack_exact import CELLS, best_policy, optimum, value_of, value_of_greedy
-from envs.rng import EXPLORATION, GAMES, Luck
+from envs.rng import EXPLORATION, GAMES, CounterRNG
 
 Hand = tuple[int, ...]
 
@@ -40,9 +40,7 @@ def triple_luck() -> Tensor:
     return (torch.arange(13**3) + 0.5) / 13**3
 
 
-LUCK_OF = {
-    tuple(drawn): luck for drawn, luck in zip(cards(triple_luck()[:, None]).tolist(), triple_luck(), strict=True)
-}
+LUCK_OF = {tuple(drawn): u for drawn, u in zip(cards(triple_luck()[:, None]).tolist(), triple_luck(), strict=True)}
 
 
 def luck_of(*drawn: int) -> Tensor:
@@ -52,7 +50,7 @@ def luck_of(*drawn: int) -> Tensor:
 
 
 def dealt(open_card: int, first: int, second: int) -> State:
-    return Blackjack().deal(luck_of(open_card, first, second))
+    return Blackjack().reset(luck_of(open_card, first, second))
 
 
 def stick(rules: dict[str, bool], open_card: int, mine: Hand, *drawn: int) -> float:
@@ -60,9 +58,9 @@ def stick(rules: dict[str, bool], open_card: int, mine: Hand, *drawn: int) -> fl
     game = Blackjack(**rules)
     state = dealt(open_card, *mine[:2])
     for card in mine[2:]:
-        state, reward, over = game.play(state, torch.tensor([HIT]), luck_of(card, *[1] * 11))
+        state, reward, over = game.step(state, torch.tensor([HIT]), luck_of(card, *[1] * 11))
         assert (reward.item(), over.item()) == (0, False)
-    _, reward, over = game.play(state, torch.tensor([STICK]), luck_of(*drawn, *[10] * (12 - len(drawn))))
+    _, reward, over = game.step(state, torch.tensor([STICK]), luck_of(*drawn, *[10] * (12 - len(drawn))))
     assert over.item()
     return reward.item()
 
@@ -96,24 +94,24 @@ def test_random_hands_go_step_by_step_as_in_gymnasium(rules: dict[str, bool], mo
     monkeypatch.setattr(reference, "draw_card", lambda _: next(deck))
     game, chance = Blackjack(**rules), torch.Generator().manual_seed(len(rules))
     hits = torch.tensor([0.05, 0.5, 0.9])[torch.arange(GAMES_PLAYED) % 3]  # to stick with naturals, and to go bust
-    luck = torch.rand(GAMES_PLAYED, 1, generator=chance)
-    state = game.deal(luck)
-    deal = cards(luck).tolist()
+    u = torch.rand(GAMES_PLAYED, 1, generator=chance)
+    state = game.reset(u)
+    deal = cards(u).tolist()
     first = state
     turns = []
     over = torch.zeros(GAMES_PLAYED, dtype=torch.bool)
     while not over.all():
-        luck = torch.rand(GAMES_PLAYED, 4, generator=chance)
+        u = torch.rand(GAMES_PLAYED, 4, generator=chance)
         action = (torch.rand(GAMES_PLAYED, generator=chance) < hits).long()
-        state, reward, terminated = game.play(state, action, luck)
-        obs, legal = game.look(state)
-        assert legal.all()
-        shown = (action, cards(luck), reward, terminated, raw(state), obs)
+        state, reward, terminated = game.step(state, action, u)
+        obs, action_mask = game.observe(state)
+        assert action_mask.all()
+        shown = (action, cards(u), reward, terminated, raw(state), obs)
         turns.append([column.tolist() for column in shown])
         over |= terminated
     env = reference.BlackjackEnv(**rules)
     ends: Counter[str] = Counter()
-    first_raw, first_obs = raw(first).tolist(), game.look(first)[0].tolist()
+    first_raw, first_obs = raw(first).tolist(), game.observe(first)[0].tolist()
     for row in range(GAMES_PLAYED):
         open_card, *mine = deal[row]
         deck = iter([open_card, 0, *mine])  # the hidden card, 0, is known when the student sticks
@@ -190,10 +188,10 @@ def test_a_dealers_natural_is_a_21_like_others_but_for_a_natural(rules: dict[str
 def test_a_natural_that_is_hit_is_none_any_more(rules: dict[str, bool]) -> None:
     state = dealt(10, 1, 10)
     assert is_natural(state).tolist() == [True]
-    after, reward, over = Blackjack(**rules).play(state, torch.tensor([HIT]), luck_of(10, *[1] * 11))
+    after, reward, over = Blackjack(**rules).step(state, torch.tensor([HIT]), luck_of(10, *[1] * 11))
     assert (reward.item(), over.item(), raw(after).tolist()) == (0, False, [[21, 10, 0]])
     assert is_natural(after).tolist() == [False]
-    after, _, _ = Blackjack(**rules).play(state, torch.tensor([HIT]), luck_of(1, *[1] * 11))
+    after, _, _ = Blackjack(**rules).step(state, torch.tensor([HIT]), luck_of(1, *[1] * 11))
     assert raw(after).tolist() == [[12, 10, 0]]
 
 
@@ -205,10 +203,10 @@ def test_only_an_ace_and_a_ten_are_a_natural() -> None:
 def test_a_hit_takes_the_first_card_and_a_stick_hides_it() -> None:
     state = dealt(9, 2, 3)
     for card in range(1, 11):
-        luck = luck_of(card, *[7] * 11)
-        hit, _, _ = Blackjack().play(state, torch.tensor([HIT]), luck)
+        u = luck_of(card, *[7] * 11)
+        hit, _, _ = Blackjack().step(state, torch.tensor([HIT]), u)
         assert raw(hit).tolist() == [[16, 9, 1] if card == 1 else [5 + card, 9, 0]]
-        stuck, _, _ = Blackjack().play(state, torch.tensor([STICK]), luck)
+        stuck, _, _ = Blackjack().step(state, torch.tensor([STICK]), u)
         assert raw(stuck).tolist() == [[5, 9, 0]]
 
 
@@ -219,46 +217,46 @@ def test_every_triple_of_ranks_is_one_part_in_2197_of_luck() -> None:
 
 
 def test_every_rank_has_one_chance_in_thirteen_over_all_numbers_of_luck() -> None:
-    """Of the 2**24 numbers that `Luck` can draw, a part in 2197 holds 7636 or 7637."""
+    """Of the 2**24 numbers that `CounterRNG` can draw, a part in 2197 holds 7636 or 7637."""
     counts = torch.zeros(3, 11, dtype=torch.int64)
     for start in range(0, 2**24, 2**20):
-        luck = torch.arange(start, start + 2**20) * 2.0**-24
-        for place, drawn in enumerate(cards(luck[:, None]).unbind(1)):
+        u = torch.arange(start, start + 2**20) * 2.0**-24
+        for place, drawn in enumerate(cards(u[:, None]).unbind(1)):
             counts[place] += drawn.bincount(minlength=11)
     expected = torch.tensor([0.0, *[weight * 2**24 / 13 for weight in WEIGHTS.values()]])
     assert (counts - expected).abs().max() < 4 * 13**2  # at most one number too many or too few for each part
 
 
 def test_cards_draws_three_cards_from_each_number_in_order() -> None:
-    luck = torch.rand(500, 4, generator=torch.Generator().manual_seed(1))
-    drawn = cards(luck)
+    u = torch.rand(500, 4, generator=torch.Generator().manual_seed(1))
+    drawn = cards(u)
     assert drawn.shape == (500, 12)
     assert drawn.dtype == torch.int64
-    assert torch.equal(drawn, torch.cat([cards(luck[:, [k]]) for k in range(4)], 1))
+    assert torch.equal(drawn, torch.cat([cards(u[:, [k]]) for k in range(4)], 1))
     assert len({tuple(row) for row in drawn.tolist()}) == 500
 
 
-@pytest.mark.parametrize("luck", [0.0, 2.0**-24, 0.5, ALMOST_ONE])
-def test_no_luck_is_too_high_or_too_low_for_a_card(luck: float) -> None:
-    drawn = cards(torch.full((1, 4), luck))
+@pytest.mark.parametrize("u", [0.0, 2.0**-24, 0.5, ALMOST_ONE])
+def test_no_luck_is_too_high_or_too_low_for_a_card(u: float) -> None:
+    drawn = cards(torch.full((1, 4), u))
     assert 1 <= drawn.min() <= drawn.max() <= 10
-    state = Blackjack().deal(torch.full((1, 1), luck))
+    state = Blackjack().reset(torch.full((1, 1), u))
     for action in (HIT, STICK):
-        _, reward, _ = Blackjack().play(state, torch.tensor([action]), torch.full((1, 4), luck))
+        _, reward, _ = Blackjack().step(state, torch.tensor([action]), torch.full((1, 4), u))
         assert abs(reward.item()) <= 1
 
 
 def test_the_hands_of_env_are_those_of_its_luck() -> None:
     """Column 0 deals, columns 1 to 4 are for playing, and the first deal of all is that of step 1, by reset."""
     env = Env(Blackjack(), 300, seed=5)
-    luck = Luck(5, torch.arange(300), GAMES)
+    rng = CounterRNG(5, torch.arange(300), GAMES)
     step = env.reset()
     for index in range(2, 30):
         before, action = env.state, torch.full((300,), index % 2)
-        drawn = luck.draw(index, 5)
-        after, reward, terminated = env.game.play(before, action, drawn[:, 1:])
-        fresh = env.game.look(env.game.deal(drawn[:, :1]))[0]
-        last = env.game.look(after)[0]
+        drawn = rng.uniform(index, 5)
+        after, reward, terminated = env.game.step(before, action, drawn[:, 1:])
+        fresh = env.game.observe(env.game.reset(drawn[:, :1]))[0]
+        last = env.game.observe(after)[0]
         step = env.step(action)
         assert torch.equal(step.reward, reward)
         assert torch.equal(step.terminated, terminated)
@@ -268,12 +266,12 @@ def test_the_hands_of_env_are_those_of_its_luck() -> None:
 
 
 def test_an_observation_shows_one_sum_one_open_card_and_whether_an_ace_is_usable() -> None:
-    state = Blackjack().deal(triple_luck()[:, None])
-    obs, legal = Blackjack().look(state)
+    state = Blackjack().reset(triple_luck()[:, None])
+    obs, action_mask = Blackjack().observe(state)
     assert obs.shape == (13**3, 29) == (13**3, *Blackjack().spec.obs_shape)
     assert obs.dtype == torch.float32
-    assert legal.shape == (13**3, Blackjack().spec.num_actions) == (13**3, 2)
-    assert legal.all()
+    assert action_mask.shape == (13**3, Blackjack().spec.num_actions) == (13**3, 2)
+    assert action_mask.all()
     assert ((obs == 0) | (obs == 1)).all()
     assert (obs[:, :18].sum(1) == 1).all()
     assert (obs[:, 18:28].sum(1) == 1).all()
@@ -283,9 +281,9 @@ def test_an_observation_shows_one_sum_one_open_card_and_whether_an_ace_is_usable
 def test_a_sum_beyond_21_is_shown_as_none() -> None:
     beyond = []
     for card in range(2, 11):
-        state, reward, over = Blackjack().play(dealt(4, 10, 10), torch.tensor([HIT]), luck_of(card, *[1] * 11))
+        state, reward, over = Blackjack().step(dealt(4, 10, 10), torch.tensor([HIT]), luck_of(card, *[1] * 11))
         assert (reward.item(), over.item()) == (-1, True)
-        beyond.append(Blackjack().look(state)[0][0].tolist())
+        beyond.append(Blackjack().observe(state)[0][0].tolist())
         assert raw(state).tolist() == [[20 + card, 4, 0]]
     assert beyond == [planes(22, 4, 0)] * 9
 
@@ -511,12 +509,12 @@ def test_playing_a_policy_gives_on_average_what_the_table_says(rules: str) -> No
     """The first hand of each of 200,000 games, to 5 standard errors, 0.01."""
     game = Blackjack(**RULES[rules])
     env, policy = Env(game, SIMULATED, seed=2), random_policy(7)
-    luck = Luck(2, torch.arange(SIMULATED), EXPLORATION)
+    rng = CounterRNG(2, torch.arange(SIMULATED), EXPLORATION)
     env.reset()
     total_reward, playing = torch.zeros(SIMULATED), torch.ones(SIMULATED, dtype=torch.bool)
     for turn in itertools.count():
         chance = policy[raw(env.state).unbind(1)]
-        step = env.step((luck.draw(turn, 1)[:, 0] < chance).long())
+        step = env.step((rng.uniform(turn, 1)[:, 0] < chance).long())
         total_reward += step.reward * playing
         playing &= ~step.terminated
         if not playing.any():
@@ -532,8 +530,8 @@ def test_the_exact_value_of_a_student_is_that_of_the_table_it_plays(who: str) ->
     below_17 = (torch.arange(CELLS[0]) < 17)[:, None, None].expand(CELLS).double()
     policy = {"best": best_policy(game), "always sticks": torch.zeros(CELLS), "hits below 17": below_17}[who]
 
-    def greedy(obs: Tensor, legal: Tensor) -> Tensor:
-        assert legal.all()
+    def greedy(obs: Tensor, action_mask: Tensor) -> Tensor:
+        assert action_mask.all()
         total, open_card, usable = obs[:, :18].argmax(1) + 4, obs[:, 18:28].argmax(1) + 1, obs[:, 28].long()
         return policy[total, open_card, usable].long()
 

@@ -19,8 +19,8 @@ def test_every_step_is_gymnasium_s_from_the_same_position() -> None:
     starts = chance.uniform(-spread, spread, (3000, 4)).astype(np.float32)
     actions = chance.integers(2, size=len(starts))
     state = {name: torch.from_numpy(starts[:, column].copy()) for column, name in enumerate(NAMES)}
-    moved, reward, terminated = ours.play(state, torch.from_numpy(actions), torch.zeros(len(starts), 0))
-    seen, _ = ours.look(moved)
+    moved, reward, terminated = ours.step(state, torch.from_numpy(actions), torch.zeros(len(starts), 0))
+    seen, _ = ours.observe(moved)
     for row, (start, action) in enumerate(zip(starts, actions, strict=True)):
         theirs.state, theirs.steps_beyond_terminated = start.astype(np.float64), None
         obs, paid, over, _, _ = theirs.step(int(action))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, rows_of
+from envs.base import Env, State, select_rows
 from envs.connect4 import (
     BOARD,
     Connect4,
@@ -32,7 +32,7 @@ from envs.connect4 import (
     playable,
 )
 from envs.opponents import random
-from envs.rng import EXPLORATION, Luck, pick
+from envs.rng import EXPLORATION, CounterRNG, sample_legal
 
 Cell = tuple[int, int]  # (row, column), row 0 at the top
 
@@ -95,9 +95,9 @@ def random_heaps(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def play(position: str, column: int, reply: int) -> tuple[float, bool, str]:
     """Reward, whether it is over, and the position after x has dropped into `column` and o answered."""
-    game = Connect4(lambda pieces, others, luck: torch.full_like(pieces, reply))
+    game = Connect4(lambda pieces, others, u: torch.full_like(pieces, reply))
     x, o = board(position)
-    state, reward, terminated = game.play({"mine": x, "theirs": o}, torch.tensor([column]), torch.zeros(1, 1))
+    state, reward, terminated = game.step({"mine": x, "theirs": o}, torch.tensor([column]), torch.zeros(1, 1))
     return reward.item(), terminated.item(), drawn(state["mine"], state["theirs"])
 
 
@@ -108,7 +108,7 @@ class Record(NamedTuple):
     actions: list[int]
     replies: list[int]  # -1: there was none
     obs: Tensor  # (turns, 2, 6, 7)
-    legal: Tensor  # (turns, 7)
+    action_mask: Tensor  # (turns, 7)
     final_obs: Tensor  # (turns, 2, 6, 7)
     rewards: list[float]
     terminations: list[bool]
@@ -126,16 +126,16 @@ def column_of_difference(before: Tensor, after: Tensor) -> Tensor:
 def records() -> list[Record]:
     """The first game of each of many envs, played at random on both sides."""
     env = Env(Connect4(random), GAMES_PLAYED, seed=1)
-    luck = Luck(1, torch.arange(GAMES_PLAYED), EXPLORATION)
+    rng = CounterRNG(1, torch.arange(GAMES_PLAYED), EXPLORATION)
     steps, actions = [env.reset()], []
     for turn in range(21):
-        actions.append(pick(steps[-1].legal, luck.draw(turn, 1)[:, 0]))
+        actions.append(sample_legal(steps[-1].action_mask, rng.uniform(turn, 1)[:, 0]))
         steps.append(env.step(actions[-1]))
     opening = column_of_difference(torch.zeros(GAMES_PLAYED, 6, 7), steps[0].obs[:, 1]).tolist()
     replies = [column_of_difference(step.obs[:, 1], after.final_obs[:, 1]) for step, after in itertools.pairwise(steps)]
-    seen, legal, final, reward, terminated = (
+    seen, action_mask, final, reward, terminated = (
         torch.stack([getattr(step, field) for step in steps], 1)
-        for field in ("obs", "legal", "final_obs", "reward", "terminated")
+        for field in ("obs", "action_mask", "final_obs", "reward", "terminated")
     )
     actions, replies = torch.stack(actions, 1).tolist(), torch.stack(replies, 1).tolist()
     turns = terminated[:, 1:].float().argmax(1) + 1
@@ -146,7 +146,7 @@ def records() -> list[Record]:
             actions[game][:n],
             replies[game][:n],
             seen[game, :n],
-            legal[game, :n],
+            action_mask[game, :n],
             final[game, 1 : n + 1],
             reward[game, 1 : n + 1].tolist(),
             terminated[game, 1 : n + 1].tolist(),
@@ -164,14 +164,14 @@ def test_random_games_go_step_by_step_as_in_open_spiel(records: list[Record]) ->
         if record.opening >= 0:
             student = 1
             state.apply_action(record.opening)
-        seen, legal = [], []
+        seen, action_mask = [], []
         for action, reply, reward, terminated in zip(
             record.actions, record.replies, record.rewards, record.terminations, strict=True
         ):
             assert not state.is_terminal()
             assert state.current_player() == student
             seen.append(state.observation_tensor(student))
-            legal.append(state.legal_actions())
+            action_mask.append(state.legal_actions())
             state.apply_action(action)
             last = "student's"
             assert (reply >= 0) == (not state.is_terminal()), f"game {index}"
@@ -181,7 +181,7 @@ def test_random_games_go_step_by_step_as_in_open_spiel(records: list[Record]) ->
             assert terminated == state.is_terminal(), f"game {index}"
             assert reward == (state.returns()[student] if terminated else 0), f"game {index}"
         ends[f"{last} {'line' if reward else 'last disc fills the board'}"] += 1
-        assert legal == [[c for c in range(7) if row[c]] for row in record.legal.tolist()], f"game {index}"
+        assert action_mask == [[c for c in range(7) if row[c]] for row in record.action_mask.tolist()], f"game {index}"
         seen.append(state.observation_tensor(student))
         expected = as_planes(seen, student)
         assert torch.equal(record.obs, expected[:-1]), f"game {index}"
@@ -222,24 +222,24 @@ def test_there_are_69_lines() -> None:
     assert len(LINES) == 69
 
 
-def test_deal_luck_says_who_moves_first_and_what_the_opponent_opens_with() -> None:
+def test_num_reset_uniforms_says_who_moves_first_and_what_the_opponent_opens_with() -> None:
     """In any column, whoever the opponent is."""
-    for opponent in (random, lambda pieces, others, luck: torch.full_like(pieces, 3)):
-        luck = torch.tensor([[0.0, 0.0], [0.25, 0.5], [0.499, 1 - 2**-24], [0.5, 0.0], [0.99, 0.5]])
-        state = Connect4(opponent).deal(luck)
+    for opponent in (random, lambda pieces, others, u: torch.full_like(pieces, 3)):
+        u = torch.tensor([[0.0, 0.0], [0.25, 0.5], [0.499, 1 - 2**-24], [0.5, 0.0], [0.99, 0.5]])
+        state = Connect4(opponent).reset(u)
         assert state["mine"].tolist() == [0] * 5
         assert state["theirs"].tolist() == [bit(5, 0), bit(5, 3), bit(5, 6), 0, 0]
 
 
-def test_play_luck_and_both_sides_discs_are_given_to_the_opponent_after_the_student_has_moved() -> None:
+def test_num_step_uniforms_and_both_sides_discs_are_given_to_the_opponent_after_the_student_has_moved() -> None:
     asked = []
 
-    def opponent(pieces: Tensor, others: Tensor, luck: Tensor) -> Tensor:
-        asked.append((drawn(others, pieces), luck.tolist()))
+    def opponent(pieces: Tensor, others: Tensor, u: Tensor) -> Tensor:
+        asked.append((drawn(others, pieces), u.tolist()))
         return torch.zeros_like(pieces)
 
     x, o = board("....... ....... ....... ....... ....... x..o...")
-    Connect4(opponent).play({"mine": x, "theirs": o}, torch.tensor([3]), torch.tensor([[0.75]]))
+    Connect4(opponent).step({"mine": x, "theirs": o}, torch.tensor([3]), torch.tensor([[0.75]]))
     assert asked == [("....... ....... ....... ....... ...x... x..o...", [0.75])]
 
 
@@ -327,11 +327,11 @@ def test_the_last_disc_can_win() -> None:
 
 def test_what_is_seen_are_the_students_discs_then_the_opponents_from_the_top() -> None:
     x, o = board("....... ....... ....... ....... ...o... x..x..o")
-    obs, legal = Connect4(random).look({"mine": x, "theirs": o})
+    obs, action_mask = Connect4(random).observe({"mine": x, "theirs": o})
     assert obs.shape == (1, 2, 6, 7)
     assert obs[0, 0].nonzero().tolist() == [[5, 0], [5, 3]]
     assert obs[0, 1].nonzero().tolist() == [[4, 3], [5, 6]]
-    assert legal.tolist() == [[True] * 7]
+    assert action_mask.tolist() == [[True] * 7]
 
 
 def test_only_columns_with_room_are_legal_and_all_on_a_full_board() -> None:
@@ -342,8 +342,8 @@ def test_only_columns_with_room_are_legal_and_all_on_a_full_board() -> None:
         row = "".join("." if is_open else sign for is_open, sign in zip(open_columns, top, strict=True))
         x, o = board(row + below)
         assert legal_columns(x | o).tolist() == [list(open_columns)]
-        legal = game.look({"mine": x, "theirs": o})[1]
-        assert legal.tolist() == [list(open_columns) if any(open_columns) else [True] * 7]
+        action_mask = game.observe({"mine": x, "theirs": o})[1]
+        assert action_mask.tolist() == [list(open_columns) if any(open_columns) else [True] * 7]
 
 
 def subsets(size: int) -> Tensor:
@@ -464,12 +464,12 @@ class Played(NamedTuple):
 def played() -> dict[tuple[str, float], list[Played]]:
     """Random games by who moved first and who won."""
     number, game = 4000, Connect4(random)
-    luck = Luck(6, torch.arange(number), EXPLORATION)
-    states, rewards, ends = [game.deal(luck.draw(0, 2))], [], []
+    rng = CounterRNG(6, torch.arange(number), EXPLORATION)
+    states, rewards, ends = [game.reset(rng.uniform(0, 2))], [], []
     for turn in range(1, 22):
-        numbers = luck.draw(turn, 2)
-        action = pick(game.look(states[-1])[1], numbers[:, 0])
-        state, reward, terminated = game.play(states[-1], action, numbers[:, 1:])
+        numbers = rng.uniform(turn, 2)
+        action = sample_legal(game.observe(states[-1])[1], numbers[:, 0])
+        state, reward, terminated = game.step(states[-1], action, numbers[:, 1:])
         states.append(state)
         rewards.append(reward)
         ends.append(terminated)
@@ -480,7 +480,7 @@ def played() -> dict[tuple[str, float], list[Played]]:
         won = rewards[last][index].item()
         if len(kinds.setdefault((first, won), [])) < 25:
             rows = torch.tensor([index])
-            kinds[first, won].append(Played([rows_of(state, rows) for state in states[: last + 2]], first, won))
+            kinds[first, won].append(Played([select_rows(state, rows) for state in states[: last + 2]], first, won))
     return kinds
 
 
@@ -583,10 +583,10 @@ def test_a_game_without_a_move_is_written_without_one() -> None:
 
 
 def test_a_move_into_a_full_column_is_no_move() -> None:
-    game = Connect4(lambda pieces, others, luck: torch.zeros_like(pieces))
-    states = [game.deal(torch.tensor([[0.9, 0.0]]))]
+    game = Connect4(lambda pieces, others, u: torch.zeros_like(pieces))
+    states = [game.reset(torch.tensor([[0.9, 0.0]]))]
     for _ in range(4):
-        states.append(game.play(states[-1], torch.tensor([0]), torch.zeros(1, 1))[0])
+        states.append(game.step(states[-1], torch.tensor([0]), torch.zeros(1, 1))[0])
     assert read(notation(states)).moves == ["a1", "a2", "a3", "a4", "a5", "a6"]
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from envs.base import Step
-from envs.episode_stats import Score
+from envs.episode_stats import EpisodeStats
 
 
 def random_steps(steps: int, games: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,12 +40,12 @@ def episodes_one_by_one(rewards: Tensor, ended: Tensor) -> list[tuple[int, float
 def test_score_equals_a_loop_over_single_games(games: int, seed: int) -> None:
     rewards, terminations, truncations = random_steps(60, games, seed)
     episodes = episodes_one_by_one(rewards, terminations | truncations)
-    score = Score(games, "cpu")
+    score = EpisodeStats(games, "cpu")
     for first, last in [(0, 25), (25, 30), (30, 60)]:
         for row in zip(rewards[first:last], terminations[first:last], truncations[first:last], strict=True):
             score.add(moment(*row))
         ended = [(total, length) for step, total, length in episodes if first <= step < last]
-        taken = score.take()
+        taken = score.pop()
         assert taken["episodes"] == len(ended)
         if ended:
             assert taken["return"] == pytest.approx(sum(total for total, _ in ended) / len(ended), abs=1e-12)
@@ -57,45 +57,45 @@ def one_game(reward: float, terminated: bool = False, truncated: bool = False) -
 
 
 def test_without_an_end_there_are_no_episodes() -> None:
-    score = Score(1, "cpu")
-    assert score.take() == {"episodes": 0}
+    score = EpisodeStats(1, "cpu")
+    assert score.pop() == {"episodes": 0}
     score.add(one_game(1.0))
-    assert score.take() == {"episodes": 0}
+    assert score.pop() == {"episodes": 0}
 
 
 def test_taking_forgets_what_was_taken() -> None:
-    score = Score(1, "cpu")
+    score = EpisodeStats(1, "cpu")
     score.add(one_game(1.0, terminated=True))
-    assert score.take() == {"episodes": 1, "return": 1.0, "length": 1.0}
-    assert score.take() == {"episodes": 0}
+    assert score.pop() == {"episodes": 1, "return": 1.0, "length": 1.0}
+    assert score.pop() == {"episodes": 0}
 
 
 def test_taking_does_not_cut_the_games_in_play() -> None:
-    score = Score(1, "cpu")
+    score = EpisodeStats(1, "cpu")
     score.add(one_game(0.5))
-    score.take()
+    score.pop()
     score.add(one_game(0.25, terminated=True))
-    assert score.take() == {"episodes": 1, "return": 0.75, "length": 2.0}
+    assert score.pop() == {"episodes": 1, "return": 0.75, "length": 2.0}
 
 
 def test_a_truncated_game_counts_as_an_episode() -> None:
-    score = Score(1, "cpu")
+    score = EpisodeStats(1, "cpu")
     score.add(one_game(-1.0))
     score.add(one_game(-2.0, truncated=True))
-    assert score.take() == {"episodes": 1, "return": -3.0, "length": 2.0}
+    assert score.pop() == {"episodes": 1, "return": -3.0, "length": 2.0}
 
 
 def test_a_return_does_not_leak_into_the_next_game() -> None:
-    score = Score(1, "cpu")
+    score = EpisodeStats(1, "cpu")
     score.add(one_game(7.0, terminated=True))
     score.add(one_game(1.0, truncated=True))
-    assert score.take() == {"episodes": 2, "return": 4.0, "length": 1.0}
+    assert score.pop() == {"episodes": 2, "return": 4.0, "length": 1.0}
 
 
 def test_what_is_taken_are_plain_numbers() -> None:
-    score = Score(1, "cpu")
+    score = EpisodeStats(1, "cpu")
     score.add(one_game(1.0, terminated=True))
-    taken = score.take()
+    taken = score.pop()
     assert type(taken["episodes"]) is int
     assert type(taken["return"]) is float
     assert type(taken["length"]) is float
@@ -103,6 +103,6 @@ def test_what_is_taken_are_plain_numbers() -> None:
 
 def test_adding_does_not_change_the_step() -> None:
     step = one_game(1.5, terminated=True)
-    Score(1, "cpu").add(step)
+    EpisodeStats(1, "cpu").add(step)
     assert step.reward.item() == 1.5
     assert step.terminated.item()

@@ -18,12 +18,12 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import ClipReward, DictInfoToList, RecordEpisodeStatistics
 from torch import Tensor
 
-from envs.base import Game, Spec, State, Step, rows_of
+from envs.base import Game, Spec, State, Step, select_rows
 from envs.connect4 import notation
-from envs.episode_stats import Score
+from envs.episode_stats import EpisodeStats
 from envs.gymnasium_api import BatchedEnv, SingleEnv
 from envs.rendering import DRAWINGS
-from envs.rng import EXPLORATION, Luck
+from envs.rng import EXPLORATION, CounterRNG
 
 GAMES = ("TorchBlackjack-v0", "Connect4-v0", "Snake-v0")
 SMALL = {"Snake-v0": {"size": 4, "time_limit": 15}}  # options with which random games soon end in every way
@@ -36,11 +36,11 @@ every_kind = pytest.mark.parametrize("kind", ["single", "batched"])
 
 
 def single(name: str, **options: Any) -> gym.Env:
-    return gym.make(f"envs.gym:{name}", **options)
+    return gym.make(f"envs.gymnasium_api:{name}", **options)
 
 
 def batched(name: str, num_envs: int = N, **options: Any) -> gym.vector.VectorEnv:
-    return gym.make_vec(f"envs.gym:{name}", num_envs=num_envs, **options)
+    return gym.make_vec(f"envs.gymnasium_api:{name}", num_envs=num_envs, **options)
 
 
 class Moment(NamedTuple):
@@ -124,8 +124,8 @@ def test_hundreds_of_steps_lie_within_the_spaces(name: str) -> None:
 def test_an_action_mask_is_what_look_says_is_legal(name: str) -> None:
     env, masks = single(name, **SMALL.get(name, {})), set()
     for moment in moments(env, 100):
-        obs, legal = env.unwrapped.game.look(env.unwrapped.states[-1])
-        assert np.array_equal(moment.info["action_mask"], legal[0].numpy())
+        obs, action_mask = env.unwrapped.game.observe(env.unwrapped.states[-1])
+        assert np.array_equal(moment.info["action_mask"], action_mask[0].numpy())
         assert np.array_equal(moment.obs, obs[0].numpy())
         masks.add(moment.info["action_mask"].tobytes())
     assert (len(masks) > 1) == (name != "TorchBlackjack-v0")
@@ -140,18 +140,18 @@ def test_a_full_column_is_masked() -> None:
 
 def seen(game: Game, states: State) -> set[tuple[bytes, bytes]]:
     """What is seen in every row, and what is legal."""
-    obs, legal = (part.numpy() for part in game.look(states))
-    return {(a.tobytes(), b.astype(np.int8).tobytes()) for a, b in zip(obs, legal, strict=True)}
+    obs, action_mask = (part.numpy() for part in game.observe(states))
+    return {(a.tobytes(), b.astype(np.int8).tobytes()) for a, b in zip(obs, action_mask, strict=True)}
 
 
 def possible(game: Game, state: State, action: int, tries: int = 300) -> set[tuple[bytes, bytes, float, bool]]:
     """Everything that luck can make of an action: what is seen, what is legal, the reward, and whether it is over."""
-    luck = Luck(7, torch.arange(tries), EXPLORATION).draw(0, game.spec.play_luck)
-    before = rows_of(state, torch.zeros(tries, dtype=torch.int64))
-    after, reward, terminated = game.play(before, torch.full((tries,), action), luck)
-    obs, legal = (part.numpy() for part in game.look(after))
+    rng = CounterRNG(7, torch.arange(tries), EXPLORATION).uniform(0, game.spec.num_step_uniforms)
+    before = select_rows(state, torch.zeros(tries, dtype=torch.int64))
+    after, reward, terminated = game.step(before, torch.full((tries,), action), rng)
+    obs, action_mask = (part.numpy() for part in game.observe(after))
     ends = zip(reward.tolist(), terminated.tolist(), strict=True)
-    return {(a.tobytes(), b.astype(np.int8).tobytes(), *end) for a, b, end in zip(obs, legal, ends, strict=True)}
+    return {(a.tobytes(), b.astype(np.int8).tobytes(), *end) for a, b, end in zip(obs, action_mask, ends, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_every_step_is_one_that_the_rules_allow(name: str, options: dict[str, An
     obs, info = env.reset(seed=0)
     env.action_space.seed(6)
     game = env.unwrapped.game
-    deals = game.deal(Luck(7, torch.arange(20_000), EXPLORATION).draw(0, game.spec.deal_luck))
+    deals = game.reset(CounterRNG(7, torch.arange(20_000), EXPLORATION).uniform(0, game.spec.num_reset_uniforms))
     dealt = seen(game, deals)
     for _ in range(60):
         if len(env.unwrapped.states) == 1:
@@ -190,16 +190,16 @@ class Diary:
     """
 
     def __init__(self, time_limit: int = 4) -> None:
-        self.spec = Spec("diary", 1, (4,), 3, deal_luck=1, play_luck=1, time_limit=time_limit)
+        self.spec = Spec("diary", 1, (4,), 3, num_reset_uniforms=1, num_step_uniforms=1, time_limit=time_limit)
 
-    def deal(self, luck: Tensor) -> State:
-        return {"page": torch.cat([luck, torch.zeros(len(luck), 3)], 1)}
+    def reset(self, u: Tensor) -> State:
+        return {"page": torch.cat([u, torch.zeros(len(u), 3)], 1)}
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         dealt, moves = state["page"][:, 0], state["page"][:, 3]
-        return {"page": torch.stack([dealt, luck[:, 0], action / 4, moves + 1 / 64], 1)}, action + 0.5, action == 1
+        return {"page": torch.stack([dealt, u[:, 0], action / 4, moves + 1 / 64], 1)}, action + 0.5, action == 1
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         even = state["page"][:, 3] * 64 % 2 == 0
         return state["page"].clone(), torch.stack([torch.ones_like(even), torch.ones_like(even), even], 1)
 
@@ -498,8 +498,8 @@ def test_a_batch_shows_what_the_env_itself_shows(name: str) -> None:
     obs, info = env.reset(seed=3)
     itself = copy.deepcopy(env.unwrapped.env)
     env.action_space.seed(5)
-    assert np.array_equal(obs, itself.game.look(itself.state)[0].numpy())
-    assert np.array_equal(info["action_mask"], itself.game.look(itself.state)[1].numpy())
+    assert np.array_equal(obs, itself.game.observe(itself.state)[0].numpy())
+    assert np.array_equal(info["action_mask"], itself.game.observe(itself.state)[1].numpy())
     for _ in range(50):
         actions = actions_for(env, info)
         step = itself.step(torch.from_numpy(actions))
@@ -580,7 +580,7 @@ def test_whoever_writes_over_what_it_was_given_changes_no_game(kind: str, name: 
 def test_gymnasiums_statistics_are_those_of_a_plain_count_and_of_score(name: str) -> None:
     env = RecordEpisodeStatistics(batched(name, **SMALL.get(name, {})))
     _, info = env.reset(seed=3)
-    itself, score = copy.deepcopy(env.unwrapped.env), Score(N, "cpu")
+    itself, score = copy.deepcopy(env.unwrapped.env), EpisodeStats(N, "cpu")
     env.action_space.seed(5)
     games: list[list[float]] = [[] for _ in range(N)]
     told: list[tuple[float, int]] = []
@@ -595,7 +595,7 @@ def test_gymnasiums_statistics_are_those_of_a_plain_count_and_of_score(name: str
                 assert here == (sum(paid), len(paid))
                 told.append(here)
                 paid.clear()
-    taken = score.take()
+    taken = score.pop()
     assert taken["episodes"] == len(told) >= 20
     assert np.allclose([taken["return"], taken["length"]], np.mean(told, axis=0))
 

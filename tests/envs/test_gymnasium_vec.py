@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.ppo import PPO, PPOConfig
 from envs.base import Env, Step
 from envs.gymnasium_vec import UNKNOWN, GymEnv
-from envs.rng import EXPLORATION, Luck, pick
+from envs.rng import EXPLORATION, CounterRNG, sample_legal
 from tests.envs.test_base import assert_same, each, parts, started, trajectory
 
 LIMIT = 4
@@ -88,8 +88,8 @@ def one_hot(*sizes: int) -> Callable[[Any], list[float]]:
 
 
 def anyhow(num_envs: int) -> Callable[[Step], Tensor]:
-    luck, calls = Luck(5, torch.arange(num_envs), EXPLORATION), itertools.count()
-    return lambda step: pick(step.legal, luck.draw(next(calls), 1)[:, 0])
+    rng, calls = CounterRNG(5, torch.arange(num_envs), EXPLORATION), itertools.count()
+    return lambda step: sample_legal(step.action_mask, rng.uniform(next(calls), 1)[:, 0])
 
 
 def balancing(num_envs: int) -> Callable[[Step], Tensor]:
@@ -204,7 +204,7 @@ def test_a_game_that_its_env_cuts_short_without_a_known_limit_keeps_its_future()
         expected = agent.network.judge(after.final_obs).detach()
         torch.testing.assert_close(agent.rollout.next_values[moment], expected)
         cut += int(after.truncated.sum())
-        step = after.now()
+        step = after.as_initial()
     assert cut
 
 
@@ -215,10 +215,10 @@ def test_a_step_has_the_shapes_and_types_of_the_spec(id: str) -> None:
         for obs in (step.obs, step.final_obs):
             assert obs.shape == (5, *env.spec.obs_shape)
             assert obs.dtype == torch.float32
-        for legal in (step.legal, step.final_legal):
-            assert legal.shape == (5, env.spec.num_actions)
-            assert legal.dtype == torch.bool
-            assert legal.all()
+        for action_mask in (step.action_mask, step.final_action_mask):
+            assert action_mask.shape == (5, env.spec.num_actions)
+            assert action_mask.dtype == torch.bool
+            assert action_mask.all()
         assert step.reward.shape == step.terminated.shape == step.truncated.shape == (5,)
         assert step.reward.dtype == torch.float32
         assert step.terminated.dtype == step.truncated.dtype == torch.bool
@@ -253,23 +253,23 @@ def test_the_state_is_what_is_seen(id: str) -> None:
 def test_a_state_can_be_looked_at_again_though_only_some_of_its_rows(id: str) -> None:
     other = GymEnv(id, 3)
     for step in trajectory(GymEnv(id, 8), 30):
-        for state, obs, legal in (
-            (step.state, step.obs, step.legal),
-            (step.final_state, step.final_obs, step.final_legal),
+        for state, obs, action_mask in (
+            (step.state, step.obs, step.action_mask),
+            (step.final_state, step.final_obs, step.final_action_mask),
         ):
             for rows in (slice(None), slice(2, 7)):
-                seen, may = other.look({name: tensor[rows] for name, tensor in state.items()})
+                seen, may = other.observe({name: tensor[rows] for name, tensor in state.items()})
                 assert torch.equal(seen, obs[rows])
-                assert torch.equal(may, legal[rows])
+                assert torch.equal(may, action_mask[rows])
 
 
 @every_env
 def test_before_the_first_reset_the_state_has_the_shape_and_type_of_those_to_come(id: str) -> None:
     env = GymEnv(id, 5)
     before = {name: (tensor.shape, tensor.dtype) for name, tensor in env.state.items()}
-    obs, legal = env.look(env.state)
+    obs, action_mask = env.observe(env.state)
     assert not obs.any()
-    assert legal.all()
+    assert action_mask.all()
     for step in trajectory(env, 6):
         for state in (step.state, step.final_state, env.state):
             assert {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} == before
@@ -278,7 +278,7 @@ def test_before_the_first_reset_the_state_has_the_shape_and_type_of_those_to_com
 @every_env
 def test_the_moment_alone_is_as_if_it_were_the_first(id: str) -> None:
     for step in trajectory(GymEnv(id, 8), 30):
-        alone = parts(step.now())
+        alone = parts(step.as_initial())
         for name, tensor in alone.items():
             expected = parts(step)[name.removeprefix("final_")]
             happened = name in ("reward", "terminated", "truncated")
@@ -286,8 +286,8 @@ def test_the_moment_alone_is_as_if_it_were_the_first(id: str) -> None:
 
 
 def test_an_env_says_which_is_its_first_game() -> None:
-    assert GymEnv("CartPole-v1", 2).first_game == 0
-    assert GymEnv("CartPole-v1", 2, first_game=6).first_game == 6
+    assert GymEnv("CartPole-v1", 2).first_env_id == 0
+    assert GymEnv("CartPole-v1", 2, first_env_id=6).first_env_id == 6
 
 
 @every_env
@@ -318,8 +318,8 @@ def test_a_game_plays_the_same_for_every_number_of_games_and_in_every_shard(id: 
     whole = trajectory(GymEnv(id, 10, seed=4), 50)
     assert_same(trajectory(GymEnv(id, 7, seed=4), 50), whole, slice(0, 7))
     assert_same(trajectory(GymEnv(id, 1, seed=4), 50), whole, slice(0, 1))
-    assert_same(trajectory(GymEnv(id, 5, seed=4, first_game=3), 50, first_game=3), whole, slice(3, 8))
-    assert_same(trajectory(GymEnv(id, 2, 4, "cpu", 8), 50, first_game=8), whole, slice(8, 10))
+    assert_same(trajectory(GymEnv(id, 5, seed=4, first_env_id=3), 50, first_env_id=3), whole, slice(3, 8))
+    assert_same(trajectory(GymEnv(id, 2, 4, "cpu", 8), 50, first_env_id=8), whole, slice(8, 10))
 
 
 @every_env

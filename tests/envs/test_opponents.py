@@ -26,7 +26,7 @@ from envs.opponents import (
     search,
     tactical,
 )
-from envs.rng import EXPLORATION, Luck, pick
+from envs.rng import EXPLORATION, CounterRNG, sample_legal
 from tests.envs.test_connect4 import CELLS, FULL_WITHOUT_A_LINE, LINES, Cell, bits, board
 
 Grid = list[list[str]]  # six rows from the top: "m" the side to move, "t" the other, "." empty
@@ -37,19 +37,19 @@ LINES_THROUGH = {cell: [line for line in LINES if cell in line] for cell in CELL
 
 def positions(number: int, seed: int, shortest: int = 0) -> tuple[Tensor, Tensor]:
     """Undecided positions of random play with at least `shortest` discs; the side to move, the other."""
-    luck = Luck(seed, torch.arange(4096), EXPLORATION)
+    rng = CounterRNG(seed, torch.arange(4096), EXPLORATION)
     mover, other = torch.zeros(2, 4096, dtype=torch.int64)
     found = []
     for ply in range(42):
         undecided = ~has_four(other) & ~is_full(mover | other)
         if ply >= shortest:
-            share = luck.draw(ply, 2)[:, 0] < 0.1
+            share = rng.uniform(ply, 2)[:, 0] < 0.1
             found.append(torch.stack([mover, other])[:, undecided & share])
-        column = pick(legal_columns(mover | other), luck.draw(ply, 2)[:, 1])
+        column = sample_legal(legal_columns(mover | other), rng.uniform(ply, 2)[:, 1])
         after = torch.where(undecided, drop(mover, other, column), mover)
         mover, other = torch.where(undecided, other, mover), torch.where(undecided, after, other)
     both = torch.cat(found, 1)
-    order = Luck(seed + 1, torch.arange(both.shape[1]), EXPLORATION).draw(0, 1)[:, 0].argsort()
+    order = CounterRNG(seed + 1, torch.arange(both.shape[1]), EXPLORATION).uniform(0, 1)[:, 0].argsort()
     return tuple(both[:, order[:number]])
 
 
@@ -128,8 +128,8 @@ def evenly(columns: set[int]) -> dict[int, int]:
 def test_random_chooses_every_column_with_room_equally_often() -> None:
     for mover, other in zip(*positions(150, seed=1, shortest=8), strict=True):
         grid = grid_of(mover, other)
-        legal = {column for column in range(7) if landing(grid, column)}
-        assert chosen(random, mover.view(1), other.view(1)) == evenly(legal)
+        action_mask = {column for column in range(7) if landing(grid, column)}
+        assert chosen(random, mover.view(1), other.view(1)) == evenly(action_mask)
 
 
 def test_tactical_wins_if_it_can_blocks_if_it_must_else_chooses_any_column_equally_often() -> None:
@@ -137,9 +137,9 @@ def test_tactical_wins_if_it_can_blocks_if_it_must_else_chooses_any_column_equal
     for mover, other in zip(*positions(400, seed=2), strict=True):
         grid = grid_of(mover, other)
         wins, blocks = winning_columns(grid, "m"), winning_columns(grid, "t")
-        legal = {column for column in range(7) if landing(grid, column)}
+        action_mask = {column for column in range(7) if landing(grid, column)}
         kinds["win, not block" if wins and blocks else "win" if wins else "block" if blocks else "any"] += 1
-        assert chosen(tactical, mover.view(1), other.view(1)) == evenly(wins or blocks or legal)
+        assert chosen(tactical, mover.view(1), other.view(1)) == evenly(wins or blocks or action_mask)
     assert min(kinds[kind] for kind in ("win, not block", "win", "block", "any")) >= 10
 
 
@@ -172,10 +172,10 @@ def test_tactical_on_drawn_boards(position: str, columns: set[int]) -> None:
 
 def test_opponents_choose_for_each_game_by_its_own_board_and_luck() -> None:
     mover, other = positions(200, seed=3)
-    luck = Luck(7, torch.arange(200), EXPLORATION).draw(0, 1)[:, 0]
+    rng = CounterRNG(7, torch.arange(200), EXPLORATION).uniform(0, 1)[:, 0]
     for opponent in (*OPPONENTS.values(), Negamax(2), taught(leftmost), SelfPlay(1)):
-        together = opponent(mover, other, luck)
-        alone = [opponent(mover[i : i + 1], other[i : i + 1], luck[i : i + 1]).item() for i in range(200)]
+        together = opponent(mover, other, rng)
+        alone = [opponent(mover[i : i + 1], other[i : i + 1], rng[i : i + 1]).item() for i in range(200)]
         assert together.tolist() == alone
 
 
@@ -219,11 +219,11 @@ def test_negamax_sees_as_far_as_its_depth() -> None:
 
 def returns_of(env: Env, student: Opponent) -> Tensor:
     """The reward with which the first game of each copy ended, (N,)."""
-    luck = Luck(5, torch.arange(env.num_envs), EXPLORATION)
+    rng = CounterRNG(5, torch.arange(env.num_envs), EXPLORATION)
     env.reset()
     found = torch.full((env.num_envs,), torch.nan)
     for turn in range(21):
-        after = env.step(student(env.state["mine"], env.state["theirs"], luck.draw(turn, 1)[:, 0]))
+        after = env.step(student(env.state["mine"], env.state["theirs"], rng.uniform(turn, 1)[:, 0]))
         found = torch.where(found.isnan() & after.terminated, after.reward, found)
     assert not found.isnan().any()
     return found
@@ -237,9 +237,9 @@ def test_negamax_of_depth_2_beats_tactical_on_either_side() -> None:
     assert with_it > 0.4
 
 
-def leftmost(obs: Tensor, legal: Tensor) -> Tensor:
+def leftmost(obs: Tensor, action_mask: Tensor) -> Tensor:
     """A policy: the first column with room."""
-    return legal.long().argmax(1)
+    return action_mask.long().argmax(1)
 
 
 def taught(policy: opponents.Policy) -> SelfPlay:
@@ -254,48 +254,48 @@ class Watched:
     def __init__(self) -> None:
         self.shown: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, obs: Tensor, legal: Tensor) -> Tensor:
-        self.shown.append((obs.clone(), legal.clone()))
-        luck = Luck(11, torch.arange(len(obs)), EXPLORATION)
-        return pick(legal, luck.draw(len(self.shown), 1)[:, 0])
+    def __call__(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+        self.shown.append((obs.clone(), action_mask.clone()))
+        rng = CounterRNG(11, torch.arange(len(obs)), EXPLORATION)
+        return sample_legal(action_mask, rng.uniform(len(self.shown), 1)[:, 0])
 
 
 def test_a_copy_of_the_student_plays_at_random_before_it_has_a_policy() -> None:
     for mover, other in zip(*positions(60, seed=30, shortest=8), strict=True):
-        legal = {column for column in range(7) if landing(grid_of(mover, other), column)}
-        assert chosen(SelfPlay(1000), mover.view(1), other.view(1)) == evenly(legal)
+        action_mask = {column for column in range(7) if landing(grid_of(mover, other), column)}
+        assert chosen(SelfPlay(1000), mover.view(1), other.view(1)) == evenly(action_mask)
 
 
 def test_a_copy_of_the_student_sees_its_own_discs_first() -> None:
     x, o = board("....... ....... ....... ....... ...o... x..x..o")
     watched = Watched()
     taught(watched)(o, x, torch.tensor([0.5]))
-    [(obs, legal)] = watched.shown
+    [(obs, action_mask)] = watched.shown
     assert obs.dtype == torch.float32
     assert obs.shape == (1, 2, 6, 7)
     assert obs[0, 0].nonzero().tolist() == [[4, 3], [5, 6]]
     assert obs[0, 1].nonzero().tolist() == [[5, 0], [5, 3]]
-    assert legal.tolist() == [[True] * 7]
+    assert action_mask.tolist() == [[True] * 7]
 
 
 def test_in_play_the_copy_sees_what_the_student_left_with_the_sides_exchanged() -> None:
     """The position in which it moves has the student's new discs, but not yet its own."""
     env = Env(connect4_against("self"), 64, seed=3)
     watched = env.game.opponent.policy = Watched()
-    luck = Luck(4, torch.arange(64), EXPLORATION)
+    rng = CounterRNG(4, torch.arange(64), EXPLORATION)
     step = env.reset()
     moved = 0
     for turn in range(40):
         watched.shown.clear()
-        before, action = step, pick(step.legal, luck.draw(turn, 1)[:, 0])
+        before, action = step, sample_legal(step.action_mask, rng.uniform(turn, 1)[:, 0])
         step = env.step(action)
-        [(obs, legal)] = watched.shown
+        [(obs, action_mask)] = watched.shown
         mine, theirs = before.obs.unbind(1)
         assert torch.equal(obs[:, 0], theirs)
         assert torch.equal(obs[:, 1], step.final_obs[:, 0])
         assert ((obs[:, 1] - mine).flatten(1).sum(1) == 1).all()
         room = (obs.sum(1) == 0).any(1)
-        assert torch.equal(legal, room | ~room.any(1, keepdim=True))
+        assert torch.equal(action_mask, room | ~room.any(1, keepdim=True))
         added = (step.final_obs[:, 1] - obs[:, 0]).flatten(1).sum(1)
         assert torch.equal(added[~step.terminated], torch.ones(int((~step.terminated).sum())))
         moved += int(added.sum())
@@ -309,13 +309,13 @@ FINE = torch.arange(84_000) / 84_000 + 1 / 200_000  # 5 % of it: 600 numbers for
 def test_one_move_in_20_of_the_copy_is_any_legal_column(position: str) -> None:
     """The policy wants the middle in the first position, and the second column in the other."""
     x, o = board(position)
-    legal = legal_columns(x | o)[0].nonzero()[:, 0].tolist()
-    wanted = 3 if len(legal) == 7 else legal[0]
-    opponent = taught(lambda obs, legal: torch.full((len(obs),), wanted))
+    action_mask = legal_columns(x | o)[0].nonzero()[:, 0].tolist()
+    wanted = 3 if len(action_mask) == 7 else action_mask[0]
+    opponent = taught(lambda obs, action_mask: torch.full((len(obs),), wanted))
     found = Counter(opponent(x.expand(len(FINE)), o.expand(len(FINE)), FINE).tolist())
-    share = len(FINE) // 20 / len(legal)
-    assert sorted(found) == legal
-    for column in legal:
+    share = len(FINE) // 20 / len(action_mask)
+    assert sorted(found) == action_mask
+    for column in action_mask:
         expected = share + (len(FINE) * 19 // 20 if column == wanted else 0)
         assert abs(found[column] - expected) <= 2
 
@@ -323,8 +323,8 @@ def test_one_move_in_20_of_the_copy_is_any_legal_column(position: str) -> None:
 def test_the_copy_follows_its_policy_row_by_row_where_it_does_not_err() -> None:
     empty = torch.zeros(700, dtype=torch.int64)
     columns = torch.arange(700) % 7
-    luck = 0.051 + 0.949 * torch.arange(700) / 700
-    assert torch.equal(taught(lambda obs, legal: columns)(empty, empty, luck), columns)
+    u = 0.051 + 0.949 * torch.arange(700) / 700
+    assert torch.equal(taught(lambda obs, action_mask: columns)(empty, empty, u), columns)
 
 
 def test_a_full_board_reaches_the_policy_with_every_column_legal() -> None:
@@ -332,8 +332,8 @@ def test_a_full_board_reaches_the_policy_with_every_column_legal() -> None:
     almost = board("." + FULL_WITHOUT_A_LINE[1:])
     watched = Watched()
     column = taught(watched)(torch.cat([x, almost[0]]), torch.cat([o, almost[1]]), torch.tensor([0.5, 0.5]))
-    [(_, legal)] = watched.shown
-    assert legal.tolist() == [[True] * 7, [True] + [False] * 6]
+    [(_, action_mask)] = watched.shown
+    assert action_mask.tolist() == [[True] * 7, [True] + [False] * 6]
     assert column[1] == 0
 
 
@@ -341,7 +341,7 @@ def test_a_new_policy_takes_the_place_of_the_old_one() -> None:
     empty = torch.zeros(3, dtype=torch.int64)
     opponent = taught(leftmost)
     assert opponent(empty, empty, torch.full((3,), 0.5)).tolist() == [0] * 3
-    opponent.policy = lambda obs, legal: torch.full((len(obs),), 6)
+    opponent.policy = lambda obs, action_mask: torch.full((len(obs),), 6)
     assert opponent(empty, empty, torch.full((3,), 0.5)).tolist() == [6] * 3
 
 

@@ -53,12 +53,12 @@ def connect4(first: str, moves: str) -> tuple[Spec, list[State]]:
 
     The opponent drops where its luck tells it to. Where the student's move is the last one, it won.
     """
-    game = Connect4(lambda pieces, others, luck: (luck * 7).long())
-    luck = [(int(column) + 0.5) / 7 for column in moves]
-    opening = luck.pop(0) if first == "o" else 0.5
-    states = [game.deal(torch.tensor([[0.25 if first == "o" else 0.75, opening]]))]
-    for mine, theirs in itertools.zip_longest(luck[::2], luck[1::2], fillvalue=0.5):
-        state, _, _ = game.play(states[-1], torch.tensor([int(mine * 7)]), torch.tensor([[theirs]]))
+    game = Connect4(lambda pieces, others, u: (u * 7).long())
+    u = [(int(column) + 0.5) / 7 for column in moves]
+    opening = u.pop(0) if first == "o" else 0.5
+    states = [game.reset(torch.tensor([[0.25 if first == "o" else 0.75, opening]]))]
+    for mine, theirs in itertools.zip_longest(u[::2], u[1::2], fillvalue=0.5):
+        state, _, _ = game.step(states[-1], torch.tensor([int(mine * 7)]), torch.tensor([[theirs]]))
         states.append(state)
     return game.spec, states
 
@@ -66,15 +66,15 @@ def connect4(first: str, moves: str) -> tuple[Spec, list[State]]:
 def snake(size: int, head: int, fruit: int, *moves: int | tuple[int, int]) -> tuple[Spec, list[State]]:
     """A game from two cells, counted by rows from the top. A move that eats comes with the cell of the next fruit."""
     game, cells, body = Snake(size=size), size**2, [head]
-    states = [game.deal(torch.tensor([[(head + 0.5) / cells, (fruit - (fruit > head) + 0.5) / (cells - 1)]]))]
+    states = [game.reset(torch.tensor([[(head + 0.5) / cells, (fruit - (fruit > head) + 0.5) / (cells - 1)]]))]
     for move in moves:
         action, fruit = move if isinstance(move, tuple) else (move, None)
         body.append(body[-1] + {UP: -size, RIGHT: 1, DOWN: size, LEFT: -1}[action])
         if fruit is None:
             body.pop(0)
         empty = [cell for cell in range(cells) if cell not in body]
-        luck = 0.0 if fruit is None or not empty else (empty.index(fruit) + 0.5) / len(empty)
-        states.append(game.play(states[-1], torch.tensor([action]), torch.tensor([[luck]]))[0])
+        u = 0.0 if fruit is None or not empty else (empty.index(fruit) + 0.5) / len(empty)
+        states.append(game.step(states[-1], torch.tensor([action]), torch.tensor([[u]]))[0])
     return game.spec, states
 
 
@@ -82,12 +82,12 @@ def blackjack(open_card: int, first: int, second: int, *drawn: int) -> tuple[Spe
     """A hand of two cards and those that were drawn then; three cards are one number of luck."""
     game = Blackjack()
 
-    def luck(*ranks: int) -> float:
+    def u(*ranks: int) -> float:
         return (sum((rank - 1) * 13**place for place, rank in enumerate(reversed(ranks))) + 0.5) / 13**3
 
-    states = [game.deal(torch.tensor([[luck(open_card, first, second)]]))]
+    states = [game.reset(torch.tensor([[u(open_card, first, second)]]))]
     for card in drawn:
-        states.append(game.play(states[-1], torch.tensor([HIT]), torch.tensor([[luck(card, 1, 1), 0, 0, 0]]))[0])
+        states.append(game.step(states[-1], torch.tensor([HIT]), torch.tensor([[u(card, 1, 1), 0, 0, 0]]))[0])
     return game.spec, states
 
 

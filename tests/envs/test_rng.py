@@ -1,5 +1,5 @@
 """Luck against what it promises: the mixer against Python integers modulo 2**64 and SplitMix64's published
-outputs, games against themselves in other shards, numbers against the uniform distribution, and `pick`
+outputs, games against themselves in other shards, numbers against the uniform distribution, and `sample_legal`
 against an even share for every allowed column.
 """
 
@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.rng import ADVISING, EXPLORATION, GAMES, SAMPLING, Luck, mix, pick, shift_right, uniform
+from envs.rng import (
+    ADVISING,
+    EXPLORATION,
+    GAMES,
+    SAMPLING,
+    CounterRNG,
+    bits_to_uniform,
+    sample_legal,
+    shift_right,
+    splitmix64,
+)
 
 STREAMS = (GAMES, EXPLORATION, SAMPLING, ADVISING)
 MANY = 1 << 16
@@ -37,7 +47,7 @@ def some_integers(count: int) -> list[int]:
 
 
 def numbers(seed: int = 0, stream: int = GAMES, games: int = MANY, step: int = 0, columns: int = 1) -> Tensor:
-    return Luck(seed, torch.arange(games), stream).draw(step, columns)
+    return CounterRNG(seed, torch.arange(games), stream).uniform(step, columns)
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -52,23 +62,23 @@ def assert_unrelated(a: Tensor, b: Tensor) -> None:
 
 def test_mix_equals_the_finaliser_of_splitmix64_in_unsigned_integers() -> None:
     inputs = some_integers(2000)
-    assert mix(torch.tensor(inputs)).tolist() == [signed(mixed_by_integers(x)) for x in inputs]
+    assert splitmix64(torch.tensor(inputs)).tolist() == [signed(mixed_by_integers(x)) for x in inputs]
 
 
 def test_mix_gives_the_published_outputs_of_splitmix64() -> None:
     counters = [signed((k + 1) * 0x9E3779B97F4A7C15) for k in range(4)]
-    assert mix(torch.tensor(counters)).tolist() == [signed(x) for x in SPLITMIX64_OF_SEED_0]
+    assert splitmix64(torch.tensor(counters)).tolist() == [signed(x) for x in SPLITMIX64_OF_SEED_0]
 
 
 def test_mix_is_one_to_one() -> None:
     near = torch.arange(-(1 << 18), 1 << 18)
-    assert len(mix(near).unique()) == len(near)
+    assert len(splitmix64(near).unique()) == len(near)
 
 
 def test_every_input_bit_moves_about_half_of_the_output_bits() -> None:
     x = torch.tensor(some_integers(4000))
     for bit in range(64):
-        moved = mix(x) ^ mix(x ^ signed(1 << bit))
+        moved = splitmix64(x) ^ splitmix64(x ^ signed(1 << bit))
         flips = sum((moved >> at & 1).sum().item() for at in range(64)) / len(x)
         assert 31 < flips < 33, f"input bit {bit}"  # 32 +- 0.06 for ideal mixing
 
@@ -81,59 +91,59 @@ def test_shift_right_fills_with_zeros(bits: int) -> None:
 
 def test_uniform_takes_the_top_24_bits() -> None:
     bits = torch.tensor([0, (1 << 40) - 1, 1 << 40, 1 << 62, -(1 << 63), -1])
-    assert uniform(bits).tolist() == [0, 0, 2.0**-24, 0.25, 0.5, 1 - 2.0**-24]
+    assert bits_to_uniform(bits).tolist() == [0, 0, 2.0**-24, 0.25, 0.5, 1 - 2.0**-24]
 
 
 def test_luck_is_float32_in_0_to_1_and_a_multiple_of_2_to_the_minus_24() -> None:
-    luck = numbers(games=1000, columns=50)
-    assert luck.shape == (1000, 50)
-    assert luck.dtype == torch.float32
-    assert luck.min() >= 0
-    assert luck.max() < 1
-    scaled = luck.double() * 2**24
+    u = numbers(games=1000, columns=50)
+    assert u.shape == (1000, 50)
+    assert u.dtype == torch.float32
+    assert u.min() >= 0
+    assert u.max() < 1
+    scaled = u.double() * 2**24
     assert (scaled == scaled.round()).all()
     assert (scaled % 2 == 1).any()  # the grid is no coarser
 
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_game_draws_the_same_for_every_number_of_games_and_in_every_shard(stream: int) -> None:
-    whole = Luck(5, torch.arange(64), stream)
-    seven = Luck(5, torch.arange(7), stream)
-    alone = Luck(5, torch.arange(1), stream)
-    shard = Luck(5, torch.arange(3, 7), stream)
-    shuffled = Luck(5, torch.tensor([63, 2, 40]), stream)
+    whole = CounterRNG(5, torch.arange(64), stream)
+    seven = CounterRNG(5, torch.arange(7), stream)
+    alone = CounterRNG(5, torch.arange(1), stream)
+    shard = CounterRNG(5, torch.arange(3, 7), stream)
+    shuffled = CounterRNG(5, torch.tensor([63, 2, 40]), stream)
     for step in range(20):
-        expected = whole.draw(step, 3)
-        assert torch.equal(seven.draw(step, 3), expected[:7])
-        assert torch.equal(alone.draw(step, 3), expected[:1])
-        assert torch.equal(shard.draw(step, 3), expected[3:7])
-        assert torch.equal(shuffled.draw(step, 3), expected[[63, 2, 40]])
+        expected = whole.uniform(step, 3)
+        assert torch.equal(seven.uniform(step, 3), expected[:7])
+        assert torch.equal(alone.uniform(step, 3), expected[:1])
+        assert torch.equal(shard.uniform(step, 3), expected[3:7])
+        assert torch.equal(shuffled.uniform(step, 3), expected[[63, 2, 40]])
 
 
 def test_luck_is_today_what_it_was_yesterday() -> None:
     """Recorded from this code: other numbers make every seed of every experiment another one."""
-    drawn = Luck(1, torch.tensor([0, 1000]), SAMPLING).draw(7, 3)
+    drawn = CounterRNG(1, torch.tensor([0, 1000]), SAMPLING).uniform(7, 3)
     recorded = torch.tensor([[5992421, 3262349, 9937551], [13421653, 16154458, 5280394]])
     assert torch.equal(drawn, recorded * 2.0**-24)
 
 
 def test_two_widths_of_one_stream_share_no_numbers_between_steps() -> None:
-    luck = Luck(1, torch.arange(50), SAMPLING)
-    wide = torch.stack([luck.draw(step, 4) for step in range(1, 5)])
-    narrow = torch.stack([luck.draw(step, 1) for step in range(5, 20)])
+    rng = CounterRNG(1, torch.arange(50), SAMPLING)
+    wide = torch.stack([rng.uniform(step, 4) for step in range(1, 5)])
+    narrow = torch.stack([rng.uniform(step, 1) for step in range(5, 20)])
     assert not torch.isin(narrow, wide).float().mean() > 0.01
 
 
 def test_drawing_leaves_nothing_behind() -> None:
-    luck = Luck(0, torch.arange(9), GAMES)
-    first = luck.draw(4, 2)
-    luck.draw(5, 2)
-    assert torch.equal(luck.draw(4, 2), first)
+    rng = CounterRNG(0, torch.arange(9), GAMES)
+    first = rng.uniform(4, 2)
+    rng.uniform(5, 2)
+    assert torch.equal(rng.uniform(4, 2), first)
 
 
 def test_a_step_may_be_a_number_or_a_tensor_on_the_device() -> None:
-    luck = Luck(0, torch.arange(9), GAMES)
-    assert torch.equal(luck.draw(torch.tensor(12), 3), luck.draw(12, 3))
+    rng = CounterRNG(0, torch.arange(9), GAMES)
+    assert torch.equal(rng.uniform(torch.tensor(12), 3), rng.uniform(12, 3))
 
 
 @pytest.mark.parametrize(("a", "b"), list(itertools.combinations(STREAMS, 2)))
@@ -163,19 +173,19 @@ def test_columns_are_unrelated_and_steps_share_none() -> None:
 
 
 def test_neighbouring_games_are_unrelated() -> None:
-    luck = numbers(columns=2)
-    assert_unrelated(luck[:-1], luck[1:])
+    u = numbers(columns=2)
+    assert_unrelated(u[:-1], u[1:])
 
 
 def test_a_game_in_one_column_is_unrelated_to_its_neighbour_in_the_next() -> None:
-    luck = numbers(games=1000, columns=100)
-    assert_unrelated(luck[1:, :-1], luck[:-1, 1:])
-    assert_unrelated(luck[:-1, :-1], luck[1:, 1:])
+    u = numbers(games=1000, columns=100)
+    assert_unrelated(u[1:, :-1], u[:-1, 1:])
+    assert_unrelated(u[:-1, :-1], u[1:, 1:])
 
 
 def one_game_over_many_steps() -> Tensor:
-    luck = Luck(0, torch.arange(1), GAMES)
-    return torch.cat([luck.draw(step, 4) for step in range(MANY // 16)])
+    rng = CounterRNG(0, torch.arange(1), GAMES)
+    return torch.cat([rng.uniform(step, 4) for step in range(MANY // 16)])
 
 
 SAMPLES = {
@@ -189,13 +199,13 @@ SAMPLES = {
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_luck_is_uniform(sample: str) -> None:
     """Chi-square over 256 equal bins has mean 255 and standard deviation 22.6; mean and variance follow n."""
-    luck = SAMPLES[sample]().flatten().double()
-    n = len(luck)
-    counts = torch.bincount((luck * 256).long(), minlength=256)
+    u = SAMPLES[sample]().flatten().double()
+    n = len(u)
+    counts = torch.bincount((u * 256).long(), minlength=256)
     chi_square = ((counts - n / 256) ** 2 / (n / 256)).sum().item()
     assert abs(chi_square - 255) < 5 * 22.6
-    assert abs(luck.mean().item() - 1 / 2) < 5 * (1 / 12 / n) ** 0.5
-    assert abs(luck.var().item() - 1 / 12) < 5 * (1 / 180 / n) ** 0.5
+    assert abs(u.mean().item() - 1 / 2) < 5 * (1 / 12 / n) ** 0.5
+    assert abs(u.var().item() - 1 / 12) < 5 * (1 / 180 / n) ** 0.5
 
 
 def rows_of_allowed(width: int) -> list[list[bool]]:
@@ -208,7 +218,7 @@ def test_pick_gives_every_allowed_column_its_exact_share(width: int) -> None:
     grid = torch.arange(420) / 420 + 1 / 2000
     for row in rows_of_allowed(width):
         columns = [column for column in range(width) if row[column]]
-        picked = pick(torch.tensor([row]).expand(420, width), grid)
+        picked = sample_legal(torch.tensor([row]).expand(420, width), grid)
         assert picked.dtype == torch.int64
         assert picked.tolist() == [column for column in columns for _ in range(420 // len(columns))]
 
@@ -216,27 +226,27 @@ def test_pick_gives_every_allowed_column_its_exact_share(width: int) -> None:
 @pytest.mark.parametrize("number", [0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
 def test_pick_chooses_only_allowed_columns_at_the_ends_of_luck(number: float) -> None:
     rows = rows_of_allowed(7)
-    picked = pick(torch.tensor(rows), torch.full((len(rows),), number)).tolist()
+    picked = sample_legal(torch.tensor(rows), torch.full((len(rows),), number)).tolist()
     assert all(row[column] for row, column in zip(rows, picked, strict=True))
 
 
 def test_pick_stays_in_range_for_the_largest_luck_and_any_number_of_columns() -> None:
-    luck = torch.tensor([1 - 2.0**-24])
+    u = torch.tensor([1 - 2.0**-24])
     for width in range(1, 600):
-        assert pick(torch.ones(1, width, dtype=torch.bool), luck).item() == width - 1
+        assert sample_legal(torch.ones(1, width, dtype=torch.bool), u).item() == width - 1
 
 
 def test_a_single_allowed_column_is_always_picked() -> None:
-    luck = numbers(games=7000)[:, 0]
+    u = numbers(games=7000)[:, 0]
     column = torch.arange(7).repeat(1000)
-    assert torch.equal(pick(torch.eye(7, dtype=torch.bool)[column], luck), column)
+    assert torch.equal(sample_legal(torch.eye(7, dtype=torch.bool)[column], u), column)
 
 
 def test_pick_gives_0_where_nothing_is_allowed() -> None:
     allowed = torch.tensor([[False, False, False], [False, False, True]])
-    assert pick(allowed, torch.tensor([0.9, 0.9])).tolist() == [0, 2]
+    assert sample_legal(allowed, torch.tensor([0.9, 0.9])).tolist() == [0, 2]
 
 
 def test_each_row_is_picked_by_its_own_luck() -> None:
-    luck = torch.tensor([0.1, 0.4, 0.9])
-    assert pick(torch.ones(3, 3, dtype=torch.bool), luck).tolist() == [0, 1, 2]
+    u = torch.tensor([0.1, 0.4, 0.9])
+    assert sample_legal(torch.ones(3, 3, dtype=torch.bool), u).tolist() == [0, 1, 2]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, rows_of
+from envs.base import Env, State, select_rows
 from envs.snake import DOWN, LEFT, RIGHT, SIGNS, UP, Snake, signs
 
 Cell = tuple[int, int]  # (row, column), row 0 at the top
@@ -52,7 +52,7 @@ class Slow:
     def inside(self, cell: Cell) -> bool:
         return 0 <= cell[0] < self.size and 0 <= cell[1] < self.size
 
-    def legal(self) -> list[bool]:
+    def action_mask(self) -> list[bool]:
         """All but back into the neck."""
         return [len(self.body) == 1 or moved(self.body[0], by) != self.body[1] for by in MOVES.values()]
 
@@ -136,7 +136,7 @@ def test_random_episodes_go_step_by_step_as_in_a_slow_snake(
     assert torch.equal(step.obs, planes(games, size))
     for _ in range(steps):
         actions = [choose(game, row, chance) for row, game in enumerate(games)]
-        ends["illegal"] += sum(not game.legal()[action] for game, action in zip(games, actions, strict=True))
+        ends["illegal"] += sum(not game.action_mask()[action] for game, action in zip(games, actions, strict=True))
         step = env.step(torch.tensor(actions))
         happened = [game.move(action) for game, action in zip(games, actions, strict=True)]
         for game, what, fruit in zip(games, happened, cells_of(step.final_obs[:, 3]), strict=True):
@@ -150,7 +150,7 @@ def test_random_episodes_go_step_by_step_as_in_a_slow_snake(
         assert step.terminated.tolist() == over
         assert step.truncated.tolist() == late
         assert step.reward.tolist() == [rewards[what] for what in happened]
-        assert step.final_legal.tolist() == [game.legal() for game in games]
+        assert step.final_action_mask.tolist() == [game.action_mask() for game in games]
         assert torch.equal(step.final_obs, planes(games, size))
         fresh = dealt(step.obs[ended]) if (ended := step.terminated | step.truncated).any() else []
         for row, (what, end, cut) in enumerate(zip(happened, over, late, strict=True)):
@@ -158,7 +158,7 @@ def test_random_episodes_go_step_by_step_as_in_a_slow_snake(
                 ends["time" if cut else what] += 1
                 ends[f"{what} at the last moment"] += end and games[row].clock == time_limit
                 games[row] = fresh.pop(0)
-        assert step.legal.tolist() == [game.legal() for game in games]
+        assert step.action_mask.tolist() == [game.action_mask() for game in games]
         assert torch.equal(step.obs, planes(games, size))
     assert all(ends[what] >= number for what, number in expected.items()), ends
     assert ends["illegal"] > 300
@@ -199,22 +199,22 @@ def grid(cells: int) -> Tensor:
 
 def with_fruit(game: Snake, state: State, fruit: Cell | None) -> State:
     """The one game of many in which the fruit is there."""
-    found = cells_of(game.look(state)[0][:, 3])
-    return rows_of(state, torch.tensor([found.index(fruit or (-1, -1))]))
+    found = cells_of(game.observe(state)[0][:, 3])
+    return select_rows(state, torch.tensor([found.index(fruit or (-1, -1))]))
 
 
 def begun(game: Snake, head: Cell, fruit: Cell) -> State:
     """A game that begins with its head and fruit there."""
     every = grid(game.size**2)
-    heads = cells_of(game.look(game.deal(every.expand(-1, 2)))[0][:, 1])
-    return with_fruit(game, game.deal(torch.cat([every[heads.index(head)].expand(len(every), 1), every], 1)), fruit)
+    heads = cells_of(game.observe(game.reset(every.expand(-1, 2)))[0][:, 1])
+    return with_fruit(game, game.reset(torch.cat([every[heads.index(head)].expand(len(every), 1), every], 1)), fruit)
 
 
 def all_luck(game: Snake, state: State, action: int) -> tuple[State, Tensor, Tensor]:
     """Play one action in one game with every luck."""
-    luck = grid(game.size**2)
-    many = rows_of(state, torch.zeros(len(luck), dtype=torch.int64))
-    return game.play(many, torch.full((len(luck),), action), luck)
+    u = grid(game.size**2)
+    many = select_rows(state, torch.zeros(len(u), dtype=torch.int64))
+    return game.step(many, torch.full((len(u),), action), u)
 
 
 def position(game: Snake, board: str) -> State:
@@ -227,7 +227,7 @@ def position(game: Snake, board: str) -> State:
         after, reward, _ = all_luck(game, state, action)
         assert (reward == 1).all()
         state = with_fruit(game, after, [*body, last_fruit][k + 1])
-    assert drawn(game.look(state)[0]) == [" ".join(board.split())]
+    assert drawn(game.observe(state)[0]) == [" ".join(board.split())]
     return state
 
 
@@ -235,7 +235,7 @@ def outcomes(board: str, action: int, death_reward: float = -1.0) -> set[tuple[f
     """(reward, terminated, board) after an action in a drawn position, with every luck."""
     game = Snake(len(board.split()), death_reward=death_reward)
     after, reward, terminated = all_luck(game, position(game, board), action)
-    return set(zip(reward.tolist(), terminated.tolist(), drawn(game.look(after)[0]), strict=True))
+    return set(zip(reward.tolist(), terminated.tolist(), drawn(game.observe(after)[0]), strict=True))
 
 
 def fruit_anywhere(board: str) -> list[str]:
@@ -243,9 +243,9 @@ def fruit_anywhere(board: str) -> list[str]:
     return [board[:k] + "*" + board[k + 1 :] for k, sign in enumerate(board) if sign == "."]
 
 
-def legal(board: str) -> list[int]:
+def action_mask(board: str) -> list[int]:
     game = Snake(len(board.split()))
-    return game.look(position(game, board))[1][0].nonzero()[:, 0].tolist()
+    return game.observe(position(game, board))[1][0].nonzero()[:, 0].tolist()
 
 
 def test_the_moves_are_up_right_down_left() -> None:
@@ -296,22 +296,22 @@ def test_a_snake_of_two_that_turns_back_lives_and_one_of_three_dies() -> None:
 
 
 def test_only_the_way_back_into_the_neck_is_illegal() -> None:
-    assert legal("... .@. ..*") == [UP, RIGHT, DOWN, LEFT]
-    assert legal("@.. ... ..*") == [UP, RIGHT, DOWN, LEFT]  # a wall is allowed
-    assert legal("... >@. ..*") == [UP, RIGHT, DOWN]
-    assert legal("... .@< ..*") == [UP, DOWN, LEFT]
-    assert legal(".v. .@. ..*") == [RIGHT, DOWN, LEFT]
-    assert legal("... .@. *^.") == [UP, RIGHT, LEFT]
-    assert legal(">>v .@< *..") == [UP, DOWN, LEFT]  # so is the body
+    assert action_mask("... .@. ..*") == [UP, RIGHT, DOWN, LEFT]
+    assert action_mask("@.. ... ..*") == [UP, RIGHT, DOWN, LEFT]  # a wall is allowed
+    assert action_mask("... >@. ..*") == [UP, RIGHT, DOWN]
+    assert action_mask("... .@< ..*") == [UP, DOWN, LEFT]
+    assert action_mask(".v. .@. ..*") == [RIGHT, DOWN, LEFT]
+    assert action_mask("... .@. *^.") == [UP, RIGHT, LEFT]
+    assert action_mask(">>v .@< *..") == [UP, DOWN, LEFT]  # so is the body
 
 
 def test_a_snake_of_one_may_turn_back() -> None:
     game = Snake(3)
-    state, _, _ = game.play(position(game, "*.. .@. ..."), torch.tensor([RIGHT]), torch.zeros(1, 1))
-    assert game.look(state)[1].tolist() == [[True] * 4]
-    state, _, terminated = game.play(state, torch.tensor([LEFT]), torch.zeros(1, 1))
+    state, _, _ = game.step(position(game, "*.. .@. ..."), torch.tensor([RIGHT]), torch.zeros(1, 1))
+    assert game.observe(state)[1].tolist() == [[True] * 4]
+    state, _, terminated = game.step(state, torch.tensor([LEFT]), torch.zeros(1, 1))
     assert not terminated.item()
-    assert drawn(game.look(state)[0]) == ["*.. .@. ..."]
+    assert drawn(game.observe(state)[0]) == ["*.. .@. ..."]
 
 
 @pytest.mark.parametrize("size", [2, 3, 8, 12])
@@ -334,9 +334,9 @@ def test_every_wall_kills_and_no_edge_leads_to_the_other(size: int) -> None:
         after, reward, terminated = all_luck(game, before, action)
         assert terminated.all()
         assert (reward == -0.5).all()
-        obs, moves = game.look(after)
-        assert (obs == game.look(before)[0]).all()
-        assert (moves == game.look(before)[1]).all()
+        obs, moves = game.observe(after)
+        assert (obs == game.observe(before)[0]).all()
+        assert (moves == game.observe(before)[1]).all()
 
 
 def test_the_position_of_a_death_is_the_last_one_alive() -> None:
@@ -345,13 +345,13 @@ def test_the_position_of_a_death_is_the_last_one_alive() -> None:
         assert outcomes(board, RIGHT, death_reward) == {(death_reward, True, board)}
     game = Snake(4)
     before = position(game, board)
-    after, _, _ = game.play(before, torch.tensor([RIGHT]), torch.zeros(1, 1))
-    assert torch.equal(game.look(after)[1], game.look(before)[1])
+    after, _, _ = game.step(before, torch.tensor([RIGHT]), torch.zeros(1, 1))
+    assert torch.equal(game.observe(after)[1], game.observe(before)[1])
 
 
 def test_death_pays_nothing_unless_told() -> None:
     game = Snake(3)
-    _, reward, terminated = game.play(position(game, "@.. ... ..*"), torch.tensor([UP]), torch.zeros(1, 1))
+    _, reward, terminated = game.step(position(game, "@.. ... ..*"), torch.tensor([UP]), torch.zeros(1, 1))
     assert (reward.tolist(), terminated.tolist()) == ([0.0], [True])
     assert reward.dtype == torch.float32
 
@@ -387,7 +387,7 @@ def test_a_snake_fills_the_board_whatever_its_size(size: int, room: int) -> None
         assert (terminated == (what == "full")).all()
         if what == "full":
             break
-        fruits = set(cells_of(game.look(state)[0][:, 3]))
+        fruits = set(cells_of(game.observe(state)[0][:, 3]))
         if what == "ate":
             empty = sorted(set(way) - set(slow.body))
             assert fruits == set(empty)
@@ -395,11 +395,11 @@ def test_a_snake_fills_the_board_whatever_its_size(size: int, room: int) -> None
         else:
             assert fruits == {slow.fruit}
         state = with_fruit(game, state, slow.fruit)
-        obs, moves = game.look(state)
+        obs, moves = game.observe(state)
         assert torch.equal(obs, planes([slow], size))
-        assert moves.tolist() == [slow.legal()]
-    assert torch.equal(game.look(rows_of(state, torch.tensor([0])))[0], planes([slow], size))
-    assert not game.look(state)[0][:, 3].any()
+        assert moves.tolist() == [slow.action_mask()]
+    assert torch.equal(game.observe(select_rows(state, torch.tensor([0])))[0], planes([slow], size))
+    assert not game.observe(state)[0][:, 3].any()
     assert k >= size**2 - 1 + 5 * (room > 3)
 
 
@@ -422,8 +422,8 @@ def test_filling_the_board_at_the_time_limit_is_no_truncation() -> None:
 def test_every_head_and_fruit_of_a_deal_are_equally_likely(size: int) -> None:
     cells = size**2
     heads, fruits = ((torch.arange(n) + 0.5) / n for n in (cells, cells - 1))
-    state = Snake(size).deal(torch.cartesian_prod(heads, fruits))
-    obs, _ = Snake(size).look(state)
+    state = Snake(size).reset(torch.cartesian_prod(heads, fruits))
+    obs, _ = Snake(size).observe(state)
     dealt_so = Counter(zip(cells_of(obs[:, 1]), cells_of(obs[:, 3]), strict=True))
     assert dealt_so == dict.fromkeys(itertools.permutations(serpentine(size), 2), 1)
     assert torch.equal(obs[:, 0], obs[:, 1])
@@ -437,10 +437,10 @@ def test_the_next_fruit_is_as_likely_on_every_empty_cell(board: str) -> None:
     body, fruit, size = cells_in_order(board)
     (action,) = [action for action, by in MOVES.items() if moved(body[-1], by) == fruit]
     empty = set(serpentine(size)) - {*body, fruit}
-    luck = (torch.arange(50 * len(empty)) + 0.5)[:, None] / (50 * len(empty))
-    many = rows_of(position(game, board), torch.zeros(len(luck), dtype=torch.int64))
-    after, _, _ = game.play(many, torch.full((len(luck),), action), luck)
-    assert Counter(cells_of(game.look(after)[0][:, 3])) == dict.fromkeys(empty, 50)
+    u = (torch.arange(50 * len(empty)) + 0.5)[:, None] / (50 * len(empty))
+    many = select_rows(position(game, board), torch.zeros(len(u), dtype=torch.int64))
+    after, _, _ = game.step(many, torch.full((len(u),), action), u)
+    assert Counter(cells_of(game.observe(after)[0][:, 3])) == dict.fromkeys(empty, 50)
 
 
 def test_fruits_of_an_env_are_spread_evenly() -> None:
@@ -453,8 +453,8 @@ def test_fruits_of_an_env_are_spread_evenly() -> None:
 
 @pytest.mark.parametrize("size", range(2, 30))
 def test_no_luck_is_too_high_or_too_low_for_a_deal(size: int) -> None:
-    luck = torch.tensor([*itertools.product([0.0, 2.0**-24, 0.5, ALMOST_ONE], repeat=2)])
-    obs, _ = Snake(size).look(Snake(size).deal(luck))
+    u = torch.tensor([*itertools.product([0.0, 2.0**-24, 0.5, ALMOST_ONE], repeat=2)])
+    obs, _ = Snake(size).observe(Snake(size).reset(u))
     assert torch.equal(obs, planes(dealt(obs), size))
 
 
@@ -501,7 +501,7 @@ def test_the_spec_says_what_a_snake_needs() -> None:
     spec = Snake().spec
     assert (spec.obs_shape, spec.num_actions, spec.time_limit) == ((6, 12, 12), 4, 4000)
     assert (Snake(5).spec.obs_shape, Snake(5, time_limit=7).spec.time_limit) == ((6, 5, 5), 7)
-    assert (spec.deal_luck, spec.play_luck) == (2, 1)
+    assert (spec.num_reset_uniforms, spec.num_step_uniforms) == (2, 1)
 
 
 @pytest.mark.parametrize("size", [1, 0, -3])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from envs.rng import pick
+from envs.rng import sample_legal
 from experiments import watch
 from experiments.stats import evaluations
 from experiments.watch import Curves, Match, Play, Record, by_hand, curves, match, record
@@ -72,8 +72,8 @@ def test_a_video_is_the_animation_s_game(runs: dict[str, Config], tmp_path: Path
 class Stacker:
     """Drops into one column until it is full: often enough nobody stops it."""
 
-    def greedy(self, obs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-        return torch.where(legal[:, 3], 3, legal.long().argmax(1))
+    def greedy(self, obs: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
+        return torch.where(action_mask[:, 3], 3, action_mask.long().argmax(1))
 
     def frozen(self) -> Any:
         return self.greedy
@@ -82,9 +82,9 @@ class Stacker:
 class Anyhow(Stacker):
     """Drops anywhere, as the discs lie."""
 
-    def greedy(self, obs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+    def greedy(self, obs: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
         weights = torch.arange(obs[0].numel(), device=obs.device).sin()
-        return pick(legal, (obs.flatten(1) * weights).sum(1) * 7.7 % 1)
+        return sample_legal(action_mask, (obs.flatten(1) * weights).sum(1) * 7.7 % 1)
 
 
 def test_in_a_match_the_better_student_wins_whoever_is_named_first(

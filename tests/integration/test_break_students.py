@@ -12,7 +12,7 @@ ALL = BUGS + break_guidance.BUGS
 def test_a_bug_can_be_seeded_in_one_place(bug: Bug) -> None:
     assert (ROOT / bug.file).read_text().count(bug.right) == 1
     assert bug.right != bug.wrong
-    assert (ROOT / "tests" / f"test_{bug.tests}.py").is_file()
+    assert (ROOT / "tests" / bug.tests).is_file()
 
 
 def test_there_are_at_least_25_and_no_two_alike() -> None:

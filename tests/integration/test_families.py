@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import envs
-from envs.base import State, rows_of
+from envs.base import State, select_rows
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from tests.helpers.toys import FAMILIES, LETTERS, make_toy
@@ -112,7 +112,7 @@ def test_every_family_answers_in_letters(served: dict[str, Served], name: str) -
     advice = tutor.advise(state)
     assert advice.given.all()
     torch.testing.assert_close(advice.probs.sum(1), torch.ones(20))
-    assert not advice.probs[~VIEW.legal(state)].any()
+    assert not advice.probs[~VIEW.action_mask(state)].any()
     dialect = tutor.lines[0].dialect
     assert isinstance(dialect, Completions)
     before = fill(one.model.brief, "Which?")
@@ -134,12 +134,12 @@ def test_a_model_of_random_weights_is_kept_to_a_schema(
     monkeypatch.setattr("tutors.episode_analyst.schema_of", demanding)
     one, game = served["llama"], envs.make_game("blackjack")
     view = make_view(game)
-    state = game.deal(torch.rand(12, game.spec.deal_luck, generator=torch.Generator().manual_seed(1)))
+    state = game.reset(torch.rand(12, game.spec.num_reset_uniforms, generator=torch.Generator().manual_seed(1)))
     told, actions = as_told(view, state, torch.ones(12, dtype=torch.int64))
     games = []
     for rows in torch.arange(12).split(3):
         rewards, seen = torch.tensor([0.0, 0.0, -1.0]), torch.zeros(3, 2)
-        games.append(Episode(rows_of(told, rows), actions[rows], rewards, seen, -1.0, 0))
+        games.append(Episode(select_rows(told, rows), actions[rows], rewards, seen, -1.0, 0))
     analyst = VllmAnalyst(view, one.model, [one.client], 800, 3)
     found = analyst.critical(games)
     assert any(found)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from agents import AGENTS
 from agents.base import Choice, Proposal
-from agents.distributed import portion
+from agents.distributed import shard_size
 from envs.base import Step
-from envs.rng import ADVISING, Luck
+from envs.rng import ADVISING, CounterRNG
 from evaluate import Evaluation, evaluate
 from tests.agents.test_compile import Watcher
 from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, make_desk, some, states
@@ -64,7 +64,7 @@ def nothing_yet(self: Training, step: Step, proposal: Proposal) -> Query:
 def asked_as_before(self: Training, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:
     """What asking and following was when chance was the only way, in place of `Training.follow`."""
     assert self.desk is not None
-    wanted = by_chance(self.consult_probability(), self.luck.draw(self.env.steps, 1)[:, 0])
+    wanted = by_chance(self.consult_probability(), self.rng.uniform(self.env.steps, 1)[:, 0])
     advice = self.watch("tutor", self.desk.advise, step.state, wanted)
     same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
     self.agreed += torch.stack([same.sum(), advice.given.sum()])
@@ -111,10 +111,10 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
     money = math.inf if budget is None else budget
     for turn, state in enumerate(states(30)):
         told, wanted = desk.tell(state), some(64, turn)
-        luck = Luck(1, torch.arange(64), ADVISING).draw(turn, 1)[:, 0]
-        score = (luck * 7).floor() / 7
+        rng = CounterRNG(1, torch.arange(64), ADVISING).uniform(turn, 1)[:, 0]
+        score = (rng * 7).floor() / 7
         heard = len(tutor.heard)
-        wish = Wish(wanted, score, luck)
+        wish = Wish(wanted, score, rng)
         advice = desk.answer(
             told, wanted, lambda missing, told=told, wish=wish: rations.admit(told.keys, wish, missing)
         )
@@ -131,7 +131,7 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
         best: dict[int, float] = {}
         for row in missing:
             best[keys[row]] = max(best.get(keys[row], -1), score[row].item())
-        order = sorted(best, key=lambda key: (-best[key], luck[keys.index(key)].item()))
+        order = sorted(best, key=lambda key: (-best[key], rng[keys.index(key)].item()))
         put = order[: int(min(money, math.inf if per_step is None else per_step, len(order)))]
         assert sorted(tutor.heard[heard:]) == sorted(put)
         assert [bool(advice.given[row]) for row in missing] == [keys[row] in put for row in missing]
@@ -186,18 +186,21 @@ def test_asking_asks_the_device_nothing(method: str, algo: str, device: str, tmp
     env = make_env(config, device)
     agent = make_agent(config, env)
     asking, rations = Asking(method, None, agent.has_policy, device), Rations(50, 4, device)
-    table, luck = AdviceTable(7, 3, capacity=1 << 10, device=device), Luck(1, torch.arange(64, device=device), ADVISING)
+    table, rng = (
+        AdviceTable(7, 3, capacity=1 << 10, device=device),
+        CounterRNG(1, torch.arange(64, device=device), ADVISING),
+    )
     desk = Desk(VIEW, Witness(), table, None)
     step = env.reset()
 
     def go(step: Step) -> Step:
         proposal = agent.act(step)
         told = desk.tell(step.state)
-        wish = asking.wish(told.keys, proposal.scores, step.legal, 0.5, luck.draw(env.steps, 2))
+        wish = asking.wish(told.keys, proposal.scores, step.action_mask, 0.5, rng.uniform(env.steps, 2))
         advice = desk.table.get(told.keys, wish.wanted)
         asked = rations.admit(told.keys, wish, wish.wanted & ~advice.given)
         asking.heed(wish.wanted, asked, rations)
-        return env.step(proposal.action).now()
+        return env.step(proposal.action).as_initial()
 
     step = go(step)
     if device == "cuda":
@@ -286,7 +289,7 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
             agreed += len(new - wrong) if money >= len(new) else 0
             money -= len(wrong)
             assert training.rations.left.item() == money >= 0
-            step = env.step(action).now()
+            step = env.step(action).as_initial()
             training.global_step += 64
         assert agreed > 0
         assert paid > 200 - money
@@ -337,6 +340,6 @@ def test_portions_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
             parts = []
             for rank in range(ranks):
                 monkeypatch.setattr("agents.distributed.rank", lambda rank=rank: rank)
-                parts.append(portion(whole))
+                parts.append(shard_size(whole))
             assert sum(parts) == whole
             assert max(parts) - min(parts) <= 1

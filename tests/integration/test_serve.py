@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 import envs
-from envs.base import State, row_count, rows_of
+from envs.base import State, num_rows, select_rows
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from tutors.base import TutorError
@@ -62,7 +62,7 @@ def positions() -> dict[tuple[str, str], State]:
             found[place] = gather(view, 1000, seed=99)
     chance = torch.Generator().manual_seed(0)
     return {
-        place: rows_of(state, torch.randperm(row_count(state), generator=chance)[:1000])
+        place: select_rows(state, torch.randperm(num_rows(state), generator=chance)[:1000])
         for place, state in found.items()
     }
 
@@ -90,9 +90,9 @@ def test_vllm_answers_as_the_model_does(
     assert advice.given.all()
     with torch.no_grad():
         logits = reader.logits(asked)
-    legal = view.legal(asked)
-    expected = logits[:, reader.labels].masked_fill(~legal, -torch.inf).softmax(1)
-    mass = (logits.softmax(1)[:, reader.labels] * legal).sum(1)
+    action_mask = view.action_mask(asked)
+    expected = logits[:, reader.labels].masked_fill(~action_mask, -torch.inf).softmax(1)
+    mass = (logits.softmax(1)[:, reader.labels] * action_mask).sum(1)
     assert (advice.probs - expected).abs().max() < 0.15  # two bfloat16 programs
     assert (advice.probs - expected).abs().mean() < 0.005
     assert (advice.label_mass - mass).abs().max() < 0.05

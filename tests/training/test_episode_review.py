@@ -14,7 +14,7 @@ from agents.base import Guidance, Heard
 from agents.guidance import METHODS, GuidanceConfig
 from agents.guidance.preferences import Preferences
 from envs.base import Step
-from envs.rng import pick
+from envs.rng import sample_legal
 from evaluate import evaluation_env
 from tests.agents.guidance.test_methods import GAMMA, ROWS, arrival, draw, moment
 from tests.integration.test_query import config_of, metrics, tensors
@@ -47,8 +47,8 @@ PAUSING = [name for name, method in METHODS.items() if method.pauses]
 class Anyhow:
     """A student that plays by luck alone."""
 
-    def greedy(self, obs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
-        return pick(legal, obs.flatten(1).sum(1) * 0.37 % 1)
+    def greedy(self, obs: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
+        return sample_legal(action_mask, obs.flatten(1).sum(1) * 0.37 % 1)
 
 
 @pytest.mark.parametrize("game", ["connect4", "snake", "blackjack"])
@@ -65,8 +65,8 @@ def test_the_worst_games_are_read_to_their_end(game: str) -> None:
         assert all(len(column) == len(one.actions) for column in (one.rewards, one.seen, *one.told.values()))
         if one.first == 0:
             assert float(one.rewards.sum()) == pytest.approx(one.total)
-        legal = view.legal(one.told)
-        assert legal.gather(1, one.actions[:, None]).all()
+        action_mask = view.action_mask(one.told)
+        assert action_mask.gather(1, one.actions[:, None]).all()
     again_ = collect(Anyhow(), envs.make(game, 60, 3, **options), view, 60, False, 1)
     assert all(one.actions.equal(other.actions) for one, other in zip(every, again_, strict=True))
 
@@ -75,10 +75,10 @@ def test_of_a_long_game_the_last_steps_are_read() -> None:
     """A snake that turns on the spot lives until the clock ends its game."""
 
     class Turner:
-        def greedy(self, obs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+        def greedy(self, obs: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
             self.moves = getattr(self, "moves", -1) + 1
-            wanted = torch.full((len(legal),), self.moves % 4)
-            return torch.where(legal.gather(1, wanted[:, None])[:, 0], wanted, legal.long().argmax(1))
+            wanted = torch.full((len(action_mask),), self.moves % 4)
+            return torch.where(action_mask.gather(1, wanted[:, None])[:, 0], wanted, action_mask.long().argmax(1))
 
     env, view = envs.make("snake", 8, 1, size=6, time_limit=70), make_view(envs.make_game("snake", size=6))
     long = [one for one in collect(Turner(), env, view, 8, False, 1) if one.first]
@@ -177,15 +177,15 @@ def test_modulation_leads_and_pays_in_critical_positions(name: str, algo: str) -
     told = GuidanceConfig(name, reward_scale=0.5)
     method = told.make(AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
     method.strength.fill_(0.6)
-    proposal, heard, legal, luck = moment(method.has_policy)
-    worth = (draw(40, ROWS, 5) * 2 - 1) * legal * heard.heeded[:, None]
-    choice = method.choose(proposal, Heard(worth, heard.heeded), legal, luck)
+    proposal, heard, action_mask, u = moment(method.has_policy)
+    worth = (draw(40, ROWS, 5) * 2 - 1) * action_mask * heard.heeded[:, None]
+    choice = method.choose(proposal, Heard(worth, heard.heeded), action_mask, u)
     after = arrival(0)
     felt = method.felt(method.reward(after), method.remember(after, choice.extras))
     for row in range(ROWS):
         action = int(proposal.action[row])
-        best = max((one for one in range(5) if legal[row, one]), key=worth[row].tolist().__getitem__)
-        if heard.heeded[row] and name != "modulate-r" and luck[row, -1] < 0.6 and worth[row, best] > 0:
+        best = max((one for one in range(5) if action_mask[row, one]), key=worth[row].tolist().__getitem__)
+        if heard.heeded[row] and name != "modulate-r" and u[row, -1] < 0.6 and worth[row, best] > 0:
             action = best
         assert choice.action[row] == action
         bonus = 0.0 if name == "modulate-a" else 0.6 * 0.5 * float(worth[row, action])
@@ -198,20 +198,20 @@ def test_what_was_named_is_learned_where_the_student_acts_itself(algo: str) -> N
     """The cross-entropy of critical positions, spelled out; nothing where the best is not better, or is not legal."""
     method = GuidanceConfig("modulate-d").make(AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
     method.strength.fill_(2.0)
-    proposal, heard, legal, luck = moment(method.has_policy)
+    proposal, heard, action_mask, u = moment(method.has_policy)
     worth = (draw(40, ROWS, 5) * 2 - 1) * heard.heeded[:, None]
-    choice = method.choose(proposal, Heard(worth, heard.heeded), legal, luck)
+    choice = method.choose(proposal, Heard(worth, heard.heeded), action_mask, u)
     assert choice.action.equal(proposal.action)
     scores = proposal.scores if method.has_policy else proposal.scores / 0.1
     loss, named = 0.0, 0
     for row in range(ROWS):
-        can = [one for one in range(5) if legal[row, one]]
+        can = [one for one in range(5) if action_mask[row, one]]
         best = max(can, key=worth[row].tolist().__getitem__)
         if heard.heeded[row] and worth[row, best] > 0:
             named += 1
             loss -= float(scores[row, best] - scores[row, can].logsumexp(0))
     assert 0 < named < ROWS
-    assert float(method.loss(proposal.scores, legal, choice.extras)) == pytest.approx(2.0 * loss / ROWS, rel=1e-4)
+    assert float(method.loss(proposal.scores, action_mask, choice.extras)) == pytest.approx(2.0 * loss / ROWS, rel=1e-4)
 
 
 def games_of_worth(number: int) -> tuple[list[torch.Tensor], torch.Tensor]:

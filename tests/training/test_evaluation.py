@@ -9,27 +9,27 @@ from torch import Tensor
 import envs
 import evaluate
 from envs.base import Env, Spec, State, Step
-from envs.rng import ADVISING, Luck
+from envs.rng import ADVISING, CounterRNG
 from training.evaluation import Result, play, random_play, student
 
 
 class LongAndShort:
     """Game i of the first deal lasts i + 1 steps and pays i; whatever is dealt later pays 1,000 at once."""
 
-    spec = Spec("probe", 1, (1,), 2, deal_luck=1, play_luck=0, time_limit=None)
+    spec = Spec("probe", 1, (1,), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=None)
     dealt = 0
 
-    def deal(self, luck: Tensor) -> State:
+    def reset(self, u: Tensor) -> State:
         self.dealt += 1  # the constructor deals, then `reset` does
-        length = torch.arange(len(luck)) if self.dealt == 2 else torch.full((len(luck),), -1)
+        length = torch.arange(len(u)) if self.dealt == 2 else torch.full((len(u),), -1)
         return {"length": length, "left": length.clone()}
 
-    def play(self, state: State, action: Tensor, luck: Tensor) -> tuple[State, Tensor, Tensor]:
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         over = state["left"] <= 0
         reward = torch.where(state["length"] < 0, 1000.0, state["length"].float()) * over
         return {"length": state["length"], "left": state["left"] - 1}, reward, over
 
-    def look(self, state: State) -> tuple[Tensor, Tensor]:
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
         return state["left"][:, None].float(), torch.ones(len(state["left"]), 2, dtype=torch.bool)
 
 
@@ -43,7 +43,9 @@ def test_the_interval_holds_the_mean_and_is_as_wide_as_it_should() -> None:
 
 
 def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(evaluate, "evaluate", lambda told: play(lambda env, step: step.legal.long().argmax(1), env))
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda told: play(lambda env, step: step.action_mask.long().argmax(1), env)
+    )
     env = Env(LongAndShort(), 1)
     evaluate.main(evaluate.Evaluation(json=True))
     assert capsys.readouterr().out == '{"who": "student", "mean_return": 0.0, "stderr": null, "episodes": 1}\n'
@@ -51,8 +53,8 @@ def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_the_student_plays_greedily_where_it_is_legal() -> None:
     class Fixed:
-        def greedy(self, obs: Tensor, legal: Tensor) -> Tensor:
-            return legal.long().argmax(1)
+        def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+            return action_mask.long().argmax(1)
 
     env = envs.make("connect4", 8, seed=1)
     step: Step = env.reset()
@@ -62,6 +64,6 @@ def test_the_student_plays_greedily_where_it_is_legal() -> None:
 def test_random_play_scores_as_a_fair_game_against_itself() -> None:
     games = 4000
     env = envs.make("connect4", games, seed=3, opponent="random")
-    result = play(random_play(Luck(3, torch.arange(games), ADVISING)), env)
+    result = play(random_play(CounterRNG(3, torch.arange(games), ADVISING)), env)
     assert abs(result.mean_return) < 4 * result.stderr
     assert result.stderr == pytest.approx(1 / math.sqrt(games), rel=0.02)

@@ -34,7 +34,7 @@ def test_positions_are_a_whole_game_as_it_was_played() -> None:
     step = env.reset()
     for before in states[:-1]:
         assert all(tensor.equal(step.state[name]) for name, tensor in before.items())
-        step = env.step(agent.greedy(step.obs, step.legal))
+        step = env.step(agent.greedy(step.obs, step.action_mask))
     assert step.terminated.all()
     assert all(tensor.equal(step.final_state[name]) for name, tensor in states[-1].items())
 
@@ -43,7 +43,7 @@ def test_an_endless_game_ends() -> None:
     _, config = student_of("snake", env_kwargs=("size=12",))
 
     class Circler:
-        def greedy(self, obs: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+        def greedy(self, obs: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
             return torch.tensor([next(turns)])
 
     turns: Iterator[int] = iter([2, 3, 0, 1] * LONGEST)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.base import State, rows_of
+from envs.base import State, select_rows
 from envs.connect4 import mirror
-from envs.rng import mix, pick
+from envs.rng import sample_legal, splitmix64
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Desk
 from tutors.base import Advice
@@ -52,7 +52,7 @@ class Witness:
 
 def answer_to(keys: Tensor) -> Tensor:
     """A distribution that belongs to one key only, over the actions of the canonical position."""
-    weights = (mix(keys[:, None] + torch.arange(7)) & 0xFFFF).float() + 1
+    weights = (splitmix64(keys[:, None] + torch.arange(7)) & 0xFFFF).float() + 1
     return weights / weights.sum(1, keepdim=True)
 
 
@@ -78,7 +78,7 @@ def states(steps: int, num_envs: int = 64, seed: int = 1) -> list[State]:
     step, found = env.reset(), []
     for turn in range(steps):
         found.append({name: tensor.clone() for name, tensor in env.state.items()})
-        step = env.step(pick(step.legal, torch.rand(num_envs, generator=torch.manual_seed(turn))))
+        step = env.step(sample_legal(step.action_mask, torch.rand(num_envs, generator=torch.manual_seed(turn))))
     return found
 
 
@@ -295,7 +295,7 @@ def test_a_finite_budget_asks_again_though_the_store_knows(tmp_path: Path) -> No
 def test_the_store_keeps_the_words_without_the_rules(tmp_path: Path) -> None:
     store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "witness"}))
     desk = make_desk(math.inf, Witness(), store)
-    state = rows_of(states(3)[2], torch.tensor([5]))
+    state = select_rows(states(3)[2], torch.tensor([5]))
     desk.advise(state, torch.ones(1, dtype=torch.bool))
     store.flush()
     with store.engine.connect() as connection:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import State, rows_of
+from envs.base import State, select_rows
 from tests.agents.test_compile import Watcher
 from tests.helpers.scripted_server import Handler, serving
 from tests.integration.test_query import config_of, metrics, tensors
@@ -135,7 +135,7 @@ def test_a_question_that_comes_up_again_after_a_quiet_step_is_asked_again() -> N
     (state,) = states(1)
     everybody, nobody = torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool)
     for turn, wanted in enumerate((everybody, nobody, nobody, everybody, everybody, nobody, nobody)):
-        advice = desk.advise(rows_of(state, torch.tensor([0])), wanted[:1])
+        advice = desk.advise(select_rows(state, torch.tensor([0])), wanted[:1])
         assert bool(advice.given) == (turn == 3)
         wait_for_clerk(desk)
         desk.tend()
@@ -166,7 +166,7 @@ def test_with_a_tutor_that_answers_at_once_a_run_is_one_that_waits_but_hears_a_s
         keys, which = told.keys[rows].unique(dim=0, return_inverse=True)
         first = torch.tensor([which.tolist().index(number) for number in range(len(keys))], dtype=torch.int64)
         if len(keys):
-            coming.append((keys, desk._ask(rows_of(told.state, rows[first]), keys)))
+            coming.append((keys, desk._ask(select_rows(told.state, rows[first]), keys)))
 
     monkeypatch.setattr(Clerk, "hand", hand_and_wait)
     runs = {}

@@ -29,7 +29,9 @@ def episode(
 ) -> Episode:
     """A game in which both sides' discs fall into `columns`, seen by whoever drops next."""
     game = envs.make_game("connect4", opponent="random")
-    state: State = {name: tensor[:1] for name, tensor in game.deal(torch.zeros(1, game.spec.deal_luck)).items()}
+    state: State = {
+        name: tensor[:1] for name, tensor in game.reset(torch.zeros(1, game.spec.num_reset_uniforms)).items()
+    }
     state = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     states = []
     for column in columns:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import tutors.query
-from agents.policy import TEMPERATURE, policy, uncertainty
-from envs.rng import ADVISING, Luck, mix
+from agents.policy import TEMPERATURE, action_probs, normalized_entropy
+from envs.rng import ADVISING, CounterRNG, splitmix64
 from tutors.query import THRESHOLDS, Asking, Rations, Visits, Wish, by_chance, check_asking, importance
 from tutors.query import consult_probability as consult_probability_of
 
@@ -59,15 +59,15 @@ def test_the_schedule_falls_by_equal_amounts() -> None:
 
 
 def test_a_row_is_asked_about_exactly_where_its_luck_is_below_the_probability() -> None:
-    luck = Luck(3, torch.arange(4096), ADVISING).draw(0, 1)[:, 0]
+    rng = CounterRNG(3, torch.arange(4096), ADVISING).uniform(0, 1)[:, 0]
     for probability in (0.0, 0.1, 0.5, 0.99, 1.0):
-        expected = [number < probability for number in luck.tolist()]
-        assert by_chance(probability, luck).tolist() == expected
+        expected = [number < probability for number in rng.tolist()]
+        assert by_chance(probability, rng).tolist() == expected
 
 
 def test_luck_equal_to_the_probability_is_not_below_it() -> None:
-    luck = torch.tensor([0.5 - 2.0**-24, 0.5, 0.5 + 2.0**-24])
-    assert by_chance(0.5, luck).tolist() == [True, False, False]
+    u = torch.tensor([0.5 - 2.0**-24, 0.5, 0.5 + 2.0**-24])
+    assert by_chance(0.5, u).tolist() == [True, False, False]
 
 
 def test_probability_0_never_asks_and_1_always() -> None:
@@ -78,24 +78,24 @@ def test_probability_0_never_asks_and_1_always() -> None:
 
 def test_rows_are_asked_about_on_their_own_and_as_often_as_the_probability_says() -> None:
     rows = 20_000
-    luck = Luck(0, torch.arange(rows), ADVISING).draw(0, 1)[:, 0]
-    share = by_chance(0.3, luck).float().mean().item()
+    rng = CounterRNG(0, torch.arange(rows), ADVISING).uniform(0, 1)[:, 0]
+    share = by_chance(0.3, rng).float().mean().item()
     assert abs(share - 0.3) < math.sqrt(math.log(2 / 1e-9) / (2 * rows)), "Hoeffding's bound at 1e-9"
 
 
 def positions(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """(values, log-probabilities of a policy, which actions are legal) of some rows; a few have one legal action."""
-    luck = torch.Generator().manual_seed(seed)
-    legal = torch.rand(ROWS, ACTIONS, generator=luck) < 0.6
-    legal[torch.arange(ROWS), torch.randint(ACTIONS, (ROWS,), generator=luck)] = True
-    values = torch.randn(ROWS, ACTIONS, generator=luck) * torch.rand(ROWS, 1, generator=luck)
-    logits = torch.randn(ROWS, ACTIONS, generator=luck) * 3 * torch.rand(ROWS, 1, generator=luck)
-    assert (legal.sum(1) == 1).any()
-    return values, logits.masked_fill(~legal, -1e9).log_softmax(1), legal
+    u = torch.Generator().manual_seed(seed)
+    action_mask = torch.rand(ROWS, ACTIONS, generator=u) < 0.6
+    action_mask[torch.arange(ROWS), torch.randint(ACTIONS, (ROWS,), generator=u)] = True
+    values = torch.randn(ROWS, ACTIONS, generator=u) * torch.rand(ROWS, 1, generator=u)
+    logits = torch.randn(ROWS, ACTIONS, generator=u) * 3 * torch.rand(ROWS, 1, generator=u)
+    assert (action_mask.sum(1) == 1).any()
+    return values, logits.masked_fill(~action_mask, -1e9).log_softmax(1), action_mask
 
 
-def legal_ones(row: Tensor, legal: Tensor) -> list[float]:
-    return [number for number, may in zip(row.tolist(), legal.tolist(), strict=True) if may]
+def legal_ones(row: Tensor, action_mask: Tensor) -> list[float]:
+    return [number for number, may in zip(row.tolist(), action_mask.tolist(), strict=True) if may]
 
 
 def softmax(numbers: list[float]) -> list[float]:
@@ -114,10 +114,10 @@ def share_of_entropy(probs: list[float]) -> float:
     return -sum(p * math.log(p) for p in probs if p > 0) / math.log(len(probs))
 
 
-def by_definition(method: str, scores: Tensor, legal: Tensor, has_policy: bool) -> list[float]:
+def by_definition(method: str, scores: Tensor, action_mask: Tensor, has_policy: bool) -> list[float]:
     """What a way of asking makes of each row, from legal actions alone."""
     found = []
-    for row, may in zip(scores, legal, strict=True):
+    for row, may in zip(scores, action_mask, strict=True):
         numbers = legal_ones(row, may)
         if has_policy:
             numbers = [math.exp(number) for number in numbers]
@@ -130,23 +130,23 @@ def by_definition(method: str, scores: Tensor, legal: Tensor, has_policy: bool) 
 
 def some_keys(rows: int, kinds: int, seed: int) -> Tensor:
     chosen = torch.randint(kinds, (rows,), generator=torch.Generator().manual_seed(seed))
-    return torch.stack([mix(chosen), mix(chosen % 7)], 1)
+    return torch.stack([splitmix64(chosen), splitmix64(chosen % 7)], 1)
 
 
 def luck_of(rows: int, step: int) -> Tensor:
-    return Luck(5, torch.arange(rows), ADVISING).draw(step, 2)
+    return CounterRNG(5, torch.arange(rows), ADVISING).uniform(step, 2)
 
 
 @pytest.mark.parametrize("has_policy", [False, True])
 @pytest.mark.parametrize("method", ["importance", "mistake", "uncertainty"])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.35])
 def test_what_the_student_holds_of_actions_decides(method: str, has_policy: bool, threshold: float | None) -> None:
-    values, log_probs, legal = positions(1)
+    values, log_probs, action_mask = positions(1)
     scores = log_probs if has_policy else values
     wish = Asking(method, threshold, has_policy, "cpu").wish(
-        some_keys(ROWS, 9, 0), scores, legal, 0.0, luck_of(ROWS, 0)
+        some_keys(ROWS, 9, 0), scores, action_mask, 0.0, luck_of(ROWS, 0)
     )
-    expected = by_definition(method, scores, legal, has_policy)
+    expected = by_definition(method, scores, action_mask, has_policy)
     torch.testing.assert_close(wish.score, torch.tensor(expected), rtol=1e-4, atol=1e-5)
     least = {"importance": 0.2, "mistake": 0.2, "uncertainty": 0.5}[method] if threshold is None else threshold
     clear = [abs(score - least) > 1e-4 or score == least for score in expected]
@@ -162,39 +162,41 @@ def test_known_scores() -> None:
     three = torch.tensor([[True, True, True]])
     assert importance(torch.tensor([[0.5, -0.25, 0.0]]), three).item() == 0.75
     assert importance(torch.tensor([[0.5, -0.25, 9.0]]), torch.tensor([[True, True, False]])).item() == 0.75
-    assert uncertainty(torch.full((1, 3), 1 / 3), three).item() == pytest.approx(1)
-    assert uncertainty(torch.tensor([[0.0, 1.0, 0.0]]), three).item() == 0
-    assert uncertainty(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[True, True, False]])).item() == pytest.approx(1)
+    assert normalized_entropy(torch.full((1, 3), 1 / 3), three).item() == pytest.approx(1)
+    assert normalized_entropy(torch.tensor([[0.0, 1.0, 0.0]]), three).item() == 0
+    assert normalized_entropy(
+        torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[True, True, False]])
+    ).item() == pytest.approx(1)
     alone = torch.tensor([[False, True, False]])
-    assert uncertainty(torch.tensor([[0.0, 1.0, 0.0]]), alone).item() == 0
+    assert normalized_entropy(torch.tensor([[0.0, 1.0, 0.0]]), alone).item() == 0
     assert importance(torch.tensor([[3.0, 1.0, 2.0]]), alone).item() == 0
-    probs = policy(torch.tensor([[0.1, 0.0, 5.0]]), torch.tensor([[True, True, False]]), has_policy=False)
+    probs = action_probs(torch.tensor([[0.1, 0.0, 5.0]]), torch.tensor([[True, True, False]]), has_policy=False)
     assert probs.tolist()[0] == pytest.approx([math.e / (1 + math.e), 1 / (1 + math.e), 0])
 
 
 def test_an_action_that_a_policy_has_given_up_does_not_spoil_its_uncertainty() -> None:
     log_probs = torch.tensor([[0.0, -300.0, -1e9]])
-    probs = policy(log_probs, torch.tensor([[True, True, False]]), has_policy=True)
-    assert uncertainty(probs, torch.tensor([[True, True, False]])).item() == 0
+    probs = action_probs(log_probs, torch.tensor([[True, True, False]]), has_policy=True)
+    assert normalized_entropy(probs, torch.tensor([[True, True, False]])).item() == 0
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_only_chance_knows_the_consult_probability(probability: float) -> None:
-    values, _, legal = positions(2)
-    luck = luck_of(ROWS, 3)
+    values, _, action_mask = positions(2)
+    u = luck_of(ROWS, 3)
     for method in THRESHOLDS:
-        wish = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, legal, probability, luck)
-        other = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, legal, 0.7, luck)
+        wish = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, probability, u)
+        other = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, 0.7, u)
         assert (wish.wanted.equal(other.wanted)) == (method != "chance")
-    chance = Asking("chance", None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, legal, probability, luck)
-    assert chance.wanted.tolist() == [number < probability for number in luck[:, 0].tolist()]
-    assert chance.luck.equal(luck[:, 1])
+    chance = Asking("chance", None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, probability, u)
+    assert chance.wanted.tolist() == [number < probability for number in u[:, 0].tolist()]
+    assert chance.rng.equal(u[:, 1])
     assert not chance.score.any()
 
 
 def test_early_wants_advice_everywhere() -> None:
-    values, _, legal = positions(2)
-    wish = Asking("early", None, False, "cpu").wish(some_keys(ROWS, 9, 1), values, legal, 0.0, luck_of(ROWS, 0))
+    values, _, action_mask = positions(2)
+    wish = Asking("early", None, False, "cpu").wish(some_keys(ROWS, 9, 1), values, action_mask, 0.0, luck_of(ROWS, 0))
     assert wish.wanted.all()
     assert not wish.score.any()
 
@@ -202,11 +204,11 @@ def test_early_wants_advice_everywhere() -> None:
 def test_visits_are_counted_as_a_dictionary_counts_them() -> None:
     """So few positions that no sketch of this size can mix them up."""
     asking, truth = Asking("visited", 4, False, "cpu"), Counter[tuple[int, ...]]()
-    values, _, legal = positions(3)
+    values, _, action_mask = positions(3)
     for step in range(12):
         keys = some_keys(ROWS, 1500, step)
         truth.update(map(tuple, keys.tolist()))
-        wish = asking.wish(keys, values, legal, 0.0, luck_of(ROWS, step))
+        wish = asking.wish(keys, values, action_mask, 0.0, luck_of(ROWS, step))
         counts = [truth[tuple(key)] for key in keys.tolist()]
         assert wish.score.tolist() == counts
         assert wish.wanted.tolist() == [count >= 4 for count in counts]
@@ -255,13 +257,13 @@ class Account:
         self.left = math.inf if budget is None else budget
         self.per_step = math.inf if per_step is None else per_step
 
-    def admit(self, keys: list[int], missing: list[bool], score: list[float], luck: list[float]) -> list[bool]:
+    def admit(self, keys: list[int], missing: list[bool], score: list[float], u: list[float]) -> list[bool]:
         """The best scores of the positions that miss; equal ones by the luck of the first row of that position."""
         best: dict[int, float] = {}
         for key, misses, number in zip(keys, missing, score, strict=True):
             if misses:
                 best[key] = max(number, best.get(key, -math.inf))
-        order = sorted(best, key=lambda key: (-best[key], luck[keys.index(key)]))
+        order = sorted(best, key=lambda key: (-best[key], u[keys.index(key)]))
         self.put = set(order[: int(min(self.left, self.per_step, len(order)))])
         self.left -= len(self.put)
         self.asked = [misses and key in self.put for key, misses in zip(keys, missing, strict=True)]
@@ -285,11 +287,11 @@ def test_rations_are_what_a_plain_account_says(budget: int | None, per_step: int
         kinds = [chance.randrange(1, 24) for _ in range(rows)]
         missing = [chance.random() < 0.5 for _ in range(rows)]
         score = [chance.choice([0.0, 0.0, 0.25, 0.5, chance.random()]) for _ in range(rows)]
-        luck = luck_of(rows, step)[:, 1]
-        keys = torch.stack([mix(torch.tensor(kinds)), torch.tensor(kinds) % 3], 1)
-        wish = Wish(torch.tensor(missing), torch.tensor(score), luck)
+        u = luck_of(rows, step)[:, 1]
+        keys = torch.stack([splitmix64(torch.tensor(kinds)), torch.tensor(kinds) % 3], 1)
+        wish = Wish(torch.tensor(missing), torch.tensor(score), u)
         asked = rations.admit(keys, wish, torch.tensor(missing))
-        assert asked.tolist() == account.admit(kinds, missing, wish.score.tolist(), luck.tolist())
+        assert asked.tolist() == account.admit(kinds, missing, wish.score.tolist(), u.tolist())
         put = len({kind for kind, one in zip(kinds, asked.tolist(), strict=True) if one})
         assert put <= (per_step or rows)
         total += put

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import envs
-from envs.base import State, rows_of
+from envs.base import State, select_rows
 from tests.helpers.paths import ROOT
 from tests.tutors.llm.test_label_logprobs import told
 from tutors import TutorConfig, open_desk
@@ -72,12 +72,12 @@ def no_network(*_args: object, **_kwargs: object) -> None:
 def test_what_was_recorded_is_repeated_bit_by_bit_and_the_rest_is_silence_and_counted(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = record(path, rows_of(STATE, torch.arange(7)), LLAMA)
+    known = record(path, select_rows(STATE, torch.arange(7)), LLAMA)
     monkeypatch.setattr(socket, "socket", no_network)
     order = torch.tensor([9, 3, 0, 11, 3, 6])
     with repeating(path) as tutor:
-        advice = tutor.advise(rows_of(STATE, order))
-        assert tutor.advise(rows_of(STATE, order)).probs.equal(advice.probs)
+        advice = tutor.advise(select_rows(STATE, order))
+        assert tutor.advise(select_rows(STATE, order)).probs.equal(advice.probs)
         assert tutor.stats == {"asked": 12, "no_advice/not_recorded": 4}
         assert tutor.report() == {}
     is_known = order < 7

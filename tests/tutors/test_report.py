@@ -13,7 +13,7 @@ from torch import Tensor
 
 import envs
 from agents.policy import entropy
-from envs.base import Env, State, row_count, rows_of
+from envs.base import Env, State, num_rows, select_rows
 from envs.opponents import search
 from envs.snake import EMPTY, HEAD
 from tests.helpers.probes import Echo
@@ -55,8 +55,8 @@ class EchoView(View):
     def words(self, state: State) -> list[str]:
         return [str(hidden) for hidden in state["hidden"].tolist()]
 
-    def legal(self, state: State) -> Tensor:
-        return Echo(4, self.walls).look(state)[1]
+    def action_mask(self, state: State) -> Tensor:
+        return Echo(4, self.walls).observe(state)[1]
 
     def values(self, state: State, depth: int) -> Tensor:
         return torch.nn.functional.one_hot(state["hidden"], 4)
@@ -73,8 +73,8 @@ class Sayer:
         self.calls: list[int] = []
 
     def advise(self, state: State) -> Advice:
-        self.calls.append(row_count(state))
-        self.stats["asked"] += row_count(state)
+        self.calls.append(num_rows(state))
+        self.stats["asked"] += num_rows(state)
         advice = self.say(state)
         self.stats["no_advice/mute"] += int((~advice.given).sum())
         return advice
@@ -171,8 +171,8 @@ def test_entropy_is_in_nats_and_that_of_a_sure_answer_is_0() -> None:
 
 def test_the_best_are_the_largest_legal_values_all_of_them() -> None:
     values = torch.tensor([[9, 1, 1, 0], [2, 2, 2, 3]])
-    legal = torch.tensor([[False, True, True, True], [True] * 4])
-    assert best_actions(values, legal).tolist() == [[False, True, True, False], [False, False, False, True]]
+    action_mask = torch.tensor([[False, True, True, True], [True] * 4])
+    assert best_actions(values, action_mask).tolist() == [[False, True, True, False], [False, False, False, True]]
 
 
 def test_a_letter_s_bias_is_what_it_gets_beyond_its_share_of_the_best() -> None:
@@ -212,7 +212,7 @@ def test_a_report_holds_what_the_answers_come_to() -> None:
 
 def test_who_is_silent_throughout_has_no_measures_and_is_shown_all_the_same() -> None:
     view = EchoView(Echo(4))
-    mute = Sayer(view, lambda state: Advice.no_advice(row_count(state), 4))
+    mute = Sayer(view, lambda state: Advice.no_advice(num_rows(state), 4))
     found = report(desk_of(view, mute), hidden(0, 1, 3), 4)
     assert (found.answered, found.no_advice, found.interval) == (0, {"mute": 3}, (0, 1))
     told = json.loads(json.dumps(found.as_json(), allow_nan=False))
@@ -220,21 +220,21 @@ def test_who_is_silent_throughout_has_no_measures_and_is_shown_all_the_same() ->
     assert told["curve"]["confidence"] == [None] * BINS
     assert told["letters"]["A"]["bias"] is None
     assert "3 mute" in measures_table([found], "sayer").caption
-    assert letters_table([found]).row_count == 1
+    assert letters_table([found]).num_rows == 1
 
 
 def test_only_positions_with_a_choice_say_how_unsure_a_tutor_is_for_their_number_of_actions() -> None:
     class OneWay(EchoView):
-        def legal(self, state: State) -> Tensor:
-            return super().legal(state) & ((state["hidden"] > 0)[:, None] | (torch.arange(4) == 0))
+        def action_mask(self, state: State) -> Tensor:
+            return super().action_mask(state) & ((state["hidden"] > 0)[:, None] | (torch.arange(4) == 0))
 
     view = OneWay(Echo(4))
-    even = Sayer(view, lambda state: one_hot(state["hidden"], 4)._replace(probs=spread(view.legal(state))))
+    even = Sayer(view, lambda state: one_hot(state["hidden"], 4)._replace(probs=spread(view.action_mask(state))))
     assert report(desk_of(view, even), hidden(0, 1, 3), 4).entropy_share == pytest.approx(1)
 
 
-def spread(legal: Tensor) -> Tensor:
-    return legal / legal.sum(1, keepdim=True)
+def spread(action_mask: Tensor) -> Tensor:
+    return action_mask / action_mask.sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize(("game", "name"), ALL_VIEWS)
@@ -242,7 +242,7 @@ def test_an_expert_agrees_with_itself_and_is_sure(game: str, name: str) -> None:
     view, state = some(game, name, 200)
     found = report(desk_of(view, ScriptedTutor(view, 1.0, 4)), state, 4)
     assert (found.agreement, found.calibration_error, found.entropy, found.entropy_share) == (1, 0, 0, 0)
-    assert found.curve["count"][-1] == found.answered == row_count(state)
+    assert found.curve["count"][-1] == found.answered == num_rows(state)
     assert all(abs(told["bias"]) <= 2 * told["within"] for told in found.letters.values())
 
 
@@ -258,18 +258,18 @@ def test_who_guesses_agrees_by_chance() -> None:
 @pytest.mark.parametrize(("game", "name"), ALL_VIEWS)
 def test_who_always_says_the_first_letter_is_found_out(game: str, name: str) -> None:
     view, state = some(game, name, 300)
-    first = Sayer(view, lambda told: one_hot(view.legal(told).long().argmax(1), len(view.labels)))
+    first = Sayer(view, lambda told: one_hot(view.action_mask(told).long().argmax(1), len(view.labels)))
     found = report(desk_of(view, first), state, 4)
     told = view.canonical(state)[0]
-    legal, values = view.legal(told).tolist(), view.values(told, 4).tolist()
+    action_mask, values = view.action_mask(told).tolist(), view.values(told, 4).tolist()
     for place, letter in enumerate(view.labels):
-        said = sum(row.index(True) == place for row in legal)
+        said = sum(row.index(True) == place for row in action_mask)
         due = 0.0
-        for row, worth in zip(legal, values, strict=True):
+        for row, worth in zip(action_mask, values, strict=True):
             top = max(one for one, may in zip(worth, row, strict=True) if may)
             winners = [action for action, may in enumerate(row) if may and worth[action] == top]
             due += (place in winners) / len(winners)
-        assert found.letters[letter]["bias"] == pytest.approx((said - due) / len(legal), abs=1e-5)
+        assert found.letters[letter]["bias"] == pytest.approx((said - due) / len(action_mask), abs=1e-5)
     assert found.letters["A"]["bias"] > max(0.2, found.letters["A"]["within"])
     assert max(found.letters, key=lambda letter: found.letters[letter]["bias"]) == "A"
 
@@ -283,7 +283,7 @@ def test_the_depth_decides_whom_a_tutor_is_compared_with() -> None:
 
 def test_a_call_holds_no_more_questions_than_a_step() -> None:
     view, state = some("connect4", "board", 250)
-    tutor = Sayer(view, lambda told: one_hot(view.legal(told).long().argmax(1), 7))
+    tutor = Sayer(view, lambda told: one_hot(view.action_mask(told).long().argmax(1), 7))
     report(desk_of(view, tutor), state, 1)
     assert tutor.calls == [STEP, STEP, 50]
 
@@ -306,15 +306,15 @@ def test_what_a_store_knows_costs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("game", "name"), ALL_VIEWS)
 def test_positions_are_different_playable_and_the_same_for_the_same_seed(game: str, name: str) -> None:
     view, state = some(game, name, 300)
-    rows = row_count(state)
+    rows = num_rows(state)
     assert rows == 300 if name in ("board", "full") else 50 < rows <= 300
     keys = keys_of(view, state)
     assert len(set(keys)) == rows
     env = envs.make(game, 1)
-    legal = env.game.look(state)[1]
-    assert legal.any(1).all()
+    action_mask = env.game.observe(state)[1]
+    assert action_mask.any(1).all()
     told, turned = view.canonical(state)
-    assert torch.equal(legal, view.legal(told).gather(1, view.symmetry[turned]))
+    assert torch.equal(action_mask, view.action_mask(told).gather(1, view.symmetry[turned]))
     for part, tensor in some(game, name, 300)[1].items():
         assert torch.equal(tensor, state[part])
     if rows == 300:
@@ -471,8 +471,8 @@ class Mute(View):
 
 def test_a_number_that_is_none_is_shown_as_a_dash() -> None:
     view = EchoView(Echo(4))
-    mute = Sayer(view, lambda state: Advice.no_advice(row_count(state), 4))
-    found: Report = report(desk_of(view, mute), rows_of(hidden(0, 1, 3), torch.tensor([0, 1])), 4)
+    mute = Sayer(view, lambda state: Advice.no_advice(num_rows(state), 4))
+    found: Report = report(desk_of(view, mute), select_rows(hidden(0, 1, 3), torch.tensor([0, 1])), 4)
     cells = [cell for column in measures_table([found], "sayer").columns for cell in column.cells]
     assert any(cell.startswith("–") for cell in cells)
     assert not any("nan" in cell for cell in cells)

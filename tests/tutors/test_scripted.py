@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.base import Env, State, row_count, rows_of
+from envs.base import Env, State, num_rows, select_rows
 from envs.opponents import search
-from envs.rng import Luck, pick
+from envs.rng import CounterRNG, sample_legal
 from tutors.base import View
 from tutors.prompts import VIEWS, make_view
 from tutors.scripted import ScriptedTutor, one_hot
@@ -34,7 +34,7 @@ class Case(NamedTuple):
     state: State
     rows: int
     seeds: int
-    legal: Tensor
+    action_mask: Tensor
     best: Tensor
 
     def moves(self, accuracy: float, seed: int = 0, state: State | None = None) -> Tensor:
@@ -52,28 +52,28 @@ class Case(NamedTuple):
 
     @property
     def bad(self) -> Tensor:
-        return self.legal & ~self.best
+        return self.action_mask & ~self.best
 
 
 @functools.cache
 def case_of(game_name: str, name: str, num_envs: int = 400, steps: int = 24) -> Case:
     """Positions of random play, snakes of two cells and full columns among them."""
     game = envs.make_game(game_name, **OPTIONS.get(game_name, {}))
-    view, env, luck = make_view(game, name), Env(game, num_envs, seed=1), Luck(2, torch.arange(num_envs), 9)
+    view, env, rng = make_view(game, name), Env(game, num_envs, seed=1), CounterRNG(2, torch.arange(num_envs), 9)
     step = env.reset()
     seen = []
     for number in range(steps):
-        step = env.step(pick(step.legal, luck.draw(number, 1)[:, 0]))
+        step = env.step(sample_legal(step.action_mask, rng.uniform(number, 1)[:, 0]))
         if number % 2 == 0:
             seen.append(view.canonical(env.state)[0])
     state = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
     _, which = view.key(state).unique(dim=0, return_inverse=True)
     first = torch.zeros(which.max() + 1, dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
-    state = rows_of(state, first)
-    legal = view.legal(state)
-    values = view.values(state, DEPTH).double().masked_fill(~legal, -torch.inf)
-    rows = row_count(state)
-    return Case(view, state, rows, -(-TRIALS // rows), legal, values == values.amax(1, keepdim=True))
+    state = select_rows(state, first)
+    action_mask = view.action_mask(state)
+    values = view.values(state, DEPTH).double().masked_fill(~action_mask, -torch.inf)
+    rows = num_rows(state)
+    return Case(view, state, rows, -(-TRIALS // rows), action_mask, values == values.amax(1, keepdim=True))
 
 
 @pytest.fixture(params=EVERY_VIEW, ids="-".join)
@@ -107,8 +107,8 @@ def place_in(allowed: Tensor, action: Tensor) -> Tensor:
 
 def test_the_positions_can_tell_good_from_bad(case: Case) -> None:
     assert case.rows > 20
-    assert 0.1 < share(case.best.sum(1) / case.legal.sum(1)) < 0.7
-    assert not case.legal.all() or case.view.game == "blackjack", "some actions are illegal"
+    assert 0.1 < share(case.best.sum(1) / case.action_mask.sum(1)) < 0.7
+    assert not case.action_mask.all() or case.view.game == "blackjack", "some actions are illegal"
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
@@ -116,12 +116,12 @@ def test_advice_is_one_legal_action_for_every_row(case: Case, accuracy: float) -
     advice = ScriptedTutor(case.view, accuracy, DEPTH).advise(case.state)
     assert advice.probs.dtype == torch.float32
     assert advice.given.dtype == torch.bool
-    assert advice.probs.shape == case.legal.shape
+    assert advice.probs.shape == case.action_mask.shape
     assert (advice.probs.sort(1).values[:, :-1] == 0).all()
     assert (advice.probs.amax(1) == 1).all()
     assert advice.given.all()
     assert (advice.label_mass == 1).all()
-    assert chosen_of(case.legal, advice.probs.argmax(1)).all()
+    assert chosen_of(case.action_mask, advice.probs.argmax(1)).all()
 
 
 def test_accuracy_1_always_names_a_best_action(case: Case) -> None:
@@ -131,7 +131,7 @@ def test_accuracy_1_always_names_a_best_action(case: Case) -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_accuracy_1_names_a_best_disc_of_a_search_of_that_depth(connect4: Case, depth: int) -> None:
-    rows = rows_of(connect4.state, torch.arange(0, connect4.rows, 1 if depth < 4 else 20))
+    rows = select_rows(connect4.state, torch.arange(0, connect4.rows, 1 if depth < 4 else 20))
     action = ScriptedTutor(connect4.view, 1.0, depth).advise(rows).probs.argmax(1)
     values = search(rows["mine"], rows["theirs"], depth).tolist()
     assert all(row[chosen] == max(row) for row, chosen in zip(values, action.tolist(), strict=True))
@@ -147,12 +147,12 @@ def test_of_several_best_moves_each_is_named_now_and_then(case: Case) -> None:
 
 
 def test_accuracy_0_is_spread_evenly_over_the_legal_moves(case: Case) -> None:
-    action, legal = case.trials(0.0), case.each(case.legal)
-    counts = [count for count in range(1, 8) if (legal.sum(1) == count).sum() > 200]
+    action, action_mask = case.trials(0.0), case.each(case.action_mask)
+    counts = [count for count in range(1, 8) if (action_mask.sum(1) == count).sum() > 200]
     assert counts
     for count in counts:  # each number of legal moves by itself
-        rows = legal.sum(1) == count
-        rank = (legal.cumsum(1) - 1).gather(1, action[:, None])[rows, 0]
+        rows = action_mask.sum(1) == count
+        rank = (action_mask.cumsum(1) - 1).gather(1, action[:, None])[rows, 0]
         for place in range(count):
             assert abs(share(rank == place) - 1 / count) < bound(int(rows.sum()))
 
@@ -167,7 +167,7 @@ def test_whether_it_is_right_says_nothing_about_what_else_it_names(case: Case) -
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.25, 0.5, 0.9])
 def test_a_best_move_is_named_as_often_as_the_accuracy_promises(case: Case, accuracy: float) -> None:
-    by_luck = share(case.best.sum(1) / case.legal.sum(1))  # a random move may be a best one too
+    by_luck = share(case.best.sum(1) / case.action_mask.sum(1))  # a random move may be a best one too
     named = chosen_of(case.each(case.best), case.trials(accuracy))
     assert abs(share(named) - (accuracy + (1 - accuracy) * by_luck)) < bound(len(named))
 
@@ -182,9 +182,9 @@ def test_the_same_question_gets_the_same_answer_again(case: Case) -> None:
 def test_a_fresh_tutor_errs_elsewhere_each_time_and_as_often(case: Case) -> None:
     tutor = ScriptedTutor(case.view, 0.5, DEPTH, fresh=True)
     times = [chosen_of(case.best, tutor.advise(case.state).probs.argmax(1)) for _ in range(20)]
-    by_luck = share(case.best.sum(1) / case.legal.sum(1))
+    by_luck = share(case.best.sum(1) / case.action_mask.sum(1))
     assert abs(share(torch.stack(times)) - (0.5 + 0.5 * by_luck)) < bound(20 * case.rows)
-    both = (0.5 + 0.5 * case.best.sum(1) / case.legal.sum(1)).square().mean().item()
+    both = (0.5 + 0.5 * case.best.sum(1) / case.action_mask.sum(1)).square().mean().item()
     assert abs(share(torch.stack(times[1:]) & times[0]) - both) < 2 * bound(case.rows), (
         "two times know nothing of each other"
     )
@@ -202,9 +202,9 @@ def test_a_fresh_tutor_goes_on_where_its_count_of_questions_says(case: Case) -> 
 def test_the_rest_of_the_batch_does_not_matter(case: Case) -> None:
     expected = case.moves(0.5)
     order = torch.randperm(case.rows, generator=torch.Generator().manual_seed(0))
-    assert case.moves(0.5, state=rows_of(case.state, order)).equal(expected[order])
+    assert case.moves(0.5, state=select_rows(case.state, order)).equal(expected[order])
     for row in range(0, case.rows, 97):
-        assert case.moves(0.5, state=rows_of(case.state, torch.tensor([row]))).item() == expected[row]
+        assert case.moves(0.5, state=select_rows(case.state, torch.tensor([row]))).item() == expected[row]
 
 
 def test_another_seed_is_wrong_elsewhere(case: Case) -> None:
@@ -212,7 +212,7 @@ def test_another_seed_is_wrong_elsewhere(case: Case) -> None:
     wrong = ~chosen_of(case.each(case.best), case.trials(0.5)).view(case.seeds, case.rows)
     following = ~torch.stack([chosen_of(case.best, case.moves(0.5, seed)) for seed in range(1000, 1000 + case.seeds)])
     assert share(wrong) > 0.1
-    bad = 1 - case.best.sum(1) / case.legal.sum(1)
+    bad = 1 - case.best.sum(1) / case.action_mask.sum(1)
     assert abs(share(wrong & following) - (0.5 * bad).square().mean().item()) < bound(wrong.numel())
 
 
@@ -248,8 +248,8 @@ def test_a_search_that_looks_nowhere_is_refused(connect4: Case, depth: int) -> N
 
 def test_every_row_asked_is_counted(case: Case) -> None:
     tutor = ScriptedTutor(case.view, 1.0, 1)
-    tutor.advise(rows_of(case.state, torch.arange(5)))
-    tutor.advise(rows_of(case.state, torch.arange(2)))
+    tutor.advise(select_rows(case.state, torch.arange(5)))
+    tutor.advise(select_rows(case.state, torch.arange(2)))
     assert tutor.stats["asked"] == 7
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import envs
-from envs.base import State, row_count
+from envs.base import State, num_rows
 from tutors.base import Advice, View
 from tutors.prompts import VIEWS, make_view
 from tutors.scripted import one_hot
@@ -111,10 +111,10 @@ def test_gathered_positions_are_told_in_different_words_and_have_a_move(
 ) -> None:
     for place, view in EVERY_VIEW.items():
         state = gathered[place]
-        assert row_count(state) >= {"blackjack": 250, "connect4": 1000, "snake": 40}[place[0]]
-        assert len(view.key(state).unique(dim=0)) == row_count(state)
-        assert view.legal(state).any(1).all()
-    assert row_count(gathered["snake", "full"]) >= 1000
+        assert num_rows(state) >= {"blackjack": 250, "connect4": 1000, "snake": 40}[place[0]]
+        assert len(view.key(state).unique(dim=0)) == num_rows(state)
+        assert view.action_mask(state).any(1).all()
+    assert num_rows(gathered["snake", "full"]) >= 1000
 
 
 def test_positions_are_held_out_of_a_large_game_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +128,8 @@ def test_positions_are_held_out_of_a_large_game_only(monkeypatch: pytest.MonkeyP
 
 def test_the_choice_is_half_the_best_moves_and_half_a_softmax() -> None:
     values = torch.tensor([[3, 3, 1, -10_000], [999, 2, 0, -998], [-990, -992, -1000, -2000]])
-    legal = torch.tensor([[True, True, True, False], [True, True, True, True], [False, True, True, True]])
-    found = choice(values, legal, 2.0)
+    action_mask = torch.tensor([[True, True, True, False], [True, True, True, True], [False, True, True, True]])
+    found = choice(values, action_mask, 2.0)
     soft = torch.tensor([0.0, 0.0, -1.0]).softmax(0)
     torch.testing.assert_close(found[0], torch.cat([soft / 2, torch.zeros(1)]) + torch.tensor([0.25, 0.25, 0, 0]))
     torch.testing.assert_close(found[1], torch.tensor([0.0, -10.0, -10.0, -10.0]).softmax(0) / 2 + torch.eye(4)[0] / 2)
@@ -178,7 +178,7 @@ class Oracle(Reader):
         self.view, self.stats = view, Counter()
 
     def advise(self, state: State) -> Advice:
-        values = self.view.values(state, 4).float().masked_fill(~self.view.legal(state), -torch.inf)
+        values = self.view.values(state, 4).float().masked_fill(~self.view.action_mask(state), -torch.inf)
         return one_hot(values.argmax(1), len(self.view.labels))
 
 

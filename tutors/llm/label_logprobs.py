@@ -66,13 +66,13 @@ class LabelWay:
         if self.calibrate:
             self.blank = [[max(float(log), RAREST) for log in answer] for answer in answers]
 
-    def judge(self, answers: Sequence[Answer], legal: list[bool]) -> tuple[Verdict, float]:
+    def judge(self, answers: Sequence[Answer], action_mask: list[bool]) -> tuple[Verdict, float]:
         """Return what the answers about one position come to, and the label mass."""
-        total, mass = [0.0] * len(legal), 0.0
+        total, mass = [0.0] * len(action_mask), 0.0
         for answer, order, blank in zip(answers, self.orders, self.blank, strict=True):
             if isinstance(answer, Trouble):
                 return answer, 0.0
-            logs = [float(answer[letter]) if may else -math.inf for letter, may in zip(order, legal, strict=True)]
+            logs = [float(answer[letter]) if may else -math.inf for letter, may in zip(order, action_mask, strict=True)]
             share = sum(math.exp(log) for log in logs)
             mass += min(share, 1.0) / len(self.orders)
             probs = softmax([log - blank[letter] for log, letter in zip(logs, order, strict=True)])

@@ -55,16 +55,16 @@ class TextWay:
     def learn_blanks(self, answers: Sequence[Answer]) -> None:
         """Learn nothing: a text without a position says nothing about letters."""
 
-    def judge(self, answers: Sequence[Answer], legal: list[bool]) -> tuple[Verdict, float]:
+    def judge(self, answers: Sequence[Answer], action_mask: list[bool]) -> tuple[Verdict, float]:
         """Return the actions' shares of the legal answers, or the first trouble; and the share of legal answers."""
         (texts,) = answers
         if isinstance(texts, Trouble):
             return texts, 0.0
         read = [read_action(str(text), self.view.labels, self.thinks) for text in texts]
-        counts = [0] * len(legal)
+        counts = [0] * len(action_mask)
         trouble: Trouble | None = None
         for action in read:
-            if isinstance(action, int) and legal[action]:
+            if isinstance(action, int) and action_mask[action]:
                 counts[action] += 1
             else:
                 trouble = trouble or (action if isinstance(action, Trouble) else Trouble("illegal_action"))

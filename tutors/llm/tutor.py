@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from envs.base import State
-from envs.rng import mix, shift_right
+from envs.rng import shift_right, splitmix64
 from tutors.base import Advice, TutorError, View, Warner
 from tutors.llm.api import Answer, Chat, Trouble
 from tutors.llm.breaker import OPENS_AFTER
@@ -116,11 +116,11 @@ class VllmTutor:
         for row, first in enumerate(self._shards(state)):
             turn = next(turn for turn in range(len(self.lines)) if is_open[(first + turn) % len(self.lines)])
             rows_of_line[(first + turn) % len(self.lines)].append(row)
-        rounds = self._rounds(self.way.questions(state), self.view.legal(state).tolist(), rows_of_line)
+        rounds = self._rounds(self.way.questions(state), self.view.action_mask(state).tolist(), rows_of_line)
         return self.lines[0].client.run(rounds)
 
     async def _rounds(
-        self, questions: list[list[str]], legal: list[list[bool]], rows_of_line: list[list[int]]
+        self, questions: list[list[str]], action_mask: list[list[bool]], rows_of_line: list[list[int]]
     ) -> list[tuple[Verdict, float]]:
         """Ask, and ask again what came to nothing, all within one deadline."""
         orders = len(questions[0])
@@ -144,7 +144,7 @@ class VllmTutor:
                 in_time = False
             for line, rows in zip(self.lines, rows_of_line, strict=True):
                 for row in rows:
-                    verdicts[row] = self.way.judge(answers[row * orders : (row + 1) * orders], legal[row])
+                    verdicts[row] = self.way.judge(answers[row * orders : (row + 1) * orders], action_mask[row])
                 if any(verdicts[row][0] == "deadline" for row in rows):
                     line.breaker.failed()
             rows_of_line = [[row for row in rows if is_worth_another_try(verdicts[row][0])] for rows in rows_of_line]
@@ -155,7 +155,7 @@ class VllmTutor:
     def _shards(self, state: State) -> list[int]:
         """Return the number of the server that each position belongs to."""
         keys = self.view.key(state)
-        return (shift_right(mix(keys[:, 0] ^ mix(keys[:, 1])), 1) % len(self.lines)).tolist()
+        return (shift_right(splitmix64(keys[:, 0] ^ splitmix64(keys[:, 1])), 1) % len(self.lines)).tolist()
 
     def _expect_one_model(self) -> None:
         """Tell all lines whom the first one that was met has met: a late server may serve another model."""

@@ -48,12 +48,12 @@ class Connect4View(View):
         place = state["mine"] + (state["mine"] | state["theirs"]) + BOTTOM
         return torch.stack([place, torch.zeros_like(place)], 1)
 
-    def legal(self, state: State) -> Tensor:
+    def action_mask(self, state: State) -> Tensor:
         return legal_columns(state["mine"] | state["theirs"])
 
     def words(self, state: State) -> list[str]:
-        legal = self.legal(state).tolist()
-        boards = zip(state["mine"].tolist(), state["theirs"].tolist(), legal, strict=True)
+        action_mask = self.action_mask(state).tolist()
+        boards = zip(state["mine"].tolist(), state["theirs"].tolist(), action_mask, strict=True)
         return [self.rules + position(*board, self.labels) for board in boards]
 
     def values(self, state: State, depth: int) -> Tensor:
@@ -62,5 +62,5 @@ class Connect4View(View):
 
 def position(mine: int, theirs: int, options: list[bool], labels: tuple[str, ...]) -> str:
     """One position as the end of a question."""
-    letters = " ".join(label for label, legal in zip(labels, options, strict=True) if legal)
+    letters = " ".join(label for label, action_mask in zip(labels, options, strict=True) if action_mask)
     return f"{draw(mine, theirs, '.XO')}\nOptions: {letters}\n{ANSWER}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from envs.base import State
-from envs.rng import mix
+from envs.rng import splitmix64
 from envs.snake import EMPTY, FRUIT, HEAD, SIGNS, Snake, signs
 from tutors.base import ANSWER, BRIEFLY, View
 
@@ -40,7 +40,9 @@ class FullView(View):
     def __init__(self, game: Snake) -> None:
         self.size = game.size
         cells = torch.arange(game.cells * len(SIGNS)).view(game.cells, len(SIGNS))
-        self.hashes = torch.stack([mix(mix(cells) + half) for half in range(1, 3)], 2)  # (cells, signs, 2)
+        self.hashes = torch.stack(
+            [splitmix64(splitmix64(cells) + half) for half in range(1, 3)], 2
+        )  # (cells, signs, 2)
         self.rules = self.introduce()
 
     def introduce(self) -> str:
@@ -63,14 +65,16 @@ class FullView(View):
     def key(self, state: State) -> Tensor:
         return self._hash(state["board"])
 
-    def legal(self, state: State) -> Tensor:
+    def action_mask(self, state: State) -> Tensor:
         return around(state["board"], necks(state["board"]), False).logical_not()
 
     def words(self, state: State) -> list[str]:
-        boards = zip(state["board"].tolist(), self.legal(state).tolist(), strict=True)
+        boards = zip(state["board"].tolist(), self.action_mask(state).tolist(), strict=True)
         return [
-            self.rules + "\n".join(" ".join(SIGNS[sign] for sign in row) for row in board) + options(legal, self.labels)
-            for board, legal in boards
+            self.rules
+            + "\n".join(" ".join(SIGNS[sign] for sign in row) for row in board)
+            + options(action_mask, self.labels)
+            for board, action_mask in boards
         ]
 
     def values(self, state: State, depth: int) -> Tensor:
@@ -127,13 +131,13 @@ class LocalView(View):
         place = pack(state["sides"])
         return torch.stack([place, torch.zeros_like(place)], 1)
 
-    def legal(self, state: State) -> Tensor:
+    def action_mask(self, state: State) -> Tensor:
         return state["sides"] // 2 != NECK
 
     def words(self, state: State) -> list[str]:
         return [
-            self.rules + surroundings(sides, self.names()) + options(legal, self.labels)
-            for sides, legal in zip(state["sides"].tolist(), self.legal(state).tolist(), strict=True)
+            self.rules + surroundings(sides, self.names()) + options(action_mask, self.labels)
+            for sides, action_mask in zip(state["sides"].tolist(), self.action_mask(state).tolist(), strict=True)
         ]
 
     def values(self, state: State, depth: int) -> Tensor:
@@ -242,7 +246,7 @@ def distance(goal: Tensor, blocked: Tensor) -> Tensor:
     return result
 
 
-def options(legal: list[bool], labels: tuple[str, ...]) -> str:
+def options(action_mask: list[bool], labels: tuple[str, ...]) -> str:
     """Return the end of a question."""
-    letters = " ".join(label for label, may in zip(labels, legal, strict=True) if may)
+    letters = " ".join(label for label, may in zip(labels, action_mask, strict=True) if may)
     return f"\nOptions: {letters}\n{ANSWER}"

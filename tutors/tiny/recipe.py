@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import envs
-from envs.base import Env, State, row_count, rows_of
+from envs.base import Env, State, num_rows, select_rows
 from envs.blackjack_exact import CELLS, optimum, value_of
-from envs.rng import ADVISING, Luck, pick
+from envs.rng import ADVISING, CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Desk
 from tutors.base import Advice, View
@@ -80,9 +80,9 @@ class Reader:
     def advise(self, state: State) -> Advice:
         """Return softmax over the legal labels of each position as it is told."""
         parts = [
-            self.logits(rows_of(state, rows))[:, self.labels] for rows in torch.arange(row_count(state)).split(1000)
+            self.logits(select_rows(state, rows))[:, self.labels] for rows in torch.arange(num_rows(state)).split(1000)
         ]
-        probs = torch.cat(parts).masked_fill(~self.view.legal(state), -torch.inf).softmax(1)
+        probs = torch.cat(parts).masked_fill(~self.view.action_mask(state), -torch.inf).softmax(1)
         sure = torch.ones(len(probs))
         return Advice(probs, sure.bool(), sure)
 
@@ -112,16 +112,16 @@ class Lesson:
 
     def agreement(self, rows: int) -> float:
         """Return in what share of the first `rows` positions the best legal label is a best move of the search."""
-        state = rows_of(self.held_out, torch.arange(min(rows, row_count(self.held_out))))
+        state = select_rows(self.held_out, torch.arange(min(rows, num_rows(self.held_out))))
         chosen = self.reader.advise(state).probs.argmax(1, keepdim=True)
         return self._best(state).gather(1, chosen).float().mean().item()
 
     def chance(self) -> float:
         """Return the agreement of random play."""
-        return (self._best(self.held_out).sum(1) / self.reader.view.legal(self.held_out).sum(1)).mean().item()
+        return (self._best(self.held_out).sum(1) / self.reader.view.action_mask(self.held_out).sum(1)).mean().item()
 
     def _best(self, state: State) -> Tensor:
-        values = self.expected(state).float().masked_fill(~self.reader.view.legal(state), -torch.inf)
+        values = self.expected(state).float().masked_fill(~self.reader.view.action_mask(state), -torch.inf)
         return best(values)
 
 
@@ -167,20 +167,20 @@ def gather(view: View, count: int, seed: int) -> State:
         turns.append(envs.make(view.game, GAMES, seed, opponent="random"))
     found: list[State] = []
     skill = torch.linspace(0, 1, GAMES)
-    luck = Luck(seed, torch.arange(GAMES), ADVISING)
+    rng = CounterRNG(seed, torch.arange(GAMES), ADVISING)
     back = view.symmetry.argsort(1)
     for turn in itertools.count(1):
         env = turns[turn % len(turns)]
         told, turned = view.canonical(env.state)
         found.append(told)
         if turn % ROUND == 0:
-            known, found = row_count(found[0]), [distinct(view, found)]
-            if row_count(found[0]) >= count or row_count(found[0]) == known:
+            known, found = num_rows(found[0]), [distinct(view, found)]
+            if num_rows(found[0]) >= count or num_rows(found[0]) == known:
                 return found[0]
-        chance = luck.draw(turn, 2)
-        legal = view.legal(told)
-        clever = best(view.values(told, 2).masked_fill(~legal, -(1 << 20))) & (chance[:, :1] < skill[:, None])
-        move = pick(torch.where(clever.any(1, keepdim=True), clever, legal), chance[:, 1])
+        chance = rng.uniform(turn, 2)
+        action_mask = view.action_mask(told)
+        clever = best(view.values(told, 2).masked_fill(~action_mask, -(1 << 20))) & (chance[:, :1] < skill[:, None])
+        move = sample_legal(torch.where(clever.any(1, keepdim=True), clever, action_mask), chance[:, 1])
         env.step(back[turned].gather(1, move[:, None])[:, 0])
     raise AssertionError("counting does not end")
 
@@ -190,20 +190,20 @@ def distinct(view: View, parts: list[State]) -> State:
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     keys, which = torch.unique(view.key(joined), dim=0, return_inverse=True)
     rows = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
-    return rows_of(joined, rows)
+    return select_rows(joined, rows)
 
 
 def first(state: State, rows: int) -> State:
     """Return the first rows, or all if there are fewer."""
-    return rows_of(state, torch.arange(min(rows, row_count(state))))
+    return select_rows(state, torch.arange(min(rows, num_rows(state))))
 
 
 def split(state: State) -> tuple[State, State]:
     """Shuffle positions and set HELD_OUT of them aside; of a small game's both are all."""
-    order = torch.randperm(row_count(state))
+    order = torch.randperm(num_rows(state))
     if len(order) < 2 * HELD_OUT:
-        return rows_of(state, order), rows_of(state, order)
-    return rows_of(state, order[HELD_OUT:]), rows_of(state, order[:HELD_OUT])
+        return select_rows(state, order), select_rows(state, order)
+    return select_rows(state, order[HELD_OUT:]), select_rows(state, order[:HELD_OUT])
 
 
 def best(values: Tensor) -> Tensor:
@@ -221,12 +221,12 @@ def train(lessons: dict, plan: list, recipe: Recipe) -> Iterator[tuple[int, floa
     read = dict.fromkeys(lessons, 0)
     for batch, at in enumerate(torch.randperm(len(plan)).tolist()):
         lesson = lessons[plan[at]]
-        rows = torch.arange(read[plan[at]], read[plan[at]] + recipe.batch) % row_count(lesson.learn)
+        rows = torch.arange(read[plan[at]], read[plan[at]] + recipe.batch) % num_rows(lesson.learn)
         read[plan[at]] += recipe.batch
-        chosen = rows_of(lesson.learn, rows)
+        chosen = select_rows(lesson.learn, rows)
         wanted = torch.zeros(len(rows), model.shape.vocabulary)
-        legal = lesson.reader.view.legal(chosen)
-        wanted[:, lesson.reader.labels] = choice(lesson.expected(chosen), legal, recipe.temperature)
+        action_mask = lesson.reader.view.action_mask(chosen)
+        wanted[:, lesson.reader.labels] = choice(lesson.expected(chosen), action_mask, recipe.temperature)
         loss = F.cross_entropy(lesson.reader.logits(chosen), wanted)
         loss.backward()
         for optimizer in optimizers:
@@ -249,14 +249,14 @@ def make_optimizers(model: Llama, recipe: Recipe) -> list[torch.optim.Optimizer]
     ]
 
 
-def choice(values: Tensor, legal: Tensor, temperature: float) -> Tensor:
+def choice(values: Tensor, action_mask: Tensor, temperature: float) -> Tensor:
     """Mix softmax(value / temperature) with the best moves alone, half and half: order and winner both count.
 
     What is worse than the best by more than WORTH is as bad as that.
     """
-    values = values.float().masked_fill(~legal, -torch.inf)
+    values = values.float().masked_fill(~action_mask, -torch.inf)
     behind = (values - values.amax(1, keepdim=True)).clamp(min=-WORTH)
-    soft = (behind / temperature).masked_fill(~legal, -torch.inf).softmax(1)
+    soft = (behind / temperature).masked_fill(~action_mask, -torch.inf).softmax(1)
     winners = best(values).float()
     return (soft + winners / winners.sum(1, keepdim=True)) / 2
 
@@ -273,7 +273,7 @@ def report(lesson: Lesson, last: bool) -> dict[str, object]:
     rows = HELD_OUT if last else 2000
     values: dict[str, object] = {"agreement": round(lesson.agreement(rows), 4)}
     if last:
-        values |= {"positions": row_count(lesson.learn), "chance": round(lesson.chance(), 4), **alone(lesson)}
+        values |= {"positions": num_rows(lesson.learn), "chance": round(lesson.chance(), 4), **alone(lesson)}
     return values
 
 

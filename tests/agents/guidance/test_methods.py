@@ -20,7 +20,7 @@ from agents.guidance.distill import DOUBT
 from agents.guidance.mask import PLAUSIBLE
 from agents.networks import ActorCritic, Network, NetworkConfig
 from agents.on_policy import OnPolicy
-from agents.policy import TEMPERATURE, best_legal, log_policy
+from agents.policy import TEMPERATURE, masked_argmax, masked_log_softmax
 from agents.replay_buffer import Batch
 from envs.base import Step
 from tests.agents.test_compile import Watcher
@@ -41,19 +41,19 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 def moment(has_policy: bool) -> tuple[Proposal, Heard, Tensor, Tensor]:
     """A student's proposal, advice in about half of the rows (some of it without doubt), what is legal, luck."""
-    legal = draw(1, ROWS, ACTIONS) < 0.6
-    legal[torch.arange(ROWS), (draw(2, ROWS) * ACTIONS).long()] = True
+    action_mask = draw(1, ROWS, ACTIONS) < 0.6
+    action_mask[torch.arange(ROWS), (draw(2, ROWS) * ACTIONS).long()] = True
     scores = draw(3, ROWS, ACTIONS) * 2 - 1
     if has_policy:
-        scores = log_policy(2 * scores, legal)
-    advised = (draw(4, ROWS, ACTIONS) ** 3) * legal
-    sure = torch.nn.functional.one_hot(best_legal(advised, legal), ACTIONS)
+        scores = masked_log_softmax(2 * scores, action_mask)
+    advised = (draw(4, ROWS, ACTIONS) ** 3) * action_mask
+    sure = torch.nn.functional.one_hot(masked_argmax(advised, action_mask), ACTIONS)
     advised = torch.where((draw(5, ROWS) < 0.3)[:, None], sure, advised / advised.sum(1, keepdim=True))
     heeded = draw(6, ROWS) < 0.5
-    greedy = best_legal(scores, legal)
-    action = torch.where(draw(7, ROWS) < 0.5, greedy, best_legal(draw(8, ROWS, ACTIONS), legal))
+    greedy = masked_argmax(scores, action_mask)
+    action = torch.where(draw(7, ROWS) < 0.5, greedy, masked_argmax(draw(8, ROWS, ACTIONS), action_mask))
     heard = Heard(advised * heeded[:, None], heeded)
-    return Proposal(action, greedy, scores, draw(9, ROWS)), heard, legal, draw(10, ROWS, ACTIONS + 1)
+    return Proposal(action, greedy, scores, draw(9, ROWS)), heard, action_mask, draw(10, ROWS, ACTIONS + 1)
 
 
 def method_of(name: str, algo: str, strength: float = 0.7) -> Guidance:
@@ -72,14 +72,14 @@ def arrival(seed: int) -> Step:
 
 def chosen(name: str, algo: str, strength: float = 0.7) -> tuple[Guidance, Proposal, Heard, Tensor, Choice]:
     method = method_of(name, algo, strength)
-    proposal, heard, legal, luck = moment(method.has_policy)
-    return method, proposal, heard, legal, method.choose(proposal, heard, legal, luck)
+    proposal, heard, action_mask, u = moment(method.has_policy)
+    return method, proposal, heard, action_mask, method.choose(proposal, heard, action_mask, u)
 
 
 @pytest.mark.parametrize(("name", "algo"), PAIRS)
 def test_what_is_chosen_is_legal_and_what_is_kept_has_the_shape_that_was_told(name: str, algo: str) -> None:
-    method, _, _, legal, choice = chosen(name, algo)
-    assert legal.gather(1, choice.action[:, None]).all()
+    method, _, _, action_mask, choice = chosen(name, algo)
+    assert action_mask.gather(1, choice.action[:, None]).all()
     told = method.extras(ACTIONS)
     assert {kind: (tuple(kept.shape[1:]), kept.dtype) for kind, kept in choice.extras.items()} == told
 
@@ -87,27 +87,27 @@ def test_what_is_chosen_is_legal_and_what_is_kept_has_the_shape_that_was_told(na
 @pytest.mark.parametrize(("name", "algo"), PAIRS)
 def test_where_nothing_is_heard_a_method_is_no_guidance_to_the_bit(name: str, algo: str) -> None:
     method = method_of(name, algo)
-    proposal, heard, legal, luck = moment(method.has_policy)
+    proposal, heard, action_mask, u = moment(method.has_policy)
     silent = Heard(torch.zeros_like(heard.advised), torch.zeros_like(heard.heeded))
-    choice = method.choose(proposal, silent, legal, luck)
+    choice = method.choose(proposal, silent, action_mask, u)
     assert choice.action.equal(proposal.action)
     assert choice.scores.equal(proposal.scores)
     scores = proposal.scores.clone().requires_grad_()
-    plain = UNGUIDED.bend(scores, legal, {})
-    ours = method.bend(scores, legal, choice.extras)
+    plain = UNGUIDED.bend(scores, action_mask, {})
+    ours = method.bend(scores, action_mask, choice.extras)
     numbers = draw(11, ROWS)
     assert ours.equal(plain)
     counts = method.counts(choice.extras)
     assert counts is None or counts.all()
-    assert float(torch.as_tensor(method.loss(scores, legal, choice.extras)).detach()) == 0
+    assert float(torch.as_tensor(method.loss(scores, action_mask, choice.extras)).detach()) == 0
     rollout = {kind: kept.view(8, 50, *kept.shape[1:]) for kind, kept in choice.extras.items()}
     assert method.advantage(numbers.view(8, 50), rollout).equal(numbers.view(8, 50))
     for moment_ in range(3):
         after = arrival(moment_)
         assert method.reward(after).equal(after.reward)
         assert method.felt(after.reward, choice.extras).equal(after.reward)
-    both = [one.square().masked_fill(~legal, 0).sum() for one in (plain, ours)]
-    both[1] = both[1] + method.loss(scores, legal, choice.extras)
+    both = [one.square().masked_fill(~action_mask, 0).sum() for one in (plain, ours)]
+    both[1] = both[1] + method.loss(scores, action_mask, choice.extras)
     slopes = [torch.autograd.grad(one, scores)[0] for one in both]
     assert slopes[0].equal(slopes[1])
 
@@ -115,8 +115,8 @@ def test_where_nothing_is_heard_a_method_is_no_guidance_to_the_bit(name: str, al
 @pytest.mark.parametrize(("name", "algo"), PAIRS)
 def test_slopes_are_those_of_what_is_learned(name: str, algo: str) -> None:
     """Of the loss and of the policy that is learned, against differences, in rows where all actions are legal."""
-    method, proposal, _, legal, choice = chosen(name, algo)
-    rows = legal.all(1).nonzero()[:, 0][:12]
+    method, proposal, _, action_mask, choice = chosen(name, algo)
+    rows = action_mask.all(1).nonzero()[:, 0][:12]
     assert len(rows) == 12
     extras = {
         kind: kept[rows].double() if kept.is_floating_point() else kept[rows] for kind, kept in choice.extras.items()
@@ -125,8 +125,8 @@ def test_slopes_are_those_of_what_is_learned(name: str, algo: str) -> None:
     method.strength = method.strength.double()
 
     def both(scores: Tensor) -> tuple[Tensor, Tensor]:
-        loss = method.loss(scores, legal[rows], extras)
-        return method.bend(scores, legal[rows], extras).exp(), scores.sum() * 0 + loss
+        loss = method.loss(scores, action_mask[rows], extras)
+        return method.bend(scores, action_mask[rows], extras).exp(), scores.sum() * 0 + loss
 
     assert torch.autograd.gradcheck(both, scores)
 
@@ -199,16 +199,18 @@ def after_a_rollout(
     step = env.reset()
     for moment_ in range(32):
         proposal = agent.act(step)
-        advised = step.legal * draw(moment_, *step.legal.shape)
+        advised = step.action_mask * draw(moment_, *step.action_mask.shape)
         advised = advised / advised.sum(1, keepdim=True)
         heard = Heard(advised, torch.ones(8, dtype=torch.bool))
-        choice = agent.guidance.choose(proposal, heard, step.legal, draw(100 + moment_, 8, step.legal.shape[1] + 1))
+        choice = agent.guidance.choose(
+            proposal, heard, step.action_mask, draw(100 + moment_, 8, step.action_mask.shape[1] + 1)
+        )
         if (besides := agent.guidance.see(choice.extras)) is not None:
             proposal = agent.think(step, besides)
             choice = choice._replace(action=proposal.action, scores=proposal.scores)
         after = env.step(choice.action)
         agent.observe(step, proposal, choice.action, after, choice.extras)
-        step = after.now()
+        step = after.as_initial()
     return agent, step
 
 
@@ -221,8 +223,8 @@ def test_dqn_aims_at_what_the_next_moment_is_worth_with_its_hint() -> None:
             weight.data += 0.1 * draw(3, *weight.shape)
     online, target = networks
     hints = draw(5, ROWS, ACTIONS + 1)
-    legal = torch.ones(ROWS, ACTIONS, dtype=torch.bool)
-    batch = Batch(draw(6, ROWS, 6), legal[:, 0].long(), draw(7, ROWS), torch.full((ROWS,), GAMMA), draw(8, ROWS, 6), legal, legal, {"hint": draw(9, ROWS, ACTIONS + 1)}, {"hint": hints})  # fmt: skip # noqa: E501
+    action_mask = torch.ones(ROWS, ACTIONS, dtype=torch.bool)
+    batch = Batch(draw(6, ROWS, 6), action_mask[:, 0].long(), draw(7, ROWS), torch.full((ROWS,), GAMMA), draw(8, ROWS, 6), action_mask, action_mask, {"hint": draw(9, ROWS, ACTIONS + 1)}, {"hint": hints})  # fmt: skip # noqa: E501
     loss, _ = dqn_loss(online, target, batch, 1e9, method)
     errors = []
     for row in range(ROWS):
@@ -233,29 +235,29 @@ def test_dqn_aims_at_what_the_next_moment_is_worth_with_its_hint() -> None:
     assert float(loss) == pytest.approx(math.fsum(errors) / ROWS, rel=1e-4)
 
 
-def student(scores: Tensor, legal: Tensor, row: int, has_policy: bool) -> list[float]:
+def student(scores: Tensor, action_mask: Tensor, row: int, has_policy: bool) -> list[float]:
     """A row's policy, by its definition."""
-    weights = [math.exp(score / (1 if has_policy else TEMPERATURE)) * may for score, may in zip(scores[row].tolist(), legal[row].tolist(), strict=True)]  # fmt: skip # noqa: E501
+    weights = [math.exp(score / (1 if has_policy else TEMPERATURE)) * may for score, may in zip(scores[row].tolist(), action_mask[row].tolist(), strict=True)]  # fmt: skip # noqa: E501
     return [weight / sum(weights) for weight in weights]
 
 
 @pytest.mark.parametrize("algo", AGENTS)
 @pytest.mark.parametrize("name", ["distill", "kl"])
 def test_a_distance_to_the_tutor_is_added_to_the_loss(name: str, algo: str) -> None:
-    method, proposal, heard, legal, choice = chosen(name, algo)
+    method, proposal, heard, action_mask, choice = chosen(name, algo)
     assert choice.action.equal(proposal.action), "the student acts itself"
     total = 0.0
     for row in range(ROWS):
-        tutor, mine = heard.advised[row].tolist(), student(proposal.scores, legal, row, method.has_policy)
+        tutor, mine = heard.advised[row].tolist(), student(proposal.scores, action_mask, row, method.has_policy)
         if not heard.heeded[row]:
             continue
         if name == "distill":
             total -= sum(p * math.log(q) for p, q in zip(tutor, mine, strict=True) if p > 0)
         else:
-            doubt = DOUBT / int(legal[row].sum())
+            doubt = DOUBT / int(action_mask[row].sum())
             total += sum(q * math.log(q / ((1 - DOUBT) * p + doubt)) for p, q in zip(tutor, mine, strict=True) if q > 0)
     scores = proposal.scores.double().requires_grad_()
-    loss = method.loss(scores, legal, choice.extras)
+    loss = method.loss(scores, action_mask, choice.extras)
     assert loss.item() == pytest.approx(0.7 * total / ROWS, rel=1e-4)
     (slope,) = torch.autograd.grad(loss, scores)
     assert slope.isfinite().all()
@@ -264,14 +266,14 @@ def test_a_distance_to_the_tutor_is_added_to_the_loss(name: str, algo: str) -> N
 
 def test_a_kl_regularised_value_lies_between_the_tutor_s_and_the_best() -> None:
     """The formula of distill.py; what no advice is known of keeps its own estimate, to the bit."""
-    method, _, heard, legal, choice = chosen("kl", "dqn", 3.0)
+    method, _, heard, action_mask, choice = chosen("kl", "dqn", 3.0)
     values, own = draw(60, ROWS, ACTIONS) * 2 - 1, draw(61, ROWS)
-    found = method.future(own, values, legal, choice.extras)
+    found = method.future(own, values, action_mask, choice.extras)
     for row in range(ROWS):
         if not heard.heeded[row]:
             assert found[row] == own[row]
             continue
-        may = legal[row].tolist()
+        may = action_mask[row].tolist()
         prior = [(1 - DOUBT) * p + DOUBT / sum(may) for p in heard.advised[row].tolist()]
         worth = [(p, q) for p, q, ok in zip(prior, values[row].tolist(), may, strict=True) if ok]
         assert found[row].item() == pytest.approx(
@@ -279,40 +281,44 @@ def test_a_kl_regularised_value_lies_between_the_tutor_s_and_the_best() -> None:
         )
         assert sum(p * q for p, q in worth) - 1e-5 <= found[row] <= max(q for _, q in worth) + 1e-5
     method.strength.fill_(1e-4)
-    cold = method.future(own, values, legal, choice.extras)
-    best = values.masked_fill(~legal, -torch.inf).amax(1)
+    cold = method.future(own, values, action_mask, choice.extras)
+    best = values.masked_fill(~action_mask, -torch.inf).amax(1)
     torch.testing.assert_close(cold[heard.heeded], best[heard.heeded], atol=0.01, rtol=0)
     method.strength.zero_()
-    assert method.future(own, values, legal, choice.extras).equal(own)
+    assert method.future(own, values, action_mask, choice.extras).equal(own)
     silent = {"advised": torch.zeros_like(heard.advised)}
     method.strength.fill_(3.0)
-    assert method.future(own, values, legal, silent).equal(own)
+    assert method.future(own, values, action_mask, silent).equal(own)
 
 
 def test_going_down_the_distance_leads_to_the_tutor() -> None:
     for name in ("distill", "kl"):
-        method, _, heard, legal, choice = chosen(name, "ppo", 1.0)
+        method, _, heard, action_mask, choice = chosen(name, "ppo", 1.0)
         logits = torch.zeros(ROWS, ACTIONS, requires_grad=True)
         for _ in range(400):
-            (slope,) = torch.autograd.grad(method.loss(log_policy(logits, legal), legal, choice.extras), logits)
+            (slope,) = torch.autograd.grad(
+                method.loss(masked_log_softmax(logits, action_mask), action_mask, choice.extras), logits
+            )
             logits.data -= 100 * slope
-        apart = (log_policy(logits, legal).exp() - heard.advised).abs().sum(1)[heard.heeded]
+        apart = (masked_log_softmax(logits, action_mask).exp() - heard.advised).abs().sum(1)[heard.heeded]
         assert apart.max() < 0.25, name
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
 @pytest.mark.parametrize("strength", [0.0, 0.7])
 def test_a_blend_is_a_mixture_by_the_tutor_s_doubt(algo: str, strength: float) -> None:
-    method, proposal, heard, legal, choice = chosen("blend", algo, strength)
+    method, proposal, heard, action_mask, choice = chosen("blend", algo, strength)
     for row in range(ROWS):
         tutor, mine = heard.advised[row].tolist(), proposal.scores[row].exp().tolist()
         if heard.heeded[row]:
-            number = max(int(legal[row].sum()), 2)
+            number = max(int(action_mask[row].sum()), 2)
             doubt = -sum(p * math.log(p) for p in tutor if p > 0) / math.log(number)
             weight = strength * (1 - doubt)
             mine = [weight * p + (1 - weight) * q for p, q in zip(tutor, mine, strict=True)]
         assert choice.scores[row].exp().tolist() == pytest.approx(mine, abs=1e-5)
-    assert method.bend(proposal.scores, legal, choice.extras).equal(choice.scores), "one ratio at acting and learning"
+    assert method.bend(proposal.scores, action_mask, choice.extras).equal(choice.scores), (
+        "one ratio at acting and learning"
+    )
 
 
 @pytest.mark.parametrize("name", ["blend", "mask"])
@@ -320,15 +326,15 @@ def test_actions_are_drawn_from_the_bent_policy(name: str) -> None:
     """One position in 20,000 games."""
     method = method_of(name, "ppo", 0.6)
     games = 20_000
-    legal = torch.tensor([[True, True, True, False]]).expand(games, -1)
-    scores = log_policy(torch.tensor([[0.3, -0.5, 0.9, 0.0]]).expand(games, -1), legal)
+    action_mask = torch.tensor([[True, True, True, False]]).expand(games, -1)
+    scores = masked_log_softmax(torch.tensor([[0.3, -0.5, 0.9, 0.0]]).expand(games, -1), action_mask)
     advised = torch.tensor([[0.6, 0.39, 0.01, 0.0]]).expand(games, -1)
-    proposal = Proposal(legal.long().argmax(1), best_legal(scores, legal), scores, torch.zeros(games))
+    proposal = Proposal(action_mask.long().argmax(1), masked_argmax(scores, action_mask), scores, torch.zeros(games))
     heard = Heard(advised, torch.ones(games, dtype=torch.bool))
-    choice = method.choose(proposal, heard, legal, draw(13, games, 5))
+    choice = method.choose(proposal, heard, action_mask, draw(13, games, 5))
     bent = choice.scores.exp()
     if name == "mask":
-        masked = (choice.extras["plausible"] != legal).any(1)
+        masked = (choice.extras["plausible"] != action_mask).any(1)
         assert masked.float().mean() == pytest.approx(0.6, abs=0.02)
         assert (choice.action[masked] != 2).all(), "a hundredth of what the best has is not plausible"
         assert choice.action[~masked].equal(proposal.action[~masked])
@@ -339,16 +345,16 @@ def test_actions_are_drawn_from_the_bent_policy(name: str) -> None:
 
 @pytest.mark.parametrize("algo", AGENTS)
 def test_a_mask_leaves_what_is_plausible(algo: str) -> None:
-    method, proposal, heard, legal, choice = chosen("mask", algo)
-    luck = moment(method.has_policy)[3][:, -1]
+    method, proposal, heard, action_mask, choice = chosen("mask", algo)
+    u = moment(method.has_policy)[3][:, -1]
     for row in range(ROWS):
         plausible = choice.extras["plausible"][row].tolist()
-        if not heard.heeded[row] or luck[row] >= 0.7:
-            assert plausible == legal[row].tolist()
+        if not heard.heeded[row] or u[row] >= 0.7:
+            assert plausible == action_mask[row].tolist()
             assert choice.action[row] == proposal.action[row]
             continue
         best = max(heard.advised[row].tolist())
-        expected = [bool(may) and p >= PLAUSIBLE * best for p, may in zip(heard.advised[row].tolist(), legal[row], strict=True)]  # fmt: skip # noqa: E501
+        expected = [bool(may) and p >= PLAUSIBLE * best for p, may in zip(heard.advised[row].tolist(), action_mask[row], strict=True)]  # fmt: skip # noqa: E501
         assert plausible == expected
         assert plausible[choice.action[row]]
         if algo == "dqn":
@@ -358,32 +364,34 @@ def test_a_mask_leaves_what_is_plausible(algo: str) -> None:
         else:
             mine = [q * may for q, may in zip(proposal.scores[row].exp().tolist(), plausible, strict=True)]
             assert choice.scores[row].exp().tolist() == pytest.approx([q / sum(mine) for q in mine], abs=1e-5)
-            assert method.bend(proposal.scores, legal, choice.extras)[row].equal(choice.scores[row])
+            assert method.bend(proposal.scores, action_mask, choice.extras)[row].equal(choice.scores[row])
 
 
 def test_the_tutor_s_preference_is_added_to_the_advantage() -> None:
-    method, proposal, heard, legal, choice = chosen("advantage", "a2c")
+    method, proposal, heard, action_mask, choice = chosen("advantage", "a2c")
     advantages = draw(14, 8, 50)
     found = method.advantage(advantages, {"utility": choice.extras["utility"].view(8, 50)}).flatten()
     for row in range(ROWS):
-        utility = heard.advised[row, proposal.action[row]] - 1 / int(legal[row].sum()) if heard.heeded[row] else 0.0
+        utility = (
+            heard.advised[row, proposal.action[row]] - 1 / int(action_mask[row].sum()) if heard.heeded[row] else 0.0
+        )
         assert found[row].item() == pytest.approx(float(advantages.flatten()[row] + 0.7 * utility), abs=1e-6)
 
 
 def test_a_demonstration_keeps_the_shown_action_best() -> None:
-    method, proposal, heard, legal, choice = chosen("demonstrate", "dqn")
+    method, proposal, heard, action_mask, choice = chosen("demonstrate", "dqn")
     shown = [int(heard.advised[row].argmax()) if heard.heeded[row] else NOBODY for row in range(ROWS)]
     assert choice.extras["shown"].tolist() == shown
     total = 0.0
     for row, best in enumerate(shown):
         if best != NOBODY:
-            rivals = [float(proposal.scores[row, action]) + MARGIN * (action != best) for action in range(ACTIONS) if legal[row, action]]  # fmt: skip # noqa: E501
+            rivals = [float(proposal.scores[row, action]) + MARGIN * (action != best) for action in range(ACTIONS) if action_mask[row, action]]  # fmt: skip # noqa: E501
             total += max(rivals) - float(proposal.scores[row, best])
     scores = proposal.scores.clone().requires_grad_()
-    loss = method.loss(scores, legal, choice.extras)
+    loss = method.loss(scores, action_mask, choice.extras)
     assert loss.item() == pytest.approx(0.7 * total / ROWS, rel=1e-4)
     (slope,) = torch.autograd.grad(loss, scores)
-    assert (slope[~legal] == 0).all()
+    assert (slope[~action_mask] == 0).all()
 
 
 @pytest.mark.parametrize("algo", AGENTS)
@@ -438,7 +446,7 @@ def test_who_is_told_something_decides_once_more_with_the_same_luck(algo: str) -
     told = agent.think(step, draw(17, 64, 8))
     assert not told.greedy.equal(first.greedy)
     assert not told.scores.equal(first.scores)
-    assert step.legal.gather(1, told.action[:, None]).all()
+    assert step.action_mask.gather(1, told.action[:, None]).all()
     assert agent.steps == 1
 
 
@@ -456,11 +464,11 @@ def test_approval_is_lent_and_paid_back(algo: str) -> None:
     potential = [0.0] * ROWS
     for turn in range(6):
         method.strength.fill_(1 - 0.1 * turn)
-        proposal, heard, legal, luck = moment(method.has_policy)
+        proposal, heard, action_mask, u = moment(method.has_policy)
         roll = [(row + 7 * turn) % ROWS for row in range(ROWS)]
         heard = Heard(heard.advised[roll], heard.heeded[roll])
-        legal, proposal = legal[roll], proposal._replace(action=proposal.action[roll])
-        assert method.choose(proposal, heard, legal, luck).action.equal(proposal.action)
+        action_mask, proposal = action_mask[roll], proposal._replace(action=proposal.action[roll])
+        assert method.choose(proposal, heard, action_mask, u).action.equal(proposal.action)
         after = arrival(turn)
         felt = method.reward(after).tolist()
         for row in range(ROWS):
@@ -477,11 +485,11 @@ def test_approval_is_lent_and_paid_back(algo: str) -> None:
 def test_over_a_whole_game_approval_comes_to_nothing() -> None:
     """The discounted sum of what is added in a game that terminates is 0, whatever was approved (Ng et al. 1999)."""
     method = method_of("shape", "ppo")
-    proposal, heard, legal, luck = moment(True)
+    proposal, heard, action_mask, u = moment(True)
     total, ends = torch.zeros(ROWS), torch.zeros(ROWS, dtype=torch.bool)
     nothing = torch.zeros(ROWS)
     for turn in range(10):
-        method.choose(proposal, heard, legal, luck)
+        method.choose(proposal, heard, action_mask, u)
         done = torch.full_like(ends, turn == 9)
         after = Step(nothing, nothing, nothing, done, ends, nothing, nothing, {}, {})
         total += GAMMA**turn * method.reward(after)
@@ -528,24 +536,24 @@ def test_modulation_leads_to_legal_actions_that_somebody_named(name: str) -> Non
     """Of findings that contradict each other nothing is left; and an illegal action is never the better one."""
     method = method_of(name, "ppo", strength=1.0)
     worth = torch.tensor([[0.0, 0.0, 0.0], [0.9, 0.1, -1.0], [0.9, -0.2, -0.1], [0.0, 0.4, 0.5]])
-    legal = torch.tensor([[False, True, True], [False, True, True], [False, True, True], [True, True, True]])
+    action_mask = torch.tensor([[False, True, True], [False, True, True], [False, True, True], [True, True, True]])
     scores = torch.zeros(4, 3)
     proposal = Proposal(torch.full((4,), 2), torch.full((4,), 2), scores, scores[:, 0])
-    choice = method.choose(proposal, Heard(worth, torch.ones(4, dtype=torch.bool)), legal, torch.zeros(4, 4))
+    choice = method.choose(proposal, Heard(worth, torch.ones(4, dtype=torch.bool)), action_mask, torch.zeros(4, 4))
     assert choice.action.tolist() == [2, 1, 2, 2]
     proposal = proposal._replace(action=torch.ones(4, dtype=torch.int64))
-    choice = method.choose(proposal, Heard(worth, torch.ones(4, dtype=torch.bool)), legal, torch.zeros(4, 4))
+    choice = method.choose(proposal, Heard(worth, torch.ones(4, dtype=torch.bool)), action_mask, torch.zeros(4, 4))
     assert choice.action.tolist() == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize(("name", "algo"), PAIRS)
 def test_choosing_asks_the_device_nothing(name: str, algo: str) -> None:
     method = method_of(name, algo)
-    proposal, heard, legal, luck = moment(method.has_policy)
+    proposal, heard, action_mask, u = moment(method.has_policy)
     with Watcher():
-        choice = method.choose(proposal, heard, legal, luck)
-        method.bend(proposal.scores, legal, choice.extras)
-        method.loss(proposal.scores, legal, choice.extras)
+        choice = method.choose(proposal, heard, action_mask, u)
+        method.bend(proposal.scores, action_mask, choice.extras)
+        method.loss(proposal.scores, action_mask, choice.extras)
 
 
 def run(folder: Path, algo: str, guidance: str, **told: Any) -> list[Tensor]:

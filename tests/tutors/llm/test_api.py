@@ -56,132 +56,132 @@ FRAGMENTS += [
 ]
 
 
-def anything(luck: Random, depth: int = 3) -> Any:
+def anything(rng: Random, depth: int = 3) -> Any:
     """Any JSON, with plausible keys."""
-    kind = luck.randrange(6 if depth else 4)
+    kind = rng.randrange(6 if depth else 4)
     if kind == 0:
-        return luck.choice([None, False])
+        return rng.choice([None, False])
     if kind < 4:
-        return luck.choice(NUMBERS) if kind < 3 else luck.choice(WORDS)
-    inner = [anything(luck, depth - 1) for _ in range(luck.randrange(4))]
-    return inner if kind == 4 else {luck.choice([*KEYS, "logprob", *TOKENS]): one for one in inner}
+        return rng.choice(NUMBERS) if kind < 3 else rng.choice(WORDS)
+    inner = [anything(rng, depth - 1) for _ in range(rng.randrange(4))]
+    return inner if kind == 4 else {rng.choice([*KEYS, "logprob", *TOKENS]): one for one in inner}
 
 
-def nearly(luck: Random, right: Any) -> Any:
+def nearly(rng: Random, right: Any) -> Any:
     """What belongs here, nine times in ten."""
-    return anything(luck) if luck.random() < 0.1 else right
+    return anything(rng) if rng.random() < 0.1 else right
 
 
-def some(luck: Random, make: Callable[[Random], Any], most: int) -> Any:
-    return nearly(luck, [nearly(luck, make(luck)) for _ in range(luck.randint(0, most))])
+def some(rng: Random, make: Callable[[Random], Any], most: int) -> Any:
+    return nearly(rng, [nearly(rng, make(rng)) for _ in range(rng.randint(0, most))])
 
 
-def log_of(luck: Random) -> Any:
-    return luck.choice(NUMBERS) if luck.random() < 0.05 else nearly(luck, -luck.expovariate(0.5))
+def log_of(rng: Random) -> Any:
+    return rng.choice(NUMBERS) if rng.random() < 0.05 else nearly(rng, -rng.expovariate(0.5))
 
 
-def entry(luck: Random) -> Any:
-    return {"token": nearly(luck, luck.choice([*LETTERS, " A", "B "])), "logprob": log_of(luck)}
+def entry(rng: Random) -> Any:
+    return {"token": nearly(rng, rng.choice([*LETTERS, " A", "B "])), "logprob": log_of(rng)}
 
 
-def choice(luck: Random) -> dict[str, Any]:
+def choice(rng: Random) -> dict[str, Any]:
     """One choice as vLLM or a chat server gives it, nearly."""
     logs = {
-        "top_logprobs": some(luck, lambda luck: {token: log_of(luck) for token in TOKENS}, 2),
-        "content": some(luck, lambda luck: {"top_logprobs": some(luck, entry, 5)}, 2),
+        "top_logprobs": some(rng, lambda rng: {token: log_of(rng) for token in TOKENS}, 2),
+        "content": some(rng, lambda rng: {"top_logprobs": some(rng, entry, 5)}, 2),
     }
     return {
-        "index": nearly(luck, luck.randint(-1, 3)),
-        "text": nearly(luck, luck.choice(TEXTS)),
-        "message": nearly(luck, {"content": nearly(luck, luck.choice(TEXTS))}),
-        "logprobs": nearly(luck, logs),
+        "index": nearly(rng, rng.randint(-1, 3)),
+        "text": nearly(rng, rng.choice(TEXTS)),
+        "message": nearly(rng, {"content": nearly(rng, rng.choice(TEXTS))}),
+        "logprobs": nearly(rng, logs),
     }
 
 
-def reply_of(luck: Random) -> dict[str, Any]:
-    choices = some(luck, choice, 4)
-    if luck.random() < 0.5 and isinstance(choices, list):
+def reply_of(rng: Random) -> dict[str, Any]:
+    choices = some(rng, choice, 4)
+    if rng.random() < 0.5 and isinstance(choices, list):
         choices = [one | {"index": index} for index, one in enumerate(choices) if isinstance(one, dict)]
-    return {"choices": choices} | luck.choice([{}, {"usage": anything(luck)}, {"model": anything(luck)}])
+    return {"choices": choices} | rng.choice([{}, {"usage": anything(rng)}, {"model": anything(rng)}])
 
 
-def some_legal(luck: Random) -> list[bool]:
-    legal = [luck.random() < 0.6 for _ in LETTERS]
-    return legal if any(legal) else [True] * len(LETTERS)
+def some_legal(rng: Random) -> list[bool]:
+    action_mask = [rng.random() < 0.6 for _ in LETTERS]
+    return action_mask if any(action_mask) else [True] * len(LETTERS)
 
 
-def saying(luck: Random) -> str:
-    return "".join(luck.choice(FRAGMENTS) for _ in range(luck.randint(0, 12)))
+def saying(rng: Random) -> str:
+    return "".join(rng.choice(FRAGMENTS) for _ in range(rng.randint(0, 12)))
 
 
-def assert_sound(verdict: list[float] | Trouble, mass: float, legal: list[bool]) -> None:
+def assert_sound(verdict: list[float] | Trouble, mass: float, action_mask: list[bool]) -> None:
     """A distribution over the legal actions, or a kind of silence; and a share of something."""
     assert 0 <= mass <= 1 + 1e-9
     if isinstance(verdict, Trouble):
         assert verdict.isidentifier(), "a kind is counted under its name"
         return
     assert isinstance(verdict, list)
-    assert len(verdict) == len(legal)
-    assert all(share >= 0 and (may or share == 0) for share, may in zip(verdict, legal, strict=True))
+    assert len(verdict) == len(action_mask)
+    assert all(share >= 0 and (may or share == 0) for share, may in zip(verdict, action_mask, strict=True))
     assert math.isclose(sum(verdict), 1)
 
 
 @MANY
-@given(luck=seeds)
-def test_ten_thousand_replies_about_letters_give_a_distribution_or_silence(luck: Random) -> None:
+@given(rng=seeds)
+def test_ten_thousand_replies_about_letters_give_a_distribution_or_silence(rng: Random) -> None:
     for _ in range(EACH):
-        reply, legal = reply_of(luck), some_legal(luck)
-        dialect, count = luck.choice([(Chat(), 1), (Completions(MODEL, IDS), 1), (Completions(MODEL, IDS), 2)])
+        reply, action_mask = reply_of(rng), some_legal(rng)
+        dialect, count = rng.choice([(Chat(), 1), (Completions(MODEL, IDS), 1), (Completions(MODEL, IDS), 2)])
         answers = dialect.read(reply, count, Labels(LETTERS))
         assert len(answers) == count
-        way = LabelWay(SNAKE, permutations=count, calibrate=luck.random() < 0.5)
+        way = LabelWay(SNAKE, permutations=count, calibrate=rng.random() < 0.5)
         if not any(isinstance(answer, Trouble) for answer in answers):
             way.learn_blanks(answers[::-1])
         for answer in answers:
             if not isinstance(answer, Trouble):
                 assert len(answer) == len(LETTERS)
                 assert all(isinstance(log, float) and not math.isnan(log) and log < 2 for log in answer)
-        assert_sound(*way.judge(answers, legal), legal)
+        assert_sound(*way.judge(answers, action_mask), action_mask)
 
 
 @MANY
-@given(luck=seeds)
-def test_ten_thousand_replies_in_words_give_a_distribution_or_silence(luck: Random) -> None:
+@given(rng=seeds)
+def test_ten_thousand_replies_in_words_give_a_distribution_or_silence(rng: Random) -> None:
     for _ in range(EACH):
-        reply, legal, samples = reply_of(luck), some_legal(luck), luck.randint(1, 2)
-        dialect, count = luck.choice([(Chat(), 1), (Completions(MODEL, IDS), 1), (Completions(MODEL, IDS), 2)])
-        way = TextWay(SNAKE, thinks=luck.random() < 0.2, samples=samples)
+        reply, action_mask, samples = reply_of(rng), some_legal(rng), rng.randint(1, 2)
+        dialect, count = rng.choice([(Chat(), 1), (Completions(MODEL, IDS), 1), (Completions(MODEL, IDS), 2)])
+        way = TextWay(SNAKE, thinks=rng.random() < 0.2, samples=samples)
         answers = dialect.read(reply, count, way.wanted(0))
         assert len(answers) == count
         for answer in answers:
             if not isinstance(answer, Trouble):
                 assert 1 <= len(answer) <= samples
                 assert all(type(text) is str for text in answer)
-            assert_sound(*way.judge([answer], legal), legal)
+            assert_sound(*way.judge([answer], action_mask), action_mask)
 
 
 def test_the_random_replies_are_not_so_random_that_none_says_anything() -> None:
-    luck = Random(0)
+    rng = Random(0)
     for dialect in (Chat(), Completions(MODEL, IDS)):
         for wanted in (Labels(LETTERS), Text(9)):
-            answers = [dialect.read(reply_of(luck), 1, wanted)[0] for _ in range(2000)]
+            answers = [dialect.read(reply_of(rng), 1, wanted)[0] for _ in range(2000)]
             assert 100 < sum(isinstance(answer, Trouble) for answer in answers) < 1900
 
 
 @MANY
-@given(luck=seeds)
-def test_fault_20_ten_thousand_texts_of_a_model_give_a_legal_action_or_silence(luck: Random) -> None:
+@given(rng=seeds)
+def test_fault_20_ten_thousand_texts_of_a_model_give_a_legal_action_or_silence(rng: Random) -> None:
     for _ in range(EACH):
-        said, legal = tuple(saying(luck) for _ in range(luck.randint(1, 3))), some_legal(luck)
-        assert_sound(*TextWay(SNAKE, luck.random() < 0.5, samples=len(said)).judge([said], legal), legal)
+        said, action_mask = tuple(saying(rng) for _ in range(rng.randint(1, 3))), some_legal(rng)
+        assert_sound(*TextWay(SNAKE, rng.random() < 0.5, samples=len(said)).judge([said], action_mask), action_mask)
 
 
 @MANY
-@given(luck=seeds)
-def test_one_pair_of_tags_after_the_thinking_is_always_found(luck: Random) -> None:
-    letter = luck.choice(LETTERS)
-    after = "".join(luck.choice("abc D.<\n") for _ in range(luck.randint(0, 20)))
-    said = f"{saying(luck)}</think><action>{letter}</action>{after}"
+@given(rng=seeds)
+def test_one_pair_of_tags_after_the_thinking_is_always_found(rng: Random) -> None:
+    letter = rng.choice(LETTERS)
+    after = "".join(rng.choice("abc D.<\n") for _ in range(rng.randint(0, 20)))
+    said = f"{saying(rng)}</think><action>{letter}</action>{after}"
     verdict, mass = TextWay(SNAKE, thinks=True).judge([(said,)], [True] * 4)
     assert verdict == [float(letter == label) for label in LETTERS]
     assert mass == 1
@@ -216,15 +216,13 @@ def test_hundreds_of_random_bodies_leave_every_position_answered_or_counted(mode
             rows += len(advice.given)
             given_rows += int(advice.given.sum())
             assert advice.given.equal(advice.probs.sum(1) > 0.999)
-            assert not advice.probs[~VIEW.legal(state)].any()
+            assert not advice.probs[~VIEW.action_mask(state)].any()
             assert all(isinstance(count, int) and 0 <= count < 1e15 for count in tutor.stats.values())
 
-        luck = Random(7)
+        rng = Random(7)
         try:
             for _ in range(bodies):
-                advise(
-                    luck.randbytes(luck.randint(0, 40)) if luck.random() < 0.1 else json.dumps(reply_of(luck)).encode()
-                )
+                advise(rng.randbytes(rng.randint(0, 40)) if rng.random() < 0.1 else json.dumps(reply_of(rng)).encode())
         finally:
             client.close()
     assert rows == 3 * bodies

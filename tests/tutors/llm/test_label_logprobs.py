@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import envs
-from envs.base import State, rows_of
-from envs.rng import pick
+from envs.base import State, select_rows
+from envs.rng import sample_legal
 from tests.helpers.scripted_server import Server, serving
 from tests.tutors.llm.test_tutor import MODEL, silences
 from tutors.base import View
@@ -40,11 +40,11 @@ def told(game: str, name: str | None = None, moves: int = 3, count: int = 12) ->
     step = env.reset()
     generator = torch.manual_seed(0)
     for _ in range(moves):
-        step = env.step(pick(step.legal, torch.rand(len(step.legal), generator=generator)))
+        step = env.step(sample_legal(step.action_mask, torch.rand(len(step.action_mask), generator=generator)))
     state, _ = view.canonical(env.state)
     distinct, which = view.key(state).unique(dim=0, return_inverse=True)
     rows = torch.zeros(len(distinct), dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
-    return view, rows_of(state, rows[:count])
+    return view, select_rows(state, rows[:count])
 
 
 def letter_of(view: View, prompt: str, action: int) -> str:
@@ -91,14 +91,14 @@ def likes_a(_prompt: str) -> dict[str, float]:
 @pytest.mark.parametrize(("game", "name"), EVERY)
 def test_a_liking_for_one_letter_is_averaged_away(game: str, name: str) -> None:
     view, state = told(game, name)
-    legal = view.legal(state)
-    whole = legal.all(1)
+    action_mask = view.action_mask(state)
+    whole = action_mask.all(1)
     with minded(view, likes_a, permutations=len(view.labels)) as (tutor, _):
         probs = tutor.advise(state).probs
     if whole.any():
         torch.testing.assert_close(probs[whole], torch.full_like(probs[whole], 1 / len(view.labels)))
-    assert not probs[~legal].any()
-    legal_only = probs.masked_fill(~legal, 1).amin(1), probs.amax(1)
+    assert not probs[~action_mask].any()
+    legal_only = probs.masked_fill(~action_mask, 1).amin(1), probs.amax(1)
     torch.testing.assert_close(*legal_only, msg="each legal action bears each letter once, so all are equal")
     with minded(view, likes_a) as (tutor, _):
         assert (tutor.advise(state).probs[whole, 0] > 0.5).all(), "asked once, the liking shows"
@@ -109,10 +109,10 @@ def test_a_liking_for_one_letter_is_averaged_away(game: str, name: str) -> None:
 def test_who_knows_an_action_by_its_meaning_keeps_it_under_any_letter(game: str, name: str, calibrate: bool) -> None:
     view, state = told(game, name)
     count = len(view.labels)
-    legal = view.legal(state)
+    action_mask = view.action_mask(state)
     words = view.words(state)
     best = {text: int(row.nonzero()[number % int(row.sum()), 0]) for number, (text, row) in
-            enumerate(zip(words, legal, strict=True))}  # fmt: skip
+            enumerate(zip(words, action_mask, strict=True))}  # fmt: skip
     by_position = {text.removeprefix(view.rules).partition("Options")[0]: action for text, action in best.items()}
 
     def knows(prompt: str) -> dict[str, float]:
@@ -126,7 +126,7 @@ def test_who_knows_an_action_by_its_meaning_keeps_it_under_any_letter(game: str,
         advice = tutor.advise(state)
         asked = [prompt for body in server.asked for prompt in body["prompt"]]
     assert advice.probs.argmax(1).tolist() == list(best.values())
-    expected = torch.where(legal, 0.3 / count, 0.0)
+    expected = torch.where(action_mask, 0.3 / count, 0.0)
     expected[range(len(words)), list(best.values())] += 0.6
     torch.testing.assert_close(advice.probs, expected / expected.sum(1, keepdim=True))
     torch.testing.assert_close(advice.label_mass, expected.sum(1))
@@ -141,10 +141,10 @@ def test_prompts_are_permutations_times_positions_and_their_answers_are_averaged
         advice = tutor.advise(state)
         assert sum(len(body["prompt"]) for body in server.asked) == permutations * 12 == tutor.stats["asked"]
     ways = LabelWay(view, permutations)
-    for row, legal in enumerate(view.legal(state).tolist()):
+    for row, action_mask in enumerate(view.action_mask(state).tolist()):
         expected = [0.0] * 4
         for told_anew in ways.views:
-            shares = [likes_a("")[label] * may for label, may in zip(told_anew.labels, legal, strict=True)]
+            shares = [likes_a("")[label] * may for label, may in zip(told_anew.labels, action_mask, strict=True)]
             for action in range(4):
                 expected[action] += shares[action] / sum(shares) / permutations
         assert advice.probs[row].tolist() == pytest.approx(expected, abs=1e-6)
@@ -174,14 +174,14 @@ def test_words_with_the_letters_in_their_own_order_are_the_words(game: str, name
 @pytest.mark.parametrize(("game", "name"), EVERY)
 def test_a_letter_stands_for_the_same_action_wherever_it_is_written(game: str, name: str) -> None:
     view, state = told(game, name)
-    legal = view.legal(state).tolist()
+    action_mask = view.action_mask(state).tolist()
     for labels in [view.labels[::-1], view.labels[1:] + view.labels[:1]]:
         dealt = view.relabelled(labels)
         assert dealt.rules == dealt.introduce()
         assert view.labels == make_view(envs.make_game(game), name).labels, "the view itself is left as it was"
-        for text, own, may in zip(dealt.words(state), view.words(state), legal, strict=True):
+        for text, own, may in zip(dealt.words(state), view.words(state), action_mask, strict=True):
             assert [letter_of(dealt, text, action) for action in range(len(labels))] == list(labels)
-            assert offered(text) == {label for label, legal in zip(labels, may, strict=True) if legal}
+            assert offered(text) == {label for label, action_mask in zip(labels, may, strict=True) if action_mask}
             position = re.compile(r"top row first:\n(.*)\nOptions|Ahead.*\nOptions|Your sum.*\nOptions", re.DOTALL)
             assert position.search(text)[0] == position.search(own)[0], "nothing but the letters changes"
             assert text.endswith("\nAnswer:")
@@ -212,17 +212,17 @@ def test_more_ways_than_letters_are_refused(permutations: int) -> None:
         LabelWay(make_view(envs.make_game("connect4")), permutations)
 
 
-def calibrated_by_definition(probs: list[float], blank: list[float], legal: list[bool]) -> list[float]:
+def calibrated_by_definition(probs: list[float], blank: list[float], action_mask: list[bool]) -> list[float]:
     """p / p_blank over the legal actions, without a logarithm; a blank counts as exp(RAREST) at least."""
     weights = [
         prob / max(before, math.exp(RAREST)) if may else 0.0
-        for prob, before, may in zip(probs, blank, legal, strict=True)
+        for prob, before, may in zip(probs, blank, action_mask, strict=True)
     ]
     return [weight / sum(weights) for weight in weights]
 
 
 @pytest.mark.parametrize(
-    ("probs", "blank", "legal"),
+    ("probs", "blank", "action_mask"),
     [
         ([0.4, 0.3, 0.1, 0.1], [0.5, 0.2, 0.1, 0.1], [True, True, True, True]),
         ([0.4, 0.3, 0.1, 0.1], [0.5, 0.2, 0.1, 0.1], [False, True, True, False]),
@@ -234,18 +234,18 @@ def calibrated_by_definition(probs: list[float], blank: list[float], legal: list
     ],
 )
 def test_calibration_divides_by_what_is_answered_without_a_position(
-    probs: list[float], blank: list[float], legal: list[bool]
+    probs: list[float], blank: list[float], action_mask: list[bool]
 ) -> None:
     view = make_view(envs.make_game("snake"), "full")
     way = LabelWay(view, calibrate=True)
     way.learn_blanks([logs_of(blank)])
-    verdict, mass = way.judge([logs_of(probs)], legal)
-    assert verdict == pytest.approx(calibrated_by_definition(probs, blank, legal), rel=1e-9)
-    assert mass == pytest.approx(sum(prob for prob, may in zip(probs, legal, strict=True) if may))
+    verdict, mass = way.judge([logs_of(probs)], action_mask)
+    assert verdict == pytest.approx(calibrated_by_definition(probs, blank, action_mask), rel=1e-9)
+    assert mass == pytest.approx(sum(prob for prob, may in zip(probs, action_mask, strict=True) if may))
     plain = LabelWay(view)
     plain.learn_blanks([logs_of(blank)])
-    weights = [prob if may else 0.0 for prob, may in zip(probs, legal, strict=True)]
-    assert plain.judge([logs_of(probs)], legal)[0] == pytest.approx([weight / sum(weights) for weight in weights])
+    weights = [prob if may else 0.0 for prob, may in zip(probs, action_mask, strict=True)]
+    assert plain.judge([logs_of(probs)], action_mask)[0] == pytest.approx([weight / sum(weights) for weight in weights])
 
 
 def logs_of(probs: list[float]) -> tuple[float, ...]:

@@ -90,12 +90,12 @@ def test_a_page_that_says_nothing_is_no_number(server: Server, client: Client, t
 
 
 def test_two_hundred_damaged_pages_are_numbers_or_none(server: Server, client: Client) -> None:
-    luck = Random(1)
+    u = Random(1)
     for _ in range(200):
         text = list(page())
-        for _ in range(luck.randint(1, 6)):
-            place = luck.randrange(len(text))
-            text[place : place + luck.randint(0, 2)] = luck.choice(['"', "{", "}", "\n", "#", "e", "-", ",", "\\", "é"])
+        for _ in range(u.randint(1, 6)):
+            place = u.randrange(len(text))
+            text[place : place + u.randint(0, 2)] = u.choice(['"', "{", "}", "\n", "#", "e", "-", ",", "\\", "é"])
         server.metrics = "".join(text)
         assert all(isinstance(value, float) for value in read_metrics(client).values())
 

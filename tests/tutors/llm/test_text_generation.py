@@ -291,11 +291,11 @@ def test_samples_belong_to_their_own_question(server: Server) -> None:
 
 def test_the_first_trouble_is_the_kind_of_silence_and_no_label_mass_is_counted() -> None:
     way = TextWay(VIEW, thinks=False, samples=2)
-    legal = [True] * 6 + [False]
-    assert way.judge([("<action>G</action>", "hm")], legal) == ("illegal_action", 0)
-    assert way.judge([("hm", "<action>G</action>")], legal) == ("no_action", 0)
-    assert way.judge([("hm", "<action>F</action>")], legal) == ([0, 0, 0, 0, 0, 1, 0], 0.5)
-    assert way.judge([Trouble("reset")], legal) == ("reset", 0)
+    action_mask = [True] * 6 + [False]
+    assert way.judge([("<action>G</action>", "hm")], action_mask) == ("illegal_action", 0)
+    assert way.judge([("hm", "<action>G</action>")], action_mask) == ("no_action", 0)
+    assert way.judge([("hm", "<action>F</action>")], action_mask) == ([0, 0, 0, 0, 0, 1, 0], 0.5)
+    assert way.judge([Trouble("reset")], action_mask) == ("reset", 0)
 
 
 def test_the_deadline_is_over_all_tries(server: Server) -> None:

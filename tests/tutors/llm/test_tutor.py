@@ -19,8 +19,8 @@ import torch
 import trustme
 
 import envs
-from envs.base import State, rows_of
-from envs.rng import pick
+from envs.base import State, select_rows
+from envs.rng import sample_legal
 from tests.helpers.scripted_server import FAVOURITE, FIRST_ID, Handler, Server, choice, serving
 from tutors.base import TutorError
 from tutors.llm.api import Answer, Chat
@@ -74,11 +74,13 @@ def positions(count: int, moves: int = 3) -> State:
     env = envs.make("connect4", 50 * count, seed=count)
     step = env.reset()
     for _ in range(moves):
-        step = env.step(pick(step.legal, torch.rand(len(step.legal), generator=torch.manual_seed(0))))
+        step = env.step(
+            sample_legal(step.action_mask, torch.rand(len(step.action_mask), generator=torch.manual_seed(0)))
+        )
     state, _ = VIEW.canonical(env.state)
     distinct, which = VIEW.key(state)[:, 0].unique(return_inverse=True)
     rows = torch.zeros_like(distinct).scatter_(0, which, torch.arange(len(which)))
-    return rows_of(state, rows[:count])
+    return select_rows(state, rows[:count])
 
 
 def a_full_column() -> State:
@@ -145,7 +147,7 @@ def test_choices_in_any_order_are_sorted(server: Server, tutor: VllmTutor) -> No
 
 def test_more_prompts_than_one_request_takes_are_split(server: Server, tutor: VllmTutor) -> None:
     state = positions(10)
-    many = rows_of(state, torch.arange(2500) % 10)
+    many = select_rows(state, torch.arange(2500) % 10)
     assert tutor.advise(many).given.all()
     assert sorted(len(body["prompt"]) for body in server.asked) == [452, 1024, 1024]
 
@@ -759,7 +761,7 @@ def test_of_two_servers_each_question_always_goes_to_the_same() -> None:
         assert shares[0] | shares[1] == {f"<s>{words}</s>" for words in VIEW.words(state)}
         assert min(map(len, shares)) >= 10
         for rows in (torch.arange(40).flip(0), torch.arange(7), torch.tensor([5] * 3)):
-            assert tutor.advise(rows_of(state, rows)).given.all()
+            assert tutor.advise(select_rows(state, rows)).given.all()
             for server, share in zip((one, other), shares, strict=True):
                 assert set(prompts(server)) <= share
         assert tutor.stats["asked"] == 40 + 40 + 7 + 3

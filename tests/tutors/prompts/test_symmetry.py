@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.base import Env, State, row_count, rows_of
+from envs.base import Env, State, num_rows, select_rows
 from envs.connect4 import draw, mirror
-from envs.rng import Luck, pick
+from envs.rng import CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Desk
 from tutors.base import View
@@ -32,13 +32,13 @@ STEPS, NUM_ENVS, DEPTH = 30, 64, 2
 def played(game_name: str) -> tuple[Env, State, Tensor, Tensor]:
     """(env, positions of random play, what is legal there, what is seen)."""
     env = envs.make(game_name, NUM_ENVS, 3, **OPTIONS.get(game_name, {}))
-    luck, step, seen = Luck(4, torch.arange(NUM_ENVS), 9), env.reset(), []
+    rng, step, seen = CounterRNG(4, torch.arange(NUM_ENVS), 9), env.reset(), []
     for number in range(STEPS):
-        seen.append((step.state, step.legal, step.obs))
-        step = env.step(pick(step.legal, luck.draw(number, 1)[:, 0]))
-    states, legals, obs = zip(*seen, strict=True)
+        seen.append((step.state, step.action_mask, step.obs))
+        step = env.step(sample_legal(step.action_mask, rng.uniform(number, 1)[:, 0]))
+    states, action_masks, obs = zip(*seen, strict=True)
     state = {name: torch.cat([one[name] for one in states]) for name in states[0]}
-    return env, state, torch.cat(legals), torch.cat(obs)
+    return env, state, torch.cat(action_masks), torch.cat(obs)
 
 
 def keys_of(view: View, state: State) -> list[tuple[int, ...]]:
@@ -52,13 +52,13 @@ def both(game_name: str, name: str) -> tuple[View, View]:
 
 @pytest.mark.parametrize(("game_name", "name"), EVERY_VIEW)
 def test_a_position_is_told_as_it_lies(game_name: str, name: str) -> None:
-    _, state, legal, _ = played(game_name)
+    _, state, action_mask, _ = played(game_name)
     _, view = both(game_name, name)
     told, transform = view.canonical(state)
     assert transform.dtype == torch.int64
     assert not transform.any()
-    assert view.symmetry.tolist() == [list(range(legal.shape[1]))]
-    assert view.legal(told).equal(legal)
+    assert view.symmetry.tolist() == [list(range(action_mask.shape[1]))]
+    assert view.action_mask(told).equal(action_mask)
     words, keys = view.words(told), [tuple(key) for key in view.key(told).tolist()]
     assert len(set(zip(words, keys, strict=True))) == len(set(words)) == len(set(keys)) > 10
 
@@ -78,7 +78,7 @@ def test_what_is_a_question_with_symmetry_is_several_without(game_name: str, nam
 @pytest.mark.parametrize(("game_name", "name"), WITH_SYMMETRY)
 def test_an_expert_holds_the_same_of_a_position_as_it_lies(game_name: str, name: str) -> None:
     _, state, _, _ = played(game_name)
-    state = rows_of(state, torch.arange(0, row_count(state), 7))
+    state = select_rows(state, torch.arange(0, num_rows(state), 7))
     view, lying = both(game_name, name)
     told, transform = view.canonical(state)
     assert transform.any()
@@ -106,11 +106,11 @@ def test_a_snake_s_board_is_the_game_s() -> None:
 
 
 def test_a_snake_s_surroundings_are_named_as_they_lie() -> None:
-    _, state, legal, obs = played("snake")
+    _, state, action_mask, obs = played("snake")
     view, lying = both("snake", "local")
     assert "A is up, B is right, C is down, D is left." in lying.rules
     assert "A is ahead, B is right, C is behind, D is left." in view.rules
-    for words, may, planes in zip(lying.words(lying.canonical(state)[0]), legal.tolist(), obs, strict=True):
+    for words, may, planes in zip(lying.words(lying.canonical(state)[0]), action_mask.tolist(), obs, strict=True):
         sides = dict(re.findall(r"^(Up|Right|Down|Left): (.*)$", words, re.MULTILINE))
         assert [side != "your neck" for side in sides.values()] == may
         (row, column), (fruit_row, fruit_column) = (plane.nonzero()[0].tolist() for plane in (planes[1], planes[3]))
@@ -125,10 +125,10 @@ def asked_about(view: View, states: list[State], budget: float = math.inf) -> tu
     tutor = ScriptedTutor(view, 1.0, DEPTH)
     desk = Desk(view, tutor, AdviceTable(7, budget, capacity=1 << 14), None)
     for state in states:
-        advice = desk.advise(state, torch.ones(row_count(state), dtype=torch.bool))
+        advice = desk.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
         plain = make_view(envs.make_game("connect4"))
-        values, legal = plain.values(state, DEPTH), plain.legal(state)  # of each board as it lies
-        best = (values == values.masked_fill(~legal, -1000).amax(1, keepdim=True)) & legal
+        values, action_mask = plain.values(state, DEPTH), plain.action_mask(state)  # of each board as it lies
+        best = (values == values.masked_fill(~action_mask, -1000).amax(1, keepdim=True)) & action_mask
         assert best.gather(1, advice.probs.argmax(1, keepdim=True)).all(), "the advice fits the board"
     return tutor.stats["asked"], desk
 
@@ -163,7 +163,7 @@ def test_answers_without_symmetry_have_an_identity_of_their_own(game_name: str, 
     tutor = ScriptedTutor(lying)
     stored = AdviceStore(url, identity_of(env.spec, lying, tutor.identity))
     desk = Desk(lying, tutor, AdviceTable(env.spec.num_actions, math.inf, capacity=1 << 14), stored)
-    desk.advise(state, torch.ones(row_count(state), dtype=torch.bool))
+    desk.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
     stored.close()
     other = AdviceStore(url, identity_of(env.spec, view, tutor.identity))
     assert other.count() == 0

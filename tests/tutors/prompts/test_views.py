@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.base import Env, Game, Spec, State, row_count, rows_of
+from envs.base import Env, Game, Spec, State, num_rows, select_rows
 from envs.blackjack_exact import optimum
 from envs.connect4 import drop
-from envs.rng import Luck, pick
+from envs.rng import CounterRNG, sample_legal
 from tests.helpers.paths import GOLDEN
 from tutors.base import View
 from tutors.prompts import VIEWS, make_view
@@ -70,7 +70,7 @@ class Played(NamedTuple):
     view: View
     game: Game
     state: State
-    legal: Tensor
+    action_mask: Tensor
     told: State
     transform: Tensor
     words: list[str]
@@ -93,39 +93,39 @@ def play(game_name: str, name: str) -> Played:
     """One game in four is played at random, one by the view's values, the others by a mixture."""
     game = envs.make_game(game_name, **OPTIONS.get(game_name, {}))
     view = make_view(game, name)
-    env, luck = Env(game, NUM_ENVS, seed=3), Luck(4, torch.arange(NUM_ENVS), 9)
+    env, rng = Env(game, NUM_ENVS, seed=3), CounterRNG(4, torch.arange(NUM_ENVS), 9)
     erring = torch.tensor([1.0, 0.3, 0.05, 0.0])[torch.arange(NUM_ENVS) % 4]
     seen = []
     step = env.reset()
     for number in range(POSITIONS // NUM_ENVS):
         state = {key: tensor.clone() for key, tensor in env.state.items()}
         told, transform = view.canonical(state)
-        seen.append((state, told, {"transform": transform, "legal": step.legal}))
-        chance = luck.draw(number, 2)
-        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.legal)
-        allowed = torch.where((chance[:, 0] < erring)[:, None], step.legal, best)
-        step = env.step(pick(allowed, chance[:, 1]))
+        seen.append((state, told, {"transform": transform, "action_mask": step.action_mask}))
+        chance = rng.uniform(number, 2)
+        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
+        allowed = torch.where((chance[:, 0] < erring)[:, None], step.action_mask, best)
+        step = env.step(sample_legal(allowed, chance[:, 1]))
     state, told, others = (joined(part) for part in zip(*seen, strict=True))
     words = [sys.intern(question) for question in view.words(told)]  # many are equal: each is kept once
-    return Played(view, game, state, others["legal"], told, others["transform"], words)
+    return Played(view, game, state, others["action_mask"], told, others["transform"], words)
 
 
 def joined(states: tuple[State, ...]) -> State:
     return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
 
-def best_of(values: Tensor, legal: Tensor) -> Tensor:
+def best_of(values: Tensor, action_mask: Tensor) -> Tensor:
     """Which legal actions are worth the most. (B, A) bool."""
-    values = values.double().masked_fill(~legal, -torch.inf)
+    values = values.double().masked_fill(~action_mask, -torch.inf)
     return values == values.amax(1, keepdim=True)
 
 
 def every(played: Played, nth: int) -> tuple[State, State, Tensor, list[str]]:
     """Every nth position, of all games in turn as n is odd and no multiple of 5: (state, told, transform, words)."""
-    rows = torch.arange(0, row_count(played.state), nth)
+    rows = torch.arange(0, num_rows(played.state), nth)
     return (
-        rows_of(played.state, rows),
-        rows_of(played.told, rows),
+        select_rows(played.state, rows),
+        select_rows(played.told, rows),
         played.transform[rows],
         played.words[::nth],
     )
@@ -187,7 +187,7 @@ def renamed(flipped: bool, quarters: int) -> list[int]:
 def drawn(game: Game, state: State) -> list[Drawn]:
     """The snakes as the game shows them: from the tail on, along the ways of the obs."""
     snakes = []
-    for obs in game.look(state)[0].int().tolist():
+    for obs in game.observe(state)[0].int().tolist():
         _, head, tail, fruit = ({cell_at(index, game.size) for index in ones(plane)} for plane in obs[:4])
         body = list(tail)
         while body[-1] not in head:
@@ -211,12 +211,12 @@ def build(game: Game, snakes: list[Drawn]) -> State:
     path = torch.full((len(snakes), max(len(snake.body) for snake in snakes)), -1)
     for row, snake in enumerate(snakes):
         path[row, : len(snake.body)] = torch.tensor([r * size + c for r, c in snake.body])
-    state = game.deal(torch.stack([(path[:, 0] + 0.5) / size**2, torch.zeros(len(snakes))], 1))
+    state = game.reset(torch.stack([(path[:, 0] + 0.5) / size**2, torch.zeros(len(snakes))], 1))
     ways = {down * size + right: move for move, (down, right) in enumerate(MOVES)}
     for before, cell in itertools.pairwise(path.unbind(1)):
         going = cell >= 0
         move = torch.tensor([ways.get(way, 0) for way in (cell - before).tolist()])
-        after, _, _ = game.play(state | {"fruit": cell.clamp(min=0)}, move, torch.zeros(len(snakes), 1))
+        after, _, _ = game.step(state | {"fruit": cell.clamp(min=0)}, move, torch.zeros(len(snakes), 1))
         state = {
             name: torch.where(going.view(-1, *[1] * (tensor.ndim - 1)), after[name], tensor)
             for name, tensor in state.items()
@@ -278,10 +278,10 @@ def mirrored(state: State) -> State:
 def hand(game: Game, cards: list[int], open_card: int) -> State:
     """A hand of Blackjack as it is dealt and drawn, of one row. Three cards are one number of luck."""
     first, second, *others = cards
-    state = game.deal(three_cards(open_card, first, second)[:, None])
+    state = game.reset(three_cards(open_card, first, second)[:, None])
     for card in others:
-        luck = three_cards(card, 1, 1).expand(1, game.spec.play_luck)
-        state, _, _ = game.play(state, torch.tensor([1]), luck)
+        u = three_cards(card, 1, 1).expand(1, game.spec.num_step_uniforms)
+        state, _, _ = game.step(state, torch.tensor([1]), u)
     return state
 
 
@@ -312,7 +312,7 @@ def test_a_key_is_two_whole_numbers(played: Played) -> None:
 def test_what_is_told_of_a_position_does_not_depend_on_the_others(played: Played) -> None:
     state, _, transform, words = every(played, 997)
     for row in range(len(words)):
-        told, alone = played.view.canonical(rows_of(state, torch.tensor([row])))
+        told, alone = played.view.canonical(select_rows(state, torch.tensor([row])))
         assert played.view.words(told) == [words[row]]
         assert alone == transform[row]
 
@@ -321,7 +321,7 @@ def test_telling_changes_no_position(played: Played) -> None:
     state, told, _, _ = every(played, 101)
     before = [{name: tensor.clone() for name, tensor in positions.items()} for positions in (state, told)]
     played.view.canonical(state)
-    for method in (played.view.key, played.view.legal, played.view.words):
+    for method in (played.view.key, played.view.action_mask, played.view.words):
         method(told)
     played.view.values(told, DEPTH)
     for now, then in zip((state, told), before, strict=True):
@@ -353,7 +353,7 @@ def test_a_symmetry_renames_actions_one_to_one(played: Played) -> None:
     assert (symmetry.sort(1).values == torch.arange(played.game.spec.num_actions)).all()
     assert played.transform.dtype == torch.int64
     assert played.transform.unique().tolist() == list(range(len(symmetry))), "each is used"
-    assert len(symmetry) == len(images(played.game, rows_of(played.state, torch.arange(1))))
+    assert len(symmetry) == len(images(played.game, select_rows(played.state, torch.arange(1))))
 
 
 def test_all_images_of_a_position_are_one_question(played: Played) -> None:
@@ -388,21 +388,21 @@ def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
 
 
 def test_what_is_legal_is_so_under_its_new_name(played: Played) -> None:
-    legal = played.view.legal(played.told)
-    assert legal.dtype == torch.bool
-    assert legal.gather(1, played.view.symmetry[played.transform]).equal(played.legal)
+    action_mask = played.view.action_mask(played.told)
+    assert action_mask.dtype == torch.bool
+    assert action_mask.gather(1, played.view.symmetry[played.transform]).equal(played.action_mask)
 
 
 def test_a_question_is_the_rules_a_position_and_its_legal_options(played: Played) -> None:
     view = played.view
     _, told, _, words = every(played, 11)
-    for question, legal in zip(words, view.legal(told).tolist(), strict=True):
+    for question, action_mask in zip(words, view.action_mask(told).tolist(), strict=True):
         assert question.startswith(view.rules)
         assert len(question) > len(view.rules) + 20
         options, ask = question.splitlines()[-2:]
         assert options.startswith("Options: ")
         assert re.findall(r"\b[A-Z]\b", options) == [
-            label for label, may in zip(view.labels, legal, strict=True) if may
+            label for label, may in zip(view.labels, action_mask, strict=True) if may
         ]
         assert ask == "Answer:"
 
@@ -429,7 +429,7 @@ def test_values_are_a_function_of_the_words(played: Played) -> None:
     assert values.shape == (len(words), played.game.spec.num_actions)
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
     again = torch.empty_like(values)
-    again[order] = torch.cat([played.view.values(rows_of(told, part), DEPTH) for part in order.split(1000)])
+    again[order] = torch.cat([played.view.values(select_rows(told, part), DEPTH) for part in order.split(1000)])
     first: dict[str, list[float]] = {}
     for question, one, other in zip(words, values.tolist(), again.tolist(), strict=True):
         assert one == other == first.setdefault(question, one)
@@ -437,8 +437,8 @@ def test_values_are_a_function_of_the_words(played: Played) -> None:
 
 def test_no_illegal_action_is_worth_more_than_all_legal_ones(played: Played) -> None:
     _, told, _, _ = every(played, 11)
-    values, legal = played.view.values(told, DEPTH).double(), played.view.legal(told)
-    best = values.masked_fill(~legal, -torch.inf).amax(1)
+    values, action_mask = played.view.values(told, DEPTH).double(), played.view.action_mask(told)
+    best = values.masked_fill(~action_mask, -torch.inf).amax(1)
     assert best.equal(values.amax(1))
 
 
@@ -447,20 +447,20 @@ def test_no_best_action_loses_at_once_where_another_does_not(played: Played) -> 
     state, told, transform, _ = every(played, 53)
     options = {name: value for name, value in OPTIONS.get(played.view.game, {}).items() if name != "opponent"}
     game = envs.make_game(played.view.game, **options)
-    legal = played.view.legal(told).gather(1, played.view.symmetry[transform])
-    lost = torch.stack([surely_lost(game, state, action) for action in range(legal.shape[1])], 1)
-    torn = (lost & legal).any(1) & (~lost & legal).any(1)
+    action_mask = played.view.action_mask(told).gather(1, played.view.symmetry[transform])
+    lost = torch.stack([surely_lost(game, state, action) for action in range(action_mask.shape[1])], 1)
+    torn = (lost & action_mask).any(1) & (~lost & action_mask).any(1)
     assert torn.sum() > 50 or played.view.game == "blackjack", "no single card surely loses"
-    best = best_of(played.view.values(told, DEPTH).gather(1, played.view.symmetry[transform]), legal)
+    best = best_of(played.view.values(told, DEPTH).gather(1, played.view.symmetry[transform]), action_mask)
     assert not (best & lost)[torn].any()
 
 
 def surely_lost(game: Game, state: State, action: int) -> Tensor:
     """Where the game is lost in this move, whatever the luck. (B,) bool."""
-    rows = row_count(state)
+    rows = num_rows(state)
     lost = torch.ones(rows, dtype=torch.bool)
-    for chance in Luck(8, torch.arange(64), 9).draw(0, game.spec.play_luck):
-        _, reward, terminated = game.play(state, torch.full((rows,), action), chance.expand(rows, -1))
+    for chance in CounterRNG(8, torch.arange(64), 9).uniform(0, game.spec.num_step_uniforms):
+        _, reward, terminated = game.step(state, torch.full((rows,), action), chance.expand(rows, -1))
         lost &= terminated & (reward < 0)
     return lost
 
@@ -660,7 +660,7 @@ def test_a_board_built_from_a_drawing_is_the_drawn_one(full: Played) -> None:
     snakes = drawn(full.game, state)
     assert max(len(snake.body) for snake in snakes) > 20
     again = build(full.game, snakes)
-    for ours, theirs in zip(full.game.look(again), full.game.look(state), strict=True):
+    for ours, theirs in zip(full.game.observe(again), full.game.observe(state), strict=True):
         assert ours.equal(theirs)
 
 
@@ -683,11 +683,11 @@ def test_a_told_board_told_again_is_itself(full: Played) -> None:
 def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
     state, _, transform, words = every(full, 101)
     told = build(full.game, [read(board_in(full.view, question)) for question in words])
-    luck = torch.zeros(len(words), 1)
+    u = torch.zeros(len(words), 1)
     for action in range(4):
         names = full.view.symmetry[transform, action]
-        here, reward, dead = full.game.play(state, torch.full_like(names, action), luck)
-        there, reward_there, dead_there = full.game.play(told, names, luck)
+        here, reward, dead = full.game.step(state, torch.full_like(names, action), u)
+        there, reward_there, dead_there = full.game.step(told, names, u)
         assert reward.equal(reward_there)
         assert dead.equal(dead_there)
         same = reward == 0  # a new fruit lies elsewhere, as it is drawn by cells
@@ -699,14 +699,14 @@ def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
 def test_on_a_small_board_equal_words_are_equal_keys_too() -> None:
     """3 x 3 cells: most sets of cells are the body of several snakes, and most snakes are seen often."""
     game = envs.make_game("snake", size=3)
-    view, env, luck = make_view(game, "full"), Env(game, 300, seed=5), Luck(6, torch.arange(300), 9)
+    view, env, rng = make_view(game, "full"), Env(game, 300, seed=5), CounterRNG(6, torch.arange(300), 9)
     step, seen = env.reset(), []
     for number in range(50):
         told, transform = view.canonical(env.state)
         seen.append(told)
-        best = best_of(view.values(told, 1).gather(1, view.symmetry[transform]), step.legal)
-        chance = luck.draw(number, 2)
-        step = env.step(pick(torch.where(chance[:, :1] < 0.3, step.legal, best), chance[:, 1]))
+        best = best_of(view.values(told, 1).gather(1, view.symmetry[transform]), step.action_mask)
+        chance = rng.uniform(number, 2)
+        step = env.step(sample_legal(torch.where(chance[:, :1] < 0.3, step.action_mask, best), chance[:, 1]))
     told = joined(tuple(seen))
     words = view.words(told)
     assert_one_key_a_question(words, keys_of(view, told))
@@ -876,7 +876,7 @@ def test_a_tail_that_leaves_is_free_and_may_be_entered(local: Played) -> None:
     told, transform = view.canonical(ring)
     tail = view.symmetry[transform[0], 3].item()
     assert f"{SIDES[tail]}: free\n" in view.words(told)[0]
-    _, _, dead = game.play(ring, torch.tensor([3]), torch.zeros(1, 1))
+    _, _, dead = game.step(ring, torch.tensor([3]), torch.zeros(1, 1))
     assert not dead
 
 
@@ -904,12 +904,12 @@ def test_rules_of_snake_name_the_size_only_where_the_board_is_told() -> None:
 def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, steps: int, floor: float) -> None:
     """The mean over the first game of each of 40 snakes, as far as these steps go, with ties broken by luck."""
     game = envs.make_game("snake", size=size)
-    view, env, luck = make_view(game, name), Env(game, 40, seed=1), Luck(2, torch.arange(40), 9)
+    view, env, rng = make_view(game, name), Env(game, 40, seed=1), CounterRNG(2, torch.arange(40), 9)
     step, alive, fruits = env.reset(), torch.ones(40, dtype=torch.bool), torch.zeros(40)
     for number in range(steps):
         told, transform = view.canonical(env.state)
-        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.legal)
-        step = env.step(pick(best, luck.draw(number, 1)[:, 0]))
+        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
+        step = env.step(sample_legal(best, rng.uniform(number, 1)[:, 0]))
         fruits += step.reward * alive
         alive &= ~(step.terminated | step.truncated)
     assert fruits.mean() > floor

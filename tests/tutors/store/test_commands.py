@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import envs
-from envs.base import row_count
+from envs.base import num_rows
 from evaluate import Evaluation, fill_for, saved_student
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
@@ -380,7 +380,7 @@ def test_what_a_run_s_student_meets_most_often_can_be_asked_about(tmp_path: Path
     play = wandering(agent.greedy)(env, make_view(env.game), 5)
     own = moves = 0
     for before, after in itertools.islice(itertools.pairwise(play), 40):
-        expected = agent.greedy(*env.game.look(before))
+        expected = agent.greedy(*env.game.observe(before))
         disc = before["mine"] ^ after["mine"]
         goes_on = (before["mine"] & after["mine"] == before["mine"]) & (disc > 0)  # no fresh deal between the two
         own += int((goes_on & (disc >> 7 * expected & 63 > 0)).sum())
@@ -405,8 +405,8 @@ def test_a_fill_without_symmetry_serves_runs_without_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_of_a_small_game_all_positions_are_met_and_of_them_no_more_than_are_wanted(seed: int) -> None:
     env = envs.make("blackjack", GAMES, seed)
-    assert row_count(most_met(env, VIEW, 281, mixed_play(env, VIEW, seed))) == 280
-    assert row_count(most_met(env, VIEW, 7, mixed_play(env, VIEW, seed))) == 7
+    assert num_rows(most_met(env, VIEW, 281, mixed_play(env, VIEW, seed))) == 280
+    assert num_rows(most_met(env, VIEW, 7, mixed_play(env, VIEW, seed))) == 7
 
 
 @pytest.mark.parametrize(

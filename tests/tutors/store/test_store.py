@@ -24,7 +24,7 @@ from tutors.base import Advice
 from tutors.prompts import make_view
 from tutors.store import CHUNK, AdviceStore, Cost, database, identity_of, recorded_identities, without_password, writer
 
-SPEC = Spec("connect4", 1, (2, 6, 7), 7, deal_luck=2, play_luck=1, time_limit=None)
+SPEC = Spec("connect4", 1, (2, 6, 7), 7, num_reset_uniforms=2, num_step_uniforms=1, time_limit=None)
 IDENTITY = identity_of(SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody"})
 KEYS = torch.tensor([[5, 0], [5, 9], [-(2**63), 2**63 - 1], [2**63 - 1, -(2**63)], [-1, -1], [0, 0]])
 
