@@ -1,6 +1,6 @@
 # Short names for the commands of README.md.
 
-.PHONY: setup demo test lint docs benchmark soak
+.PHONY: setup demo test lint docs benchmark gpu soak
 
 setup:
 	@requirements/setup.sh
@@ -20,6 +20,9 @@ benchmark: setup
 	@requirements/setup.sh peers
 	.venv/bin/python -m benchmarks games --publish
 	.venv/bin/python -m benchmarks training --publish
+
+gpu: setup
+	.venv/bin/python -m benchmarks gpu
 
 soak: setup
 	.venv/bin/python -m tests.integration.soak --seconds 600

@@ -8,14 +8,16 @@ measured written as JSON: to runs/benchmarks/, or with --publish to results/, wh
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import torch
 from tyro.conf import subcommand
 
 from benchmarks.advice_table import Table
-from benchmarks.common import Benchmark, Row, console, cpu_name
+from benchmarks.common import Benchmark, Row, console, cpu_name, gpu_name
 from benchmarks.games import Games
+from benchmarks.gpu import Gpu
 from benchmarks.loop import Loop
 from benchmarks.training import Training
 from benchmarks.tutor import Tutor
@@ -28,6 +30,7 @@ Command = (
     | Annotated[Table, subcommand(Table.name)]
     | Annotated[Tutor, subcommand(Tutor.name)]
     | Annotated[Loop, subcommand(Loop.name)]
+    | Annotated[Gpu, subcommand(Gpu.name)]
 )
 
 
@@ -38,11 +41,16 @@ def main(benchmark: Benchmark) -> list[Row]:
         ValueError: an option names what does not exist.
         TutorError: no server answers.
     """
-    machine = versions() | {"threads": torch.get_num_threads(), "cpu": cpu_name()}
+    machine = versions() | {
+        "threads": torch.get_num_threads(),
+        "cpu": cpu_name(),
+        "gpu": gpu_name(),
+        "cuda": torch.version.cuda,
+    }
     command = f"python -m benchmarks {shlex.join(sys.argv[1:])}"
     rows: list[Row] = []
     for rows in benchmark.measure():
-        write(benchmark, {"command": command, "machine": machine, "rows": rows})
+        write(benchmark, {"command": command, "options": asdict(benchmark), "machine": machine, "rows": rows})
     console.print(benchmark.table(rows))
     for error in dict.fromkeys(map(error_of, rows)):
         if error is not None:
@@ -60,7 +68,7 @@ def write(benchmark: Benchmark, results: dict[str, Any]) -> None:
     """Write the results, whole at any moment."""
     benchmark.path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = benchmark.path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    unfinished.write_text(json.dumps(results, indent=2, default=str) + "\n")
     unfinished.replace(benchmark.path)
 
 

@@ -165,6 +165,17 @@ def cell(value: float | None, digits: str, scale: float = 1.0) -> str:
     return "-" if value is None else format(value / scale, digits)
 
 
+def gpu_name() -> str | None:
+    """Return the name, memory and driver of each GPU, as nvidia-smi says them, or None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return torch.cuda.get_device_name()
+
+
 def cpu_name() -> str:
     """Return the name of the processor."""
     info = Path("/proc/cpuinfo")

@@ -148,6 +148,12 @@ def measure_training(
     train()
     trainer.watch.shares()
     found = rate(train, updates * horizon * config.num_envs, seconds, waiting_for(device))
+    if device.startswith(
+        "cuda"
+    ):  # until here a section's time is that of launching it: measure one round waiting for each
+        trainer.watch.wait = waiting_for(device)
+        trainer.watch.shares()
+        train()
     shares = {name.removeprefix("time/"): share for name, share in trainer.watch.shares().items()}
     return {"rate": found, "shares": shares, "settings": asdict(config.agent) | {"num_envs": config.num_envs}}
 

@@ -10,16 +10,25 @@ def untimed(part: str, work: Callable[..., Any], *args: Any) -> Any:
     return work(*args)
 
 
+def without_waiting() -> None:
+    """Return at once."""
+
+
 class Stopwatch:
-    """How the time divides between named parts of the work."""
+    """How the time divides between named parts of the work.
+
+    On a GPU a part's time is that of launching it, unless `wait` is set to what waits for the device.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.wait: Callable[[], None] = without_waiting
 
     def __call__(self, part: str, work: Callable[..., Any], *args: Any) -> Any:
-        """Do the work and count its time as `part`'s. On a GPU that is the time to launch it."""
+        """Do the work and count its time as `part`'s."""
         began = time.perf_counter()
         result = work(*args)
+        self.wait()
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
         return result
 
