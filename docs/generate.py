@@ -267,14 +267,20 @@ def speed_of_games() -> str:
     copies = sorted({row["copies"] for row in measured["rows"]})
     cells: dict[tuple[str, str], dict[int, str]] = {}
     for row in measured["rows"]:
-        rate = row["steps_per_second"]
-        shown = "–" if rate is None else f"{rate / 1e6:.3g}"
+        shown = rate(row["steps_per_second"], 1e6)
         cells.setdefault((row["game"], ours(row["program"])), {})[row["copies"]] = shown
     body = (
         [env, program, *(found[one] for one in copies)]
         for (env, program), found in sorted(cells.items(), key=lambda cell: cell[0][0])
     )
     return table(["env", "program", *(f"{one:,} copies" for one in copies)], body) + "\n\n" + made_by(measured)
+
+
+def rate(per_second: float | None, unit: float) -> str:
+    """Return a rate in a table; a dash where it could not be measured."""
+    if per_second is None:
+        return "–"
+    return f"{per_second / unit:,.0f}" if per_second >= 100 * unit else f"{per_second / unit:.3g}"
 
 
 def ours(program: str) -> str:
@@ -284,14 +290,14 @@ def ours(program: str) -> str:
 
 def speed_of_training() -> str:
     """Return training, thousand env steps a second."""
-    measured = benchmark("train")
+    measured = benchmark("training")
     parts = ("act", "env", "store", "play", "learn")
     body = (
         [
             row["game"],
             row["algo"],
             ours(row["program"]),
-            "–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e3:.3g}",
+            rate(row["steps_per_second"], 1e3),
             *(f"{100 * row['shares'][part]:.0f} %" if part in row.get("shares", {}) else "" for part in parts),
         ]
         for row in measured["rows"]
@@ -306,7 +312,7 @@ def speed_of_tutor() -> str:
         [
             f"{row['batch']:,}",
             row["program"],
-            f"{row['questions_per_second']:.0f}",
+            rate(row["questions_per_second"], 1),
             f"{100 * median(row['shares']):.1f} %" if row["shares"] else "",
             f"{median(row['tokens']):.0f}" if row["tokens"] else "",
             f"{100 * median(row['cached']):.0f} %" if row["cached"] else "",
@@ -327,9 +333,9 @@ def speed_of_tutor() -> str:
 def speed_of_table() -> str:
     """Return look-ups of the advice table, million a second, half of them hits."""
     measured = benchmark("table")
-    programs = ("eager", "compile", "searchsorted", "fbgemm", "dict")
+    programs = list(dict.fromkeys(program for row in measured["rows"] for program in row["per_second"]))
     body = (
-        [f"{row['queries']:,}", str(row["load"]), *(f"{row['per_second'][one] / 1e6:.3g}" for one in programs)]
+        [f"{row['queries']:,}", str(row["load"]), *(rate(row["per_second"].get(one), 1e6) for one in programs)]
         for row in measured["rows"]
         if row["hits"] == 0.5
     )
@@ -345,7 +351,7 @@ def speed_of_loop() -> str:
             row["game"],
             row["way"].replace("nowait", "asynchronous"),
             str(row["num_envs"]),
-            f"{row['steps_per_second'] / 1e3:.3g}",
+            rate(row["steps_per_second"], 1e3),
             f"{100 * row['share']:.0f} %",
             f"{row['asked']:,}" if "asked" in row else "",
             ", ".join(f"{100 * rate:.1f}" for rate in row.get("hit_rates", ())),
