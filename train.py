@@ -30,7 +30,7 @@ from envs.opponents import SelfPlay
 from envs.rng import ADVISING, GUIDING, CounterRNG
 from training.checkpoint import load_checkpoint, write
 from training.cli import run_program
-from training.config import Config, evaluation_env, find_device, make_agent, make_env, tuned_for
+from training.config import COMMON_FLAGS, EXAMPLES, Config, evaluation_env, find_device, make_agent, make_env, tuned_for
 from training.console import QUIET, Progress, progress_for
 from training.episode_review import pause, reading_desk
 from training.evaluation import Result, judge
@@ -56,10 +56,10 @@ def train(config: Config) -> dict[str, object]:
     """
     device = init(find_device(config.device))
     config.check()
-    if config.accelerate == "graph" and not device.startswith("cuda"):
-        raise ValueError(f"--accelerate graph is for CUDA devices: on {device} compile is as far as it goes")
+    if config.compile_mode == "graph" and not device.startswith("cuda"):
+        raise ValueError(f"--compile-mode graph is for CUDA devices: on {device} compile is as far as it goes")
     config, goes_on = settled(replace(config, device=device))
-    source, pauses = config.folder if goes_on else config.resume, METHODS[config.guiding.guidance].pauses
+    source, pauses = config.run_dir if goes_on else config.resume, METHODS[config.guiding.guidance].pauses
     state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), world_size())
     if source is not None and state is not None and state["global_step"] >= config.total_steps:
         done = f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps"
@@ -75,21 +75,20 @@ def train(config: Config) -> dict[str, object]:
         stack.callback(shutdown)
         log = None
         if rank() == 0:
-            stack.enter_context(alone_in(config.folder))
+            stack.enter_context(alone_in(config.run_dir))
             told = {name: part for name, part in json.loads(config.to_json()).items() if name != "versions"}
             known = dict(settings(told))  # as config.json: without passwords
             resumed = () if state is None else (state["global_step"], state["seconds"])
-            log = Log(config.folder, *resumed, track=known if config.track else None)
+            log = Log(config.run_dir, *resumed, track=known if config.track else None)
             stack.callback(log.close)
         begun = 0 if state is None else state["global_step"]
         progress = QUIET if log is None else progress_for(config.progress, config.total_steps, begun)
         stack.enter_context(progress)
-        progress.tell(
-            f"{config.folder}: {config.algo} on {config.env}, tutor {without_password(config.tutoring.tutor)}, {device}"
-        )
+        tutor = without_password(config.tutoring.tutor)
+        progress.tell(f"{config.run_dir}: {config.algo} on {config.env}, tutor {tutor}, {device}")
         for turn in range(world_size()):  # one after the other: the first may start a server, which the others find
             if broadcast_object(turn) == rank():
-                told = (config.tutoring, env.game, config.seed, config.folder, device, progress.say)
+                told = (config.tutoring, env.game, config.seed, config.run_dir, device, progress.say)
                 desk = reading_desk(config, env) if pauses else stack.enter_context(open_desk(*told))
         training = Training(config, env, agent, desk, log, progress)
         if state is not None:
@@ -102,13 +101,13 @@ def train(config: Config) -> dict[str, object]:
         if pauses and not goes_on:
             progress.tell(pause(config, agent, desk, progress.say))
         if rank() == 0:
-            write(config.folder / "config.json", config.to_json().encode() + b"\n")
+            write(config.run_dir / "config.json", config.to_json().encode() + b"\n")
         progress.say("")  # nothing is waited for any more
         summary = training.run()
         if rank() == 0:
             log.compare(known, summary["eval"]["mean_return"])
-            write(config.folder / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
-            progress.end(summary, config.folder)
+            write(config.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+            progress.end(summary, config.run_dir)
     return summary
 
 
@@ -146,8 +145,8 @@ class Training(Resumable):
 
     def accelerate(self) -> None:
         """Make the loop's functions as fast as was asked for; a rollout step that waits for nobody is one function."""
-        mode = self.config.accelerate
-        if mode == "eager":
+        mode = self.config.compile_mode
+        if mode in ("auto", "eager"):
             return
         compile_methods(mode, self.agent, *self.agent.parts)
         if type(self.env) is not Env:  # a Gymnasium env is not made of tensors
@@ -189,7 +188,7 @@ class Training(Resumable):
                     self.save(stats)
             self.save(stats, last=True)
         if broadcast_object(stop.number):
-            self.progress.tell(f"stopped: python train.py --resume {config.folder} goes on")
+            self.progress.tell(f"stopped: python train.py --resume {config.run_dir} goes on")
             raise SystemExit(128 + broadcast_object(stop.number))
         return self.summary(self.result or self.evaluate())
 
@@ -328,4 +327,4 @@ class Training(Resumable):
 
 
 if __name__ == "__main__":
-    run_program(train, Config, description=__doc__, defaults=tuned_for)
+    run_program(train, Config, __doc__, defaults=tuned_for, common=COMMON_FLAGS, examples=EXAMPLES)

@@ -162,7 +162,7 @@ def measure_loop(
     if device == "cpu" and tutor not in ("scripted", "recorded"):
         torch.set_num_threads(1)  # as train.py beside a server
     config = config_for(WAYS[way], algo, game, tutor, Path(folder))
-    config = replace(config, accelerate=accelerate, total_steps=steps, device=device)
+    config = replace(config, compile_mode=accelerate, total_steps=steps, device=device)
     config = replace(config, num_envs=num_envs or config.num_envs)
     config.check()
     env = make_env(config, device)

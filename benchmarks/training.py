@@ -161,7 +161,7 @@ def measure_training(
 def config_for(variant: Variant, algo: str, env: str, preset: str, num_envs: int, device: str) -> Config:
     """Return a run without an end."""
     config = tuned(algo, env)
-    config = replace(config, device=device, accelerate=variant.mode, total_steps=1 << 40, num_envs=num_envs)
+    config = replace(config, device=device, compile_mode=variant.mode, total_steps=1 << 40, num_envs=num_envs)
     settings = SMALL_OF[algo] if preset == "small" else {}
     config = replace(config, agent=replace(config.agent, **settings, bfloat16=variant.bfloat16))
     config.check()

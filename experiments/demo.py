@@ -51,22 +51,22 @@ def demo(told: Demo) -> None:
         eval_every=max(told.total_steps // 4, 1),
     )
     tutored = replace(common, tutoring=TutorConfig(tutor=told.tutor))
-    tutored, alone = (replace(config, folder=new_folder(config)) for config in (tutored, common))
+    tutored, alone = (replace(config, run_dir=new_folder(config)) for config in (tutored, common))
     with ExitStack() as stack:
         if told.tutor != "scripted":
             client = Client(DEFAULT_URL)
             stack.callback(client.close)
-            log = tutored.folder / "vllm.log"
+            log = tutored.run_dir / "vllm.log"
             with console.status("") as status:
                 model = find_model(told.tutor)
                 stack.enter_context(server_for(model, client, True, 0, log, status.update))
         summary = train(tutored)
         train(alone)
         who = {
-            "tutored student, alone": Evaluation(tutored.folder, "student"),
-            "untutored student": Evaluation(alone.folder, "student"),
-            f"tutor alone ({told.tutor})": Evaluation(tutored.folder, "tutor"),
-            "random play": Evaluation(tutored.folder, "random"),
+            "tutored student, alone": Evaluation(tutored.run_dir, "student"),
+            "untutored student": Evaluation(alone.run_dir, "student"),
+            f"tutor alone ({told.tutor})": Evaluation(tutored.run_dir, "tutor"),
+            "random play": Evaluation(tutored.run_dir, "random"),
         }
         results = {name: evaluate(replace(one, episodes=told.episodes)) for name, one in who.items()}
     show(results, told, summary["tutor"])

@@ -151,7 +151,7 @@ def run_once(told: Sweep, settings: dict[str, Any], seed: int, children: set[sub
         shutil.rmtree(folder, ignore_errors=True)  # what a sweep that was stopped has left
         command = [sys.executable, "train.py", *shlex.split(common), *shlex.split(told.flags), *flags]
         child = subprocess.Popen(
-            [*command, "--folder", str(folder.absolute())],
+            [*command, "--run-dir", str(folder.absolute())],
             cwd=HERE,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,

@@ -134,7 +134,7 @@ class Grid:
         if (first := self.first(job)) is not None:
             told += f" --resume {shlex.quote(str(folder.with_name(first.name())))}"
         further = " ".join((self.flags or {}).get(name, "") for name in (game, student, f"{student} {game}"))
-        return [*shlex.split(f"{told} {further}"), "--folder", str(folder)]
+        return [*shlex.split(f"{told} {further}"), "--run-dir", str(folder)]
 
 
 def read_grid(path: Path) -> Grid:

@@ -166,7 +166,7 @@ def against(side: tuple[Config, Agent], num_envs: int, seed: int) -> Env:
     """Return games of Connect Four in which a student is the opponent."""
     config, agent = side
     if config.env != "connect4":
-        raise ValueError(f"the student of {config.folder} has learned {config.env}: matches are of connect4")
+        raise ValueError(f"the student of {config.run_dir} has learned {config.env}: matches are of connect4")
     env = envs.make("connect4", num_envs, seed, opponent="self")
     opponent = env.game.opponent
     assert isinstance(opponent, SelfPlay)

@@ -1,10 +1,13 @@
-"""How programs read their flags and how they end."""
+"""How programs parse their flags and how they exit."""
 
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from types import UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -13,28 +16,50 @@ from rich.logging import RichHandler
 
 from tutors.base import TutorError
 
-Told = TypeVar("Told")
+Options = TypeVar("Options")
+STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone)
+RENAMED = {  # flags of versions 0.x and what replaced them: refused with the new name, in this version only
+    "--folder": "--run-dir",
+    "--nowait": "--async-tutor",
+    "--asking": "--query-strategy",
+    "--asking-threshold": "--query-threshold",
+    "--ask-budget": "--query-budget",
+    "--ask-per-step": "--query-budget-per-step",
+    "--tutor-fresh": "--tutor-stochastic",
+    "--strength-from": "--guidance-start",
+    "--strength-to": "--guidance-end",
+    "--strength-over": "--guidance-fraction",
+    "--which": "--episode-selection",
+    "--accelerate": "--compile-mode",
+    "--who": "--policy",
+    "--report": "python -m tutors report",
+    "--fill": "python -m tutors fill",
+}
 
 
 def run_program(
-    main: Callable[[Told], object],
-    told: type[Told],
+    main: Callable[[Options], object],
+    options_type: type[Options],
     description: str | None,
-    defaults: Callable[[Sequence[str]], Told] | None = None,
+    defaults: Callable[[Sequence[str]], Options] | None = None,
+    common: Collection[str] = (),
+    examples: str = "",
 ) -> None:
-    """Read the flags, run `main`, and end as a program should: 2 for what the user must mend, no traceback.
+    """Parse the flags, run `main`, and exit with a code and no traceback.
 
-    `defaults` makes the default values from the flags themselves.
+    Exit codes: 2 for what the user can fix, 130 after Ctrl-C, 143 after SIGTERM. SIGTERM unwinds the stack as Ctrl-C
+    does, so that a server that was started ends, too.
 
-    SIGTERM unwinds like Ctrl-C, so that a server we started ends with us.
+    Args:
+        defaults: makes the default options from the command line.
+        common: fields that `--help` shows; `--help-all` shows every flag. Empty: `--help` shows every flag.
+        examples: command lines, printed below the help.
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
     try:
-        default = {} if defaults is None else {"default": defaults(sys.argv[1:])}
-        main(tyro.cli(told, description=description, config=config, **default))
+        main(parse(sys.argv[1:], options_type, description, defaults, common, examples))
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -48,7 +73,86 @@ def run_program(
         sys.exit(130)
 
 
+def parse(
+    args: Sequence[str],
+    options_type: type[Options],
+    description: str | None = None,
+    defaults: Callable[[Sequence[str]], Options] | None = None,
+    common: Collection[str] = (),
+    examples: str = "",
+) -> Options:
+    """Return the options that a command line gives: see `run_program`.
+
+    Raises:
+        ValueError: a flag of version 0.x was given; the message has its new name.
+        SystemExit: help was asked for, or a flag or a value is unknown.
+    """
+    refuse_renamed(args, options_type)
+    default: Any = tyro.MISSING_NONPROP if defaults is None else defaults(args)
+    if is_dataclass(options_type) and {"-h", "--help", "--help-all"} & set(args):
+        shown = None if "--help-all" in args or not common else common
+        show_help(options_type, description, default, shown, examples)
+    return tyro.cli(options_type, args=args, description=description, default=default, config=STYLE)
+
+
+def refuse_renamed(args: Sequence[str], options_type: Any) -> None:
+    """Raise ValueError if a flag of version 0.x was given that this program no longer has."""
+    known = set(flags(options_type))
+    for arg in args:
+        flag = arg.partition("=")[0].replace("_", "-")
+        if flag in RENAMED and flag not in known:
+            raise ValueError(f"{flag} was renamed in version 1.0: use {RENAMED[flag]}")
+
+
+def flags(options_type: Any) -> Iterator[str]:
+    """Yield the flags of an options class, or of a union of classes, with those of nested classes."""
+    if get_origin(options_type) is Annotated:
+        options_type = get_args(options_type)[0]
+    if isinstance(options_type, UnionType):
+        for member in get_args(options_type):
+            yield from flags(member)
+    elif is_dataclass(options_type):
+        for name, hint in get_type_hints(options_type, include_extras=True).items():
+            yield f"--{name.replace('_', '-')}"
+            yield from flags(hint)
+
+
+def show_help(
+    options_type: type, description: str | None, default: Any, shown: Collection[str] | None, examples: str
+) -> None:
+    """Print the help of the flags named in `shown`, or of all flags, then exit."""
+    described = options_type if default is tyro.MISSING_NONPROP else help_class(default, shown)
+    try:
+        tyro.cli(described, args=["--help"], description=description, config=STYLE)
+    finally:
+        if shown is not None:
+            print("These are the most common flags. --help-all lists every flag.\n")
+        if examples:
+            print(f"examples:\n{examples}")
+
+
+def help_class(default: Any, shown: Collection[str] | None) -> type:
+    """Return a class for the help alone, with the fields and the values of `default`; those not in `shown` are hidden.
+
+    A field whose type is a union has the type that it has in `default`, so that its flags form a group.
+    """
+    hints = get_type_hints(type(default), include_extras=True)
+    namespace: dict[str, Any] = {"__annotations__": hints, "__doc__": type(default).__doc__}
+    for one in fields(default):
+        value = getattr(default, one.name)
+        if is_dataclass(value):
+            markers = getattr(hints[one.name], "__metadata__", ())
+            factory = help_class(value, shown)
+            hints[one.name] = Annotated[factory, *markers]
+        else:
+            factory = partial(getattr, default, one.name)
+            if shown is not None and one.name not in shown:
+                hints[one.name] = Annotated[hints[one.name], tyro.conf.Suppress]
+        namespace[one.name] = field(default_factory=factory)
+    return dataclass(frozen=True)(type(type(default).__name__, (type(default),), namespace))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, CUDA or PyTorch's allocator on the CPU, which has no class for it, found no memory."""
-    words = ("not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    """Return whether an error means that memory ran out: PyTorch's CPU allocator has no class of error for it."""
+    phrases = ("not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(phrase in str(error) for phrase in phrases)

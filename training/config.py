@@ -28,48 +28,59 @@ HERE = Path(__file__).parents[1]
 TUNED = HERE / "agents" / "defaults.toml"
 EVALUATION_SEED = 1_000_003  # added to a run's seed: the games of an evaluation are never those of training
 
+COMMON_FLAGS = (  # what `train.py --help` shows
+    *("algo", "env", "env_kwargs", "total_steps", "seed", "device", "run_dir", "resume"),
+    *("tutor", "guidance"),
+)
+EXAMPLES = """\
+  python train.py --algo ppo --env snake --total-steps 200000
+  python train.py --algo dqn --env connect4 --tutor scripted --guidance distill
+  python train.py --resume runs/NAME --total-steps 1000000 --force
+"""
+
 
 @dataclass(frozen=True)
 class Config:
     """One training run."""
 
     algo: str = "dqn"
-    """The student: dqn, ppo or a2c."""
+    """Student: dqn, ppo or a2c."""
     env: str = "connect4"
-    """The game: blackjack, connect4 or snake; gym:ID for a Gymnasium env, module:Class for one of your own."""
+    """Environment: blackjack, connect4 or snake; gym:ID for a Gymnasium env, module:Class for your own."""
     env_kwargs: tuple[str, ...] = ()
-    """The game's options as NAME=VALUE: opponent=negamax:2 or size=8, as the README lists them."""
+    """Options of the environment as NAME=VALUE, such as opponent=negamax:2 or size=8."""
     total_steps: int = 300_000
-    """Env steps of all games together."""
+    """Env steps, all env copies together."""
     num_envs: int = 256
-    """Games played at once, by all ranks together."""
+    """Number of env copies, all ranks together."""
     seed: int = 1
-    """Of everything that is left to chance."""
+    """Random seed."""
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
-    accelerate: Literal["eager", "compile", "graph"] = "eager"
-    """eager; compile: fewer, larger loops, after some tens of seconds; graph: also recorded, on CUDA."""
+    """cpu, cuda, or auto: cuda if available."""
+    compile_mode: Literal["auto", "eager", "compile", "graph"] = "auto"
+    """How the training loop runs: eager; compile: with torch.compile, after tens of seconds of compilation; graph: as
+    CUDA graphs, too. auto is eager in this version."""
     eval_every: int = 25_000
-    """Env steps between two evaluations of the student alone."""
+    """Env steps between evaluations of the student alone."""
     eval_episodes: int = 500
-    """Games an evaluation plays."""
+    """Episodes per evaluation."""
     log_every: int = 5_000
-    """Env steps between two lines of the log."""
+    """Env steps between log records."""
     save_minutes: float = 5.0
-    """Minutes between two checkpoints on the way; more if saving would take over a fiftieth of the time."""
-    folder: Path | None = None
-    """Where the run keeps things; a new folder under runs/ if not given."""
+    """Minutes between checkpoints; more if saving would take over 2 % of the time."""
+    run_dir: Path | None = None
+    """Run directory; a new one under runs/ if not given."""
     resume: Path | None = None
-    """Go on with the run in this folder; with another --folder a new run begins with what its student is."""
+    """Run directory of the run to resume. With another --run-dir, a new run starts from that run's student."""
     force: bool = False
-    """Go on though flags differ from those that the run began with."""
+    """Resume although settings differ from those that the run was started with."""
     progress: Literal["live", "json", "quiet"] = "live"
-    """live: a line that moves, and plain lines where no terminal is; json: an object a line; quiet: errors alone."""
+    """live: a progress bar, or plain lines outside a terminal; json: an object a line; quiet: errors only."""
     track: bool = False
-    """Log to Weights & Biases too."""
-    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
-    guiding: Annotated[GuidanceConfig, tyro.conf.arg(name="")] = field(default_factory=GuidanceConfig)
-    agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="")] = field(default_factory=DQNConfig)
+    """Log to Weights & Biases, too."""
+    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="tutor")] = field(default_factory=TutorConfig)
+    guiding: Annotated[GuidanceConfig, tyro.conf.arg(name="guidance")] = field(default_factory=GuidanceConfig)
+    agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="agent")] = field(default_factory=DQNConfig)
 
     def check(self) -> None:
         """Raise ValueError for what cannot be run."""
@@ -88,7 +99,10 @@ class Config:
 
     def to_json(self) -> str:
         """Return everything but passwords, as `config_from_json` reads it; an endless budget is written as a string."""
-        told = asdict(self) | {"folder": str(self.folder), "resume": None if self.resume is None else str(self.resume)}
+        told = asdict(self) | {
+            "run_dir": str(self.run_dir),
+            "resume": None if self.resume is None else str(self.resume),
+        }
         for name in ("advice_store", "tutor"):  # a recorded tutor's name is a store's, too
             if told["tutoring"][name] is not None:
                 told["tutoring"][name] = without_password(told["tutoring"][name])
@@ -108,7 +122,7 @@ def config_from_json(text: str) -> Config:
     tutoring["reuse"], tutoring["tutor_url"] = float(tutoring["reuse"]), tuple(tutoring["tutor_url"])
     if tutoring["tutor_key_file"] is not None:
         tutoring["tutor_key_file"] = Path(tutoring["tutor_key_file"])
-    told["folder"] = Path(told["folder"])
+    told["run_dir"] = Path(told["run_dir"])
     if told.get("resume") is not None:
         told["resume"] = Path(told["resume"])
     _, agent_config = AGENTS[told["algo"]]
@@ -167,7 +181,7 @@ def tuned_for(flags: Sequence[str]) -> Config:
     parser.add_argument("--env", default=Config.env)
     named, _ = parser.parse_known_args(list(flags))
     if named.resume is not None:
-        return replace(config_of(Path(named.resume)), folder=None, resume=Path(named.resume), force=False)
+        return replace(config_of(Path(named.resume)), run_dir=None, resume=Path(named.resume), force=False)
     return tuned(named.algo, named.env)
 
 

@@ -56,17 +56,17 @@ def pause(config: Config, agent: Agent, desk: Desk, say: Say) -> str:
         TutorError: the analyst is not available, or answered about no game.
     """
     told = config.guiding
-    assert config.folder is not None
+    assert config.run_dir is not None
     with ExitStack() as stack:
-        log = config.folder / "vllm.log"
+        log = config.run_dir / "vllm.log"
         analyst = hire_analyst(config.tutoring, desk.view, config.seed, log, say, stack)
         copies = CANDIDATES * told.episodes if told.which == "worst" else told.episodes
         env = evaluation_env(replace(config, seed=config.seed + READING_SEED), copies, config.device)
         episodes = collect(agent, env, desk.view, told.episodes, told.which == "worst", config.seed)
         if isinstance(agent.guidance, Preferences):
-            found = compare(analyst, episodes, agent.guidance, config.seed, config.folder)
+            found = compare(analyst, episodes, agent.guidance, config.seed, config.run_dir)
         else:
-            found = modulate(analyst, desk.view, episodes, desk.table, config.folder)
+            found = modulate(analyst, desk.view, episodes, desk.table, config.run_dir)
         desk.tutor.stats.update(analyst.stats)
     return found
 

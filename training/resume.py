@@ -35,8 +35,8 @@ NUMBERS = ("global_step", "updates", "guided_from")  # of a run that goes on
 PARTS = ("agent", "env", "score", "guidance", "asking")
 
 HARMLESS = {  # flags that change nothing of what is learned
-    *("device", "accelerate", "log_every", "eval_every", "eval_episodes", "save_minutes", "progress", "track"),
-    *("folder", "resume", "force"),
+    *("device", "compile_mode", "log_every", "eval_every", "eval_episodes", "save_minutes", "progress", "track"),
+    *("run_dir", "resume", "force"),
     *("tutoring.tutor_url", "tutoring.tutor_key_file", "tutoring.tutor_wait", "tutoring.tutor_deadline"),
     *("tutoring.tutor_optional",),
 }
@@ -59,17 +59,17 @@ def settled(config: Config) -> tuple[Config, bool]:
         # what was read is looked up everywhere, and nobody is asked about positions
         quiet = {"asking": "early", "ask_budget": 0, "reuse": math.inf, "nowait": False, "advice_store": None}
         config = replace(config, tutoring=replace(config.tutoring, **quiet))
-    if source is not None and config.folder in (None, source):
+    if source is not None and config.run_dir in (None, source):
         before = config_of(source)
         goes_on = not METHODS[method].pauses or before.guiding.guidance == method
         changed = differences(before, config) if goes_on else []
         if changed and not config.force:
             raise ValueError(f"{source} began otherwise: {'; '.join(changed)}. --force goes on all the same")
         if goes_on:
-            config = replace(config, folder=source, resume=before.resume)
-    config = replace(config, folder=broadcast_object(config.folder or new_folder(config)))
-    if broadcast_object((config.folder / "config.json").exists() and not goes_on):
-        raise ValueError(f"{config.folder} holds a run already; a run wants a folder of its own, or --resume")
+            config = replace(config, run_dir=source, resume=before.resume)
+    config = replace(config, run_dir=broadcast_object(config.run_dir or new_folder(config)))
+    if broadcast_object((config.run_dir / "config.json").exists() and not goes_on):
+        raise ValueError(f"{config.run_dir} holds a run already; choose another --run-dir or --resume it")
     return config, goes_on
 
 
@@ -189,10 +189,10 @@ class Resumable:
         self.check(stats)
         began = time.monotonic()
         try:
-            place = self.config.folder / "checkpoints"
+            place = self.config.run_dir / "checkpoints"
             self.watch("save", save_checkpoint, place, self.global_step, self.state_dict(), rank())
         except OSError as error:
-            told = f"no checkpoint could be written in {self.config.folder}: {error.strerror}; the last one is whole"
+            told = f"no checkpoint could be written in {self.config.run_dir}: {error.strerror}; the last one is whole"
             if last:
                 raise ValueError(told) from error
             logging.getLogger(__name__).warning(told)
@@ -208,9 +208,9 @@ class Resumable:
         numbers = dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True)) if stats else {}
         if not all(math.isfinite(value) for value in numbers.values()):
             told = {"global_step": self.global_step, **{name: str(value) for name, value in numbers.items()}}
-            (self.config.folder / "diverged.json").write_text(json.dumps(told, indent=2) + "\n")
+            (self.config.run_dir / "diverged.json").write_text(json.dumps(told, indent=2) + "\n")
             raise ValueError(
-                f"training diverged before step {self.global_step:,}: see {self.config.folder / 'diverged.json'}. "
+                f"training diverged before step {self.global_step:,}: see {self.config.run_dir / 'diverged.json'}. "
                 "The checkpoints are of before; a smaller --learning-rate or --max-grad-norm may help"
             )
         return numbers

@@ -44,7 +44,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def config_of(algo: str, env: str, mode: str, device: str, **further: Any) -> Config:
-    config = replace(tuned(algo, env), num_envs=32, total_steps=10_000, seed=1, accelerate=mode, device=device)
+    config = replace(tuned(algo, env), num_envs=32, total_steps=10_000, seed=1, compile_mode=mode, device=device)
     told = SMALL | (
         {"learning_starts": 64, "batch_size": 32, "buffer_size": 640} if algo == "dqn" else {"num_steps": 4}
     )
@@ -188,7 +188,7 @@ def test_recording_stops_where_the_tutor_is_asked(algo: str, asking: str, taped:
     threshold = 0.0 if asking == "mistake" else None
     told = TutorConfig("scripted", asking=asking, asking_threshold=threshold, ask_budget=300, ask_per_step=8, reuse=3)
     configs = [config_of(algo, "snake", mode, "cpu", tutoring=told) for mode in ("eager", "graph")]
-    eager, graph = (advised(config, tmp_path / config.accelerate) for config in configs)
+    eager, graph = (advised(config, tmp_path / config.compile_mode) for config in configs)
     assert_same(graph, eager)
     assert int(eager[1]["tally"][1]) > 0
     assert int(eager[1]["left"]) < 300
@@ -205,7 +205,7 @@ def test_every_guidance_can_be_recorded(algo: str, guidance: str, taped: list[Ta
     advised(config_of("dqn", "blackjack", "eager", "cpu", tutoring=told), tmp_path, rounds=40)
     warm = replace(told, nowait=True)
     configs = [config_of(algo, "blackjack", mode, "cpu", tutoring=warm, guiding=guiding) for mode in ("eager", "graph")]
-    eager, graph = (advised(config, tmp_path / config.accelerate) for config in configs)
+    eager, graph = (advised(config, tmp_path / config.compile_mode) for config in configs)
     assert_same(graph, eager)
     assert int(eager[1]["tally"][2]) > 0, "there was advice"
 
@@ -259,7 +259,7 @@ def test_a_tutored_student_is_recorded_as_it_is_eager(algo: str, nowait: bool, t
         advised(config_of(algo, "blackjack", "eager", "cuda", tutoring=told), tmp_path / "first", rounds=40)
         told = replace(told, nowait=True)
     configs = [config_of(algo, "blackjack", mode, "cuda", tutoring=told) for mode in ("eager", "graph")]
-    eager, graph = (advised(config, tmp_path / config.accelerate, rounds=12) for config in configs)
+    eager, graph = (advised(config, tmp_path / config.compile_mode, rounds=12) for config in configs)
     assert_alike(graph, eager)
     assert int(eager[1]["tally"][2]) > 0, "there was advice"
 

@@ -148,7 +148,7 @@ def test_without_torchrun_there_is_one_rank() -> None:
 def test_a_run_of_two_processes_writes_one_folder_and_counts_all_games(tmp_path: Path) -> None:
     words = "train.py --algo ppo --env blackjack --total-steps 16384 --num-envs 64 --log-every 4096 --eval-every 8192"
     tutor = "--tutor scripted --ask-budget 100 --reuse 3"
-    done = torchrun(*words.split(), *tutor.split(), "--folder", str(tmp_path / "run"))
+    done = torchrun(*words.split(), *tutor.split(), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["global_step"] == 16384
@@ -166,8 +166,8 @@ def test_a_run_of_two_processes_writes_one_folder_and_counts_all_games(tmp_path:
 def test_fault_46_a_rank_that_is_killed_ends_all_and_a_restart_goes_on(tmp_path: Path) -> None:
     words = ["train.py", "--algo", "ppo", "--env", "blackjack", "--total-steps", "60000", "--num-envs", "64"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert torchrun(*words, "--folder", str(whole)).returncode == 0
-    told = [*TORCHRUN, *words, "--save-minutes", "0", "--folder", str(parts)]
+    assert torchrun(*words, "--run-dir", str(whole)).returncode == 0
+    told = [*TORCHRUN, *words, "--save-minutes", "0", "--run-dir", str(parts)]
     with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as begun:
         over = time.monotonic() + 120
         while not list(parts.glob("checkpoints/*.rank1.pt.sha256")):
@@ -195,7 +195,7 @@ def child_of(pid: int, word: str) -> int:
 
 
 def test_games_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
-    done = torchrun("train.py", "--num-envs", "15", "--folder", str(tmp_path / "run"))
+    done = torchrun("train.py", "--num-envs", "15", "--run-dir", str(tmp_path / "run"))
     assert done.returncode != 0
     assert "15 games cannot be split between 2 processes" in done.stderr
 

@@ -155,7 +155,7 @@ def test_what_is_left_of_a_run_decides_how_it_begins(tmp_path: Path) -> None:
     assert begun(folder) == []
     assert not folder.exists()
     folder.mkdir()
-    (folder / "config.json").write_text(Config(folder=folder, total_steps=100).to_json())
+    (folder / "config.json").write_text(Config(run_dir=folder, total_steps=100).to_json())
     save_checkpoint(folder / "checkpoints", 50, {})
     assert begun(folder) == ["--resume", str(folder)]
     save_checkpoint(folder / "checkpoints", 100, {})

@@ -237,7 +237,7 @@ def test_the_flags_of_a_run_say_what_its_cell_says(tutor: str, reuse: str, said:
     job = Job(Cell("connect4", "dqn", tutor, "none" if tutor == ALONE else "override", reuse), 6)
     common = "--algo dqn --env connect4 --total-steps 3000 --seed 6 --eval-every 750 --log-every 750 --eval-episodes 7"
     arguments = grid.arguments(job, Path("/my runs/x"), Path("/my store"))
-    assert arguments == [*shlex.split(f"{common} {said}"), "--folder", "/my runs/x"]
+    assert arguments == [*shlex.split(f"{common} {said}"), "--run-dir", "/my runs/x"]
 
 
 def test_flags_may_be_of_a_game_of_a_student_and_of_both() -> None:

@@ -38,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
 @pytest.mark.parametrize("game", ["connect4", "snake", "blackjack"])
 def test_a_game_is_recorded_with_what_its_tutor_thinks(game: str, runs: dict[str, Config], tmp_path: Path) -> None:
     for name in ("game.gif", "game.png"):
-        record(Record(runs[game].folder, tmp_path / name))
+        record(Record(runs[game].run_dir, tmp_path / name))
     film, (last,) = (pictures(tmp_path / name) for name in ("game.gif", "game.png"))
     assert len(film) > 1
     assert last.shape == film[0].shape
@@ -54,16 +54,16 @@ def pictures(path: Path) -> list[np.ndarray]:
 
 
 def test_without_a_tutor_there_is_the_board_alone(runs: dict[str, Config], tmp_path: Path) -> None:
-    record(Record(runs["longer"].folder, tmp_path / "game.gif"))
+    record(Record(runs["longer"].run_dir, tmp_path / "game.gif"))
     assert {one.shape for one in pictures(tmp_path / "game.gif")} == {(6 * watch.CELL, 7 * watch.CELL, 3)}
     with pytest.raises(ValueError, match=r"recorded as \.gif"):
-        record(Record(runs["longer"].folder, tmp_path / "game.avi"))
+        record(Record(runs["longer"].run_dir, tmp_path / "game.avi"))
 
 
 def test_a_video_is_the_animation_s_game(runs: dict[str, Config], tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
     for name in ("game.gif", "game.mp4"):
-        record(Record(runs["connect4"].folder, tmp_path / name))
+        record(Record(runs["connect4"].run_dir, tmp_path / name))
     (_, video), film = decoded(tmp_path / "game.mp4"), pictures(tmp_path / "game.gif")
     assert len(video) == len(film)
     assert max(np.abs(ours - theirs).mean() for ours, theirs in zip(video, film, strict=True)) < 8
@@ -101,7 +101,7 @@ def test_in_a_match_the_better_student_wins_whoever_is_named_first(
     assert back.interval()[1] < -0.3
     assert low < 0 < high
     with pytest.raises(ValueError, match="has learned snake: matches are of connect4"):
-        match(Match(runs["snake"].folder, runs["longer"].folder, 10))
+        match(Match(runs["snake"].run_dir, runs["longer"].run_dir, 10))
 
 
 def test_a_person_plays_to_the_end(runs: dict[str, Config], capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,37 +112,37 @@ def test_a_person_plays_to_the_end(runs: dict[str, Config], capsys: pytest.Captu
         asked.append(question)
         return ["0", "x", "8"][len(asked) - 1] if len(asked) <= 3 else tries[len(asked) - 4]
 
-    by_hand(Play(runs["connect4"].folder, hint=True), person)
+    by_hand(Play(runs["connect4"].run_dir, hint=True), person)
     said = capsys.readouterr().out
     assert said.count("a column that is not full") >= 3
     assert "the tutor:" in said
     assert said.rstrip().splitlines()[-1] in ("you win", "a draw", "the student wins")
-    by_hand(Play(runs["connect4"].folder), lambda question: "q")
+    by_hand(Play(runs["connect4"].run_dir), lambda question: "q")
     assert "the tutor:" not in capsys.readouterr().out
 
     def leaves(question: str) -> str:
         raise EOFError
 
-    by_hand(Play(runs["connect4"].folder), leaves)
+    by_hand(Play(runs["connect4"].run_dir), leaves)
     assert "column that is not full" not in capsys.readouterr().out
 
 
 def test_curves_of_the_same_setting_are_one_line_with_a_band(
     runs: dict[str, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = replace(runs["connect4"], seed=2, folder=tmp_path / "other", eval_every=1024)
+    other = replace(runs["connect4"], seed=2, run_dir=tmp_path / "other", eval_every=1024)
     train(other)
-    names = tuple(config.folder for config in (runs["connect4"], other, runs["longer"]))
+    names = tuple(config.run_dir for config in (runs["connect4"], other, runs["longer"]))
     curves(Curves(names, tmp_path / "curves.png"))
     assert "3 runs, 2 settings" in capsys.readouterr().out
     assert pictures(tmp_path / "curves.png")[0].shape == (750, 1200, 3)
-    assert len(evaluations(other.folder)) == 2
+    assert len(evaluations(other.run_dir)) == 2
     with pytest.raises(ValueError, match="whose curves"):
         curves(Curves(()))
 
 
 def test_a_picture_that_cannot_be_written_is_said(runs: dict[str, Config], tmp_path: Path) -> None:
-    folder = runs["longer"].folder
+    folder = runs["longer"].run_dir
     with pytest.raises(ValueError, match=r"nowhere/x\.png cannot be written: .*No such file"):
         curves(Curves((folder,), tmp_path / "nowhere" / "x.png"))
     for name in ("film.gif", "film.png"):
@@ -154,6 +154,6 @@ def test_a_picture_that_cannot_be_written_is_said(runs: dict[str, Config], tmp_p
 def test_what_cannot_be_watched_is_said_in_one_line(runs: dict[str, Config], tmp_path: Path) -> None:
     done = program("experiments.watch", "match", str(tmp_path), str(tmp_path))
     assert (done.returncode, "is no run's folder" in done.stderr) == (2, True)
-    done = program("experiments.watch", "record", str(runs["snake"].folder), str(tmp_path / "snake.png"))
+    done = program("experiments.watch", "record", str(runs["snake"].run_dir), str(tmp_path / "snake.png"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert load_checkpoint(runs["snake"].folder / "checkpoints", "cpu")["global_step"] == 2048
+    assert load_checkpoint(runs["snake"].run_dir / "checkpoints", "cpu")["global_step"] == 2048

@@ -56,7 +56,7 @@ def runs() -> dict[str, str]:
 
 def digest(flags: str, folder: Path) -> dict[str, object]:
     """Train in `folder`, and return what the run came to."""
-    told = [*flags.split(), "--folder", str(folder), "--progress", "quiet"]
+    told = [*flags.split(), "--run-dir", str(folder), "--progress", "quiet"]
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
     summary = train(tyro.cli(Config, args=told, default=tuned_for(told), config=config))
     with (folder / "metrics.csv").open() as file:

@@ -17,7 +17,7 @@ def test_scripted_tutor_finds_its_answers_of_0_7_0(tmp_path: Path) -> None:
     store = tmp_path / "advice.sqlite"
     shutil.copy(OLD, store)
     tutor = f"--tutor scripted --tutor-accuracy 0.8 --tutor-depth 2 --advice-store {store}"
-    done = program("train.py", *RUN.split(), *tutor.split(), "--folder", str(tmp_path / "run"))
+    done = program("train.py", *RUN.split(), *tutor.split(), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert '"asked": 0,' in done.stdout
     assert '"filled": 275,' in done.stdout
@@ -26,6 +26,6 @@ def test_scripted_tutor_finds_its_answers_of_0_7_0(tmp_path: Path) -> None:
 def test_recorded_tutor_repeats_answers_of_0_7_0(tmp_path: Path) -> None:
     store = tmp_path / "advice.sqlite"
     shutil.copy(OLD, store)
-    done = program("train.py", *RUN.split(), "--tutor", f"recorded:{store}", "--folder", str(tmp_path / "run"))
+    done = program("train.py", *RUN.split(), "--tutor", f"recorded:{store}", "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert '"asked": 275,' in done.stdout

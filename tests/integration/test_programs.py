@@ -60,7 +60,7 @@ TAGS = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a scripted tutor."""
     folder = tmp_path_factory.mktemp("runs") / "scripted"
-    done = program("train.py", *SMALL, "--tutor", "scripted", "--tutor-depth", "2", "--folder", str(folder))
+    done = program("train.py", *SMALL, "--tutor", "scripted", "--tutor-depth", "2", "--run-dir", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -193,10 +193,10 @@ def test_evaluating_the_student_equals_the_last_evaluation_in_training(run: Path
 
 def test_one_seed_twice_is_one_run_and_another_seed_is_another(tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
-        small = config_from_json(Config(folder=tmp_path).to_json())
+        small = config_from_json(Config(run_dir=tmp_path).to_json())
         told = Config(
             total_steps=2000, num_envs=50, seed=seed, device="cpu", eval_every=10_000, eval_episodes=10,
-            folder=tmp_path / name, agent=small.agent, tutoring=TutorConfig(tutor="scripted", tutor_depth=1),
+            run_dir=tmp_path / name, agent=small.agent, tutoring=TutorConfig(tutor="scripted", tutor_depth=1),
         )  # fmt: skip
         train(told)
         return load_checkpoint(tmp_path / name / "checkpoints", "cpu")["agent"]["network"]
@@ -207,7 +207,7 @@ def test_one_seed_twice_is_one_run_and_another_seed_is_another(tmp_path: Path) -
 
 
 def test_a_run_without_a_tutor_has_none(tmp_path: Path) -> None:
-    done = program("train.py", *SMALL, "--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"] is None
     refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor")
@@ -217,7 +217,7 @@ def test_a_run_without_a_tutor_has_none(tmp_path: Path) -> None:
 
 def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> None:
     with serving() as server:
-        flags = (*SMALL, "--tutor", "tiny", "--tutor-url", server.url, "--folder", str(tmp_path / "run"))
+        flags = (*SMALL, "--tutor", "tiny", "--tutor-url", server.url, "--run-dir", str(tmp_path / "run"))
         done = program("train.py", *flags)
     assert done.returncode == 0, done.stderr
     tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
@@ -255,9 +255,9 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--ask-per-step", "0"), "at least 1"),
         (("--asking", "mistake", "--nowait"), "leave out --nowait"),
         (("--tutor", "scripted", "--nowait", "--reuse", "0"), "--reuse 0 keeps none there"),
-        (("--device", "cpu", "--accelerate", "graph"), "--accelerate graph is for CUDA devices"),
+        (("--device", "cpu", "--compile-mode", "graph"), "--compile-mode graph is for CUDA devices"),
         (("--tutor", "tiny", "--tutor-url", "localhost"), "looks like"),
-        (("--folder", "/proc/run"), "cannot be written"),
+        (("--run-dir", "/proc/run"), "cannot be written"),
         (("--buffer-size", "10"), "does not hold the 1 moments of 64 games"),
         (("--network", "conv", "--env", "blackjack"), "wants observations of"),
         (("--hidden", "0"), "each of at least 1 unit"),
@@ -271,7 +271,7 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
 def test_what_cannot_be_is_refused_with_code_2_and_no_traceback(
     flags: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    folder = () if "--folder" in flags else ("--folder", str(tmp_path / "run"))
+    folder = () if "--run-dir" in flags else ("--run-dir", str(tmp_path / "run"))
     done = program("train.py", *SMALL, *folder, *flags)
     assert done.returncode == 2
     assert said in done.stderr
@@ -290,7 +290,7 @@ def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None
         url,
         "--tutor-wait",
         "1",
-        "--folder",
+        "--run-dir",
         str(tmp_path / "run"),
     )
     done = program("train.py", "--algo", "dqn", "--env", "connect4", *flags)
@@ -310,7 +310,7 @@ def test_evaluating_what_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "precious.sqlite"
     precious.write_text("my diary" * 1000)
-    flags = ("--tutor", "scripted", "--advice-store", str(precious), "--folder", str(tmp_path / "run"))
+    flags = ("--tutor", "scripted", "--advice-store", str(precious), "--run-dir", str(tmp_path / "run"))
     done = program("train.py", *SMALL, *flags)
     assert done.returncode == 2
     assert "cannot be used" in done.stderr
@@ -328,7 +328,7 @@ def test_a_second_run_on_one_store_asks_nothing(tmp_path: Path) -> None:
 
 def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None:
     flags = "--env connect4 --tutor scripted --tutor-depth 1 --total-steps 100000000 --num-envs 64 --log-every 640"
-    told = [sys.executable, "train.py", *flags.split(), "--folder", str(tmp_path / "run")]
+    told = [sys.executable, "train.py", *flags.split(), "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         over = time.monotonic() + 60
         log = tmp_path / "run" / "metrics.csv"
@@ -350,7 +350,7 @@ def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     url = "postgresql+psycopg://me:canary@here/advice"
     for told in (TutorConfig(advice_store=url), TutorConfig(tutor=f"recorded:{url}")):
-        config = Config(folder=tmp_path, tutoring=told)
+        config = Config(run_dir=tmp_path, tutoring=told)
         text = config.to_json()
         assert "canary" not in text
         assert url.replace("canary", "***") in text
@@ -371,13 +371,13 @@ def test_the_demo_puts_four_players_side_by_side() -> None:
 
 
 def test_a_second_run_in_one_folder_is_refused(run: Path) -> None:
-    done = program("train.py", *SMALL, "--folder", str(run))
+    done = program("train.py", *SMALL, "--run-dir", str(run))
     assert done.returncode == 2
     assert "holds a run already" in done.stderr
 
 
 def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None:
-    told = [sys.executable, "train.py", "--total-steps", "100000000", "--folder", str(tmp_path / "run")]
+    told = [sys.executable, "train.py", "--total-steps", "100000000", "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         over = time.monotonic() + 60
         log = tmp_path / "run" / "metrics.csv"
@@ -392,7 +392,7 @@ def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None
 def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_path: Path) -> None:
     with serving() as gone:
         flags = ("--tutor", "tiny", "--tutor-url", gone.url, "--tutor-optional", "--tutor-wait", "0.1")
-    done = program("train.py", *SMALL, *flags, "--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, *flags, "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
     assert tutor["asked"] == tutor["hits"] == 0
@@ -405,7 +405,7 @@ def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_pat
 def trained(folder: Path, *flags: str, cwd: Path = ROOT) -> dict:
     """The summary of a small run that ended well."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *SMALL, *flags, "--folder", str(folder)],
+        [sys.executable, str(ROOT / "train.py"), *SMALL, *flags, "--run-dir", str(folder)],
         cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -416,7 +416,7 @@ def trained(folder: Path, *flags: str, cwd: Path = ROOT) -> dict:
     "flags",
     [
         "--env blackjack --env-kwargs sab=false natural=true --tutor scripted",
-        "--env blackjack --accelerate compile",
+        "--env blackjack --compile-mode compile",
         "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted",
         "--env snake --env-kwargs size=6 time_limit=50 --view full --tutor scripted --tutor-accuracy 0.8",
         "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted --no-symmetry --asking visited --ask-budget 90",
@@ -440,7 +440,7 @@ def test_every_game_can_be_trained_in_and_evaluated(flags: str, tmp_path: Path) 
 @pytest.mark.parametrize("flags", ["--env connect4 --tutor scripted", "--env snake --env-kwargs size=6 time_limit=9"])
 def test_every_student_can_be_trained_tutored_and_evaluated(algo: str, flags: str, tmp_path: Path) -> None:
     small = ["--num-envs", "64", "--total-steps", "4096", "--hidden", "32", "--num-steps", "8", "--eval-episodes", "64"]
-    folder = ("--folder", str(tmp_path / "run"))
+    folder = ("--run-dir", str(tmp_path / "run"))
     done = program("train.py", "--algo", algo, *small, "--log-every", "1024", *flags.split(), *folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -527,7 +527,7 @@ def test_a_tutored_student_of_blackjack_asks_about_each_hand_once(tmp_path: Path
 
 def test_a_gymnasium_env_wants_a_view_to_be_tutored(tmp_path: Path) -> None:
     done = program(
-        "train.py", *SMALL, "--env", "gym:CartPole-v1", "--tutor", "scripted", "--folder", str(tmp_path / "r")
+        "train.py", *SMALL, "--env", "gym:CartPole-v1", "--tutor", "scripted", "--run-dir", str(tmp_path / "r")
     )
     assert done.returncode == 2
     assert "gym:CartPole-v1 has no view" in done.stderr
@@ -581,7 +581,7 @@ def test_who_learned_against_itself_is_evaluated_against_another() -> None:
 
 
 def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:
-    done = program("train.py", "--buffer-size", str(10**13), "--folder", str(tmp_path / "run"))
+    done = program("train.py", "--buffer-size", str(10**13), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert all(knob in done.stderr for knob in ("--num-envs", "--buffer-size", "--hidden"))
     assert "Traceback" not in done.stderr
@@ -595,7 +595,7 @@ def test_fault_44_a_key_is_nowhere(tmp_path: Path) -> None:
         with serving() as server:
             if refused:
                 server.misbehave = lambda handler, body: handler.reply(401, {"error": "Unauthorized"}) is None
-            flags = ("--tutor", "tiny", "--tutor-url", server.url, "--folder", str(folder))
+            flags = ("--tutor", "tiny", "--tutor-url", server.url, "--run-dir", str(folder))
             done = subprocess.run(
                 [sys.executable, "train.py", *SMALL, *flags], cwd=ROOT, capture_output=True, text=True, check=False,
                 env=os.environ | {"TUTOR_API_KEY": key}, timeout=120,

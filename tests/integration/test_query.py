@@ -38,7 +38,7 @@ def config_of(algo: str, env: str, folder: Path, **told: Any) -> Config:
     """A small run with a scripted tutor."""
     config = replace(
         tuned(algo, env), total_steps=2048, num_envs=64, eval_every=10_000, eval_episodes=16, log_every=256,
-        device="cpu", folder=folder, tutoring=TutorConfig(**{"tutor": "scripted", "tutor_depth": 1} | told),
+        device="cpu", run_dir=folder, tutoring=TutorConfig(**{"tutor": "scripted", "tutor_depth": 1} | told),
     )  # fmt: skip
     return replace(config, agent=replace(config.agent, hidden=(16,), network="mlp", **SMALL[algo]))
 

@@ -123,7 +123,7 @@ def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> N
     flags = "--algo dqn --env connect4 --tutor deepseek --total-steps 3000 --num-envs 64 --eval-episodes 50"
     run = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "train.py", *flags.split(), "--tutor-url", url, "--folder", str(run)],
+        [sys.executable, "train.py", *flags.split(), "--tutor-url", url, "--run-dir", str(run)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -146,7 +146,7 @@ def test_no_server_and_no_weights_ends_with_code_2_and_three_ways_out(tmp_path: 
     nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     done = subprocess.run(
         [sys.executable, "train.py", *["--algo", "dqn", "--env", "connect4", "--tutor", "deepseek"],
-         "--folder", str(tmp_path / "run")],
+         "--run-dir", str(tmp_path / "run")],
         cwd=ROOT, env=os.environ | nowhere, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -99,7 +99,7 @@ def test_where_no_terminal_is_nothing_moves(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
-    done = program("train.py", *SMALL, "--tutor", "scripted", "--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, "--tutor", "scripted", "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
     first, *lines = done.stdout.splitlines()
     assert first.startswith(f"{tmp_path / 'run'}: dqn on connect4, tutor scripted, ")
@@ -110,7 +110,7 @@ def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
 
 
 def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> None:
-    done = program("train.py", *SMALL, "--progress", "json", "--folder", str(tmp_path / "run"))
+    done = program("train.py", *SMALL, "--progress", "json", "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["event"] for one in events if one["event"] != "report"] == ["note", *2 * ["evaluation"], "summary"]
@@ -129,7 +129,7 @@ def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> No
 
 
 def test_quiet_prints_errors_alone(tmp_path: Path) -> None:
-    flags = ("--progress", "quiet", "--folder", str(tmp_path / "run"))
+    flags = ("--progress", "quiet", "--run-dir", str(tmp_path / "run"))
     done = program("train.py", *SMALL, *flags)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = program("train.py", *SMALL, *flags)
@@ -140,7 +140,7 @@ def test_quiet_prints_errors_alone(tmp_path: Path) -> None:
 def test_a_person_at_a_terminal_sees_a_line_that_moves(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 64, 0, 0))
-    command = [sys.executable, "train.py", *SMALL, "--folder", str(tmp_path / "run")]
+    command = [sys.executable, "train.py", *SMALL, "--run-dir", str(tmp_path / "run")]
     usual = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     with subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs, env=usual | {"TERM": "xterm"}) as running:
         os.close(theirs)

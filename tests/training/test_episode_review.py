@@ -291,7 +291,7 @@ def refined(first: Config, name: str, folder: Path, **told: Any) -> Config:
     """What goes on from a run with games read."""
     tutor = TutorConfig("scripted", tutor_depth=4, **told)
     guiding = GuidanceConfig(name, episodes=8, reward_scale=0.5)
-    return replace(first, resume=first.folder, folder=folder, total_steps=4096, tutoring=tutor, guiding=guiding)
+    return replace(first, resume=first.run_dir, run_dir=folder, total_steps=4096, tutoring=tutor, guiding=guiding)
 
 
 @pytest.mark.parametrize("name", PAUSING)
@@ -304,7 +304,7 @@ def test_a_student_is_refined_after_its_games_were_read(
     report = json.loads((tmp_path / "run" / "analysis.json").read_text())
     assert report["episodes"] == 8
     weights = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["agent"]["network"]
-    train(replace(first[algo], resume=first[algo].folder, folder=tmp_path / "alone", total_steps=4096))
+    train(replace(first[algo], resume=first[algo].run_dir, run_dir=tmp_path / "alone", total_steps=4096))
     alone = load_checkpoint(tmp_path / "alone" / "checkpoints", "cpu")["agent"]["network"]
     assert not all(one.equal(other) for one, other in zip(tensors(weights), tensors(alone), strict=True))
     if name != "preferences":
@@ -322,10 +322,10 @@ def test_a_reader_who_finds_nothing_leaves_the_student_what_it_would_have_become
     monkeypatch.setattr(ScriptedAnalyst, "critical", lambda self, episodes: [[] for _ in episodes])
     monkeypatch.setattr(ScriptedAnalyst, "prefers", lambda self, pairs: [None for _ in pairs])
     quiet = refined(first[algo], name, tmp_path / "quiet")
-    alone = replace(quiet, folder=tmp_path / "alone", tutoring=TutorConfig("none"), guiding=GuidanceConfig("none"))
+    alone = replace(quiet, run_dir=tmp_path / "alone", tutoring=TutorConfig("none"), guiding=GuidanceConfig("none"))
     for config in (quiet, alone):
         train(config)
-    agents = [load_checkpoint(config.folder / "checkpoints", "cpu")["agent"] for config in (quiet, alone)]
+    agents = [load_checkpoint(config.run_dir / "checkpoints", "cpu")["agent"] for config in (quiet, alone)]
     learned = [tensors({part: agent[part] for part in ("network", "optimizer", "steps")}) for agent in agents]
     assert all(one.equal(other) for one, other in zip(*learned, strict=True))
 
@@ -336,16 +336,16 @@ def test_a_refinement_that_stopped_goes_on_without_another_pause(
 ) -> None:
     whole = refined(first["ppo"], name, tmp_path / "whole")
     train(whole)
-    parts = replace(whole, folder=tmp_path / "parts")
+    parts = replace(whole, run_dir=tmp_path / "parts")
     monkeypatch.setattr("tests.training.test_resume.HALF", 3072)
     stopped(parts, monkeypatch)
     report = (tmp_path / "parts" / "analysis.json").read_text()
     monkeypatch.setattr("train.pause", None)
     monkeypatch.setattr("pause.hire_analyst", None)
     again(parts)
-    agree(whole.folder, parts.folder)
+    agree(whole.run_dir, parts.run_dir)
     assert (tmp_path / "parts" / "analysis.json").read_text() == report
-    assert min(int(step) for step, *_ in metrics(parts.folder)[1:]) > 2048
+    assert min(int(step) for step, *_ in metrics(parts.run_dir)[1:]) > 2048
 
 
 def test_a_pause_wants_a_run_and_somebody_who_reads(first: dict[str, Config], tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_pause_wants_a_run_and_somebody_who_reads(first: dict[str, Config], tm
     ):
         with pytest.raises(ValueError, match=words):
             train(replace(config, **change))
-        assert not (config.folder / "config.json").exists(), "so the folder can be used when that is mended"
+        assert not (config.run_dir / "config.json").exists(), "so the folder can be used when that is mended"
 
 
 def test_games_that_are_read_are_no_evaluation_s(first: dict[str, Config], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +371,7 @@ def test_games_that_are_read_are_no_evaluation_s(first: dict[str, Config], monke
         return evaluation_env(config, *rest)
 
     monkeypatch.setattr("pause.evaluation_env", noted)
-    config = replace(refined(first["ppo"], "modulate", first["ppo"].folder), device="cpu")
+    config = replace(refined(first["ppo"], "modulate", first["ppo"].run_dir), device="cpu")
     env = envs.make("blackjack", 4)
     agent = make_agent(config, env)
     pause(config, agent, reading_desk(config, env), print)

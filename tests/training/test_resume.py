@@ -41,17 +41,17 @@ def stopped(config: Config, monkeypatch: pytest.MonkeyPatch, number: int = signa
         with pytest.raises(SystemExit) as ended:
             train(config)
     assert ended.value.code == 128 + number
-    assert load_checkpoint(config.folder / "checkpoints", "cpu")["global_step"] == HALF
+    assert load_checkpoint(config.run_dir / "checkpoints", "cpu")["global_step"] == HALF
 
 
 def again(config: Config, **told: Any) -> dict[str, Any]:
     """Go on with a run."""
-    return train(replace(config, folder=None, resume=config.folder, **told))
+    return train(replace(config, run_dir=None, resume=config.run_dir, **told))
 
 
 def both_ways(config: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Train in one go, and with a stop half-way; return both folders."""
-    whole, parts = config, replace(config, folder=config.folder.with_name("parts"))
+    whole, parts = config, replace(config, run_dir=config.run_dir.with_name("parts"))
     expected = train(whole)
     stopped(parts, monkeypatch)
     summary = again(parts)
@@ -61,7 +61,7 @@ def both_ways(config: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
         if told["tutor"]:
             del told["tutor"]["seconds"]
     assert summary == expected
-    return whole.folder, parts.folder
+    return whole.run_dir, parts.run_dir
 
 
 def agree(one: Path, other: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_run_that_stopped_half_way_is_the_run_that_did_not(
         ("ppo", {"asking": "visited"}, {}),
         ("dqn", {"reuse": float("inf")}, {}),
         ("a2c", {"tutor": "none"}, {"env_kwargs": ("opponent=self", "refresh=1")}),
-        ("ppo", {}, {"accelerate": "compile"}),
+        ("ppo", {}, {"compile_mode": "compile"}),
     ],
 )
 def test_so_is_one_of_another_kind(
@@ -126,7 +126,7 @@ def test_curves_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """What a killed run had logged after its last checkpoint is logged once, on TensorBoard and in metrics.csv."""
     whole = config_of("a2c", "connect4", tmp_path / "whole", tutor="none")
     train(whole)
-    killed = replace(whole, folder=tmp_path / "killed", save_minutes=0.0)
+    killed = replace(whole, run_dir=tmp_path / "killed", save_minutes=0.0)
     save = Training.is_time_to_save
 
     class KilledError(Exception):
@@ -141,18 +141,18 @@ def test_curves_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         patch.setattr(Training, "is_time_to_save", once)
         with pytest.raises(KilledError):
             train(killed)
-    logged = [int(step) for step, tag, _ in metrics(killed.folder) if tag == "losses/entropy"]
+    logged = [int(step) for step, tag, _ in metrics(killed.run_dir) if tag == "losses/entropy"]
     assert max(logged) == 1536, "there is more in the log than in the checkpoint"
-    assert steps_in(killed.folder / "checkpoints") == [HALF]
-    with (killed.folder / "metrics.csv").open("a") as file:
+    assert steps_in(killed.run_dir / "checkpoints") == [HALF]
+    with (killed.run_dir / "metrics.csv").open("a") as file:
         file.write("2048,1.0,losses/ent")  # a line that was cut short
     again(killed)
-    agree(whole.folder, killed.folder)
+    agree(whole.run_dir, killed.run_dir)
     for tag in ("losses/entropy", "charts/episodic_return"):
-        events = EventAccumulator(str(killed.folder)).Reload().Scalars(tag)
+        events = EventAccumulator(str(killed.run_dir)).Reload().Scalars(tag)
         steps = [event.step for event in events]
-        assert steps == sorted(set(steps)) == [int(step) for step, name, _ in metrics(whole.folder) if name == tag]
-    with (killed.folder / "metrics.csv").open() as file:
+        assert steps == sorted(set(steps)) == [int(step) for step, name, _ in metrics(whole.run_dir) if name == tag]
+    with (killed.run_dir / "metrics.csv").open() as file:
         seconds = [float(row["wall_seconds"]) for row in csv.DictReader(file)]
     assert seconds == sorted(seconds)
 
@@ -206,22 +206,22 @@ def test_a_new_run_may_begin_with_another_one_s_student(tmp_path: Path) -> None:
     first = config_of("ppo", "connect4", tmp_path / "first", tutor="none")
     train(first)
     folder = tmp_path / "second"
-    config = replace(first, folder=folder, resume=first.folder, total_steps=4096, tutoring=TutorConfig("scripted"))
+    config = replace(first, run_dir=folder, resume=first.run_dir, total_steps=4096, tutoring=TutorConfig("scripted"))
     summary = train(config)
     assert summary["global_step"] == 4096
     wanted = {int(step): float(value) for step, tag, value in metrics(folder) if tag == "tutor/consult_probability"}
     assert min(wanted) > 2048, "its log is its own"
     assert wanted[4096] == pytest.approx(0.1), "its schedules begin where it begins"
     assert wanted[min(wanted)] == pytest.approx(1 - 0.9 * (min(wanted) - 2048) / 1024, abs=1e-6)
-    assert json.loads((folder / "config.json").read_text())["resume"] == str(first.folder)
-    assert load_checkpoint(first.folder / "checkpoints", "cpu")["global_step"] == 2048, "the first is as it was"
+    assert json.loads((folder / "config.json").read_text())["resume"] == str(first.run_dir)
+    assert load_checkpoint(first.run_dir / "checkpoints", "cpu")["global_step"] == 2048, "the first is as it was"
 
 
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if "dqn" in one.students and not one.pauses])
 def test_what_dqn_lived_through_alone_is_taken_for_moments_in_which_nobody_spoke(name: str, tmp_path: Path) -> None:
     first = config_of("dqn", "connect4", tmp_path / "first", tutor="none")
     train(first)
-    config = replace(first, folder=tmp_path / "second", resume=first.folder, total_steps=2560)
+    config = replace(first, run_dir=tmp_path / "second", resume=first.run_dir, total_steps=2560)
     config = replace(config, tutoring=TutorConfig("scripted"), guiding=GuidanceConfig(name))
     if name == "hint":  # sees more than the first one did
         with pytest.raises(ValueError, match="has another kind of student"):
@@ -246,26 +246,26 @@ def test_another_student_or_game_cannot_go_on(change: dict[str, Any], tmp_path: 
     train(first)
     other = config_of(change.get("algo", "ppo"), change.get("env", "connect4"), tmp_path / "second", tutor="none")
     with pytest.raises(ValueError, match="has another kind of student or game"):
-        train(replace(other, resume=first.folder, total_steps=4096))
+        train(replace(other, resume=first.run_dir, total_steps=4096))
 
 
 def test_a_run_that_was_stopped_before_its_last_evaluation_ends(tmp_path: Path) -> None:
     config = config_of("ppo", "connect4", tmp_path / "run", tutor="none")
     summary = train(config)
     with pytest.raises(ValueError, match="has done"):
-        train(replace(config, resume=config.folder))
-    (config.folder / "summary.json").unlink()
-    again = train(replace(config, resume=config.folder))
+        train(replace(config, resume=config.run_dir))
+    (config.run_dir / "summary.json").unlink()
+    again = train(replace(config, resume=config.run_dir))
     assert again["global_step"] == summary["global_step"]
     assert again["eval"] == summary["eval"]
-    assert (config.folder / "summary.json").exists()
+    assert (config.run_dir / "summary.json").exists()
 
 
 def test_a_second_process_in_a_run_s_folder_is_refused(tmp_path: Path) -> None:
     with alone_in(tmp_path), pytest.raises(ValueError, match="another process trains in"), alone_in(tmp_path):
         pass
     with alone_in(tmp_path):
-        done = program("train.py", *SMALL, "--folder", str(tmp_path))
+        done = program("train.py", *SMALL, "--run-dir", str(tmp_path))
     assert done.returncode == 2
     assert "another process trains in" in done.stderr
 
@@ -344,12 +344,12 @@ def test_a_password_that_was_forgotten_is_no_difference_and_is_not_told() -> Non
 def test_a_user_stops_and_goes_on(tmp_path: Path) -> None:
     """As typed: the flags of a run that goes on are its own."""
     folder = str(tmp_path / "run")
-    assert program("train.py", *SMALL, "--folder", folder).returncode == 0
+    assert program("train.py", *SMALL, "--run-dir", folder).returncode == 0
     for flags, code, words in (
         ((), 2, "has done 4,032 of 4,000 steps"),
         (("--total-steps", "5000"), 2, "total_steps was 4000, is 5000"),
         (("--total-steps", "5000", "--force"), 0, ""),
-        (("--total-steps", "6000", "--folder", str(tmp_path / "other")), 0, ""),
+        (("--total-steps", "6000", "--run-dir", str(tmp_path / "other")), 0, ""),
     ):
         done = program("train.py", "--resume", folder, *flags)
         assert done.returncode == code, done.stderr

@@ -37,7 +37,7 @@ def tracked(folder: Path, *flags: str, mode: str = "offline") -> subprocess.Comp
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 def test_a_run_that_is_tracked_leaves_its_scalars_and_goes_on_as_the_same_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = tracked(folder, *SMALL, "--track", "--folder", str(folder))
+    done = tracked(folder, *SMALL, "--track", "--run-dir", str(folder))
     assert done.returncode == 0, done.stderr
     assert scalars(folder) == logged(folder) != {}
     done = tracked(folder, "--resume", str(folder), "--total-steps", "6000", "--force")
@@ -50,7 +50,7 @@ def test_a_run_that_is_tracked_leaves_its_scalars_and_goes_on_as_the_same_run(tm
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 def test_who_is_not_known_there_is_told_so(tmp_path: Path) -> None:
-    done = tracked(tmp_path / "run", *SMALL, "--track", "--folder", str(tmp_path / "run"), mode="online")
+    done = tracked(tmp_path / "run", *SMALL, "--track", "--run-dir", str(tmp_path / "run"), mode="online")
     assert done.returncode == 2
     assert "error: --track: Weights & Biases says: " in done.stderr
     assert "Traceback" not in done.stderr

@@ -294,7 +294,7 @@ def test_a_run_that_does_not_wait_leaves_no_thread(tmp_path: Path) -> None:
     config = tuned("dqn", "connect4")
     told = TutorConfig(tutor="scripted", nowait=True)
     summary = train(
-        replace(config, tutoring=told, total_steps=6000, num_envs=64, eval_episodes=20, folder=tmp_path / "run")
+        replace(config, tutoring=told, total_steps=6000, num_envs=64, eval_episodes=20, run_dir=tmp_path / "run")
     )
     assert summary["tutor"]["hits"] > 0  # type: ignore[index]
     assert summary["tutor"]["asked"] > 0  # type: ignore[index]

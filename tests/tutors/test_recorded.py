@@ -188,7 +188,7 @@ def test_the_desk_keeps_what_a_recorded_tutor_says_in_the_run_s_own_store(path: 
 
 def test_a_run_with_the_answers_of_another_asks_nobody_and_is_the_same_twice(tmp_path: Path) -> None:
     def train(name: str, tutor: str, *flags: str) -> tuple[list[tuple[str, str]], dict]:
-        command = [sys.executable, "train.py", *SMALL, "--tutor", tutor, "--folder", str(tmp_path / name), *flags]
+        command = [sys.executable, "train.py", *SMALL, "--tutor", tutor, "--run-dir", str(tmp_path / name), *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
         with (tmp_path / name / "metrics.csv").open() as file:

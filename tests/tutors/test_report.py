@@ -423,7 +423,7 @@ def test_a_run_s_own_tutor_is_reported_on_in_its_own_view(tmp_path: Path) -> Non
     run = tmp_path / "run"
     train = ("train.py", "--env", "snake", "--view", "full", "--tutor", "scripted", "--tutor-accuracy", "0.5")
     train += ("--env-kwargs", "size=6", "--total-steps", "256", "--num-envs", "64", "--eval-episodes", "4")
-    small = ("--learning-starts", "128", "--hidden", "8", "--eval-every", "256", "--folder", str(run))
+    small = ("--learning-starts", "128", "--hidden", "8", "--eval-every", "256", "--run-dir", str(run))
     assert program(*train, *small).returncode == 0
     done = program("evaluate.py", str(run), "--who", "tutor", "--report", "--positions", "100", "--json")
     assert done.returncode == 0, done.stderr

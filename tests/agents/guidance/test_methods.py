@@ -587,7 +587,7 @@ def test_compiled_guidance_is_eager_guidance(algo: str, name: str, tmp_path: Pat
     config = replace(config_of(algo, "blackjack", tmp_path), guiding=GuidanceConfig(name), total_steps=1024)
     weights = []
     for mode in ("eager", "compile"):
-        train(replace(config, accelerate=mode, folder=tmp_path / mode))
+        train(replace(config, compile_mode=mode, run_dir=tmp_path / mode))
         weights.append(tensors(load_checkpoint(tmp_path / mode / "checkpoints", "cpu")["agent"]["network"]))
     for one, other in zip(*weights, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
@@ -605,7 +605,7 @@ def test_who_fades_is_advised_everywhere_and_then_nowhere(name: str, algo: str, 
         strength = series(tmp_path / "run", "tutor/strength")
         assert strength == sorted(strength, reverse=True)
         assert (strength[0] > 0, strength[-1]) == (True, 0)
-        told = replace(config, folder=tmp_path / "told", tutoring=replace(config.tutoring, consult_to=0.5))
+        told = replace(config, run_dir=tmp_path / "told", tutoring=replace(config.tutoring, consult_to=0.5))
         train(told)
         rarer = series(tmp_path / "told", "tutor/wanted")
         assert all(0.5 < share < 1 for share in rarer[:half])

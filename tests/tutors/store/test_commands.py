@@ -303,7 +303,7 @@ def test_a_small_game_is_asked_about_once_and_for_ever(tmp_path: Path) -> None:
     assert "280 positions of blackjack table, all that play met: 0 were stored, 280 of 280 were answered now" in said
     assert "280 were stored, 0 of 0 were answered now" in fill(path, "--tutor", "scripted")
     flags = ["--env", "blackjack", "--tutor", "scripted", "--advice-store", str(path), "--total-steps", "4096"]
-    folder = ["--folder", str(tmp_path / "run"), "--eval-episodes", "10"]
+    folder = ["--run-dir", str(tmp_path / "run"), "--eval-episodes", "10"]
     done = subprocess.run(
         [sys.executable, "train.py", "--algo", "ppo", "--num-envs", "64", *flags, *folder],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
@@ -367,7 +367,7 @@ def test_the_positions_met_most_often_are_those_that_a_plain_count_finds() -> No
 def test_what_a_run_s_student_meets_most_often_can_be_asked_about(tmp_path: Path) -> None:
     """By another tutor than the run's; one action in ten is any legal one, the others are the student's."""
     run, store = tmp_path / "run", tmp_path / "advice.sqlite"
-    config = replace(tuned("dqn", "connect4"), total_steps=512, num_envs=64, eval_episodes=8, folder=run, device="cpu")
+    config = replace(tuned("dqn", "connect4"), total_steps=512, num_envs=64, eval_episodes=8, run_dir=run, device="cpu")
     train(replace(config, agent=replace(config.agent, hidden=(16,), learning_starts=128, batch_size=32)))
     line = fill_for(
         Evaluation(run, fill=True, positions=200, tutoring=TutorConfig("scripted", advice_store=str(store)))

@@ -266,7 +266,7 @@ def test_a_run_shares_a_server_and_writes_the_password_nowhere(url: str, tmp_pat
     small = "--algo ppo --env blackjack --num-envs 64 --total-steps 4096 --eval-episodes 10 --tutor"
 
     def run(name: str, tutor: str, *flags: str, program: str = "train.py") -> subprocess.CompletedProcess[str]:
-        told = [sys.executable, program, *small.split(), tutor, "--folder", str(tmp_path / name), *flags]
+        told = [sys.executable, program, *small.split(), tutor, "--run-dir", str(tmp_path / name), *flags]
         return subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     cold = run("cold", "scripted", "--advice-store", url)

@@ -1,0 +1,106 @@
+"""Flags: what a command line becomes, which names of versions 0.x are refused, and what the help shows."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import pytest
+import tyro
+
+from training.cli import RENAMED, flags, parse
+from training.config import COMMON_FLAGS, EXAMPLES, Config, tuned_for
+
+PUBLIC = {  # the names that version 1.0 changed, by those of 0.7
+    "--folder": "--run-dir",
+    "--nowait": "--async-tutor",
+    "--asking": "--query-strategy",
+    "--asking-threshold": "--query-threshold",
+    "--ask-budget": "--query-budget",
+    "--ask-per-step": "--query-budget-per-step",
+    "--tutor-fresh": "--tutor-stochastic",
+    "--strength-from": "--guidance-start",
+    "--strength-to": "--guidance-end",
+    "--strength-over": "--guidance-fraction",
+    "--which": "--episode-selection",
+    "--accelerate": "--compile-mode",
+    "--who": "--policy",
+    "--report": "python -m tutors report",
+    "--fill": "python -m tutors fill",
+}
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Options within options."""
+
+    inner_size: int = 3
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Options with a nested class."""
+
+    first_flag: str = "a"
+    """First help text."""
+    hidden_flag: int = 1
+    """Second help text."""
+    inner: Annotated[Inner, tyro.conf.arg(name="inner")] = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize(("old", "new"), PUBLIC.items())
+@pytest.mark.parametrize("spelled", ["{}", "{}=x"])
+def test_old_flag_is_refused_with_its_new_name(old: str, new: str, spelled: str) -> None:
+    assert RENAMED[old] == new
+    for flag in (old, "--" + old[2:].replace("-", "_")):
+        with pytest.raises(ValueError, match=f"{old} was renamed in version 1.0: use {new}$"):
+            parse([spelled.format(flag)], Outer)
+
+
+def test_every_renamed_flag_is_a_public_one() -> None:
+    assert RENAMED == PUBLIC
+
+
+def test_flags_are_those_of_nested_classes_too() -> None:
+    assert list(flags(Outer)) == ["--first-flag", "--hidden-flag", "--inner", "--inner-size"]
+    assert set(flags(Inner | Outer)) == set(flags(Outer))
+    assert {"--run-dir", "--tutor-url", "--guidance", "--num-minibatches", "--buffer-size"} <= set(flags(Config))
+
+
+def test_parse_starts_from_defaults_of_the_command_line() -> None:
+    assert parse(["--inner-size", "5"], Outer, defaults=lambda args: Outer(args[1])) == Outer("5", inner=Inner(5))
+    assert parse(["--algo", "ppo", "--run-dir", "x"], Config, defaults=tuned_for).algo == "ppo"
+
+
+@pytest.mark.parametrize("asked", ["-h", "--help", "--help-all"])
+def test_help_shows_common_flags_and_help_all_every_flag(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([asked], Outer, "About it.", lambda args: Outer("b"), common=("first_flag",), examples="  example 1\n")
+    assert ended.value.code in (0, None)
+    printed = capsys.readouterr().out
+    assert "About it." in printed
+    assert "First help text. (default: b)" in printed
+    assert printed.endswith("examples:\n  example 1\n\n")
+    every = asked == "--help-all"
+    assert [name in printed for name in ("--hidden-flag", "--inner-size", "inner options")] == [every] * 3
+    assert ("--help-all lists every flag" in printed) != every
+
+
+def test_train_help_begins_with_ten_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"], Config, defaults=tuned_for, common=COMMON_FLAGS, examples=EXAMPLES)
+    printed = capsys.readouterr().out
+    shown = re.findall(r"^\W*(--[a-z-]+) [A-Z[]", printed, re.MULTILINE)  # a flag and the kind of its value
+    assert len(shown) == 10
+    assert {"--algo", "--env", "--tutor", "--guidance", "--run-dir", "--resume"} <= set(shown)
+    assert printed.count("python train.py --") == 3
+
+
+def test_train_help_all_has_groups_and_the_flags_of_the_chosen_student(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help-all", "--algo", "ppo"], Config, defaults=tuned_for, common=COMMON_FLAGS)
+    printed = capsys.readouterr().out
+    for title in ("tutor", "guidance", "agent"):
+        assert f"{title} options" in printed
+    assert "--num-minibatches" in printed
+    assert "--buffer-size" not in printed
+    assert "{None}" not in printed
