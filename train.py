@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents import Agent
-from agents.base import Choice, Heard, Proposal, frozen_copy
+from agents.base import frozen_copy
 from agents.compile import compile_methods
 from agents.distributed import (
     all_gather_sum,
@@ -24,6 +24,7 @@ from agents.distributed import (
     world_size,
 )
 from agents.guidance import METHODS
+from agents.policy import Decision
 from envs.base import Env, Step
 from envs.episode_stats import EpisodeStats
 from envs.opponents import SelfPlay
@@ -59,7 +60,7 @@ def train(config: Config) -> dict[str, object]:
     if config.compile_mode == "graph" and not device.startswith("cuda"):
         raise ValueError(f"--compile-mode graph is for CUDA devices: on {device} compile is as far as it goes")
     config, goes_on = settled(replace(config, device=device))
-    source, pauses = config.run_dir if goes_on else config.resume, METHODS[config.guiding.guidance].pauses
+    source, pauses = config.run_dir if goes_on else config.resume, METHODS[config.guiding.guidance].needs_episode_review
     state = None if source is None else load_checkpoint(source / "checkpoints", device, rank(), world_size())
     if source is not None and state is not None and state["global_step"] >= config.total_steps:
         done = f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps"
@@ -90,10 +91,10 @@ def train(config: Config) -> dict[str, object]:
             if broadcast_object(turn) == rank():
                 told = (config.tutoring, env.game, config.seed, config.run_dir, device, progress.say)
                 desk = reading_desk(config, env) if pauses else stack.enter_context(open_desk(*told))
-        training = Training(config, env, agent, desk, log, progress)
+        trainer = Trainer(config, env, agent, desk, log, progress)
         if state is not None:
             try:
-                training.load_state_dict(state, goes_on)
+                trainer.load_state_dict(state, goes_on)
             except (KeyError, RuntimeError) as error:
                 raise ValueError(
                     f"{source} has another kind of student or game, or is another version's: {error}"
@@ -103,7 +104,7 @@ def train(config: Config) -> dict[str, object]:
         if rank() == 0:
             write(config.run_dir / "config.json", config.to_json().encode() + b"\n")
         progress.say("")  # nothing is waited for any more
-        summary = training.run()
+        summary = trainer.run()
         if rank() == 0:
             log.compare(known, summary["eval"]["mean_return"])
             write(config.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
@@ -111,7 +112,7 @@ def train(config: Config) -> dict[str, object]:
     return summary
 
 
-class Training(Resumable):
+class Trainer(Resumable):
     """The loop, and what it counts."""
 
     def __init__(
@@ -148,14 +149,14 @@ class Training(Resumable):
         mode = self.config.compile_mode
         if mode in ("auto", "eager"):
             return
-        compile_methods(mode, self.agent, *self.agent.parts)
+        compile_methods(mode, self.agent, *self.agent.compiled_methods)
         if type(self.env) is not Env:  # a Gymnasium env is not made of tensors
             compile_methods(mode, self.agent, "act", "observe")
             if self.desk is not None:
                 compile_methods(mode, self, "look_up", "follow")
             return
         self.within = untimed
-        for name in ("moment",) if self.desk is None or self.desk.clerk is not None else ("before", "after"):
+        for name in ("rollout_step",) if self.desk is None or self.desk.clerk is not None else ("decide", "advance"):
             compile_methods(mode, self, name)
             setattr(self, name, partial(self.watch, "play", getattr(self, name)))
 
@@ -174,7 +175,7 @@ class Training(Resumable):
             while self.global_step < config.total_steps and not broadcast_object(stop.number):
                 before, self.result = self.global_step, None
                 try:
-                    step, stats = self.round(step)
+                    step, stats = self.update(step)
                 except TutorError:
                     self.save({})
                     raise
@@ -192,53 +193,62 @@ class Training(Resumable):
             raise SystemExit(128 + broadcast_object(stop.number))
         return self.summary(self.result or self.evaluate())
 
-    def round(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
-        """Collect once and learn once; return the next moment, and what to log."""
+    def update(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
+        """Collect transitions and learn from them once; return the next step, and what to log."""
         whole = self.config.total_steps - self.guided_from
         self.guidance.strength.fill_(self.config.guiding.strength_at((self.global_step - self.guided_from) / whole))
-        for _ in range(self.agent.horizon):
-            step = self.moment(step)
+        for _ in range(self.agent.steps_per_update):
+            step = self.rollout_step(step)
             self.global_step += self.config.num_envs
             if self.desk is not None:
                 self.watch("tutor", self.desk.tend)
         self.updates += 1
         return step, self.watch("learn", self.agent.update, step)
 
-    def moment(self, step: Step) -> Step:
-        """Act once in all games, and return the moment that this leads to."""
-        proposal, query = self.before(step)
+    def rollout_step(self, step: Step) -> Step:
+        """Act once in all env copies, and return the step that this leads to."""
+        decision, query = self.decide(step)
         if query is not None and self.desk is not None and self.desk.clerk is None:
             self.watch("tutor", self.desk.ask, query.told, query.missing, query.advice)
-        return self.after(step, proposal, query)
+        return self.advance(step, decision, query)
 
-    def before(self, step: Step) -> tuple[Proposal, Query | None]:
-        """Return what the student proposes, and where it wants advice."""
-        proposal = self.within("act", self.agent.act, step)
-        return proposal, None if self.desk is None else self.within("tutor", self.look_up, step, proposal)
+    def decide(self, step: Step) -> tuple[Decision, Query | None]:
+        """Return the student's own decision, and where advice is wanted."""
+        decision = self.within("act", self.agent.act, step.obs, step.action_mask)
+        return decision, None if self.desk is None else self.within("tutor", self.look_up, step, decision)
 
-    def after(self, step: Step, proposal: Proposal, query: Query | None) -> Step:
-        """Act, after what was heard, and return the moment that this leads to."""
-        self.actions[0].add_((proposal.action[:, None] == self.columns).sum(0))
-        choice = Choice(proposal.action, proposal.scores, {})
-        if query is not None:
-            proposal, choice = self.within("tutor", self.follow, step, proposal, query)
-        after = self.within("env", self.env.step, choice.action)
-        felt = after._replace(reward=self.guidance.reward(after))
-        proposal = proposal._replace(scores=choice.scores)
-        extras = self.guidance.remember(after, choice.extras)
-        self.within("store", self.agent.observe, step, proposal, choice.action, felt, extras)
-        self.score.add(after)
+    def advance(self, step: Step, decision: Decision, query: Query | None) -> Step:
+        """Act on the decision and the advice, store the transition, and return the step that this leads to."""
+        self.actions[0].add_((decision.action[:, None] == self.columns).sum(0))
+        if query is None:
+            next_step = self.within("env", self.env.step, decision.action)
+            self.within("store", self.agent.observe, step, decision, decision.action, next_step, next_step.reward)
+        else:
+            next_step = self.advance_guided(step, decision, self.within("tutor", self.follow, step, decision, query))
+        self.score.add(next_step)
         self.acted += self.config.num_envs
-        return after.as_initial()
+        return next_step.as_initial()
 
-    def look_up(self, step: Step, proposal: Proposal) -> Query:
+    def advance_guided(self, step: Step, decision: Decision, advice: Tensor) -> Step:
+        """Act with advice (N, A), zeros where there is none to follow."""
+        if self.guidance.uses_advice_as_input:
+            decision = self.within("act", self.agent.decide, step.obs, step.action_mask, advice)
+        u = self.guidance_rng.uniform(self.env.steps, step.action_mask.shape[1] + 1)
+        action, followed = self.within("tutor", self.guidance.act, decision, advice, step.action_mask, u)
+        next_step = self.within("env", self.env.step, action)
+        reward, bonus = self.guidance.reward(next_step, action, advice)
+        transition = (step, decision, action, next_step, reward, advice, followed, bonus)
+        self.within("store", self.agent.observe, *transition)
+        return next_step
+
+    def look_up(self, step: Step, decision: Decision) -> Query:
         """Return where advice is wanted, what the table knows of it, and where a question is put."""
         desk = self.desk
         assert desk is not None
         told = desk.tell(step.state)
         u = self.rng.uniform(self.env.steps, 2)
-        wish = self.asking.wish(told.keys, proposal.scores, step.action_mask, self.consult_probability(), u)
-        if self.guidance.fades:
+        wish = self.asking.wish(told.keys, decision.scores, step.action_mask, self.consult_probability(), u)
+        if self.guidance.is_annealed:
             wish = wish._replace(wanted=wish.wanted & (self.guidance.strength > 0))
         advice = desk.look_up(told, wish.wanted)
         missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.given)
@@ -246,29 +256,22 @@ class Training(Resumable):
             desk.queue(told, missing)
         return Query(told, wish, advice, missing)
 
-    def follow(self, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:
-        """Return (what the student proposes, what to do), after what was heard."""
+    def follow(self, step: Step, decision: Decision, query: Query) -> Tensor:
+        """Return the advice to follow, (N, A) in the env's own actions; zeros where there is none."""
         assert self.desk is not None
         advice = self.desk.turn_back(query.told, query.advice)
         best = advice.probs.argmax(1)
-        same = advice.given & (best == proposal.greedy)
+        same = advice.given & (best == decision.greedy)
         self.actions[1].add_(((best[:, None] == self.columns) & advice.given[:, None]).sum(0))
         self.agreed += torch.stack([same.sum(), advice.given.sum()])
-        heeded = self.asking.heed(query.wish.wanted, advice.given & ~same, self.rations)
-        heard = Heard(advice.probs * heeded[:, None], advice.given & heeded)
-        u = self.guidance_rng.uniform(self.env.steps, step.action_mask.shape[1] + 1)
-        choice = self.guidance.choose(proposal, heard, step.action_mask, u)
-        besides = self.guidance.see(choice.extras)
-        if besides is not None:
-            proposal = self.agent.think(step, besides)
-            choice = Choice(proposal.action, proposal.scores, choice.extras)
-        return proposal, choice
+        followed = self.asking.heed(query.wish.wanted, advice.given & ~same, self.rations)
+        return advice.probs * (advice.given & followed)[:, None]
 
     def consult_probability(self) -> Tensor:
         """Return the chance that a position is asked about now, 0-d."""
         told = self.config.tutoring
         theta = (self.config.total_steps - self.guided_from) // 2 if told.theta is None else told.theta
-        last = (1.0 if self.guidance.fades else 0.1) if told.consult_to is None else told.consult_to
+        last = (1.0 if self.guidance.is_annealed else 0.1) if told.consult_to is None else told.consult_to
         return consult_probability(self.acted - self.guided_from, theta, told.consult_from, last)
 
     def report(self, stats: dict[str, Tensor]) -> None:
@@ -289,7 +292,7 @@ class Training(Resumable):
             values["tutor/agreement"] = same / max(advised, 1)
             if self.asking.method == "chance":
                 values["tutor/consult_probability"] = float(self.consult_probability())
-            if self.guidance.fades or self.guidance.pauses:
+            if self.guidance.is_annealed or self.guidance.needs_episode_review:
                 values["tutor/strength"] = float(self.guidance.strength)
         values |= numbers | self.watch.shares()
         for who, counts in zip(("student", "tutor"), all_reduce_sum(self.actions).tolist(), strict=True):

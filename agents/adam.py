@@ -30,11 +30,12 @@ class Adam:
     """
 
     def __init__(self, network: nn.Module, max_grad_norm: float) -> None:
-        self.parameters, self.max_grad_norm = list(network.parameters()), max_grad_norm
+        self.parameters = list(network.parameters())
+        self.max_grad_norm = max_grad_norm
         self.sizes = [parameter.numel() for parameter in self.parameters]
         device = self.parameters[0].device
-        self.mean = torch.zeros(sum(self.sizes), device=device)
-        self.square = torch.zeros(sum(self.sizes), device=device)
+        self.exp_avg = torch.zeros(sum(self.sizes), device=device)
+        self.exp_avg_sq = torch.zeros(sum(self.sizes), device=device)
         self.steps = torch.zeros((), device=device)
 
     def step(self, loss: Tensor, learning_rate: Tensor | float) -> Tensor:
@@ -45,18 +46,18 @@ class Adam:
             norm = grad.norm()
             grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             self.steps += 1
-            self.mean.lerp_(grad, 1 - BETA1)
-            self.square.lerp_(grad * grad, 1 - BETA2)
-            mean = self.mean / (1 - BETA1**self.steps)
-            square = self.square / (1 - BETA2**self.steps)
-            move = learning_rate * mean / (square.sqrt() + EPSILON)
-            for parameter, part in zip(self.parameters, move.split(self.sizes), strict=True):
+            self.exp_avg.lerp_(grad, 1 - BETA1)
+            self.exp_avg_sq.lerp_(grad * grad, 1 - BETA2)
+            mean = self.exp_avg / (1 - BETA1**self.steps)
+            square = self.exp_avg_sq / (1 - BETA2**self.steps)
+            update = learning_rate * mean / (square.sqrt() + EPSILON)
+            for parameter, part in zip(self.parameters, update.split(self.sizes), strict=True):
                 parameter.sub_(part.view_as(parameter))
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what has been gathered so far."""
-        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+        """Return the moments of the gradient and the number of steps."""
+        return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""

@@ -16,15 +16,15 @@ MIN_CNN_SIZE = 5  # rows and columns that are worth a convolution
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a student sees with."""
+    """The shape of a student's network."""
 
     network: Literal["auto", "mlp", "conv"] = "auto"  # auto: conv for observations of (channels, rows, columns)
     hidden: tuple[int, ...] = (256, 256)  # units of each dense layer; one dense layer follows the convolutions
-    activation: Literal["relu", "tanh"] = "relu"  # of a network that is all dense: tanh is bounded where nobody was yet
+    activation: Literal["relu", "tanh"] = "relu"  # of a dense network: tanh is bounded on states never visited
     bfloat16: bool = False  # products in bfloat16, weights and losses in float32
 
     def check(self, num_envs: int) -> None:
-        """Raise ValueError for what cannot be trained with in `num_envs` games."""
+        """Raise ValueError for a config that cannot train on `num_envs` env copies."""
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden is {self.hidden}; there must be a layer, and each of at least 1 unit")
 
@@ -34,10 +34,10 @@ class Network(nn.Module):
 
     Orthogonal weights of gain sqrt(2), and of gain `gain` in the head: small, so that a policy begins without a
     preference (Andrychowicz et al. 2020, arXiv:2006.05990, section 3.2). Weights are drawn with `seed` and
-    `part`: networks of one student that differ in `part` begin differently.
+    `part`: networks of one student that differ in `part` begin with different weights.
 
-    `besides` is the number of inputs beside the observation, which join it at the first dense layer. Their weights
-    begin at 0: a network that is told nothing is the same network without them.
+    `extra_inputs` is the number of inputs beside the observation, which join it at the first dense layer. Their weights
+    begin at 0: without those inputs it computes the same as a network that has none.
     """
 
     def __init__(
@@ -48,113 +48,113 @@ class Network(nn.Module):
         seed: int,
         gain: float = 0.01,
         part: int = 0,
-        besides: int = 0,
+        extra_inputs: int = 0,
     ) -> None:
         super().__init__()
-        chance = generator(seed, part)
-        self.coarse = config.bfloat16
+        generator = make_generator(seed, part)
+        self.autocast = config.bfloat16
         if uses_cnn(config, obs_shape):
-            self.body, width = cnn(obs_shape, config.hidden[0], chance), config.hidden[0]
+            self.body, width = cnn(obs_shape, config.hidden[0], generator), config.hidden[0]
         else:
             sizes = (math.prod(obs_shape), *config.hidden)
-            self.body, width = mlp(sizes, ACTIVATIONS[config.activation], chance), config.hidden[-1]
-        self.head = linear_layer(width, outputs, gain, chance)
-        if besides:
+            self.body, width = mlp(sizes, ACTIVATIONS[config.activation], generator), config.hidden[-1]
+        self.head = linear_layer(width, outputs, gain, generator)
+        if extra_inputs:
             self.joint, first = next((at, one) for at, one in enumerate(self.body) if isinstance(one, nn.Linear))
-            self.besides = nn.utils.skip_init(nn.Linear, besides, first.out_features, bias=False)
-            nn.init.zeros_(self.besides.weight)
+            self.extra_inputs = nn.utils.skip_init(nn.Linear, extra_inputs, first.out_features, bias=False)
+            nn.init.zeros_(self.extra_inputs.weight)
 
-    def forward(self, obs: Tensor, besides: Tensor | None = None) -> Tensor:
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.coarse):
-            output = self.head(self.see(obs, besides))
+    def forward(self, obs: Tensor, extra_inputs: Tensor | None = None) -> Tensor:
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.head(self.features(obs, extra_inputs))
         return output.float()
 
-    def see(self, obs: Tensor, besides: Tensor | None = None) -> Tensor:
-        """Return what the body makes of observations and, where there is something, of what is told (N, besides)."""
+    def features(self, obs: Tensor, extra_inputs: Tensor | None = None) -> Tensor:
+        """Return the body's output (N, width) for observations and, if given, extra inputs (N, extra_inputs)."""
         for at, layer in enumerate(self.body):
             obs = layer(obs)
-            if besides is not None and at == self.joint:
-                obs = obs + self.besides(besides)
+            if extra_inputs is not None and at == self.joint:
+                obs = obs + self.extra_inputs(extra_inputs)
         return obs
 
 
 class ActorCritic(nn.Module):
     """A policy and a value, from observations (N, *obs_shape) to logits (N, A) and values (N,), float32.
 
-    Two dense networks that share nothing; or one of convolutions, which are dear, with both heads.
+    Two dense networks that share nothing; or one of convolutions, which are expensive, with both heads.
     """
 
     def __init__(
-        self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int, seed: int, besides: int = 0
+        self, config: NetworkConfig, obs_shape: tuple[int, ...], num_actions: int, seed: int, extra_inputs: int = 0
     ) -> None:
         super().__init__()
         self.shared = uses_cnn(config, obs_shape)
-        self.policy = Network(config, obs_shape, num_actions, seed, besides=besides)
+        self.policy = Network(config, obs_shape, num_actions, seed, extra_inputs=extra_inputs)
         if self.shared:
-            chance = generator(seed, 1)
-            self.value: nn.Module = linear_layer(config.hidden[0], 1, 1.0, chance)
+            generator = make_generator(seed, 1)
+            self.value: nn.Module = linear_layer(config.hidden[0], 1, 1.0, generator)
         else:
-            self.value = Network(config, obs_shape, 1, seed, gain=1.0, part=1, besides=besides)
+            self.value = Network(config, obs_shape, 1, seed, gain=1.0, part=1, extra_inputs=extra_inputs)
 
-    def forward(self, obs: Tensor, besides: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Tensor, extra_inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not self.shared:
-            return self.policy(obs, besides), self.value(obs, besides)[:, 0]
-        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.policy.coarse):
-            seen = self.policy.see(obs, besides)
-            logits, value = self.policy.head(seen), self.value(seen)[:, 0]
+            return self.policy(obs, extra_inputs), self.value(obs, extra_inputs)[:, 0]
+        with torch.autocast(obs.device.type, torch.bfloat16, enabled=self.policy.autocast):
+            features = self.policy.features(obs, extra_inputs)
+            logits, value = self.policy.head(features), self.value(features)[:, 0]
         return logits.float(), value.float()
 
-    def judge(self, obs: Tensor) -> Tensor:
+    def get_value(self, obs: Tensor) -> Tensor:
         """Return the values alone, (N,)."""
         return self(obs)[1] if self.shared else self.value(obs)[:, 0]
 
 
-def generator(seed: int, part: int) -> torch.Generator:
-    """Return the chance of one part of a student; PyTorch's generator on the CPU knows the last 32 bits of a seed."""
+def make_generator(seed: int, part: int) -> torch.Generator:
+    """Return the generator of one network's weights; PyTorch's on the CPU uses the last 32 bits of a seed."""
     return torch.Generator().manual_seed((seed + part * 0x9E3779B1) % (1 << 32))
 
 
 def uses_cnn(config: NetworkConfig, obs_shape: tuple[int, ...]) -> bool:
-    """Return whether the observation is looked at with convolutions."""
+    """Return whether the network begins with convolutions."""
     if config.network == "auto":
         return len(obs_shape) == 3 and min(obs_shape[1:]) >= MIN_CNN_SIZE
     if config.network == "conv" and len(obs_shape) != 3:
-        raise ValueError(f"--network conv wants observations of (channels, rows, columns), not of {obs_shape}")
+        raise ValueError(f"--network conv requires observations of (channels, rows, columns), not of {obs_shape}")
     return config.network == "conv"
 
 
-def mlp(sizes: tuple[int, ...], activation: type[nn.Module], chance: torch.Generator) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], activation: type[nn.Module], generator: torch.Generator) -> nn.Sequential:
     """Return a multi-layer perceptron's hidden layers."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, units in itertools.pairwise(sizes):
-        layers += [linear_layer(inputs, units, math.sqrt(2), chance), activation()]
+        layers += [linear_layer(inputs, units, math.sqrt(2), generator), activation()]
     return nn.Sequential(*layers)
 
 
-def cnn(obs_shape: tuple[int, ...], units: int, chance: torch.Generator) -> nn.Sequential:
+def cnn(obs_shape: tuple[int, ...], units: int, generator: torch.Generator) -> nn.Sequential:
     """Return two convolutions of 3 x 3, the second with stride 2, and a dense layer."""
     inputs, rows, columns = obs_shape
     first, second = CHANNELS
     cells = ((rows + 1) // 2) * ((columns + 1) // 2)
     return nn.Sequential(
-        layer_init(nn.utils.skip_init(nn.Conv2d, inputs, first, 3, padding=1), math.sqrt(2), chance),
+        layer_init(nn.utils.skip_init(nn.Conv2d, inputs, first, 3, padding=1), math.sqrt(2), generator),
         nn.ReLU(),
-        layer_init(nn.utils.skip_init(nn.Conv2d, first, second, 3, stride=2, padding=1), math.sqrt(2), chance),
+        layer_init(nn.utils.skip_init(nn.Conv2d, first, second, 3, stride=2, padding=1), math.sqrt(2), generator),
         nn.ReLU(),
         nn.Flatten(),
-        linear_layer(second * cells, units, math.sqrt(2), chance),
+        linear_layer(second * cells, units, math.sqrt(2), generator),
         nn.ReLU(),
     )
 
 
-def linear_layer(inputs: int, outputs: int, gain: float, chance: torch.Generator) -> nn.Linear:
+def linear_layer(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
     """Return a linear layer."""
-    return layer_init(nn.utils.skip_init(nn.Linear, inputs, outputs), gain, chance)
+    return layer_init(nn.utils.skip_init(nn.Linear, inputs, outputs), gain, generator)
 
 
-def layer_init(layer: Layer, gain: float, chance: torch.Generator) -> Layer:
-    """Give a layer, made without weights that would use up everybody's chance, orthogonal ones and no bias."""
-    nn.init.orthogonal_(layer.weight, gain, generator=chance)
+def layer_init(layer: Layer, gain: float, generator: torch.Generator) -> Layer:
+    """Initialize a layer, made without drawing from the global generator: orthogonal weights, zero bias."""
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,32 +1,34 @@
-"""What PPO and A2C share: a stochastic policy, a rollout of the last `num_steps` moments, its advantages."""
+"""What PPO and A2C share: a stochastic policy, a rollout of the last `num_steps` time steps, its advantages."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from agents.adam import Adam, learning_rate_at
-from agents.base import NOTHING, Extras, Guidance, Proposal
 from agents.distributed import all_reduce_mean, world_size
 from agents.gae import gae, normalize
+from agents.guidance.base import EMPTY, Guidance
 from agents.networks import ActorCritic, NetworkConfig
-from agents.policy import gather_action, masked_argmax, masked_log_softmax, sample_action
+from agents.policy import Decision, entropy, gather_action, masked_argmax, masked_log_softmax, sample_action
+from agents.rollout_buffer import Batch, RolloutBuffer
 from envs.base import Env, Step
 from envs.rng import EXPLORATION, SAMPLING, CounterRNG
 
 
 @dataclass(frozen=True)
 class OnPolicyConfig(NetworkConfig):
-    """Hyper-parameters, in CleanRL's words."""
+    """Hyper-parameters, by CleanRL's names."""
 
     learning_rate: float = 5e-4
     anneal_lr: bool = True  # whether the learning rate falls to 0 over the run
-    num_steps: int = 32  # moments of all games in a rollout
+    num_steps: int = 32  # time steps of all env copies in a rollout
     gamma: float = 0.99  # discount of one step
     gae_lambda: float = 0.95
-    norm_adv: bool = True  # advantages of mean 0 and spread 1 in each rollout
-    adv_floor: float = 0.1  # no spread is taken for smaller than this: see normalise in agents/gae.py
+    norm_adv: bool = True  # advantages of mean 0 and standard deviation 1 in each rollout
+    adv_floor: float = 0.1  # the least standard deviation that advantages are divided by: see agents/gae.py
     ent_coef: float = 0.01  # weight of the entropy in the loss
     vf_coef: float = 0.5  # weight of the value's error
     max_grad_norm: float = 0.5
@@ -43,168 +45,170 @@ class OnPolicyConfig(NetworkConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_steps * num_envs % self.num_minibatches:
             raise ValueError(
-                f"{self.num_steps} moments of {num_envs} games cannot be split into {self.num_minibatches} minibatches"
+                f"{self.num_steps} time steps of {num_envs} env copies cannot be split into "
+                f"{self.num_minibatches} minibatches"
             )
 
 
-class Batch(NamedTuple):
-    """B moments of a rollout."""
-
-    obs: Tensor  # (B, *obs_shape) float32
-    action_mask: Tensor  # (B, A) bool
-    action: Tensor  # (B,) int64
-    log_prob: Tensor  # (B,) float32, of the action under the policy that acted
-    advantage: Tensor  # (B,) float32, 0 where the policy does not learn from the action
-    returns: Tensor  # (B,) float32
-    extras: Extras = NOTHING  # what a method of guidance keeps, (B, …) each
+Loss = tuple[Tensor, dict[str, Tensor]]  # a 0-d tensor, and what to log
 
 
-class Rollout(NamedTuple):
-    """T moments of N games, in buffers that never move."""
+def actor_critic_loss(
+    network: ActorCritic,
+    batch: Batch,
+    config: OnPolicyConfig,
+    guidance: Guidance,
+    policy_loss: Callable[[Tensor], Loss],
+) -> Loss:
+    """Return (the loss, what to log).
 
-    obs: Tensor  # (T, N, *obs_shape) float32
-    action_masks: Tensor  # (T, N, A) bool
-    actions: Tensor  # (T, N) int64
-    log_probs: Tensor  # (T, N) float32
-    values: Tensor  # (T, N) float32
-    rewards: Tensor  # (T, N) float32
-    terminations: Tensor  # (T, N) bool
-    truncations: Tensor  # (T, N) bool
-    next_values: Tensor  # (T, N) float32: V(final_obs), known while it is played only where there is a clock
+    L = policy_loss(log pi(a)) + vf_coef * mean((V - R)^2) / 2 - ent_coef * mean(entropy) + the guidance's loss.
+    """
+    logits, value = network(batch.obs, guidance.inputs(batch.advice))
+    own = masked_log_softmax(logits, batch.action_mask)
+    log_probs = own
+    if guidance.stores_advice:
+        log_probs = guidance.policy(own, batch.action_mask, batch.advice, batch.followed)
+    log_prob = gather_action(log_probs, batch.action)
+    assert log_prob.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
+    actor_loss, stats = policy_loss(log_prob)
+    value_loss = 0.5 * (value - batch.returns).square().mean()
+    mean_entropy = entropy(log_probs).mean()
+    loss = actor_loss + config.vf_coef * value_loss - config.ent_coef * mean_entropy
+    if guidance.stores_advice:
+        loss = loss + guidance.loss(own, batch)
+    return loss, {
+        "losses/policy_loss": actor_loss.detach(),
+        "losses/value_loss": value_loss.detach(),
+        "losses/entropy": mean_entropy.detach(),
+        **stats,
+    }
 
 
 class OnPolicy:
-    """A student that learns from what it has just lived through, and then forgets it.
+    """A student that learns from the last rollout and then forgets it.
 
     Subclasses fill `loss`, and `epochs`: how often a rollout is learned from.
     """
 
     epochs = 1
-    parts = ("prepare", "shuffle", "learn")
+    compiled_methods = ("compute_advantages", "shuffle", "update_minibatch")
     has_policy = True
 
     def __init__(self, config: Any, env: Env, total_steps: int, seed: int, guidance: Guidance | None = None) -> None:
-        self.guidance = guidance or Guidance(self.has_policy, env.device)
         spec, device, num_envs, first_env_id = env.spec, env.device, env.num_envs, env.first_env_id
-        self.config, self.spec, self.num_envs, self.total_steps = config, spec, num_envs, total_steps
-        self.horizon: int = config.num_steps
-        besides = self.guidance.inputs(spec.num_actions)
-        self.network = ActorCritic(config, spec.obs_shape, spec.num_actions, seed, besides).to(device)
+        self.guidance = guidance or Guidance(self.has_policy, device)
+        self.config = config
+        self.spec = spec
+        self.num_envs = num_envs
+        self.total_steps = total_steps
+        self.steps_per_update: int = config.num_steps
+        extra_inputs = self.guidance.num_inputs(spec.num_actions)
+        self.network = ActorCritic(config, spec.obs_shape, spec.num_actions, seed, extra_inputs).to(device)
         self.optimizer = Adam(self.network, config.max_grad_norm)
-        shape = (config.num_steps, num_envs)
-        number, flag = torch.zeros(shape, device=device), torch.zeros(shape, dtype=torch.bool, device=device)
-        self.rollout = Rollout(
-            obs=torch.zeros(*shape, *spec.obs_shape, device=device),
-            action_masks=torch.zeros(*shape, spec.num_actions, dtype=torch.bool, device=device),
-            actions=number.long(),
-            log_probs=number.clone(),
-            values=number.clone(),
-            rewards=number.clone(),
-            terminations=flag.clone(),
-            truncations=flag.clone(),
-            next_values=number.clone(),
-        )
-        self.extras = {
-            name: torch.zeros(*shape, *rest, dtype=dtype, device=device)
-            for name, (rest, dtype) in self.guidance.extras(spec.num_actions).items()
-        }
-        self.advantages, self.returns = number.clone(), number.clone()
-        games = torch.arange(first_env_id, first_env_id + num_envs, device=device)
+        self.rollout = RolloutBuffer(config.num_steps, num_envs, spec, device, self.guidance.stores_advice)
+        env_ids = torch.arange(first_env_id, first_env_id + num_envs, device=device)
         rows = torch.arange(
             first_env_id * config.num_steps, (first_env_id + num_envs) * config.num_steps, device=device
         )
-        self.rng = CounterRNG(seed, games, EXPLORATION)
+        self.rng = CounterRNG(seed, env_ids, EXPLORATION)
         self.shuffle_rng = CounterRNG(seed, rows, SAMPLING)
-        self.place = torch.zeros((), dtype=torch.int64, device=device)  # moments in the rollout
-        self.steps = torch.zeros((), dtype=torch.int64, device=device)  # moments acted in
-        self.orders = torch.zeros((), dtype=torch.int64, device=device)  # orders that rollouts were learned in
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)  # time steps acted in
+        self.num_shuffles = torch.zeros((), dtype=torch.int64, device=device)
         self.learning_rate = torch.zeros((), device=device)
 
     @torch.no_grad()
-    def act(self, step: Step) -> Proposal:
+    def act(self, obs: Tensor, action_mask: Tensor) -> Decision:
         self.steps += 1
-        return self.think(step, None)
+        return self.decide(obs, action_mask, EMPTY)
 
     @torch.no_grad()
-    def think(self, step: Step, besides: Tensor | None) -> Proposal:
-        logits, value = self.network(step.obs, besides)
-        log_probs = masked_log_softmax(logits, step.action_mask)
-        action = sample_action(log_probs, step.action_mask, self.rng.uniform(self.steps - 1, self.spec.num_actions))
-        return Proposal(action, masked_argmax(log_probs, step.action_mask), log_probs, value)
+    def decide(self, obs: Tensor, action_mask: Tensor, advice: Tensor) -> Decision:
+        logits, value = self.network(obs, self.guidance.inputs(advice))
+        log_probs = masked_log_softmax(logits, action_mask)
+        action = sample_action(log_probs, action_mask, self.rng.uniform(self.steps - 1, self.spec.num_actions))
+        return Decision(action, masked_argmax(log_probs, action_mask), log_probs, value)
 
     @torch.no_grad()
     def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
         return masked_argmax(self.network(obs)[0], action_mask)
 
     @torch.no_grad()
-    def observe(self, step: Step, proposal: Proposal, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
-        moment = Rollout(
-            step.obs,
-            step.action_mask,
-            action,
-            gather_action(proposal.scores, action),
-            proposal.value,
-            after.reward,
-            after.terminated,
-            after.truncated,
-            # without a clock no game is ever truncated: the next moment's value will do, and is free
-            proposal.value if self.spec.time_limit is None else self.network.judge(after.final_obs),
+    def observe(
+        self,
+        step: Step,
+        decision: Decision,
+        action: Tensor,
+        next_step: Step,
+        reward: Tensor,
+        advice: Tensor = EMPTY,
+        followed: Tensor = EMPTY,
+        bonus: Tensor = EMPTY,
+    ) -> None:
+        log_probs, columns = decision.scores, {}
+        if self.rollout.stores_advice:
+            log_probs = self.guidance.policy(log_probs, step.action_mask, advice, followed)
+            columns = {"advice": advice, "followed": followed, "bonus": bonus}
+        self.rollout.add(
+            obs=step.obs,
+            action_mask=step.action_mask,
+            action=action,
+            log_prob=gather_action(log_probs, action),
+            value=decision.value,
+            reward=reward,
+            terminated=next_step.terminated,
+            truncated=next_step.truncated,
+            # without a time limit no episode is truncated: the next time step's value will do, and costs nothing
+            next_value=decision.value if self.spec.time_limit is None else self.network.get_value(next_step.final_obs),
+            **columns,
         )
-        for buffer, value in zip(self.rollout, moment, strict=True):
-            buffer.index_copy_(0, self.place[None], value[None])
-        for name, value in extras.items():
-            self.extras[name].index_copy_(0, self.place[None], value[None])
-        self.place += 1
 
     def update(self, step: Step) -> dict[str, Tensor]:
-        self.prepare(step)
+        self.compute_advantages(step)
         stats: dict[str, Tensor] = {}
         for _ in range(self.epochs):
             for rows in self.shuffle().chunk(self.config.num_minibatches):
-                stats = self.learn(rows)
+                stats = self.update_minibatch(rows)
         return stats | {"charts/learning_rate": self.learning_rate.clone()}
 
     @torch.no_grad()
-    def prepare(self, step: Step) -> None:
-        """Work out what the rollout comes to, and set the learning rate."""
-        told, kept = self.config, self.rollout
-        flags = (kept.terminations, kept.truncations)
-        next_values = torch.cat([kept.values[1:], self.network.judge(step.obs)[None]])
+    def compute_advantages(self, step: Step) -> None:
+        """Write the rollout's advantages and returns, and set the learning rate; `step` follows the rollout."""
+        config, rollout = self.config, self.rollout
+        flags = (rollout.terminated, rollout.truncated)
+        next_values = torch.cat([rollout.value[1:], self.network.get_value(step.obs)[None]])
         if self.spec.time_limit is not None:
-            next_values = torch.where(flags[0] | flags[1], kept.next_values, next_values)
-        rewards = self.guidance.felt(kept.rewards, self.extras)
-        advantages, returns = gae(rewards, kept.values, next_values, *flags, told.gamma, told.gae_lambda)
-        advantages = self.guidance.advantage(advantages, self.extras)
-        counts = self.guidance.counts(self.extras)
-        own = torch.ones_like(advantages) if counts is None else counts.float()
-        sums = torch.stack([own.mean(), (own * advantages).mean(), (own * advantages * advantages).mean()])
+            next_values = torch.where(flags[0] | flags[1], rollout.next_value, next_values)
+        rewards = self.guidance.shaped(rollout.reward, rollout.bonus) if rollout.stores_advice else rollout.reward
+        advantages, returns = gae(rewards, rollout.value, next_values, *flags, config.gamma, config.gae_lambda)
+        weight = torch.ones_like(advantages)
+        if rollout.stores_advice:
+            advantages, weight = self.guidance.advantage(advantages, rollout)
+        sums = torch.stack([weight.mean(), (weight * advantages).mean(), (weight * advantages * advantages).mean()])
         share, mean, square = all_reduce_mean(sums).unbind()
-        share = share.clamp(min=1 / own.numel())
-        if told.norm_adv:
-            advantages = normalize(advantages, mean / share, square / share, told.adv_floor)
-        self.advantages.copy_(own * advantages / share)  # so that a mean over all is one over those that count
-        self.returns.copy_(returns)
-        self.place.zero_()
-        begun = (self.steps - told.num_steps) * self.num_envs * world_size()  # env steps before this rollout
-        self.learning_rate.copy_(learning_rate_at(begun, told.learning_rate, told.anneal_lr, self.total_steps))
+        share = share.clamp(min=1 / weight.numel())
+        if config.norm_adv:
+            advantages = normalize(advantages, mean / share, square / share, config.adv_floor)
+        rollout.advantage.copy_(weight * advantages / share)  # so that a mean over all is one over those that count
+        rollout.returns.copy_(returns)
+        rollout.pos.zero_()
+        start = (self.steps - config.num_steps) * self.num_envs * world_size()  # env steps before this rollout
+        self.learning_rate.copy_(learning_rate_at(start, config.learning_rate, config.anneal_lr, self.total_steps))
 
     @torch.no_grad()
     def shuffle(self) -> Tensor:
         """Return all rows of the rollout, (T * N,) int64, in a new order."""
-        u = self.shuffle_rng.uniform(self.orders, 1)[:, 0]
-        self.orders += 1
+        u = self.shuffle_rng.uniform(self.num_shuffles, 1)[:, 0]
+        self.num_shuffles += 1
         return (u * 2**24).int().argsort(stable=True)  # of whole numbers: ten times as fast on a CPU
 
-    def learn(self, rows: Tensor) -> dict[str, Tensor]:
+    def update_minibatch(self, rows: Tensor) -> dict[str, Tensor]:
         """Go one step down the loss of these rows (B,) of the rollout."""
-        kept = self.rollout
-        columns = (kept.obs, kept.action_masks, kept.actions, kept.log_probs, self.advantages, self.returns)
-        extras = {name: column.flatten(0, 1)[rows] for name, column in self.extras.items()}
-        loss, stats = self.loss(Batch._make([*(column.flatten(0, 1)[rows] for column in columns), extras]))
+        loss, stats = self.loss(self.rollout.batch(rows))
         return stats | {"losses/grad_norm": self.optimizer.step(loss, self.learning_rate)}
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return (what to go down, what to log)."""
+    def loss(self, batch: Batch) -> Loss:
+        """Return (the loss, what to log)."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, object]:
@@ -212,12 +216,12 @@ class OnPolicy:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
-            "orders": self.orders,
+            "num_shuffles": self.num_shuffles,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps.copy_(state["steps"])
-        self.orders.copy_(state["orders"])
-        self.place.zero_()
+        self.num_shuffles.copy_(state["num_shuffles"])
+        self.rollout.pos.zero_()

@@ -1,10 +1,21 @@
-"""Policies as pure functions of tensors: masking, choosing, drawing, and how sure they are."""
+"""Policies as pure functions of tensors: masking, choosing, sampling, entropy."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 MASKED_LOGIT = -1e9  # an illegal action's logit: its probability is 0, and 0 * log 0 is 0 too
-TEMPERATURE = 0.1  # of the softmax over values: a tenth of what a game of Connect Four or Blackjack can bring
+TEMPERATURE = 0.1  # of the softmax over action values: a tenth of the largest return of Connect Four or Blackjack
+
+
+class Decision(NamedTuple):
+    """What the student would do on its own in N env copies, and how it values them."""
+
+    action: Tensor  # (N,) int64, legal, with exploration
+    greedy: Tensor  # (N,) int64, legal, without exploration
+    scores: Tensor  # (N, A) float32: a policy's log-probabilities, or action values
+    value: Tensor  # (N,) float32: the state's value
 
 
 def masked_argmax(values: Tensor, action_mask: Tensor) -> Tensor:
@@ -19,12 +30,12 @@ def gather_action(scores: Tensor, action: Tensor) -> Tensor:
 
 
 def masked_log_softmax(logits: Tensor, action_mask: Tensor) -> Tensor:
-    """Return the log-probabilities of a policy that knows what is legal, (N, A)."""
+    """Return the log-probabilities of a policy over the legal actions, (N, A)."""
     return logits.masked_fill(~action_mask, MASKED_LOGIT).log_softmax(1)
 
 
 def sample_action(log_probs: Tensor, action_mask: Tensor, u: Tensor) -> Tensor:
-    """Draw a legal action from each row's policy, (N,) int64; luck is (N, A) in [0, 1).
+    """Sample a legal action from each row's policy, (N,) int64; `u` is (N, A) in [0, 1).
 
     The largest of log p + g with Gumbel noise g = -log(-log u) falls on an action with its probability p.
     """
@@ -38,14 +49,13 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def normalized_entropy(probs: Tensor, action_mask: Tensor) -> Tensor:
-    """Return the entropy of each row's policy (N, A) as a share of the largest that there can be. (N,) in [0, 1].
+    """Return each row's entropy as a share of the largest that its legal actions allow, (N,) in [0, 1].
 
-    0 where only one action is legal. Source: to ask where the student is unsure is Da Silva et al. 2020,
-    doi:10.1609/aaai.v34i04.6036. They measure by how much several heads of a value network disagree; ours have one.
+    It is 0 where only one action is legal.
     """
     return torch.special.entr(probs).sum(1) / action_mask.sum(1).clamp(min=2).log()
 
 
 def action_probs(scores: Tensor, action_mask: Tensor, has_policy: bool) -> Tensor:
-    """Return a proposal's scores as probabilities, (N, A): a policy's own, or softmax(values / TEMPERATURE)."""
+    """Return a decision's scores as probabilities, (N, A): the policy's own, or softmax(values / TEMPERATURE)."""
     return scores.exp() if has_policy else (scores / TEMPERATURE).masked_fill(~action_mask, -torch.inf).softmax(1)

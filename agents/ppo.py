@@ -3,9 +3,9 @@
 Deliberate deviations from the paper, with its value in brackets:
 1. Illegal actions have probability 0, in acting and in the loss (all actions are legal in Atari games).
 2. Policy and value share nothing in dense networks, all but their heads in convolutional ones (the same).
-3. A game cut short by its clock keeps its future: V of its last position (time-outs are not mentioned).
-4. Advantages are normalised over the whole rollout, with a floor under the spread (not mentioned; CleanRL does
-   it in each minibatch and without a floor).
+3. A truncated episode keeps its future: V of its last state (time-outs are not mentioned).
+4. Advantages are normalised over the whole rollout, with a floor under their standard deviation (not mentioned;
+   CleanRL does it in each minibatch and without a floor).
 5. The value's error is not clipped: Andrychowicz et al. 2020, arXiv:2006.05990, section 3.3, found no gain in it.
 6. With `target_kl`, steps of the rollout after the limit move nothing, as the learning rate is 0 then (CleanRL
    leaves the loop, for which the device would have to be asked).
@@ -16,17 +16,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.base import UNGUIDED, Guidance
 from agents.distributed import all_reduce_mean
+from agents.guidance.base import NO_GUIDANCE, Guidance
 from agents.networks import ActorCritic
-from agents.on_policy import Batch, OnPolicy, OnPolicyConfig
-from agents.policy import entropy, gather_action, masked_log_softmax
+from agents.on_policy import Loss, OnPolicy, OnPolicyConfig, actor_critic_loss
+from agents.rollout_buffer import Batch
 from envs.base import Env
 
 
 @dataclass(frozen=True)
 class PPOConfig(OnPolicyConfig):
-    """Hyper-parameters, in CleanRL's words."""
+    """Hyper-parameters, by CleanRL's names."""
 
     num_minibatches: int = 4  # parts of a rollout, one learned from after the other
     update_epochs: int = 4  # passes over a rollout
@@ -39,35 +39,25 @@ class PPOConfig(OnPolicyConfig):
             raise ValueError(f"update_epochs is {self.update_epochs}; it must be at least 1")
 
 
-def ppo_loss(
-    network: ActorCritic, batch: Batch, config: PPOConfig, guidance: Guidance = UNGUIDED
-) -> tuple[Tensor, dict[str, Tensor]]:
+def ppo_loss(network: ActorCritic, batch: Batch, config: PPOConfig, guidance: Guidance = NO_GUIDANCE) -> Loss:
     """Return (the loss, what to log).
 
     L = -mean(min(r A, clip(r, 1 - c, 1 + c) A)) + vf_coef * mean((V - R)^2) / 2 - ent_coef * mean(entropy).
     Source: arXiv:1707.06347, eq. 7 and 9. The KL's estimate is mean(r - 1 - log r): Schulman, "Approximating KL
     Divergence", 2020.
     """
-    logits, value = network(batch.obs, guidance.see(batch.extras))
-    own = masked_log_softmax(logits, batch.action_mask)
-    log_probs = guidance.bend(own, batch.action_mask, batch.extras)
-    log_ratio = gather_action(log_probs, batch.action) - batch.log_prob
-    ratio = log_ratio.exp()
-    assert ratio.shape == value.shape == batch.advantage.shape == batch.returns.shape, "one of each a row"
-    clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
-    gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
-    policy_loss = -gain.mean()
-    value_loss = 0.5 * (value - batch.returns).square().mean()
-    spread = entropy(log_probs).mean()
-    loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * spread
-    loss = loss + guidance.loss(own, batch.action_mask, batch.extras)
-    return loss, {
-        "losses/policy_loss": policy_loss.detach(),
-        "losses/value_loss": value_loss.detach(),
-        "losses/entropy": spread.detach(),
-        "losses/approx_kl": (ratio - 1 - log_ratio).detach().mean(),
-        "losses/clipfrac": ((ratio - 1).abs() > config.clip_coef).float().mean(),
-    }
+
+    def clipped_surrogate(log_prob: Tensor) -> Loss:
+        log_ratio = log_prob - batch.log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - config.clip_coef, 1 + config.clip_coef)
+        surrogate = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+        return -surrogate.mean(), {
+            "losses/approx_kl": (ratio - 1 - log_ratio).detach().mean(),
+            "losses/clipfrac": ((ratio - 1).abs() > config.clip_coef).float().mean(),
+        }
+
+    return actor_critic_loss(network, batch, config, guidance, clipped_surrogate)
 
 
 class PPO(OnPolicy):
@@ -79,12 +69,12 @@ class PPO(OnPolicy):
         super().__init__(config, env, total_steps, seed, guidance)
         self.epochs = config.update_epochs
 
-    def learn(self, rows: Tensor) -> dict[str, Tensor]:
-        stats = super().learn(rows)
+    def update_minibatch(self, rows: Tensor) -> dict[str, Tensor]:
+        stats = super().update_minibatch(rows)
         if self.config.target_kl is not None:
-            near = all_reduce_mean(stats["losses/approx_kl"].clone()) <= 1.5 * self.config.target_kl
-            self.learning_rate.mul_(near)
+            is_near = all_reduce_mean(stats["losses/approx_kl"].clone()) <= 1.5 * self.config.target_kl
+            self.learning_rate.mul_(is_near)
         return stats
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> Loss:
         return ppo_loss(self.network, batch, self.config, self.guidance)

@@ -1,134 +1,127 @@
-"""What the student has lived through, in a ring on the device.
+"""The last transitions of all env copies, in a ring on the device.
 
-The ring keeps states, not observations: two boards of Connect Four are 32 bytes where two observations are 672.
-What was seen is looked at once more when it is sampled.
+The ring stores states, not observations: two boards of Connect Four are 32 bytes where two observations are 672.
+States are observed once more when they are sampled.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from agents.base import NOTHING, Extras, Shapes
+from agents.guidance.base import EMPTY, NO_GUIDANCE, Guidance
 from envs.base import Env, Step, where
 
-Felt = Callable[[Tensor, Extras], Tensor]
+COLUMNS = ("action", "reward", "terminated", "truncated", "advice", "followed", "bonus")
 
 
 class Batch(NamedTuple):
-    """B transitions of n steps each, or fewer where a game ended. `next_obs` comes before any fresh deal."""
+    """B transitions of n steps each, or fewer where an episode ended. `next_obs` comes before any reset.
+
+    The last three are EMPTY without a guidance that stores advice.
+    """
 
     obs: Tensor  # (B, *obs_shape) float32
+    action_mask: Tensor  # (B, A) bool, of `obs`
     action: Tensor  # (B,) int64, the first of the n
     reward: Tensor  # (B,) float32, the discounted sum of those n
-    discount: Tensor  # (B,) float32: gamma^n, or 0 where the game terminated. A truncated game had a future
+    discount: Tensor  # (B,) float32: gamma^n, or 0 where the episode terminated. A truncated one had a future
     next_obs: Tensor  # (B, *obs_shape) float32
     next_action_mask: Tensor  # (B, A) bool
-    action_mask: Tensor  # (B, A) bool, of `obs`
-    extras: Extras = NOTHING  # what a method of guidance keeps, (B, …) each, of the first of the n moments
-    next_extras: Extras = NOTHING  # of the moment after them; zeros where there is none yet, or another game's
+    advice: Tensor = EMPTY  # (B, A) float32 in the first of the n states, zeros where there was none
+    followed: Tensor = EMPTY  # (B,) bool, of the first action
+    next_advice: Tensor = EMPTY  # (B, A) float32 after the n steps; zeros where not known, or another episode's
 
 
 class ReplayBuffer:
-    """The last `buffer_size` transitions of all games; the oldest make room.
+    """The last `buffer_size` transitions of all env copies; the oldest are overwritten.
 
     Args:
-        buffer_size: transitions, rounded down to whole moments of all games.
-        env: whose games they are.
-        extras: what is kept beside a transition: the shape of one game's, and the type.
+        buffer_size: transitions, rounded down to whole time steps of all env copies.
+        env: whose transitions they are.
+        guidance: whether it stores advice, and what a stored bonus is worth when it is sampled.
     """
 
-    def __init__(self, buffer_size: int, env: Env, extras: Shapes | None = None) -> None:
-        self.moments, self.num_envs, self.observe = buffer_size // env.num_envs, env.num_envs, env.game.observe
-        self.states = {name: tensor.new_zeros(self.moments, *tensor.shape) for name, tensor in env.state.items()}
+    def __init__(self, buffer_size: int, env: Env, guidance: Guidance = NO_GUIDANCE) -> None:
+        self.capacity = buffer_size // env.num_envs  # time steps
+        self.num_envs = env.num_envs
+        self.env_observe = env.game.observe
+        self.guidance = guidance
+        shape = (self.capacity, env.num_envs)
+        self.states = {name: tensor.new_zeros(self.capacity, *tensor.shape) for name, tensor in env.state.items()}
         self.final_states = {name: torch.zeros_like(ring) for name, ring in self.states.items()}
-        self.actions = torch.zeros(self.moments, env.num_envs, dtype=torch.int64, device=env.device)
-        self.rewards = torch.zeros(self.actions.shape, device=env.device)
-        self.terminations = torch.zeros(self.actions.shape, dtype=torch.bool, device=env.device)
-        self.truncations = torch.zeros_like(self.terminations)
-        self.extras = {
-            name: torch.zeros(*self.actions.shape, *rest, dtype=dtype, device=env.device)
-            for name, (rest, dtype) in (extras or {}).items()
-        }
-        self.written = torch.zeros((), dtype=torch.int64, device=env.device)  # moments, ever
+        self.action = torch.zeros(shape, dtype=torch.int64, device=env.device)
+        self.reward = torch.zeros(shape, device=env.device)
+        self.terminated = torch.zeros(shape, dtype=torch.bool, device=env.device)
+        self.truncated = torch.zeros_like(self.terminated)
+        rows, width = (self.capacity, env.spec.num_actions) if guidance.stores_advice else (0, 0)
+        self.advice = torch.zeros(rows, env.num_envs, width, device=env.device)
+        self.followed = torch.zeros(rows, env.num_envs, dtype=torch.bool, device=env.device)
+        self.bonus = torch.zeros(rows, env.num_envs, device=env.device)
+        self.num_added = torch.zeros((), dtype=torch.int64, device=env.device)  # time steps, ever
 
-    def add(self, step: Step, action: Tensor, after: Step, extras: Extras = NOTHING) -> None:
-        """Write one moment of all games."""
-        place = self.written % self.moments
-        rings = (self.actions, self.rewards, self.terminations, self.truncations)
-        values = (action, after.reward, after.terminated, after.truncated)
-        for ring, value in zip(rings, values, strict=True):
-            ring.index_copy_(0, place[None], value[None])
-        for states, state in (
-            (self.states, step.state),
-            (self.final_states, after.final_state),
-            (self.extras, extras),
-        ):
+    def add(self, step: Step, next_step: Step, **columns: Tensor) -> None:
+        """Store one time step of all env copies: (N, …) of each column that is given."""
+        pos = (self.num_added % self.capacity)[None]
+        for name, value in columns.items():
+            getattr(self, name).index_copy_(0, pos, value[None])
+        for rings, state in ((self.states, step.state), (self.final_states, next_step.final_state)):
             for name, tensor in state.items():
-                states[name].index_copy_(0, place[None], tensor[None])
-        self.written += 1
+                rings[name].index_copy_(0, pos, tensor[None])
+        self.num_added += 1
 
-    def sample(self, u: Tensor, n_step: int, gamma: float, felt: Felt = lambda rewards, extras: rewards) -> Batch:
-        """Return one transition for each number of `u` (B,) in [0, 1), all equally likely.
+    def sample(self, u: Tensor, n_step: int, gamma: float) -> Batch:
+        """Return one transition for each of the uniforms `u` (B,) in [0, 1), all equally likely.
 
-        The newest n - 1 moments are no beginnings yet. There must be n moments. `felt` says what rewards are to be
-        learned from, of those that there were and the bonus that is kept beside them, if one is.
+        The newest n - 1 time steps begin no transition yet. There must be n time steps.
         """
-        kept = self.written.clamp(max=self.moments)
-        oldest = self.written - kept
-        which = (u.double() * ((kept - (n_step - 1)) * self.num_envs)).long()
-        game, first = which % self.num_envs, oldest + which // self.num_envs
-        last, reward = first % self.moments, torch.zeros_like(u)
-        discount, alive = torch.ones_like(u), torch.ones_like(u, dtype=torch.bool)
-        for further in range(n_step):
-            place = (first + further) % self.moments
-            last = torch.where(alive, place, last)
-            bonus = {name: ring[place, game] for name, ring in self.extras.items() if name == "bonus"}
-            reward = reward + discount * felt(self.rewards[place, game], bonus) * alive
-            discount = torch.where(alive, discount * gamma, discount)
-            alive = alive & ~(self.terminations[place, game] | self.truncations[place, game])
-        follows, following = alive & (first + n_step < self.written), (first + n_step) % self.moments
-        first = first % self.moments
-        obs, action_mask = self.observe({name: ring[first, game] for name, ring in self.states.items()})
-        next_obs, next_action_mask = self.observe({name: ring[last, game] for name, ring in self.final_states.items()})
-        discount = discount * ~self.terminations[last, game]
-        extras = {name: ring[first, game] for name, ring in self.extras.items()}
-        after = {
-            name: where(follows, ring[following, game], torch.zeros_like(extras[name]))
-            for name, ring in self.extras.items()
-        }
-        return Batch(
-            obs, self.actions[first, game], reward, discount, next_obs, next_action_mask, action_mask, extras, after
+        stored = self.num_added.clamp(max=self.capacity)
+        oldest = self.num_added - stored
+        which = (u.double() * ((stored - (n_step - 1)) * self.num_envs)).long()
+        env_id, first = which % self.num_envs, oldest + which // self.num_envs
+        last, reward = first % self.capacity, torch.zeros_like(u)
+        discount, goes_on = torch.ones_like(u), torch.ones_like(u, dtype=torch.bool)
+        for offset in range(n_step):
+            pos = (first + offset) % self.capacity
+            last = torch.where(goes_on, pos, last)
+            reward = reward + discount * self._reward(pos, env_id) * goes_on
+            discount = torch.where(goes_on, discount * gamma, discount)
+            goes_on = goes_on & ~(self.terminated[pos, env_id] | self.truncated[pos, env_id])
+        following = goes_on & (first + n_step < self.num_added)
+        after, first = (first + n_step) % self.capacity, first % self.capacity
+        obs, action_mask = self.env_observe({name: ring[first, env_id] for name, ring in self.states.items()})
+        final = {name: ring[last, env_id] for name, ring in self.final_states.items()}
+        next_obs, next_action_mask = self.env_observe(final)
+        discount = discount * ~self.terminated[last, env_id]
+        batch = Batch(obs, action_mask, self.action[first, env_id], reward, discount, next_obs, next_action_mask)
+        if not self.guidance.stores_advice:
+            return batch
+        advice, next_advice = self.advice[first, env_id], self.advice[after, env_id]
+        return batch._replace(
+            advice=advice,
+            followed=self.followed[first, env_id],
+            next_advice=where(following, next_advice, torch.zeros_like(next_advice)),
         )
+
+    def _reward(self, pos: Tensor, env_id: Tensor) -> Tensor:
+        """Return the rewards (B,) to learn from, with the bonus as much as it is worth now."""
+        reward = self.reward[pos, env_id]
+        return self.guidance.shaped(reward, self.bonus[pos, env_id]) if self.guidance.stores_advice else reward
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole ring."""
-        return {
-            "written": self.written,
-            "states": self.states,
-            "final_states": self.final_states,
-            "extras": self.extras,
-            "actions": self.actions,
-            "rewards": self.rewards,
-            "terminations": self.terminations,
-            "truncations": self.truncations,
-        }
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return {"num_added": self.num_added, "states": self.states, "final_states": self.final_states, **columns}
 
-    def load_state_dict(self, state: dict, unheard: Callable[[Tensor], Extras] = lambda action_mask: NOTHING) -> None:
-        """Take over a ring of the same size.
-
-        `unheard` says what is kept beside moments of which that ring kept less, of what is legal in them (N, A).
-        """
-        missing = self.extras.keys() - state["extras"].keys()
-        for kind in ("states", "final_states", "extras"):
-            for name, ring in getattr(self, kind).items():
-                if kind != "extras" or name not in missing:
-                    ring.copy_(state[kind][name])
-        for place in range(self.moments) if missing else ():
-            _, action_mask = self.observe({name: ring[place] for name, ring in self.states.items()})
-            kept = unheard(action_mask)
-            for name in missing:
-                self.extras[name][place] = kept[name]
-        for name in ("written", "actions", "rewards", "terminations", "truncations"):
-            getattr(self, name).copy_(state[name])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a ring of the same size; transitions that were stored without advice have none."""
+        self.num_added.copy_(state["num_added"])
+        for rings in ("states", "final_states"):
+            for name, ring in getattr(self, rings).items():
+                ring.copy_(state[rings][name])
+        for name in COLUMNS:
+            column = getattr(self, name)
+            if len(column) == len(state[name]):
+                column.copy_(state[name])
+            else:  # one of the two students stores advice, the other does not
+                column.zero_()

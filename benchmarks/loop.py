@@ -24,7 +24,7 @@ from rich.table import Table
 
 from agents import AGENTS
 from benchmarks.common import Benchmark, Row, Worker, WorkerError, cell, check_names, served, take_turns, waiting_for
-from train import Training
+from train import Trainer
 from training.config import Config, make_agent, make_env, tuned
 from tutors import DEFAULT_URL, TutorConfig, open_desk
 from tutors.advisor import Desk
@@ -168,10 +168,10 @@ def measure_loop(
     env = make_env(config, device)
     with ExitStack() as stack:
         desk = stack.enter_context(open_desk(config.tutoring, env.game, config.seed, Path(folder), device))
-        training = Training(config, env, make_agent(config, env), desk, None)
+        training = Trainer(config, env, make_agent(config, env), desk, None)
         step, stats = env.reset(), {}
         while not stats or training.updates < WARM_UP_UPDATES:  # DQN begins to learn only when it has seen enough
-            step, stats = training.round(step)
+            step, stats = training.update(step)
         if desk is not None and WAYS[way].table == "cold":
             desk.table.clear()
             desk.store = AdviceStore(new_store(Path(folder)), identity_of(env.spec, desk.view, desk.tutor.identity))
@@ -183,7 +183,7 @@ def measure_loop(
             wait()
             began = time.perf_counter()
             while training.global_step - begun_at < steps * part // PARTS:
-                step, _ = training.round(step)
+                step, _ = training.update(step)
             wait()
             seconds += time.perf_counter() - began
             _, consulted_then, hits_then = counts(desk)

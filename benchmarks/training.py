@@ -15,7 +15,7 @@ from agents.distributed import init, rank, shutdown
 from benchmarks.common import PEERS_PYTHON, Benchmark, Row, Worker, cell, check_names, peer, take_turns, waiting_for
 from benchmarks.peers import LEARNERS
 from benchmarks.timing import rate
-from train import Training as Trainer
+from train import Trainer
 from training.config import Config, make_agent, make_env, tuned
 
 SECTIONS = ("act", "env", "store", "play", "learn")  # play: act, env and store where they are one function
@@ -134,16 +134,16 @@ def measure_training(
     config = config_for(VARIANTS[program], algo, ENVS[game][0], preset, num_envs, device)
     env = make_env(config, device)
     trainer = Trainer(config, env, make_agent(config, env), None, None)
-    horizon = trainer.agent.horizon
+    horizon = trainer.agent.steps_per_update
     updates = max(1, STEPS_BETWEEN_CLOCKS // horizon)
     step, stats = env.reset(), {}
     while not stats:  # DQN begins to learn only when it has seen enough
-        step, stats = trainer.round(step)
+        step, stats = trainer.update(step)
 
     def train() -> None:
         nonlocal step
         for _ in range(updates):
-            step, _ = trainer.round(step)
+            step, _ = trainer.update(step)
 
     train()
     trainer.watch.shares()

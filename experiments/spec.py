@@ -69,7 +69,7 @@ class Grid:
         for method in self.guidance:
             if method not in METHODS:
                 raise ValueError(closest("guidance", method, METHODS))
-            if METHODS[method].pauses and not self.begin:
+            if METHODS[method].needs_episode_review and not self.begin:
                 raise ValueError(f"guidance {method} goes on with a student: [begin] says after how many steps")
         for game in self.begin or {}:
             if game not in self.games or not 0 < self.begin[game] < self.steps[game]:

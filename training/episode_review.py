@@ -60,9 +60,9 @@ def pause(config: Config, agent: Agent, desk: Desk, say: Say) -> str:
     with ExitStack() as stack:
         log = config.run_dir / "vllm.log"
         analyst = hire_analyst(config.tutoring, desk.view, config.seed, log, say, stack)
-        copies = CANDIDATES * told.episodes if told.which == "worst" else told.episodes
+        copies = CANDIDATES * told.episodes if told.episode_selection == "worst" else told.episodes
         env = evaluation_env(replace(config, seed=config.seed + READING_SEED), copies, config.device)
-        episodes = collect(agent, env, desk.view, told.episodes, told.which == "worst", config.seed)
+        episodes = collect(agent, env, desk.view, told.episodes, told.episode_selection == "worst", config.seed)
         if isinstance(agent.guidance, Preferences):
             found = compare(analyst, episodes, agent.guidance, config.seed, config.run_dir)
         else:

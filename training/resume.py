@@ -51,7 +51,7 @@ def settled(config: Config) -> tuple[Config, bool]:
         ValueError: there is no run to go on with, or it began otherwise; or there is one where a new one is to begin.
     """
     source, method, goes_on = config.resume, config.guiding.guidance, False
-    if METHODS[method].pauses:
+    if METHODS[method].needs_episode_review:
         if source is None:
             raise ValueError(f"--guidance {method} reads a student's games: --resume says which run's")
         if world_size() > 1:
@@ -61,7 +61,7 @@ def settled(config: Config) -> tuple[Config, bool]:
         config = replace(config, tutoring=replace(config.tutoring, **quiet))
     if source is not None and config.run_dir in (None, source):
         before = config_of(source)
-        goes_on = not METHODS[method].pauses or before.guiding.guidance == method
+        goes_on = not METHODS[method].needs_episode_review or before.guiding.guidance == method
         changed = differences(before, config) if goes_on else []
         if changed and not config.force:
             raise ValueError(f"{source} began otherwise: {'; '.join(changed)}. --force goes on all the same")

@@ -26,7 +26,7 @@ from agents import compile as capturing
 from agents.compile import CUDAGraph, compile_function
 from agents.guidance import METHODS, GuidanceConfig
 from envs.base import State
-from train import Training
+from train import Trainer
 from training.config import Config, make_agent, make_env, tuned
 from tutors import TutorConfig, open_desk
 from tutors.advisor import Desk
@@ -51,16 +51,16 @@ def config_of(algo: str, env: str, mode: str, device: str, **further: Any) -> Co
     return replace(config, agent=replace(config.agent, **told), **further)
 
 
-def training_of(config: Config, desk: Desk | None = None) -> Training:
+def training_of(config: Config, desk: Desk | None = None) -> Trainer:
     games = make_env(config, config.device)
-    return Training(config, games, make_agent(config, games), desk, None)
+    return Trainer(config, games, make_agent(config, games), desk, None)
 
 
 def trained(algo: str, env: str, mode: str, device: str, rounds: int = 8) -> tuple[dict[str, Any], dict[str, Any]]:
     return lived(training_of(config_of(algo, env, mode, device)), rounds)
 
 
-def lived(training: Training, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def lived(training: Trainer, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The weights, the games and what was logged after some rounds."""
     step, stats = training.env.reset(), {}
     for _ in range(rounds):

@@ -30,7 +30,7 @@ import torch
 from envs.base import Step
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import FIRST_ID, Handler, Server, choice
-from train import Training
+from train import Trainer
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Config, make_agent, make_env, tuned
 from tutors import TutorConfig, open_desk
@@ -254,11 +254,11 @@ def soak(seconds: float, folder: Path) -> Account:
 
 
 @contextmanager
-def a_life(config: Config, folder: Path, begun: int) -> Iterator[tuple[Training, Step]]:
+def a_life(config: Config, folder: Path, begun: int) -> Iterator[tuple[Trainer, Step]]:
     """A run that begins, or goes on from its checkpoint, and the moment that it stands at."""
     env = make_env(config, "cpu")
     with open_desk(config.tutoring, env.game, 1, folder, "cpu") as desk:
-        training = Training(config, env, make_agent(config, env), desk, None)
+        training = Trainer(config, env, make_agent(config, env), desk, None)
         if begun:
             training.load_state_dict(load_checkpoint(folder / "checkpoints", "cpu"), True)
             assert training.global_step == begun
@@ -271,7 +271,7 @@ def shares(config: Config, desk: Desk, seconds: float) -> list[float]:
     runs, found = {}, []
     for one in (None, desk):
         env = make_env(config, "cpu")
-        runs[Training(config, env, make_agent(config, env), one, None)] = env.reset()
+        runs[Trainer(config, env, make_agent(config, env), one, None)] = env.reset()
     for _ in range(TURNS + 1):
         speeds = []
         for run in runs:

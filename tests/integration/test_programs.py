@@ -33,7 +33,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.programs import program
 from tests.helpers.scripted_server import serving
 from tests.integration.test_query import config_of
-from train import Training, train
+from train import Trainer, train
 from training.checkpoint import load_checkpoint
 from training.config import Config, config_from_json, evaluation_env, make_agent, tuned_for
 from training.logger import Log
@@ -549,7 +549,7 @@ def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp
     config = replace(config_from_json((fresh_run(tmp_path)).read_text()), total_steps=16 * 8, num_envs=16)
     agent = make_agent(config, env)
     log = Log(tmp_path / "log")
-    training = Training(config, env, agent, None, log)
+    training = Trainer(config, env, agent, None, log)
     opponents, errs = [], []
     refresh = training.refresh_opponent
 

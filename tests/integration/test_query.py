@@ -22,7 +22,7 @@ from envs.rng import ADVISING, CounterRNG
 from evaluate import Evaluation, evaluate
 from tests.agents.test_compile import Watcher
 from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, make_desk, some, states
-from train import Training, train
+from train import Trainer, train
 from training.checkpoint import load_checkpoint
 from training.config import Config, config_from_json, make_agent, make_env, tuned
 from tutors import TutorConfig, open_desk
@@ -54,15 +54,15 @@ def series(folder: Path, tag: str) -> list[float]:
     return [float(value) for _, name, value in metrics(folder) if name == tag]
 
 
-def nothing_yet(self: Training, step: Step, proposal: Proposal) -> Query:
-    """In place of `Training.look_up`: no question is put."""
+def nothing_yet(self: Trainer, step: Step, proposal: Proposal) -> Query:
+    """In place of `Trainer.look_up`: no question is put."""
     assert self.desk is not None
     nobody = torch.zeros(len(proposal.action), dtype=torch.bool)
     return Query(self.desk.tell(step.state), Wish(nobody, nobody, nobody), Advice.no_advice(len(nobody), 7), nobody)
 
 
-def asked_as_before(self: Training, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:
-    """What asking and following was when chance was the only way, in place of `Training.follow`."""
+def asked_as_before(self: Trainer, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:
+    """What asking and following was when chance was the only way, in place of `Trainer.follow`."""
     assert self.desk is not None
     wanted = by_chance(self.consult_probability(), self.rng.uniform(self.env.steps, 1)[:, 0])
     advice = self.watch("tutor", self.desk.advise, step.state, wanted)
@@ -79,8 +79,8 @@ def test_asking_by_chance_is_what_it_was_before(
     told: dict[str, Any] = {"reuse": 3, "tutor_accuracy": 0.8}
     now = train(config_of(algo, env, tmp_path / "now", **told))
     roomy = train(config_of(algo, env, tmp_path / "roomy", ask_budget=10**9, ask_per_step=64, **told))
-    monkeypatch.setattr(Training, "look_up", nothing_yet)
-    monkeypatch.setattr(Training, "follow", asked_as_before)
+    monkeypatch.setattr(Trainer, "look_up", nothing_yet)
+    monkeypatch.setattr(Trainer, "follow", asked_as_before)
     before = train(config_of(algo, env, tmp_path / "before", **told))
     assert roomy["tutor"].pop("budget_left") == 10**9 - roomy["tutor"]["asked"]
     for summary in (now, roomy, before):
@@ -256,7 +256,7 @@ def test_a_checkpoint_keeps_the_table_and_the_reuses_that_are_left(tmp_path: Pat
         assert given.equal(state["left"] > turn)
 
 
-def advised(training: Training, step: Step, proposal: Proposal) -> Tensor:
+def advised(training: Trainer, step: Step, proposal: Proposal) -> Tensor:
     """What a student does that waits for its tutor."""
     assert training.desk is not None
     query = training.look_up(step, proposal)
@@ -271,7 +271,7 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
     agent = make_agent(config, env)
     with open_desk(config.tutoring, env.game, 1, tmp_path, "cpu") as desk:
         assert desk is not None
-        training = Training(config, env, agent, desk, None)
+        training = Trainer(config, env, agent, desk, None)
         step, money, agreed, paid = env.reset(), 200, 0, 0
         for _ in range(12):
             proposal = agent.act(step)
@@ -299,7 +299,7 @@ def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
     config = config_of("dqn", "connect4", tmp_path, asking="mistake", asking_threshold=0.0, ask_budget=200)
     env = make_env(config, "cpu")
     agent, tutor = make_agent(config, env), Witness(mute=1)
-    training = Training(config, env, agent, make_desk(math.inf, tutor), None)
+    training = Trainer(config, env, agent, make_desk(math.inf, tutor), None)
     step = env.reset()
     proposal = agent.act(step)
     assert advised(training, step, proposal).equal(proposal.action)
@@ -312,7 +312,7 @@ def test_a_student_says_whether_its_scores_are_a_policy(algo: str, tmp_path: Pat
     config = config_of(algo, "connect4", tmp_path, asking="uncertainty")
     env = make_env(config, "cpu")
     agent = make_agent(config, env)
-    training = Training(config, env, agent, make_desk(math.inf, Witness()), None)
+    training = Trainer(config, env, agent, make_desk(math.inf, Witness()), None)
     sums = agent.act(env.reset()).scores.exp().sum(1)
     assert training.asking.has_policy == agent.has_policy == torch.allclose(sums, torch.ones(64))
 

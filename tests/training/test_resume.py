@@ -18,7 +18,7 @@ from agents.guidance.demonstrate import NOBODY
 from tests.helpers.programs import program
 from tests.integration.test_programs import SMALL
 from tests.integration.test_query import config_of, metrics, tensors
-from train import Training, train
+from train import Trainer, train
 from training.checkpoint import load_checkpoint, steps_in
 from training.config import Config, config_from_json, tuned
 from training.resume import Stop, alone_in, differences
@@ -29,15 +29,15 @@ HALF = 1024
 
 def stopped(config: Config, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
     """Train, and be told to stop half-way."""
-    refresh = Training.refresh_opponent
+    refresh = Trainer.refresh_opponent
 
-    def told(self: Training) -> None:
+    def told(self: Trainer) -> None:
         refresh(self)
         if self.global_step == HALF:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "refresh_opponent", told)
+        patch.setattr(Trainer, "refresh_opponent", told)
         with pytest.raises(SystemExit) as ended:
             train(config)
     assert ended.value.code == 128 + number
@@ -127,18 +127,18 @@ def test_curves_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     whole = config_of("a2c", "connect4", tmp_path / "whole", tutor="none")
     train(whole)
     killed = replace(whole, run_dir=tmp_path / "killed", save_minutes=0.0)
-    save = Training.is_time_to_save
+    save = Trainer.is_time_to_save
 
     class KilledError(Exception):
         pass
 
-    def once(self: Training) -> bool:
+    def once(self: Trainer) -> bool:
         if self.global_step == 1536:
             raise KilledError
         return save(self) and self.global_step == HALF
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "is_time_to_save", once)
+        patch.setattr(Trainer, "is_time_to_save", once)
         with pytest.raises(KilledError):
             train(killed)
     logged = [int(step) for step, tag, _ in metrics(killed.run_dir) if tag == "losses/entropy"]
@@ -178,7 +178,7 @@ def test_checkpoints_are_written_on_the_way(tmp_path: Path) -> None:
 
 
 def test_saving_takes_a_fiftieth_of_the_time_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = Training.__new__(Training)
+    training = Trainer.__new__(Trainer)
     training.config, training.saved_at, training.saving = Config(save_minutes=0.0), 100.0, 2.0
     for now, due in ((199.0, False), (201.0, True)):
         monkeypatch.setattr("resume.time.monotonic", lambda now=now: now)
@@ -277,15 +277,15 @@ def test_an_error_of_the_training_is_not_taken_for_one_of_the_folder(tmp_path: P
 
 def test_what_is_no_number_stops_the_run_and_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(config_of("ppo", "connect4", tmp_path / "run", tutor="none"), save_minutes=0.0)
-    round_ = Training.round
+    round_ = Trainer.update
 
-    def poisoned(self: Training, step: Any) -> Any:
+    def poisoned(self: Trainer, step: Any) -> Any:
         if self.global_step == HALF:
             with torch.no_grad():
                 next(self.agent.network.parameters()).fill_(float("nan"))
         return round_(self, step)
 
-    monkeypatch.setattr(Training, "round", poisoned)
+    monkeypatch.setattr(Trainer, "update", poisoned)
     with pytest.raises(ValueError, match="training diverged before step"):
         train(config)
     dump = json.loads((tmp_path / "run" / "diverged.json").read_text())
