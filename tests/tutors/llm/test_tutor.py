@@ -16,7 +16,6 @@ from typing import Any
 import aiohttp
 import pytest
 import torch
-import trustme
 
 import envs
 from envs.base import State, select_rows
@@ -586,6 +585,7 @@ def test_a_url_that_is_none_is_refused(url: str) -> None:
 def secure() -> Iterator[Server]:
     """A server whose certificate nobody vouches for."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme = pytest.importorskip("trustme")
     trustme.CA().issue_cert("127.0.0.1", "localhost").configure_cert(context)
     with serving(tls=context) as server:
         yield server
@@ -613,6 +613,7 @@ def test_fault_9_a_certificate_that_nobody_vouches_for_is_refused_before_anythin
 
 
 def test_a_certificate_that_is_trusted_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme")
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
