@@ -170,25 +170,25 @@ def measure_loop(
         desk = stack.enter_context(open_desk(config.tutoring, env.game, config.seed, Path(folder), device))
         training = Trainer(config, env, make_agent(config, env), desk, None)
         step, stats = env.reset(), {}
-        while not stats or training.updates < WARM_UP_UPDATES:  # DQN begins to learn only when it has seen enough
+        while not stats or training.state.updates < WARM_UP_UPDATES:  # DQN begins to learn only when it has seen enough
             step, stats = training.update(step)
         if desk is not None and WAYS[way].table == "cold":
             desk.table.clear()
             desk.store = AdviceStore(new_store(Path(folder)), identity_of(env.spec, desk.view, desk.tutor.identity))
             stack.callback(desk.store.close)
-        wait, begun_at, hit_rates, seconds = waiting_for(device), training.global_step, [], 0.0
+        wait, begun_at, hit_rates, seconds = waiting_for(device), training.state.global_step, [], 0.0
         asked = counts(desk)[0]
         for part in range(1, PARTS + 1):
             _, consulted, hits = counts(desk)
             wait()
             began = time.perf_counter()
-            while training.global_step - begun_at < steps * part // PARTS:
+            while training.state.global_step - begun_at < steps * part // PARTS:
                 step, _ = training.update(step)
             wait()
             seconds += time.perf_counter() - began
             _, consulted_then, hits_then = counts(desk)
             hit_rates.append(round((hits_then - hits) / max(consulted_then - consulted, 1), 4))
-        found = {"rate": (training.global_step - begun_at) / seconds, "num_envs": config.num_envs}
+        found = {"rate": (training.state.global_step - begun_at) / seconds, "num_envs": config.num_envs}
         if desk is not None:
             found |= {"asked": counts(desk)[0] - asked, "hit_rates": hit_rates}
         return found

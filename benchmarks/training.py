@@ -146,15 +146,15 @@ def measure_training(
             step, _ = trainer.update(step)
 
     train()
-    trainer.watch.shares()
+    trainer.timer.shares()
     found = rate(train, updates * horizon * config.num_envs, seconds, waiting_for(device))
     if device.startswith(
         "cuda"
     ):  # until here a section's time is that of launching it: measure one round waiting for each
-        trainer.watch.wait = waiting_for(device)
-        trainer.watch.shares()
+        trainer.timer.wait = waiting_for(device)
+        trainer.timer.shares()
         train()
-    shares = {name.removeprefix("time/"): share for name, share in trainer.watch.shares().items()}
+    shares = {name.removeprefix("time/"): share for name, share in trainer.timer.shares().items()}
     return {"rate": found, "shares": shares, "settings": asdict(config.agent) | {"num_envs": config.num_envs}}
 
 

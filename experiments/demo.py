@@ -16,7 +16,7 @@ from train import train
 from training.cli import run_program
 from training.config import tuned
 from training.evaluation import Result
-from training.resume import new_folder
+from training.resume import new_run_dir
 from tutors import DEFAULT_URL, TutorConfig
 from tutors.llm.client import Client
 from tutors.llm.models import find_model
@@ -51,7 +51,7 @@ def demo(told: Demo) -> None:
         eval_every=max(told.total_steps // 4, 1),
     )
     tutored = replace(common, tutoring=TutorConfig(tutor=told.tutor))
-    tutored, alone = (replace(config, run_dir=new_folder(config)) for config in (tutored, common))
+    tutored, alone = (replace(config, run_dir=new_run_dir(config)) for config in (tutored, common))
     with ExitStack() as stack:
         if told.tutor != "scripted":
             client = Client(DEFAULT_URL)

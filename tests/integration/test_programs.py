@@ -37,7 +37,7 @@ from train import Trainer, train
 from training.checkpoint import load_checkpoint
 from training.config import Config, config_from_json, evaluation_env, make_agent, tuned_for
 from training.logger import Log
-from training.resume import new_folder
+from training.resume import new_run_dir
 from training.video import GAP
 from tutors import TutorConfig
 from tutors.advisor import Desk, Told
@@ -355,8 +355,8 @@ def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pyte
         assert "canary" not in text
         assert url.replace("canary", "***") in text
         assert config_from_json(text).tutoring.reuse == math.inf
-        assert "canary" not in str(new_folder(config))
-    assert new_folder(config).parent == Path("runs")
+        assert "canary" not in str(new_run_dir(config))
+    assert new_run_dir(config).parent == Path("runs")
 
 
 def test_the_demo_puts_four_players_side_by_side() -> None:

@@ -21,7 +21,7 @@ from tests.integration.test_query import config_of, metrics, tensors
 from train import Trainer, train
 from training.checkpoint import load_checkpoint, steps_in
 from training.config import Config, config_from_json, tuned
-from training.resume import Stop, alone_in, differences
+from training.resume import Stop, differences, lock_run_dir
 from tutors import TutorConfig
 
 HALF = 1024
@@ -262,16 +262,16 @@ def test_a_run_that_was_stopped_before_its_last_evaluation_ends(tmp_path: Path) 
 
 
 def test_a_second_process_in_a_run_s_folder_is_refused(tmp_path: Path) -> None:
-    with alone_in(tmp_path), pytest.raises(ValueError, match="another process trains in"), alone_in(tmp_path):
+    with lock_run_dir(tmp_path), pytest.raises(ValueError, match="another process trains in"), lock_run_dir(tmp_path):
         pass
-    with alone_in(tmp_path):
+    with lock_run_dir(tmp_path):
         done = program("train.py", *SMALL, "--run-dir", str(tmp_path))
     assert done.returncode == 2
     assert "another process trains in" in done.stderr
 
 
 def test_an_error_of_the_training_is_not_taken_for_one_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="mine"), alone_in(tmp_path):
+    with pytest.raises(OSError, match="mine"), lock_run_dir(tmp_path):
         raise OSError("mine")
 
 

@@ -1,0 +1,163 @@
+"""What a checkpoint of a run holds, and when one is written."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents import Agent
+from agents.distributed import rank
+from envs.base import Env
+from envs.episode_stats import EpisodeStats
+from training.checkpoint import save_checkpoint
+from training.self_play import SelfPlayOpponent
+from training.timing import Stopwatch
+from tutors.advisor import Desk
+from tutors.query import Asking, Rations
+
+COUNTERS = ("global_step", "updates", "guided_from")
+MAX_SAVING_SHARE = 50  # a checkpoint is due after so many times the seconds that the last one took
+
+
+class TrainState:
+    """All of a run that is as it was when the run resumes: its parts, its counters, its accumulators.
+
+    Args:
+        env: the env copies.
+        agent: the student, with its guidance.
+        advisor: whoever gives advice; None without a tutor.
+        query_strategy: where advice is wanted.
+        query_budget: how many queries are left.
+        opponent: the student's own earlier self; None without self-play.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        agent: Agent,
+        advisor: Desk | None,
+        query_strategy: Asking,
+        query_budget: Rations,
+        opponent: SelfPlayOpponent | None,
+    ) -> None:
+        self.env = env
+        self.agent = agent
+        self.advisor = advisor
+        self.query_strategy = query_strategy
+        self.query_budget = query_budget
+        self.opponent = opponent
+        self.episode_stats = EpisodeStats(env.num_envs, env.device)
+        self.global_step = 0
+        self.updates = 0
+        self.guided_from = 0  # env step from which on there was guidance
+        self.env_steps = torch.zeros((), dtype=torch.int64, device=env.device)  # as global_step, on the device
+        self.agreement = torch.zeros(2, device=env.device)  # advice equal to the student's greedy action; all advice
+        # how often each action was the student's decision, and the tutor's advice
+        self.action_counts = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)
+        self.was_loaded = False
+        self.started = time.monotonic()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return tensors and plain containers only."""
+        return {
+            **{name: getattr(self, name) for name in COUNTERS},
+            "agent": self.agent.state_dict(),
+            "guidance": self.agent.guidance.state_dict(),
+            "env": self.env.state_dict(),
+            "episode_stats": self.episode_stats.state_dict(),
+            "query_strategy": self.query_strategy.state_dict(),
+            "query_budget": self.query_budget.state_dict(),
+            "advisor": None if self.advisor is None else self.advisor.state_dict(),
+            "opponent": None if self.opponent is None else self.opponent.state_dict(),
+            "env_steps": self.env_steps,
+            "agreement": self.agreement,
+            "action_counts": self.action_counts,
+            "seconds": time.monotonic() - self.started,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over all of a run that resumes."""
+        self.load_student(state)
+        self.guided_from = state["guided_from"]
+        self.agent.guidance.load_state_dict(state["guidance"])
+        self.episode_stats.load_state_dict(state["episode_stats"])
+        self.query_strategy.load_state_dict(state["query_strategy"])
+        self.action_counts.copy_(state["action_counts"])
+        if self.advisor is not None and state["advisor"] is not None:
+            self.advisor.load_state_dict(state["advisor"])
+            self.query_budget.load_state_dict(state["query_budget"])
+            self.agreement.copy_(state["agreement"])
+
+    def load_student(self, state: dict[str, Any]) -> None:
+        """Take over another run's student and where its envs stand; tutor, guidance and counts begin anew."""
+        self.global_step = self.guided_from = state["global_step"]
+        self.updates = state["updates"]
+        self.env_steps.copy_(state["env_steps"])
+        if self.opponent is not None:
+            self.opponent.load_state_dict(state["opponent"])
+        self.agent.load_state_dict(state["agent"])
+        self.env.load_state_dict(state["env"])
+        self.started -= state["seconds"]
+        self.was_loaded = True
+
+
+class Checkpointer:
+    """Writes checkpoints of a run, in at most a fiftieth of its time.
+
+    Args:
+        run_dir: the run's folder.
+        minutes: the least time between two checkpoints.
+        timer: counts the time as "save".
+    """
+
+    def __init__(self, run_dir: Path, minutes: float, timer: Stopwatch) -> None:
+        self.run_dir = run_dir
+        self.interval = 60 * minutes
+        self.timer = timer
+        self.saved_at = time.monotonic()
+        self.duration = 0.0  # seconds that the last checkpoint took
+
+    def is_due(self) -> bool:
+        """Return whether the last checkpoint is old enough."""
+        return time.monotonic() - self.saved_at > max(self.interval, MAX_SAVING_SHARE * self.duration)
+
+    def save(self, state: TrainState, stats: dict[str, Tensor], is_last: bool = False) -> None:
+        """Write a checkpoint, unless the last update was not finite. A failed write is a warning.
+
+        Raises:
+            ValueError: a number of the last update is not finite, or the last checkpoint cannot be written.
+        """
+        check_finite(stats, state.global_step, self.run_dir)
+        began = time.monotonic()
+        try:
+            folder = self.run_dir / "checkpoints"
+            self.timer("save", save_checkpoint, folder, state.global_step, state.state_dict(), rank())
+        except OSError as error:
+            problem = f"no checkpoint could be written in {self.run_dir}: {error.strerror}; the last one is intact"
+            if is_last:
+                raise ValueError(problem) from error
+            logging.getLogger(__name__).warning(problem)
+        self.saved_at = time.monotonic()
+        self.duration = self.saved_at - began
+
+
+def check_finite(stats: dict[str, Tensor], global_step: int, run_dir: Path) -> dict[str, float]:
+    """Return the numbers of the last update, in one read-back.
+
+    Raises:
+        ValueError: one of them is not finite; diverged.json says which.
+    """
+    numbers = dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True)) if stats else {}
+    if not all(math.isfinite(value) for value in numbers.values()):
+        dump = {"global_step": global_step, **{name: str(value) for name, value in numbers.items()}}
+        (run_dir / "diverged.json").write_text(json.dumps(dump, indent=2) + "\n")
+        raise ValueError(
+            f"training diverged before step {global_step:,}: see {run_dir / 'diverged.json'}. "
+            "The checkpoints are of before; a smaller --learning-rate or --max-grad-norm may help"
+        )
+    return numbers
