@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from agents import Agent
-from envs.rng import ADVISING, CounterRNG
+from envs.rng import QUERY_STREAM, CounterRNG
 from training.checkpoint import load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, config_of, evaluation_env, find_device, make_agent, make_env
@@ -106,7 +106,7 @@ def evaluate(evaluation: Evaluation) -> Result:
     assert evaluation.run is not None, "only a report can do without a run"
     device = find_device(evaluation.device)
     env = evaluation_env(config, evaluation.episodes, device, evaluation.env_kwargs)
-    rng = CounterRNG(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), ADVISING)
+    rng = CounterRNG(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), QUERY_STREAM)
     if evaluation.who == "random":
         return play(random_play(rng), env)
     if evaluation.who == "student":

@@ -28,7 +28,7 @@ from agents.guidance import METHODS
 from agents.policy import Decision
 from envs.base import Env, Step
 from envs.opponents import SelfPlay
-from envs.rng import ADVISING, GUIDING, CounterRNG
+from envs.rng import GUIDANCE_STREAM, QUERY_STREAM, CounterRNG
 from training.checkpoint import write
 from training.cli import run_program
 from training.config import COMMON_FLAGS, EXAMPLES, Config, evaluation_env, find_device, make_agent, make_env, tuned_for
@@ -163,8 +163,8 @@ class Trainer:
         self.log = log
         self.progress = progress
         env_ids = torch.arange(env.first_env_id, env.first_env_id + env.num_envs, device=env.device)
-        self.rng = CounterRNG(config.seed, env_ids, ADVISING)
-        self.guidance_rng = CounterRNG(config.seed, env_ids, GUIDING)
+        self.rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
+        self.guidance_rng = CounterRNG(config.seed, env_ids, GUIDANCE_STREAM)
         tutoring = config.tutoring
         self.asking = Asking(tutoring.asking, tutoring.asking_threshold, agent.has_policy, env.device)
         limits = (None if most is None else shard_size(most) for most in (tutoring.ask_budget, tutoring.ask_per_step))
@@ -190,7 +190,7 @@ class Trainer:
         if mode in ("auto", "eager"):
             return
         compile_methods(mode, self.agent, *self.agent.compiled_methods)
-        if type(self.env) is not Env:  # a Gymnasium env is not made of tensors
+        if not self.env.is_compilable:  # a Gymnasium env is not made of tensors
             compile_methods(mode, self.agent, "act", "observe")
             if self.advisor is not None:
                 compile_methods(mode, self, "look_up", "follow")

@@ -27,7 +27,7 @@ from agents.networks import Network, NetworkConfig, polyak_update
 from agents.policy import Decision, gather_action, masked_argmax
 from agents.replay_buffer import Batch, ReplayBuffer
 from envs.base import Env, Step
-from envs.rng import EXPLORATION, SAMPLING, CounterRNG, sample_legal
+from envs.rng import EXPLORATION_STREAM, SAMPLING_STREAM, CounterRNG, sample_legal
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,11 @@ class DQN:
         self.target_network = copy.deepcopy(self.network)
         self.optimizer = Adam(self.network, config.max_grad_norm)
         self.replay = ReplayBuffer(config.buffer_size // world_size(), env, self.guidance)
-        self.rng = CounterRNG(seed, torch.arange(first_env_id, first_env_id + env.num_envs, device=device), EXPLORATION)
+        self.rng = CounterRNG(
+            seed, torch.arange(first_env_id, first_env_id + env.num_envs, device=device), EXPLORATION_STREAM
+        )
         rows, rank = config.batch_size // world_size(), first_env_id // env.num_envs
-        self.batch_rng = CounterRNG(seed, torch.arange(rank * rows, (rank + 1) * rows, device=device), SAMPLING)
+        self.batch_rng = CounterRNG(seed, torch.arange(rank * rows, (rank + 1) * rows, device=device), SAMPLING_STREAM)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)  # time steps acted in
         self.updates = torch.zeros((), dtype=torch.int64, device=device)
         self.num_observed = 0  # time steps stored, as the host counts them

@@ -15,7 +15,7 @@ from agents.networks import ActorCritic, NetworkConfig
 from agents.policy import Decision, entropy, gather_action, masked_argmax, masked_log_softmax, sample_action
 from agents.rollout_buffer import Batch, RolloutBuffer
 from envs.base import Env, Step
-from envs.rng import EXPLORATION, SAMPLING, CounterRNG
+from envs.rng import EXPLORATION_STREAM, SAMPLING_STREAM, CounterRNG
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class OnPolicy:
         rows = torch.arange(
             first_env_id * config.num_steps, (first_env_id + num_envs) * config.num_steps, device=device
         )
-        self.rng = CounterRNG(seed, env_ids, EXPLORATION)
-        self.shuffle_rng = CounterRNG(seed, rows, SAMPLING)
+        self.rng = CounterRNG(seed, env_ids, EXPLORATION_STREAM)
+        self.shuffle_rng = CounterRNG(seed, rows, SAMPLING_STREAM)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)  # time steps acted in
         self.num_shuffles = torch.zeros((), dtype=torch.int64, device=device)
         self.learning_rate = torch.zeros((), device=device)

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.timing import nothing_to_wait_for
-from envs import closest
+from envs.registry import unknown_name_message
 from tutors.llm.client import Client
 from tutors.llm.models import Model
 from tutors.llm.server import server_for
@@ -137,7 +137,7 @@ def check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
     """Raise ValueError for a name that is not known."""
     for name in names:
         if name not in known:
-            raise ValueError(closest(kind, name, list(known)))
+            raise ValueError(unknown_name_message(kind, name, list(known)))
 
 
 def waiting_for(device: str) -> Callable[[], None]:

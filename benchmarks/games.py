@@ -16,7 +16,7 @@ from benchmarks.common import PEERS_PYTHON, Benchmark, Row, Worker, cell, check_
 from benchmarks.peers import PEERS
 from benchmarks.timing import rate
 from envs.base import Env
-from envs.rng import EXPLORATION, CounterRNG, sample_legal
+from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
 
 ENV_KWARGS: dict[str, dict[str, Any]] = {"connect4": {"opponent": "random"}}  # both sides at random, as in the peers
 
@@ -98,7 +98,7 @@ def measure_random_play(program: str, game: str, copies: int, seconds: float, de
     """Return the rate of random play in one of our games."""
     variant = VARIANTS[program]
     env = envs.make(game, copies, device=device, **ENV_KWARGS.get(game, {}))
-    rng = CounterRNG(1, torch.arange(env.num_envs, device=device), EXPLORATION)
+    rng = CounterRNG(1, torch.arange(env.num_envs, device=device), EXPLORATION_STREAM)
     play = compile_function(random_play(env, rng, variant.observations), variant.mode)
     env.reset()
     return {"rate": rate(play, env.num_envs, seconds, waiting_for(device))}

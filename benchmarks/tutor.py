@@ -17,8 +17,8 @@ from rich.table import Table
 
 import envs
 from benchmarks.common import Benchmark, Row, WorkerError, cell, peer, served
-from envs.base import State, num_rows, select_rows
-from envs.rng import EXPLORATION, CounterRNG, sample_legal
+from envs.base import State, cat_states, num_rows, select_rows
+from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
 from tutors import DEFAULT_URL
 from tutors.base import View
 from tutors.llm.label_logprobs import LabelWay
@@ -128,7 +128,7 @@ def positions(env: str, view: View) -> Iterator[State]:
         ValueError: none came up any more for a long time.
     """
     games = envs.make(env, 2048, seed=7)
-    rng = CounterRNG(7, torch.arange(games.num_envs), EXPLORATION)
+    rng = CounterRNG(7, torch.arange(games.num_envs), EXPLORATION_STREAM)
     step, known, steps_without_news = games.reset(), set(), 0
     while steps_without_news < MAX_STEPS_WITHOUT_NEWS:
         state, _ = view.canonical(step.state)
@@ -153,5 +153,5 @@ def take(fresh: Iterator[State], count: int) -> State:
     parts: list[State] = []
     while sum(map(num_rows, parts)) < count:
         parts.append(next(fresh))
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    joined = cat_states(parts)
     return select_rows(joined, torch.randperm(num_rows(joined), generator=torch.Generator().manual_seed(count))[:count])

@@ -1,167 +1,220 @@
-"""What a game is, and how N copies of it are played in lockstep on one device.
+"""What a game is, and N copies of it as one environment, stepped in lockstep on one device.
 
-A game is three pure functions of tensors: `reset`, `step` and `observe`. `Env` adds what every game needs:
-a seed, a clock, and a fresh deal in the very step in which a game ends.
+A game is three pure functions of tensors: `reset`, `step` and `observe`. `VecEnv` adds what every game needs: a
+seed, a time limit, and autoreset in the very step in which an episode ends.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from envs.rng import GAMES, CounterRNG
+from envs.rng import ENV_STREAM, CounterRNG
 
-State = dict[str, Tensor]  # all of a game that can change: tensors of N rows
+State = dict[str, Tensor]  # all of a game that can change: tensors of N rows, one row per env copy
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What one must know of a game before playing it."""
+    """The constants of a game."""
 
     name: str
-    version: int  # changes only when the same actions and luck lead elsewhere
+    version: int  # changes only when the same actions and uniforms lead elsewhere
     obs_shape: tuple[int, ...]
     num_actions: int
-    num_reset_uniforms: int  # columns of luck that `reset` uses
-    num_step_uniforms: int  # columns of luck that `step` uses
-    time_limit: int | None  # steps after which a game is truncated; None: there is no clock
+    num_reset_uniforms: int  # columns of uniforms that `reset` uses
+    num_step_uniforms: int  # columns of uniforms that `step` uses
+    time_limit: int | None  # time steps after which an episode is truncated; None: no time limit
 
 
 class Game(Protocol):
-    """Rules only: nothing here keeps anything between two calls. An action outside 0 … A - 1 is an error."""
+    """The rules of a game, without a state of their own. An action outside 0 … A - 1 is an error."""
 
     spec: Spec
 
     def reset(self, u: Tensor) -> State:
-        """Return fresh games, one for each row of `u` (N, num_reset_uniforms)."""
+        """Return initial states, one for each row of the uniforms `u` (N, num_reset_uniforms)."""
 
     def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Return (state, reward (N,) float32, terminated (N,) bool); the given `state` is not modified."""
 
     def observe(self, state: State) -> tuple[Tensor, Tensor]:
-        """Return (obs (N, *obs_shape) float32, legal (N, A) bool with at least one True a row).
+        """Return (obs (N, *obs_shape) float32, action_mask (N, A) bool with at least one True per row).
 
         Both are new tensors: the state will be written over.
         """
 
 
 class Step(NamedTuple):
-    """One moment of N games: what is seen now, and how the last action got there.
+    """One time step of N env copies: the current observation, and what the last action led to.
 
-    Where a game has just ended, `obs` and `action_mask` belong to the fresh game and `final_obs` and
-    `final_action_mask` to the position in which the old one ended; elsewhere the two pairs are equal.
+    Where an episode has just ended, `obs` and `action_mask` belong to the next episode's initial state, and
+    `final_obs` and `final_action_mask` to the state in which the old one ended; elsewhere the two pairs are equal.
     """
 
     obs: Tensor  # (N, *obs_shape) float32
     action_mask: Tensor  # (N, A) bool
     reward: Tensor  # (N,) float32
-    terminated: Tensor  # (N,) bool: the game is over and has no future
-    truncated: Tensor  # (N,) bool: the clock ran out; never True together with terminated
+    terminated: Tensor  # (N,) bool: the episode is over and has no future
+    truncated: Tensor  # (N,) bool: the time limit was reached; never True together with terminated
     final_obs: Tensor  # (N, *obs_shape) float32
     final_action_mask: Tensor  # (N, A) bool
     state: State  # what `obs` and `action_mask` show; not modified by later steps
     final_state: State  # what `final_obs` and `final_action_mask` show
 
     def as_initial(self) -> "Step":
-        """Return the moment alone, as if it were the first: what the next action needs and no more."""
-        nothing = torch.zeros_like(self.terminated)
-        return Step(
-            self.obs,
-            self.action_mask,
-            nothing.float(),
-            nothing,
-            nothing,
-            self.obs,
-            self.action_mask,
-            self.state,
-            self.state,
-        )
+        """Return the current observation alone, as if `reset` had returned it: all that the next action depends on."""
+        return initial_step(self.obs, self.action_mask, self.state)
 
 
-class Env:
-    """N copies of a game in lockstep, with a clock and a fresh deal where a game ends.
+def initial_step(obs: Tensor, action_mask: Tensor, state: State) -> Step:
+    """Return the step before any action: no reward, no end, and the final pair equal to the current one."""
+    no = torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
+    return Step(obs, action_mask, no.float(), no, no, obs, action_mask, state, state)
+
+
+class Env(ABC):
+    """N copies of an environment in lockstep, their tensors on one device.
+
+    An episode that ends is reset in the same step (autoreset). The copies have the ids `first_env_id`,
+    `first_env_id + 1`, …; a copy's randomness depends on the seed and its id, not on N, so that the shards of one run
+    differ from each other and equal the parts of the whole.
+    """
+
+    is_compilable: bool  # whether `step` is made of tensor operations alone, which a compiler and a CUDA graph require
+    spec: Spec
+    game: Any  # the Game, or what offers its `spec` and `observe`
+    state: State  # the current one
+
+    def __init__(self, num_envs: int, seed: int, device: str, first_env_id: int) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; an environment requires at least 1 copy")
+        self.num_envs = num_envs
+        self.seed = seed
+        self.device = device
+        self.first_env_id = first_env_id
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)  # calls of reset and step so far
+
+    @abstractmethod
+    def reset(self) -> Step:
+        """Start a new episode in every copy, another one than at the last reset, and return the initial step."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Apply one action (N,) int64 to every copy; a copy whose episode ends is reset at once."""
+
+    @abstractmethod
+    def current(self) -> Step:
+        """Return the current state as an initial step."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, object]:
+        """Return what a checkpoint requires to continue the episodes."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+
+
+class VecEnv(Env):
+    """N copies of a game, batched.
 
     Args:
         game: the rules.
         num_envs: N.
-        seed: of the games' luck.
-        device: where all tensors live.
-        first_env_id: id of the first copy, so that shards of one run play different games.
+        seed: of all randomness, with each copy's id.
+        device: of all tensors.
+        first_env_id: id of the first copy.
     """
 
+    is_compilable = True
+
     def __init__(self, game: Game, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; there must be at least one game")
-        self.game, self.spec, self.num_envs, self.device = game, game.spec, num_envs, device
-        self.first_env_id = first_env_id
-        games = torch.arange(first_env_id, first_env_id + num_envs, device=device)
-        self.rng = CounterRNG(seed, games, GAMES)
-        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        super().__init__(num_envs, seed, device, first_env_id)
+        self.game = game
+        self.spec = game.spec
+        env_ids = torch.arange(first_env_id, first_env_id + num_envs, device=device)
+        self.rng = CounterRNG(seed, env_ids, ENV_STREAM)
         self.elapsed_steps = torch.zeros(num_envs, dtype=torch.int64, device=device)
-        self.state = {name: tensor.clone() for name, tensor in game.reset(self._draw()[0]).items()}
+        self.state = clone_state(game.reset(self._draw()[0]))
 
     def reset(self) -> Step:
-        """Deal all games afresh and return the first moment, in which nothing has happened yet."""
         self._write(self.game.reset(self._draw()[0]), torch.zeros_like(self.elapsed_steps))
         return self.current()
 
     def current(self) -> Step:
-        """Return the moment in which the games stand, as if it were the first."""
-        state = {name: buffer.clone() for name, buffer in self.state.items()}
+        state = clone_state(self.state)
         obs, action_mask = self.game.observe(state)
-        nothing = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        return Step(obs, action_mask, nothing.float(), nothing, nothing, obs, action_mask, state, state)
+        return initial_step(obs, action_mask, state)
 
     def step(self, action: Tensor) -> Step:
-        """Play one action (N,) int64 in every game; a game that ends is dealt afresh at once."""
         reset_u, step_u = self._draw()
-        before = {name: buffer.clone() for name, buffer in self.state.items()}  # what a game hands on must not change
-        state, reward, terminated = self.game.step(before, action, step_u)
-        clock = self.elapsed_steps + 1
+        before = clone_state(self.state)  # a game may return the tensors it was given, and no Step may change later
+        final_state, reward, terminated = self.game.step(before, action, step_u)
+        elapsed_steps = self.elapsed_steps + 1
         truncated = torch.zeros_like(terminated)
         if self.spec.time_limit is not None:
-            truncated = (clock >= self.spec.time_limit) & ~terminated
-        final_obs, final_action_mask = self.game.observe(state)
-        ended = terminated | truncated
-        fresh = self.game.reset(reset_u)
-        now = {name: where(ended, fresh[name], state[name]) for name in state}
-        self._write(now, clock * ~ended)
-        obs, action_mask = self.game.observe(now)
-        return Step(obs, action_mask, reward, terminated, truncated, final_obs, final_action_mask, now, state)
+            truncated = (elapsed_steps >= self.spec.time_limit) & ~terminated
+        final_obs, final_action_mask = self.game.observe(final_state)
+        done = terminated | truncated
+        state = where_states(done, self.game.reset(reset_u), final_state)
+        self._write(state, elapsed_steps * ~done)
+        obs, action_mask = self.game.observe(state)
+        return Step(obs, action_mask, reward, terminated, truncated, final_obs, final_action_mask, state, final_state)
 
     def state_dict(self) -> dict[str, object]:
-        """Return how the games stand."""
-        return {"state": self.state, "clock": self.elapsed_steps, "steps": self.steps}
+        return {"state": self.state, "elapsed_steps": self.elapsed_steps, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the games stand as `state_dict` returned."""
-        self._write(state["state"], state["clock"])
+        self._write(state["state"], state["elapsed_steps"])
         self.steps.copy_(state["steps"])
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """Return this step's luck for `reset` and for `step`, and go on to the next step's."""
+        """Return this step's uniforms for `reset` and for `step`, and advance to the next step's."""
         u = self.rng.uniform(self.steps, self.spec.num_reset_uniforms + self.spec.num_step_uniforms)
         self.steps += 1
         return u[:, : self.spec.num_reset_uniforms], u[:, self.spec.num_reset_uniforms :]
 
-    def _write(self, state: State, clock: Tensor) -> None:
+    def _write(self, state: State, elapsed_steps: Tensor) -> None:
         """The one place that writes: into buffers that never move."""
         for name, buffer in self.state.items():
             buffer.copy_(state[name])
-        self.elapsed_steps.copy_(clock)
+        self.elapsed_steps.copy_(elapsed_steps)
 
 
 def where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Choose whole rows: `condition` is (N,), the others (N, …)."""
+    """Select whole rows: `condition` is (N,), the others (N, …)."""
     return torch.where(condition.view(-1, *[1] * (no.ndim - 1)), yes, no)
 
 
+def where_states(condition: Tensor, yes: State, no: State) -> State:
+    """Select whole rows of two states of N rows; `condition` is (N,)."""
+    return {name: where(condition, yes[name], no[name]) for name in no}
+
+
+def clone_state(state: State) -> State:
+    """Return a copy that shares no memory with `state`."""
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
 def select_rows(state: State, rows: Tensor) -> State:
-    """Return the games at `rows` (B,) int64 as a state of B rows."""
+    """Return the rows `rows` (B,) int64 of a state as a state of B rows."""
     return {name: tensor[rows] for name, tensor in state.items()}
 
 
+def cat_states(states: Sequence[State]) -> State:
+    """Return the rows of all states, one after the other, as one state."""
+    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
+
+def state_to(state: State, device: str | torch.device) -> State:
+    """Return a state whose tensors are on `device`."""
+    return {name: tensor.to(device) for name, tensor in state.items()}
+
+
 def num_rows(state: State) -> int:
-    """Return how many games a state holds."""
+    """Return how many rows a state has."""
     return len(next(iter(state.values())))

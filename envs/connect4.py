@@ -1,14 +1,14 @@
 """Connect Four: drop discs, line up four.
 
 obs      (2, 6, 7) float32 in {0, 1}: plane 0 is the student's discs, plane 1 the opponent's; row 0 is the top.
-action   the column to drop into, 0 at the left. A full column is illegal, and playing it loses.
-reward   +1 for a line of four, -1 when the opponent makes one, 0 otherwise and for a draw.
-ends     at a line of four or after 42 discs. There is no clock.
-luck     deal: who moves first, then the opponent's opening, in any column. play: the opponent's reply.
+action   the column to drop into, 0 at the left. A full column is illegal, and dropping into it loses.
+reward   +1 for a line of four, -1 when the opponent makes one or for an illegal action, 0 otherwise and for a draw.
+ends     terminated at a line of four, at an illegal action, or after 42 discs. There is no time limit.
+random   reset: who moves first, then the opponent's opening, in any column. step: the opponent's reply.
+source   the bitboards of John Tromp's Fhourstones benchmark.
 
 A board is an int64 of seven columns, seven bits each, bottom bit first. The seventh bit of a column
 is always 0, so that no line of four can run from the top of one column into the next.
-Source: John Tromp's Fhourstones benchmark.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,11 +25,11 @@ BOTTOM = sum(1 << STRIDE * column for column in range(COLUMNS))  # the lowest ce
 BOARD = BOTTOM * COLUMN
 DIRECTIONS = (1, STRIDE - 1, STRIDE, STRIDE + 1)  # up, down-right, right, up-right
 
-Opponent = Callable[[Tensor, Tensor, Tensor], Tensor]  # (its discs, the other's, luck (N,)) -> column (N,)
+Opponent = Callable[[Tensor, Tensor, Tensor], Tensor]  # (its discs, the other's, uniforms (N,)) -> column (N,)
 
 
 class Connect4:
-    """The rules against one opponent, in the form that `Env` plays."""
+    """The rules against one opponent, in the form that `VecEnv` steps."""
 
     spec = Spec("connect4", 1, (2, ROWS, COLUMNS), COLUMNS, num_reset_uniforms=2, num_step_uniforms=1, time_limit=None)
 
@@ -59,14 +59,14 @@ class Connect4:
 
 
 def drop(pieces: Tensor, others: Tensor, column: Tensor) -> Tensor:
-    """`pieces` with one more disc in `column`; unchanged where that column is full. Int64, one shape."""
+    """Return `pieces` with one more disc in `column`; unchanged where that column is full. Int64, one shape."""
     bottom = torch.ones_like(column) << column * STRIDE
     carried = (pieces | others) + bottom  # the carry stops at the lowest empty bit
     return pieces | carried & (bottom * COLUMN)
 
 
 def has_four(pieces: Tensor) -> Tensor:
-    """Whether four of `pieces` lie in a line. Bool of the same shape."""
+    """Return whether four of `pieces` lie in a line. Bool of the same shape."""
     found = torch.zeros_like(pieces, dtype=torch.bool)
     for shift in DIRECTIONS:
         pairs = pieces & pieces >> shift
@@ -75,42 +75,39 @@ def has_four(pieces: Tensor) -> Tensor:
 
 
 def completing(pieces: Tensor) -> Tensor:
-    """All cells, reachable or not, taken or not, that make a line of four with three of `pieces`."""
+    """Return all cells, reachable or not, occupied or not, that make a line of four with three of `pieces`."""
     cells = torch.zeros_like(pieces)
     for shift in DIRECTIONS:
-        ahead, behind = (
-            pieces >> shift,
-            pieces << shift,
-        )  # bit c: is the cell one step on, one step back, ours
+        ahead, behind = pieces >> shift, pieces << shift  # bit c: whether the cell one step on, one step back is ours
         ahead_2, behind_2 = ahead >> shift, behind << shift
         cells |= ahead & ahead_2 & (ahead_2 >> shift | behind)
         cells |= behind & behind_2 & (behind_2 << shift | ahead)
     return cells & BOARD
 
 
-def playable(taken: Tensor) -> Tensor:
-    """The cells into which a disc can fall next; `gather_action` is both sides' discs."""
-    return taken + BOTTOM & BOARD
+def playable(occupied: Tensor) -> Tensor:
+    """Return the cells into which a disc can fall next; `occupied` is both sides' discs."""
+    return occupied + BOTTOM & BOARD
 
 
-def legal_columns(taken: Tensor) -> Tensor:
-    """Which columns have room. (N, 7) bool for (N,) bitboards; all False for a full board."""
-    return columns_of(playable(taken))
+def legal_columns(occupied: Tensor) -> Tensor:
+    """Return which columns have room. (N, 7) bool for (N,) bitboards; all False for a full board."""
+    return columns_of(playable(occupied))
 
 
 def columns_of(cells: Tensor) -> Tensor:
-    """Which columns hold at least one of `cells`. (N, 7) bool for (N,) bitboards."""
+    """Return which columns hold at least one of `cells`. (N, 7) bool for (N,) bitboards."""
     shifts = torch.arange(COLUMNS, device=cells.device) * STRIDE
     return (cells >> shifts[:, None] & COLUMN != 0).T
 
 
-def is_full(taken: Tensor) -> Tensor:
-    """Whether no column has room."""
-    return taken == BOARD
+def is_full(occupied: Tensor) -> Tensor:
+    """Return whether no column has room."""
+    return occupied == BOARD
 
 
 def mirror(cells: Tensor) -> Tensor:
-    """Bitboards reflected left to right."""
+    """Return bitboards reflected left to right."""
     flipped = torch.zeros_like(cells)
     for column in range(COLUMNS):
         flipped |= (cells >> STRIDE * column & COLUMN) << STRIDE * (COLUMNS - 1 - column)
@@ -126,38 +123,38 @@ def planes(*boards: Tensor) -> Tensor:
 
 
 def draw(mine: int, theirs: int, signs: str = ".xo") -> str:
-    """One position as six lines of text; `signs` are an empty cell, a student's and an opponent's disc."""
+    """Return one board as six lines of text; `signs` are an empty cell, a student's and an opponent's disc."""
     return "\n".join(
-        " ".join(signs[(mine >> at & 1) + 2 * (theirs >> at & 1)] for at in range(row, COLUMNS * STRIDE, STRIDE))
+        " ".join(signs[(mine >> bit & 1) + 2 * (theirs >> bit & 1)] for bit in range(row, COLUMNS * STRIDE, STRIDE))
         for row in range(ROWS - 1, -1, -1)
     )
 
 
 def notation(states: Sequence[State]) -> str:
-    """Return the first of the games whose positions were `states`, as chess games are written.
+    """Return the moves of the first env copy's episode, whose states were `states`, in the style of chess's PGN.
 
-    A move is its cell, column a … g and row 1 … 6. The first tag says who began.
+    A move is its cell, column a … g and row 1 … 6. The first tag says who moved first.
     """
     moves: list[str] = []
-    began, before = "student", (0, 0)
+    first, previous = "student", (0, 0)
     for state in states:
-        now = int(state["mine"][0]), int(state["theirs"][0])
+        discs = int(state["mine"][0]), int(state["theirs"][0])
         for side in (0, 1):
-            new = now[side] & ~before[side]
+            new = discs[side] & ~previous[side]
             if new and not moves:
-                began = ("student", "opponent")[side]
+                first = ("student", "opponent")[side]
             if new:
                 column, row = divmod(new.bit_length() - 1, STRIDE)
                 moves.append(f"{'abcdefg'[column]}{row + 1}")
-        before = now
-    pairs = (moves[at : at + 2] for at in range(0, len(moves), 2))
+        previous = discs
+    pairs = (moves[start : start + 2] for start in range(0, len(moves), 2))
     text = " ".join(f"{number}. {' '.join(pair)}" for number, pair in enumerate(pairs, 1))
-    return f'[First "{began}"]\n[Result "{outcome(before, began)}"]\n\n{text}'
+    return f'[First "{first}"]\n[Result "{result_of(previous, first)}"]\n\n{text}'
 
 
-def outcome(discs: tuple[int, int], began: str) -> str:
-    """Return the result of a position as chess has it, the beginner's first: 1-0, 0-1, 1/2-1/2 or *."""
+def result_of(discs: tuple[int, int], first: str) -> str:
+    """Return the result as in PGN, that of the side that moved first in front: 1-0, 0-1, 1/2-1/2 or *."""
     mine, theirs = (bool(has_four(torch.tensor(side))) for side in discs)
     if mine or theirs:
-        return "1-0" if mine == (began == "student") else "0-1"
+        return "1-0" if mine == (first == "student") else "0-1"
     return "1/2-1/2" if discs[0] | discs[1] == BOARD else "*"

@@ -1,7 +1,7 @@
 """Our games as Gymnasium envs: `gym.make("envs.gymnasium_api:Connect4-v0")`, and batched by `gym.make_vec`.
 
-TorchBlackjack-v0, Connect4-v0 and Snake-v0 take their games' options as keyword arguments. An info holds what is
-legal as `action_mask`, int8 as in Gymnasium's own envs, and in Blackjack the three numbers of Gymnasium's as `raw`.
+TorchBlackjack-v0, Connect4-v0 and Snake-v0 take the options of their games as keyword arguments. An info holds
+`action_mask`, int8 as in Gymnasium's own envs, and in Blackjack `gymnasium_obs`, the observation of Blackjack-v1.
 """
 
 from typing import Any, Literal
@@ -13,87 +13,88 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from envs import make, make_game
 from envs.base import Env, Spec, State
-from envs.blackjack import raw
+from envs.blackjack import gymnasium_obs
+from envs.registry import make, make_game
 from envs.rendering import DRAWINGS
-from envs.rng import GAMES, CounterRNG
+from envs.rng import ENV_STREAM, CounterRNG
 
 Info = dict[str, Any]
 
 
 class SingleEnv(gym.Env):
-    """One copy of a game.
+    """One copy of a game as a Gymnasium env.
 
     Args:
-        game: its name.
+        game: a key of `envs.ENVS`, or module:Class.
         render_mode: None, ansi or rgb_array.
-        options: the game's own.
+        options: keyword arguments of the game.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(self, game: str, render_mode: str | None = None, **options: Any) -> None:
-        self.game, self.render_mode = make_game(game, **options), render_mode
+        self.game = make_game(game, **options)
+        self.render_mode = render_mode
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is {render_mode!r}; it can be None, 'ansi' or 'rgb_array'")
+            raise ValueError(f"render_mode is {render_mode!r}; it must be None, 'ansi' or 'rgb_array'")
         if render_mode is not None and self.game.spec.name not in DRAWINGS:
-            raise ValueError(f"nobody has said how {game} is drawn; there are {', '.join(DRAWINGS)}")
+            raise ValueError(f"{game} cannot be rendered; there are drawings of {', '.join(DRAWINGS)}")
         self.observation_space, self.action_space = spaces_of(self.game.spec)
-        self.draws = 0  # of luck, since it was seeded
-        self.states: list[State] = []  # through which the game came; none before the first reset
+        self.draws = 0  # from the generator, since it was seeded
+        self.states: list[State] = []  # of the episode so far; empty before the first reset
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
-        """Begin a new game; with a seed, also a new series of games."""
+        """Start a new episode; a seed restarts the random numbers."""
         super().reset(seed=seed)
         if seed is not None or not self.states:
-            self.rng = CounterRNG(int(self.np_random.integers(1 << 31)), torch.tensor([0]), GAMES)
+            self.rng = CounterRNG(int(self.np_random.integers(1 << 31)), torch.tensor([0]), ENV_STREAM)
             self.draws = 0
         self.states = [self.game.reset(self._draw(self.game.spec.num_reset_uniforms))]
-        return self._look()
+        return self._observe()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, Info]:
-        """Play one action. After the end of a game comes `reset`."""
+        """Apply one action. After the end of an episode, call `reset`."""
         if not self.action_space.contains(action):
             raise ValueError(f"the action is {action!r}; it must be in {self.action_space}")
         u = self._draw(self.game.spec.num_step_uniforms)
         state, reward, terminated = self.game.step(self.states[-1], torch.tensor([int(action)]), u)
         self.states.append(state)
-        ended, limit = bool(terminated), self.game.spec.time_limit
-        truncated = limit is not None and len(self.states) > limit and not ended
-        obs, info = self._look()
-        return obs, float(reward), ended, truncated, info
+        limit = self.game.spec.time_limit
+        truncated = limit is not None and len(self.states) > limit and not bool(terminated)
+        obs, info = self._observe()
+        return obs, float(reward), bool(terminated), truncated, info
 
     def render(self) -> Any:
-        """Return the game as it stands: text, or a picture (height, width, 3) uint8."""
+        """Return the current state as text, or as an image (height, width, 3) uint8."""
         if self.render_mode is None:
             return None
         drawing = DRAWINGS[self.game.spec.name]
-        draw = drawing.text if self.render_mode == "ansi" else drawing.picture
+        draw = drawing.text if self.render_mode == "ansi" else drawing.image
         return draw(self.game.spec, self.states)
 
     def _draw(self, columns: int) -> Tensor:
-        """Return the next luck."""
+        """Return the next uniforms (1, columns)."""
         self.draws += 1
         return self.rng.uniform(self.draws, columns)
 
-    def _look(self) -> tuple[np.ndarray, Info]:
+    def _observe(self) -> tuple[np.ndarray, Info]:
         obs, action_mask = self.game.observe(self.states[-1])
         info = info_of(self.game.spec, self.states[-1], action_mask)
         return obs[0].numpy(), {name: value[0].numpy() for name, value in info.items()}
 
 
 class BatchedEnv(gym.vector.VectorEnv):
-    """N copies of a game in lockstep, dealt afresh in the step in which they end (AutoresetMode.SAME_STEP).
+    """N copies of a game in lockstep, with autoreset in the same step (AutoresetMode.SAME_STEP).
 
-    In an info, `final_obs` is what was seen before the fresh deal and `_final_obs` where there was one.
+    In an info, `final_obs` is the observation before the autoreset, and `_final_obs` says where there was one.
 
     Args:
-        game: its name.
+        game: a key of `envs.ENVS`, or module:Class.
         num_envs: N.
-        output: numpy arrays, or torch tensors on the device, whose actions are not checked.
-        device: of the games.
-        options: the game's own.
+        output: numpy arrays; or torch tensors on the device, with actions that are not checked.
+        device: of all tensors.
+        options: keyword arguments of the game.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -108,33 +109,37 @@ class BatchedEnv(gym.vector.VectorEnv):
         **options: Any,
     ) -> None:
         if output not in ("numpy", "torch"):
-            raise ValueError(f"output is {output!r}; it can be 'numpy' or 'torch'")
-        self.name, self.options, self.output, self.device = game, options, output, device
-        self.num_envs, self.render_mode = num_envs, render_mode
+            raise ValueError(f"output is {output!r}; it must be 'numpy' or 'torch'")
+        self.name = game
+        self.options = options
+        self.output = output
+        self.device = device
+        self.num_envs = num_envs
+        self.render_mode = render_mode
         self.single_observation_space, self.single_action_space = spaces_of(make_game(game, **options).spec)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.env: Env | None = None  # none before the first reset
 
     def reset(self, *, seed: Any = None, options: Info | None = None) -> tuple[Any, Info]:
-        """Deal all games afresh; with a seed, one number for all, also a new series of games."""
+        """Start a new episode in every copy; a seed, one number for all, restarts the random numbers."""
         super().reset(seed=seed)
         if seed is not None or self.env is None:
-            chance = int(self.np_random.integers(1 << 31))
-            self.env = make(self.name, self.num_envs, chance, self.device, **self.options)
+            env_seed = int(self.np_random.integers(1 << 31))
+            self.env = make(self.name, self.num_envs, env_seed, self.device, **self.options)
         step = self.env.reset()
         return self._out(step.obs), self._info(self.env, step.action_mask)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
-        """Play one action in every game."""
-        assert self.env is not None, "the first call is reset"
+        """Apply one action to every copy."""
+        assert self.env is not None, "the first call must be reset"
         if self.output == "numpy" and not self.action_space.contains(np.asarray(actions)):
             raise ValueError(f"the actions are {actions}; they must be in {self.action_space}")
         step = self.env.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
         info = self._info(self.env, step.action_mask)
         info["final_obs"], info["_final_obs"] = self._out(step.final_obs), self._out(step.terminated | step.truncated)
-        parts = (step.obs, step.reward, step.terminated, step.truncated)
-        obs, reward, terminated, truncated = (self._out(part) for part in parts)
+        fields = (step.obs, step.reward, step.terminated, step.truncated)
+        obs, reward, terminated, truncated = map(self._out, fields)
         return obs, reward, terminated, truncated, info
 
     def _out(self, tensor: Tensor) -> Any:
@@ -145,18 +150,18 @@ class BatchedEnv(gym.vector.VectorEnv):
 
 
 def spaces_of(spec: Spec) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:
-    """Return the space of observations, which all lie between -1 and 1, and that of actions."""
+    """Return the spaces of observations, which lie between -1 and 1, and of actions."""
     return gym.spaces.Box(-1, 1, spec.obs_shape, np.float32), gym.spaces.Discrete(spec.num_actions)
 
 
 def info_of(spec: Spec, state: State, action_mask: Tensor) -> dict[str, Tensor]:
-    """Return what an info says of the games as they stand."""
+    """Return what an info holds beside the observation of `state`."""
     info = {"action_mask": action_mask.to(torch.int8)}
-    return info | {"raw": raw(state)} if spec.name == "blackjack" else info
+    return info | {"gymnasium_obs": gymnasium_obs(state)} if spec.name == "blackjack" else info
 
 
-NAMES = {"TorchBlackjack": "blackjack", "Connect4": "connect4", "Snake": "snake"}  # Gymnasium has a Blackjack
-for name, game in NAMES.items():
+IDS = {"TorchBlackjack": "blackjack", "Connect4": "connect4", "Snake": "snake"}  # Blackjack is Gymnasium's own
+for name, game in IDS.items():
     gym.register(
         f"{name}-v0",
         "envs.gymnasium_api:SingleEnv",

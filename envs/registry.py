@@ -1,4 +1,4 @@
-"""What is called by a name: the one that was meant, what a user wrote, and what an option's text says."""
+"""Environments by name, their options, and the message for a name that is unknown."""
 
 import difflib
 import importlib
@@ -8,67 +8,110 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from envs.base import Env, Game, VecEnv
+from envs.gymnasium_vec import GymnasiumVecEnv
 
-def closest(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that nothing is called `name`, what there is, and what was probably meant."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"no {kind} is called {name!r}; there are {', '.join(known)}{hint}"
+ENVS = {  # name -> entry point of the game; imported when it is made
+    "blackjack": "envs.blackjack:Blackjack",
+    "connect4": "envs.opponents:connect4_against",
+    "snake": "envs.snake:Snake",
+}
 
 
-def load(place: str) -> Any:
-    """Return what stands under `module:name`, also of a file in the folder one is in.
+def make(name: str, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0, **options: Any) -> Env:
+    """Return `num_envs` copies of the environment called `name`.
+
+    Args:
+        name: a key of ENVS; gym:ID for any Gymnasium env; module:Class for a game from elsewhere.
+        num_envs: N.
+        seed: of all randomness, with each copy's id.
+        device: of all tensors.
+        first_env_id: id of the first copy, so that shards of one run differ.
+        options: keyword arguments of the game or the Gymnasium env.
 
     Raises:
-        ValueError: there is no such module, or it has no such name.
+        ValueError: the environment or one of the options does not exist; the message lists those that do.
     """
-    module, _, name = place.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    if name.startswith("gym:"):
+        return GymnasiumVecEnv(name.removeprefix("gym:"), num_envs, seed, device, first_env_id, **options)
+    return VecEnv(make_game(name, **options), num_envs, seed, device, first_env_id)
+
+
+def make_game(name: str, **options: Any) -> Game:
+    """Return the game called `name`, a key of ENVS or module:Class.
+
+    Raises:
+        ValueError: as `make`.
+    """
+    entry_point = ENVS.get(name, name)
+    if ":" not in entry_point:
+        raise ValueError(unknown_name_message("env", name, [*ENVS, "gym:ID", "module:Class"]))
+    game = load_object(entry_point)
+    check_options(name, game, options)
+    return game(**options)
+
+
+def load_object(entry_point: str) -> Any:
+    """Return what `module:name` denotes; modules in the working directory are found too.
+
+    Raises:
+        ValueError: the module cannot be imported, or has no such name.
+    """
+    module, _, name = entry_point.partition(":")
+    working_directory = str(Path.cwd())
+    if working_directory not in sys.path:
+        sys.path.append(working_directory)
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{place!r} is not to be had: {error}") from error
+        raise ValueError(f"cannot load {entry_point!r}: {error}") from error
 
 
-def read_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Return options from texts such as `size=6`: numbers, true and false as such, the rest as text.
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Return options from texts such as `size=6`: numbers and booleans as such, all else as text.
 
     Raises:
-        ValueError: a text is not of that form.
+        ValueError: a text is not of the form NAME=VALUE.
     """
     options: dict[str, Any] = {}
-    for told in texts:
-        name, sign, value = told.partition("=")
+    for text in texts:
+        name, sign, value = text.partition("=")
         if not sign or not name:
-            raise ValueError(f"an option is told as NAME=VALUE, not {told!r}")
-        options[name] = read(value)
+            raise ValueError(f"an option must have the form NAME=VALUE, not {text!r}")
+        options[name] = parse_value(value)
     return options
 
 
-def read(value: str) -> bool | int | float | str:
-    """Return what a text says."""
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    for kind in (int, float):
+def parse_value(text: str) -> bool | int | float | str:
+    """Return the boolean or the number that a text denotes, else the text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
         try:
-            return kind(value)
+            return number(text)
         except ValueError:
             pass
-    return value
+    return text
 
 
 def check_options(owner: str, make: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Raise ValueError where `make` has no such option, or one whose default is of another type."""
+    """Raise ValueError for an option that `make` does not take, or whose type differs from its default's."""
     if not callable(make):
         raise ValueError(f"{owner} is not a class or a function but {make!r}")
     known = inspect.signature(make).parameters
     for name, value in options.items():
         if name not in known:
-            raise ValueError(closest(f"option of {owner}", name, known) if known else f"{owner} has no options")
+            message = unknown_name_message(f"option of {owner}", name, known) if known else f"{owner} has no options"
+            raise ValueError(message)
         default = known[name].default
-        kinds = (int, float) if type(default) is float else (type(default),)
-        if default is not inspect.Parameter.empty and type(value) not in kinds:
-            raise ValueError(f"{owner}: {name} is of type {type(default).__name__}, and {value!r} is not")
+        types = (int, float) if type(default) is float else (type(default),)
+        if default is not inspect.Parameter.empty and type(value) not in types:
+            raise ValueError(f"{owner}: {name} must be of type {type(default).__name__}, not {value!r}")
+
+
+def unknown_name_message(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message that no `kind` is called `name`, with the known names and the closest match."""
+    known = sorted(known)
+    matches = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"no {kind} is called {name!r}; there are {', '.join(known)}{hint}"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import envs
 from agents.guidance import METHODS
-from envs.registry import closest
+from envs.registry import unknown_name_message
 from training.config import tuned
 
 ALONE = "none"  # the tutor of a student that has none
@@ -68,7 +68,7 @@ class Grid:
                 raise ValueError(f"[steps] gives {game} fewer steps than its run has evaluations")
         for method in self.guidance:
             if method not in METHODS:
-                raise ValueError(closest("guidance", method, METHODS))
+                raise ValueError(unknown_name_message("guidance", method, METHODS))
             if METHODS[method].needs_episode_review and not self.begin:
                 raise ValueError(f"guidance {method} goes on with a student: [begin] says after how many steps")
         for game in self.begin or {}:
@@ -81,7 +81,9 @@ class Grid:
                     "where servers answer is said to experiments.study run, by --tutor-url, and not in [flags]"
                 )
             if name not in (*self.games, *self.students, *both):
-                raise ValueError(closest("game or student in [flags]", name, (*self.games, *self.students, *both)))
+                raise ValueError(
+                    unknown_name_message("game or student in [flags]", name, (*self.games, *self.students, *both))
+                )
         if not self.seeds or min(self.points, self.eval_episodes) < 1:
             raise ValueError("a study wants at least one seed, one evaluation and one game in it")
         names = [job.name() for job in self.jobs()]
@@ -152,7 +154,7 @@ def read_grid(path: Path) -> Grid:
     names = [one.name for one in fields(Grid)]
     for name in told:
         if name not in names:
-            raise ValueError(closest("setting of a study", name, names))
+            raise ValueError(unknown_name_message("setting of a study", name, names))
     missing = [name for name in names[:7] if name not in told]
     if missing:
         raise ValueError(f"the study {path} says nothing about {', '.join(missing)}")
@@ -197,7 +199,9 @@ class Study:
             known = getattr(grid, name)
             for one in parts:
                 if one not in known:
-                    raise ValueError(closest(f"one of the {name} of {self.grid}", str(one), map(str, known)))
+                    raise ValueError(
+                        unknown_name_message(f"one of the {name} of {self.grid}", str(one), map(str, known))
+                    )
         games, students = (wanted.get(name, getattr(grid, name)) for name in ("games", "students"))
         parts = {*games, *students}
         flags = {name: told for name, told in (grid.flags or {}).items() if parts.issuperset(name.split())}

@@ -135,7 +135,7 @@ def record(told: Record) -> None:
 
 def frame(env: Env, states: list, advised: torch.Tensor | None, desk: Desk | None) -> Image.Image:
     """Return a position as a picture, beside it a bar for each action as long as the tutor's belief in it."""
-    board = Image.fromarray(DRAWINGS[env.spec.name].picture(env.spec, states))
+    board = Image.fromarray(DRAWINGS[env.spec.name].image(env.spec, states))
     if desk is None:
         return board
     image = Image.new("RGB", (board.width + 5 * CELL, max(board.height, env.spec.num_actions * CELL)), PAPER)

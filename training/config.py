@@ -19,8 +19,8 @@ import envs
 from agents import AGENTS, A2CConfig, Agent, DQNConfig, PPOConfig
 from agents.distributed import rank, world_size
 from agents.guidance import GuidanceConfig
-from envs import closest
 from envs.base import Env
+from envs.registry import unknown_name_message
 from tutors import TutorConfig
 from tutors.store import without_password
 
@@ -85,7 +85,7 @@ class Config:
     def check(self) -> None:
         """Raise ValueError for what cannot be run."""
         if self.algo not in AGENTS:
-            raise ValueError(closest("student", self.algo, AGENTS))
+            raise ValueError(unknown_name_message("student", self.algo, AGENTS))
         for name in ("total_steps", "num_envs", "eval_every", "eval_episodes", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -149,7 +149,7 @@ def tuned(algo: str, env: str) -> Config:
         ValueError: there is no such student.
     """
     if algo not in AGENTS:
-        raise ValueError(closest("student", algo, AGENTS))
+        raise ValueError(unknown_name_message("student", algo, AGENTS))
     found = dict(tomllib.loads(TUNED.read_text()).get(algo, {}).get(env, {}))
     found.pop("chosen", None)
     told = {name: found.pop(name) for name in [one.name for one in fields(Config)] if name in found}
@@ -197,7 +197,7 @@ def make_agent(config: Config, env: Env) -> Agent:
 def make_env(config: Config, device: str) -> Env:
     """Return the games to train in: this rank's share of them."""
     num_envs = config.num_envs // world_size()
-    options = envs.read_options(config.env_kwargs)
+    options = envs.parse_options(config.env_kwargs)
     return envs.make(config.env, num_envs, config.seed, device, rank() * num_envs, **options)
 
 
@@ -206,10 +206,10 @@ def evaluation_env(config: Config, num_envs: int, device: str, others: Sequence[
 
     Who learned against itself is evaluated against the default opponent.
     """
-    options = envs.read_options(config.env_kwargs)
+    options = envs.parse_options(config.env_kwargs)
     if options.get("opponent") == "self":
         options = {}
-    options |= envs.read_options(others)
+    options |= envs.parse_options(others)
     return envs.make(config.env, num_envs, config.seed + EVALUATION_SEED, device, **options)
 
 
@@ -224,7 +224,7 @@ def find_device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
     if name not in ("cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))):
-        raise ValueError(closest("device", name, ("auto", "cpu", "cuda")))
+        raise ValueError(unknown_name_message("device", name, ("auto", "cpu", "cuda")))
     if ":" in name:
         torch.cuda.set_device(name)  # streams and events are those of the current device
     return name

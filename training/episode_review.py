@@ -20,7 +20,7 @@ from torch import Tensor
 from agents import Agent
 from agents.guidance.preferences import Preferences
 from envs.base import Env, State
-from envs.rng import ADVISING, CounterRNG, sample_legal
+from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from training.config import Config, evaluation_env
 from tutors import hire_analyst
 from tutors.advice_table import AdviceTable
@@ -94,7 +94,7 @@ def collect(agent: Agent, env: Env, view: View, number: int, worst: bool, seed: 
 
     The student plays its best actions, but now and then any.
     """
-    rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+    rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), QUERY_STREAM)
     step, playing = env.reset(), torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     totals = torch.zeros(env.num_envs, device=env.device)
     lengths = totals.long()

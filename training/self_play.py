@@ -27,7 +27,7 @@ class SelfPlayOpponent:
         self.epsilon = torch.ones((), device=device)
         self.weights: Weights | None = None  # None before the first refresh
         opponent.policy = self.frozen_copy.greedy
-        opponent.errs = self.epsilon
+        opponent.epsilon = self.epsilon
 
     def refresh(self, updates: int) -> None:
         """Make the opponent what the student is now, if that is due after so many updates."""
@@ -42,5 +42,5 @@ class SelfPlayOpponent:
         """Take over what `state_dict` returned."""
         if weights is not None:
             self.frozen_copy.network.load_state_dict(weights)
-            self.epsilon.fill_(SelfPlay.ERRS)
+            self.epsilon.fill_(SelfPlay.EPSILON)
             self.weights = self.frozen_copy.network.state_dict()

@@ -35,7 +35,7 @@ def positions(agent: Agent, env: Env) -> list[State]:
 def contact_sheet(spec: Spec, states: Sequence[State]) -> np.ndarray:
     """Return some positions of a game side by side, half as large, the first and the last among them; HWC uint8."""
     shown = np.linspace(0, len(states) - 1, min(len(states), COLUMNS * ROWS)).round().astype(int).tolist()
-    boards = [Image.fromarray(DRAWINGS[spec.name].picture(spec, states[: at + 1])).reduce(2) for at in shown]
+    boards = [Image.fromarray(DRAWINGS[spec.name].image(spec, states[: at + 1])).reduce(2) for at in shown]
     width, height = boards[0].width + GAP, boards[0].height + STRIP
     columns, rows = min(len(boards), COLUMNS), math.ceil(len(boards) / COLUMNS)
     sheet = Image.new("RGB", (columns * width, rows * height), PAPER)

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 import envs
-from envs.base import Env, State, num_rows, select_rows
-from envs.rng import ADVISING, CounterRNG, sample_legal
+from envs.base import Env, State, num_rows, select_rows, state_to
+from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from tutors import TutorConfig, hire
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Desk
@@ -70,7 +70,7 @@ def fill(told: Fill, play: Play = mixed_play) -> str:
     if told.positions < 1:
         raise ValueError(f"positions is {told.positions}; it must be at least 1")
     where = tutoring.advice_store or STORE
-    env = envs.make(told.env, GAMES, told.seed, **envs.read_options(told.env_kwargs))
+    env = envs.make(told.env, GAMES, told.seed, **envs.parse_options(told.env_kwargs))
     view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def wandering(greedy: Callable[[Tensor, Tensor], Tensor]) -> Play:
     """Return the play of who takes `greedy(obs, legal)`, but for one action in ten, which is any legal one."""
 
     def play(env: Env, view: View, seed: int) -> Iterator[State]:
-        rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+        rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), QUERY_STREAM)
         step = env.reset()
         while True:
             yield step.state
@@ -126,7 +126,7 @@ def most_met(env: Env, view: View, most: int, play: Iterator[State]) -> State:
         times = torch.zeros(found, dtype=torch.int64, device=env.device).index_add_(0, which, torch.cat([times, new]))
         quiet, known = (quiet + 1 if found == known else 0), found
     order = times.argsort(descending=True, stable=True)[:most]
-    return {name: tensor.cpu() for name, tensor in select_rows(pool[0], order).items()}
+    return state_to(select_rows(pool[0], order), "cpu")
 
 
 def ask(desk: Desk, state: State, console: Console) -> None:

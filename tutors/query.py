@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.policy import action_probs, normalized_entropy
-from envs.registry import closest
+from envs.registry import unknown_name_message
 from envs.rng import shift_right, splitmix64
 from tutors.advice_table import ENDLESS, first_alike, scramble
 
@@ -37,7 +37,7 @@ class Wish(NamedTuple):
 def check_asking(method: str, threshold: float | None, budget: int | None, per_step: int | None) -> None:
     """Raise ValueError for a way of asking that is not there, or limits that are none."""
     if method not in THRESHOLDS:
-        raise ValueError(closest("way of asking", method, THRESHOLDS))
+        raise ValueError(unknown_name_message("way of asking", method, THRESHOLDS))
     if threshold is not None and THRESHOLDS[method] is None:
         raise ValueError(f"--asking {method} has no threshold: leave out --asking-threshold")
     if threshold is not None and not threshold >= 0:

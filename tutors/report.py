@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, num_rows, select_rows
-from envs.rng import ADVISING, SAMPLING, CounterRNG, sample_legal
+from envs.base import Env, State, cat_states, num_rows, select_rows, state_to
+from envs.rng import QUERY_STREAM, SAMPLING_STREAM, CounterRNG, sample_legal
 from tutors.advisor import Desk
 from tutors.base import Advice, View, no_advice_counts
 
@@ -77,8 +77,12 @@ def gather(env: Env, view: View, count: int, seed: int) -> State:
         if found >= PLENTY * count or found == known:
             break
         known = found
-    order = CounterRNG(seed, torch.arange(found, device=env.device), SAMPLING).uniform(0, 1)[:, 0].argsort(stable=True)
-    return {name: tensor.cpu() for name, tensor in select_rows(pool[0], order[:count]).items()}
+    order = (
+        CounterRNG(seed, torch.arange(found, device=env.device), SAMPLING_STREAM)
+        .uniform(0, 1)[:, 0]
+        .argsort(stable=True)
+    )
+    return state_to(select_rows(pool[0], order[:count]), "cpu")
 
 
 def mixed_play(env: Env, view: View, seed: int) -> Iterator[State]:
@@ -87,7 +91,7 @@ def mixed_play(env: Env, view: View, seed: int) -> Iterator[State]:
     Half of all actions are the expert's best and half are any legal ones: in game i of n an action is the expert's with
     probability i / (n - 1), so that play of every strength takes part. Without an expert all are any legal ones.
     """
-    rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), ADVISING)
+    rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), QUERY_STREAM)
     skill = torch.linspace(0, 1, env.num_envs, device=env.device)
     step = env.reset()
     for turn in itertools.count():
@@ -112,7 +116,7 @@ def distinct(view: View, parts: list[State]) -> tuple[State, Tensor]:
 
     Returns (what is kept, which of these each of the B is told like (B,) int64).
     """
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    joined = cat_states(parts)
     keys, which = torch.unique(view.key(view.canonical(joined)[0]), dim=0, return_inverse=True)
     rows = torch.full_like(keys[:, 0], len(which))
     rows.scatter_reduce_(0, which, torch.arange(len(which), device=which.device), "amin")

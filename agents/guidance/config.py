@@ -16,7 +16,7 @@ from agents.guidance.modulate import Modulate, ModulateActions, ModulateDistill,
 from agents.guidance.override import CorrectedOverride, Override
 from agents.guidance.preferences import Preferences
 from agents.guidance.shape import Shape
-from envs.registry import closest
+from envs.registry import unknown_name_message
 
 METHODS: dict[str, type[Guidance]] = {
     "none": Guidance,
@@ -62,7 +62,7 @@ class GuidanceConfig:
     def check(self, algo: str) -> None:
         """Raise ValueError for a method that is not there, or that these options or this student do not fit."""
         if self.guidance not in METHODS:
-            raise ValueError(closest("guidance", self.guidance, METHODS))
+            raise ValueError(unknown_name_message("guidance", self.guidance, METHODS))
         students = METHODS[self.guidance].students
         if algo not in students:
             raise ValueError(f"--guidance {self.guidance} is for {' and '.join(students)}, not for {algo}")

@@ -18,8 +18,8 @@ from agents.dqn import DQN, DQNConfig, dqn_loss, epsilon_at
 from agents.networks import Network, polyak_update
 from agents.policy import masked_argmax
 from agents.replay_buffer import Batch, Felt
-from envs.base import Env, Game, Step
-from envs.rng import SAMPLING, CounterRNG
+from envs.base import Env, Game, Step, VecEnv
+from envs.rng import SAMPLING_STREAM, CounterRNG
 from tests.agents.test_replay_buffer import through_a_file
 from tests.helpers.probes import Clock, Counter, Credit, Echo, Walk
 
@@ -36,7 +36,7 @@ CONFIG = DQNConfig(
 
 
 def make(game: Game, num_envs: int = 16, config: DQNConfig = CONFIG, total_steps: int = 4000, seed: int = 0) -> DQN:
-    return DQN(config, Env(game, num_envs), total_steps, seed)
+    return DQN(config, VecEnv(game, num_envs), total_steps, seed)
 
 
 def train(agent: DQN, env: Env, steps: int, step: Step | None = None) -> Step:
@@ -216,7 +216,7 @@ def test_a_student_explores_by_the_env_steps_of_all_games() -> None:
     rows, game = 2000, Echo(4)
     config = replace(CONFIG, start_e=1.0, end_e=0.0, exploration_fraction=0.5, buffer_size=rows)
     agent = make(game, rows, config, total_steps=8 * rows)  # so exploration is over after 4 moments
-    step = Env(game, rows).reset()
+    step = VecEnv(game, rows).reset()
     for epsilon in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
         proposal = agent.act(step)
         strayed = (proposal.action != proposal.greedy).float().mean().item()
@@ -228,7 +228,7 @@ def test_a_student_explores_by_the_env_steps_of_all_games() -> None:
 def test_a_student_acts_legally(epsilon: float) -> None:
     game = Echo(5, walls=True)
     agent = make(game, 500, replace(CONFIG, start_e=epsilon, end_e=epsilon))
-    step = Env(game, 500).reset()
+    step = VecEnv(game, 500).reset()
     assert not step.action_mask.all()
     with torch.no_grad():
         agent.network.head.bias.copy_(torch.tensor([0.0, 9.0, 0.0, 8.0, 0.0]))  # what is often illegal seems best
@@ -242,7 +242,7 @@ def test_a_student_acts_legally(epsilon: float) -> None:
 def test_without_exploration_a_student_is_greedy() -> None:
     game = Echo(5, walls=True)
     agent = make(game, 500, replace(CONFIG, start_e=0.0, end_e=0.0))
-    step = Env(game, 500).reset()
+    step = VecEnv(game, 500).reset()
     values = agent.network(step.obs).tolist()
     expected = [
         max((value, -action) for action, value in enumerate(row) if may[action])[1] * -1
@@ -257,7 +257,7 @@ def test_without_exploration_a_student_is_greedy() -> None:
 def test_a_proposal_says_what_the_student_makes_of_the_position(epsilon: float) -> None:
     game = Echo(5, walls=True)
     agent = make(game, 500, replace(CONFIG, start_e=epsilon, end_e=epsilon))
-    step = Env(game, 500).reset()
+    step = VecEnv(game, 500).reset()
     proposal = agent.act(step)
     assert proposal.scores.equal(agent.network(step.obs))
     best = [
@@ -269,7 +269,7 @@ def test_a_proposal_says_what_the_student_makes_of_the_position(epsilon: float) 
 
 
 def test_what_is_remembered_is_the_action_that_was_taken_though_it_was_not_the_student_s_own() -> None:
-    agent, env = make(Echo(4)), Env(Echo(4), 16)
+    agent, env = make(Echo(4)), VecEnv(Echo(4), 16)
     step = env.reset()
     proposal = agent.act(step)
     taken = (torch.maximum(proposal.action, proposal.greedy) + 1) % 4
@@ -281,7 +281,7 @@ def test_what_is_remembered_is_the_action_that_was_taken_though_it_was_not_the_s
 
 
 def test_what_is_frozen_does_not_learn() -> None:
-    agent, env = make(Echo(8)), Env(Echo(8), 16)
+    agent, env = make(Echo(8)), VecEnv(Echo(8), 16)
     obs, action_mask = torch.rand(200, 8), torch.rand(200, 8) < 0.8
     action_mask[:, 0] = True
     copy, before = frozen_copy(agent), agent.greedy(obs, action_mask)
@@ -294,7 +294,7 @@ def test_what_is_frozen_does_not_learn() -> None:
 def test_with_exploration_1_all_legal_actions_are_equally_likely() -> None:
     rows, game = 4000, Echo(4)
     agent = make(game, rows, replace(CONFIG, start_e=1.0, end_e=1.0))
-    action = agent.act(Env(game, rows).reset()).action
+    action = agent.act(VecEnv(game, rows).reset()).action
     for column in range(4):
         share = (action == column).float().mean().item()
         assert abs(share - 0.25) < math.sqrt(math.log(2 / 1e-9) / (2 * rows))
@@ -303,7 +303,7 @@ def test_with_exploration_1_all_legal_actions_are_equally_likely() -> None:
 def test_every_moment_has_its_own_luck() -> None:
     game = Echo(4)
     agent = make(game, 200, replace(CONFIG, start_e=1.0, end_e=1.0))
-    step = Env(game, 200).reset()
+    step = VecEnv(game, 200).reset()
     first, second = agent.act(step).action, agent.act(step).action
     assert not first.equal(second)
     agent.greedy(step.obs, step.action_mask)
@@ -312,7 +312,7 @@ def test_every_moment_has_its_own_luck() -> None:
 
 
 def test_a_truncated_game_keeps_its_future_in_the_loss() -> None:
-    env = Env(Walk(), 4, seed=1)
+    env = VecEnv(Walk(), 4, seed=1)
     agent = make(Walk(), 4, replace(CONFIG, learning_starts=10**9))
     train(agent, env, 3)  # the third moment ends all four games by the clock
     batch = agent.replay.sample((torch.arange(12) + 0.5) / 12, 1, 1.0)
@@ -346,7 +346,7 @@ def test_the_target_goes_its_share_of_the_way(tau: float) -> None:
 def test_the_target_moves_every_so_many_updates_and_not_between() -> None:
     game = Echo(4)
     agent = make(game, 16, replace(CONFIG, learning_starts=16, target_network_frequency=5))
-    env = Env(game, 16)
+    env = VecEnv(game, 16)
     step, before = env.reset(), copy.deepcopy(agent.target.state_dict())
     assert equal(before, agent.network.state_dict()), "they begin as one"
     for update in range(1, 16):
@@ -368,7 +368,7 @@ def test_a_new_student_has_no_preference_and_layers_as_wide_as_was_asked_for() -
 
 
 def test_nothing_is_learned_before_learning_starts() -> None:
-    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=33)), Env(Echo(4), 16)
+    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=33)), VecEnv(Echo(4), 16)
     before, step = weights(agent), env.reset()
     for moment in range(1, 5):
         proposal = agent.act(step)
@@ -385,7 +385,7 @@ def test_nothing_is_learned_before_learning_starts() -> None:
 
 
 def test_nothing_is_learned_before_a_target_s_moments_are_there() -> None:
-    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=0, n_step=4)), Env(Echo(4), 16)
+    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=0, n_step=4)), VecEnv(Echo(4), 16)
     step = env.reset()
     for moment in range(1, 7):
         step = train(agent, env, 1, step)
@@ -394,7 +394,7 @@ def test_nothing_is_learned_before_a_target_s_moments_are_there() -> None:
 
 def test_as_many_updates_are_made_as_were_asked_for_each_on_its_own_batch() -> None:
     config = replace(CONFIG, learning_starts=1, updates_per_step=3, n_step=2, gamma=0.75)
-    agent, env = make(Echo(4), 16, config, seed=7), Env(Echo(4), 16)
+    agent, env = make(Echo(4), 16, config, seed=7), VecEnv(Echo(4), 16)
     seen = []
     sample = agent.replay.sample
 
@@ -406,14 +406,14 @@ def test_as_many_updates_are_made_as_were_asked_for_each_on_its_own_batch() -> N
     train(agent, env, 3)  # of which the first is not yet a target's
     assert agent.updates == 6
     assert {(n_step, gamma) for _, n_step, gamma in seen} == {(2, 0.75)}
-    rng = CounterRNG(7, torch.arange(CONFIG.batch_size), SAMPLING)
+    rng = CounterRNG(7, torch.arange(CONFIG.batch_size), SAMPLING_STREAM)
     assert len({tuple(rng.tolist()) for rng, _, _ in seen}) == 6
     for update, (drawn, _, _) in enumerate(seen):
         assert drawn.equal(rng.uniform(update, 1)[:, 0])
 
 
 def test_the_gradient_is_cut_to_its_longest_and_logged_as_it_was() -> None:
-    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=1, max_grad_norm=1e-3)), Env(Echo(4), 16)
+    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=1, max_grad_norm=1e-3)), VecEnv(Echo(4), 16)
     train(agent, env, 1)
     norm = agent.optimizer.mean.norm().item() / 0.1  # Adam's mean of gradients after the first is a tenth of it
     assert norm == pytest.approx(1e-3, rel=1e-2)
@@ -422,7 +422,7 @@ def test_the_gradient_is_cut_to_its_longest_and_logged_as_it_was() -> None:
 
 def test_the_first_move_of_each_weight_is_as_long_as_the_learning_rate() -> None:
     """So it is with Adam wherever the gradient is not tiny (arXiv:1412.6980, section 2.1)."""
-    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=1, learning_rate=7e-3)), Env(Echo(4), 16)
+    agent, env = make(Echo(4), 16, replace(CONFIG, learning_starts=1, learning_rate=7e-3)), VecEnv(Echo(4), 16)
     before = agent.network.head.bias.detach().clone()
     train(agent, env, 1)
     assert (agent.network.head.bias - before).abs().max().item() == pytest.approx(7e-3, rel=1e-3)
@@ -433,14 +433,14 @@ def test_two_equal_runs_are_equal_to_the_bit_and_another_seed_is_not(n_step: int
     runs = []
     for seed in (0, 0, 1):
         agent = make(Credit(), config=replace(CONFIG, n_step=n_step), seed=seed)
-        train(agent, Env(Credit(), 16, seed=0), 60)
+        train(agent, VecEnv(Credit(), 16, seed=0), 60)
         runs.append(weights(agent))
     assert equal(runs[0], runs[1])
     assert not equal(runs[0], runs[2])
 
 
 def test_each_seed_begins_with_weights_and_exploration_of_its_own() -> None:
-    step = Env(Echo(4), 200).reset()
+    step = VecEnv(Echo(4), 200).reset()
     agents = [make(Echo(4), 200, seed=seed) for seed in (0, 0, 1)]
     assert equal(weights(agents[0]), weights(agents[1]))
     assert not agents[0].network.body[1].weight.equal(agents[2].network.body[1].weight)
@@ -453,11 +453,11 @@ def test_the_global_random_numbers_neither_matter_nor_change() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     agent = make(Echo(4))
-    train(agent, Env(Echo(4), 16), 10)
+    train(agent, VecEnv(Echo(4), 16), 10)
     assert torch.random.get_rng_state().equal(before)
     torch.manual_seed(6)
     other = make(Echo(4))
-    train(other, Env(Echo(4), 16), 10)
+    train(other, VecEnv(Echo(4), 16), 10)
     assert equal(weights(agent), weights(other))
 
 
@@ -465,13 +465,13 @@ def test_the_global_random_numbers_neither_matter_nor_change() -> None:
 def test_training_30_times_is_training_15_times_saving_loading_and_15_more(game: Game) -> None:
     config = replace(CONFIG, target_network_frequency=7, tau=0.5, buffer_size=16 * 20, n_step=2)
     whole = make(game, 16, config, total_steps=16 * 60)
-    train(whole, Env(game, 16, seed=2), 34)
+    train(whole, VecEnv(game, 16, seed=2), 34)
     assert whole.updates >= 30
 
-    first, env = make(game, 16, config, total_steps=16 * 60), Env(game, 16, seed=2)
+    first, env = make(game, 16, config, total_steps=16 * 60), VecEnv(game, 16, seed=2)
     step = train(first, env, 17)
     saved = through_a_file(first.state_dict())
-    train(first, Env(game, 16, seed=3), 3)  # what happens after saving is not in the file
+    train(first, VecEnv(game, 16, seed=3), 3)  # what happens after saving is not in the file
     second = make(game, 16, config, total_steps=16 * 60, seed=0)
     second.load_state_dict(saved)
     train(second, env, 17, step)
@@ -500,7 +500,7 @@ def test_a_count_below_one_is_refused_by_its_name(name: str) -> None:
 def test_so_many_updates_follow_each_step_of_all_games() -> None:
     game = Echo(4)
     agent = make(game, 16, replace(CONFIG, learning_starts=16, updates_per_step=3))
-    train(agent, Env(game, 16), 4)
+    train(agent, VecEnv(game, 16), 4)
     assert agent.updates == 12
 
 
@@ -548,7 +548,7 @@ def test_a_probe_game_is_solved_and_stays_solved_ten_times_as_long(name: str, n_
     """Of three steps only Credit, where exploration in the second move earns no less."""
     game, moments = SOLUTIONS[name][0], 200
     config = replace(CONFIG, gamma=GAMMA, n_step=n_step, end_e=0.1, target_network_frequency=5)
-    agent, env = make(game, 16, config, total_steps=16 * 10 * moments), Env(game, 16)
+    agent, env = make(game, 16, config, total_steps=16 * 10 * moments), VecEnv(game, 16)
     step = None
     for _ in range(10):
         step = train(agent, env, moments, step)
@@ -562,12 +562,12 @@ def test_a_student_of_three_steps_needs_no_estimate_for_what_three_steps_bring()
     for n_step, expected in ((1, torch.zeros(2, 2)), (2, values[:2]), (3, values[:2])):
         config = replace(CONFIG, gamma=GAMMA, n_step=n_step, target_network_frequency=10**9)
         agent = make(game, 16, config, total_steps=16 * 250)
-        train(agent, Env(game, 16), 250)
+        train(agent, VecEnv(game, 16), 250)
         torch.testing.assert_close(agent.network(first).detach(), expected, atol=0.1, rtol=0)
 
 
 def test_batch_luck_differs_from_game_luck() -> None:
     agent = make(Echo(4), 64, replace(CONFIG, batch_size=64))
-    env = Env(Echo(4), 64, seed=0)
+    env = VecEnv(Echo(4), 64, seed=0)
     streams = [rng.uniform(0, 2) for rng in (agent.rng, agent.batch_rng, env.rng)]
     assert all(not one.equal(other) for one in streams for other in streams if one is not other)

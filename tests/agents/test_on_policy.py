@@ -23,7 +23,7 @@ from agents.base import frozen_copy
 from agents.on_policy import Batch, OnPolicy, OnPolicyConfig
 from agents.policy import entropy, masked_argmax, masked_log_softmax, sample_action
 from agents.ppo import PPO, PPOConfig, ppo_loss
-from envs.base import Env, Game, Step
+from envs.base import Env, Game, Step, VecEnv
 from tests.helpers.probes import Clock, Counter, Credit, Echo, Walk
 
 SMALL = {"hidden": (32,), "learning_rate": 3e-3, "num_steps": 8}
@@ -36,7 +36,7 @@ LARGEST = 1 - 2.0**-24  # of all luck
 def make(
     kind: type[OnPolicy], config: Any, game: Game, num_envs: int = 16, total_steps: int = 10**6, seed: int = 0
 ) -> tuple[Any, Env]:
-    env = Env(game, num_envs, seed)
+    env = VecEnv(game, num_envs, seed)
     return kind(config, env, total_steps, seed), env
 
 
@@ -277,21 +277,21 @@ def test_the_largest_luck_does_not_draw_what_is_as_good_as_impossible() -> None:
 
 @BOTH
 def test_each_seed_draws_and_learns_with_luck_of_its_own(kind: type, config: Any) -> None:
-    step = Env(Echo(8), 200).reset()
+    step = VecEnv(Echo(8), 200).reset()
     first, again, other = (make(kind, config, Echo(8), 200, seed=seed)[0] for seed in (0, 0, 1))
     for agent in (again, other):
         agent.network.load_state_dict(first.network.state_dict())
     actions = [agent.act(step).action for agent in (first, again, other)]
     assert actions[0].equal(actions[1])
     assert not actions[0].equal(actions[2])
-    streams = [rng.uniform(0, 8)[:200] for rng in (first.rng, first.shuffle_rng, Env(Echo(8), 200, seed=0).rng)]
+    streams = [rng.uniform(0, 8)[:200] for rng in (first.rng, first.shuffle_rng, VecEnv(Echo(8), 200, seed=0).rng)]
     assert all(not one.equal(two) for one, two in itertools.combinations(streams, 2))
 
 
 @BOTH
 def test_a_shard_of_the_games_is_played_as_in_the_whole(kind: type, config: Any) -> None:
     whole, env = make(kind, config, Echo(8), 16)
-    shard = Env(Echo(8), 6, 0, first_env_id=10)
+    shard = VecEnv(Echo(8), 6, 0, first_env_id=10)
     part, ours, theirs = kind(config, shard, 10**6, 0), shard.reset(), env.reset()
     for _ in range(3):
         action = whole.act(theirs).action
@@ -558,7 +558,7 @@ def test_two_equal_runs_are_equal_to_the_bit_and_another_seed_is_not(kind: type,
     runs = []
     for seed in (0, 0, 1):
         agent, _ = make(kind, config, Walk(), seed=seed)
-        train(agent, Env(Walk(), 16, seed=0), 4)
+        train(agent, VecEnv(Walk(), 16, seed=0), 4)
         runs.append(weights(agent))
     assert equal(runs[0], runs[1])
     assert not any(one.equal(other) for one, other in zip(runs[0], runs[2], strict=True))
@@ -592,7 +592,7 @@ def test_saving_loading_and_going_on_is_the_unbroken_run(game: Game, kind: type,
     begun, env = make(kind, config, game, total_steps=16 * 8 * 12)
     step = train(begun, env, 4)
     saved = through_a_file(begun.state_dict())
-    train(begun, Env(game, 16, seed=3), 2)  # what happens after saving is not in the file
+    train(begun, VecEnv(game, 16, seed=3), 2)  # what happens after saving is not in the file
 
     other, elsewhere = make(kind, config, game, total_steps=16 * 8 * 12, seed=1)
     play(other, elsewhere, train(other, elsewhere, 1), 3)

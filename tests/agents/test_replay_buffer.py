@@ -10,7 +10,7 @@ from torch import Tensor
 from agents.guidance import METHODS
 from agents.replay_buffer import Batch, ReplayBuffer
 from envs import make
-from envs.base import Env, Spec, State, Step
+from envs.base import Env, Spec, State, Step, VecEnv
 from envs.rng import sample_legal
 from tests.helpers.probes import Walk
 
@@ -121,7 +121,7 @@ def test_what_is_sampled_is_what_was_lived_in_the_latest_moments_and_each_equall
     buffer_size: int, moments: int, gamma: float, n_step: int
 ) -> None:
     """The newest n - 1 moments never begin; what the ring has written over is gone."""
-    env = Env(Journey(), GAMES, seed=2)
+    env = VecEnv(Journey(), GAMES, seed=2)
     replay = ReplayBuffer(buffer_size, env)
     lived, _ = live(replay, env, moments)
     oldest = max(0, moments - buffer_size // GAMES)
@@ -132,7 +132,7 @@ def test_what_is_sampled_is_what_was_lived_in_the_latest_moments_and_each_equall
 
 
 def test_the_journeys_of_these_tests_end_in_every_way_and_at_every_distance() -> None:
-    env = Env(Journey(), GAMES, seed=2)
+    env = VecEnv(Journey(), GAMES, seed=2)
     lived, _ = live(ReplayBuffer(300, env), env, 90)
     ends = {
         (how, next((k for k in range(7) if getattr(lived[first + k][game], how)), None))
@@ -145,7 +145,7 @@ def test_the_journeys_of_these_tests_end_in_every_way_and_at_every_distance() ->
 
 
 def test_a_sample_has_the_types_of_a_batch() -> None:
-    env = Env(Journey(), GAMES)
+    env = VecEnv(Journey(), GAMES)
     replay = ReplayBuffer(30, env)
     live(replay, env, 5)
     batch = replay.sample(evenly(8), 2, 0.9)
@@ -158,7 +158,7 @@ def test_a_sample_has_the_types_of_a_batch() -> None:
 
 
 def test_the_ends_of_the_luck_are_written_rows() -> None:
-    env = Env(Journey(), GAMES)
+    env = VecEnv(Journey(), GAMES)
     replay = ReplayBuffer(30, env)
     lived, _ = live(replay, env, 4)
     ends = rows_of(replay.sample(torch.tensor([0.0, 1 - 2.0**-24]), 2, 0.9))
@@ -167,7 +167,7 @@ def test_the_ends_of_the_luck_are_written_rows() -> None:
 
 
 def test_of_one_moment_every_game_is_to_be_had() -> None:
-    env = Env(Journey(), 1000)
+    env = VecEnv(Journey(), 1000)
     replay = ReplayBuffer(1000, env)
     lived, _ = live(replay, env, 3)
     assert_alike(
@@ -176,7 +176,7 @@ def test_of_one_moment_every_game_is_to_be_had() -> None:
 
 
 def test_what_comes_next_after_a_truncated_game_is_its_last_position_and_not_the_fresh_deal() -> None:
-    env = Env(Walk(), 4, seed=1)
+    env = VecEnv(Walk(), 4, seed=1)
     replay = ReplayBuffer(100, env)
     live(replay, env, 9)
     batch = replay.sample(evenly(36), 1, 0.9)
@@ -191,7 +191,7 @@ def test_what_comes_next_after_a_truncated_game_is_its_last_position_and_not_the
 
 
 def test_sampling_changes_nothing() -> None:
-    env = Env(Journey(), GAMES)
+    env = VecEnv(Journey(), GAMES)
     replay = ReplayBuffer(30, env)
     live(replay, env, 12)
     before = through_a_file(replay.state_dict())
@@ -203,7 +203,7 @@ def test_sampling_changes_nothing() -> None:
 
 
 def test_a_ring_survives_saving_and_goes_on() -> None:
-    env, elsewhere = Env(Journey(), GAMES, seed=4), Env(Journey(), GAMES, seed=5)
+    env, elsewhere = VecEnv(Journey(), GAMES, seed=4), VecEnv(Journey(), GAMES, seed=5)
     replay, other = ReplayBuffer(30, env), ReplayBuffer(30, elsewhere)
     _, step = live(replay, env, 14)
     live(other, elsewhere, 3)
@@ -219,7 +219,7 @@ def test_a_ring_survives_saving_and_goes_on() -> None:
 
 
 def test_a_ring_never_moves() -> None:
-    env = Env(Journey(), GAMES)
+    env = VecEnv(Journey(), GAMES)
     replay = ReplayBuffer(30, env)
 
     def places() -> list[int]:
@@ -237,7 +237,7 @@ def test_a_ring_never_moves() -> None:
 
 def test_what_a_method_keeps_comes_back_with_its_moment_and_survives_saving() -> None:
     """Each game's mark is the number of its moment; targets of two steps belong to the first."""
-    env = Env(Journey(), GAMES)
+    env = VecEnv(Journey(), GAMES)
     replay, other = (ReplayBuffer(30, env, {"mark": ((2,), torch.int64)}) for _ in range(2))
     step, seen = env.reset(), {}
     for moment in range(9):
@@ -257,7 +257,7 @@ def test_what_a_method_keeps_comes_back_with_its_moment_and_survives_saving() ->
 @pytest.mark.parametrize("moments", [6, 27])
 def test_what_is_kept_of_the_moment_after_the_last_one_is_zeros_where_there_is_none(n_step: int, moments: int) -> None:
     """None: the game ended before, or nobody has been there yet."""
-    env = Env(Journey(), GAMES)
+    env = VecEnv(Journey(), GAMES)
     replay = ReplayBuffer(30, env, {"mark": ((2,), torch.int64)})
     step, ended = env.reset(), []
     for moment in range(moments):

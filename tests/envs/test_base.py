@@ -14,11 +14,11 @@ from torch import Tensor
 
 import envs
 from envs import opponents
-from envs.base import Env, Game, Spec, State, Step, num_rows, select_rows, where
+from envs.base import Env, Game, Spec, State, Step, VecEnv, num_rows, select_rows, where
 from envs.blackjack import Blackjack
 from envs.connect4 import Connect4
-from envs.gymnasium_vec import GymEnv
-from envs.rng import EXPLORATION, GAMES, CounterRNG, sample_legal
+from envs.gymnasium_vec import GymnasiumVecEnv
+from envs.rng import ENV_STREAM, EXPLORATION_STREAM, CounterRNG, sample_legal
 from envs.snake import Snake
 from tests.helpers.probes import Echo, Walk
 
@@ -36,19 +36,19 @@ every_game = pytest.mark.parametrize(
 def make(game: str, num_envs: int, seed: int = 0, first_env_id: int = 0, device: str = "cpu") -> Env:
     """Make a game from its name and options."""
     name, *options = game.split()
-    return envs.make(name, num_envs, seed, device, first_env_id, **envs.read_options(options))
+    return envs.make(name, num_envs, seed, device, first_env_id, **envs.parse_options(options))
 
 
 def started(env: Env) -> tuple[Step, Callable[[Step], Tensor]]:
     """The first moment, and a policy that chooses a random legal action at every call."""
-    rng = CounterRNG(99, torch.arange(env.num_envs), EXPLORATION)
+    rng = CounterRNG(99, torch.arange(env.num_envs), EXPLORATION_STREAM)
     calls = itertools.count()
     return env.reset(), lambda step: sample_legal(step.action_mask, rng.uniform(next(calls), 1)[:, 0])
 
 
 def trajectory(env: Env, steps: int, first_env_id: int = 0) -> list[Step]:
     """What `env` shows under random legal actions that belong to the games' ids."""
-    rng = CounterRNG(99, torch.arange(first_env_id, first_env_id + env.num_envs, device=env.device), EXPLORATION)
+    rng = CounterRNG(99, torch.arange(first_env_id, first_env_id + env.num_envs, device=env.device), EXPLORATION_STREAM)
     shown = [env.reset()]
     for index in range(steps):
         shown.append(env.step(sample_legal(shown[-1].action_mask, rng.uniform(index, 1)[:, 0])))
@@ -185,7 +185,7 @@ def test_a_step_holds_the_states_that_it_shows(game: str) -> None:
 @every_game
 def test_the_final_state_is_what_the_rules_make_of_the_state_before(game: str) -> None:
     env = make(game, 64, seed=6)
-    rng = CounterRNG(6, torch.arange(64), GAMES)
+    rng = CounterRNG(6, torch.arange(64), ENV_STREAM)
     step, act = started(env)
     for _ in range(40):
         action, chance = act(step), rng.uniform(env.steps, env.spec.num_reset_uniforms + env.spec.num_step_uniforms)
@@ -214,7 +214,7 @@ def test_a_game_that_ended_starts_its_clock_again_in_the_same_step(game: str) ->
 def test_play_and_look_do_not_modify_their_state(game: str) -> None:
     env = make(game, 64)
     step, act = started(env)
-    rng = CounterRNG(3, torch.arange(64), EXPLORATION)
+    rng = CounterRNG(3, torch.arange(64), EXPLORATION_STREAM)
     for index in range(40):
         before, action = copy_of(env.state), act(step)
         env.game.observe(env.state)
@@ -227,7 +227,7 @@ def test_play_and_look_do_not_modify_their_state(game: str) -> None:
 def test_rules_keep_nothing_between_two_calls(game: str) -> None:
     env = make(game, 64)
     step, act = started(env)
-    rng = CounterRNG(3, torch.arange(64), EXPLORATION)
+    rng = CounterRNG(3, torch.arange(64), EXPLORATION_STREAM)
     for index in range(40):
         action, chance = act(step), rng.uniform(index, env.spec.num_step_uniforms)
         state, reward, terminated = env.game.step(env.state, action, chance)
@@ -242,7 +242,7 @@ def test_rules_keep_nothing_between_two_calls(game: str) -> None:
 def test_each_game_is_dealt_and_played_by_its_own_row(game: str) -> None:
     env = make(game, 32)
     trajectory(env, 4)
-    rng = CounterRNG(3, torch.arange(32), EXPLORATION)
+    rng = CounterRNG(3, torch.arange(32), EXPLORATION_STREAM)
     dealt = env.game.reset(rng.uniform(0, env.spec.num_reset_uniforms))
     action = sample_legal(env.game.observe(env.state)[1], rng.uniform(1, 1)[:, 0])
     played, reward, terminated = env.game.step(env.state, action, rng.uniform(2, env.spec.num_step_uniforms))
@@ -367,7 +367,7 @@ def test_reset_deals_all_games_afresh_and_nothing_has_happened_yet(game: str) ->
 @every_game
 @pytest.mark.parametrize("num_envs", [0, -3])
 def test_there_is_at_least_one_game(game: str, num_envs: int) -> None:
-    with pytest.raises(ValueError, match=f"num_envs is {num_envs}; there must be at least one game"):
+    with pytest.raises(ValueError, match=f"num_envs is {num_envs}; an environment requires at least 1 copy"):
         make(game, num_envs)
 
 
@@ -437,13 +437,13 @@ def test_an_unknown_option_is_answered_with_those_of_the_game(game: str, option:
 )
 def test_an_option_of_another_kind_is_refused(game: str, option: str, value: Any) -> None:
     for make_it in (envs.make_game, lambda name, **options: envs.make(name, 1, **options)):
-        with pytest.raises(ValueError, match=f"{game}: {option} is of type .*, and {value!r} is not"):
+        with pytest.raises(ValueError, match=f"{game}: {option} must be of type .*, not {value!r}"):
             make_it(game, **{option: value})
 
 
 OWN_GAME = """
 import torch
-from envs.base import Spec
+from envs.base import Spec, VecEnv
 
 
 class Coin:
@@ -512,7 +512,7 @@ def test_a_game_of_ones_own_is_made_by_a_class_or_a_function(own_games: str) -> 
 def test_a_game_of_ones_own_has_its_own_options_and_no_others(own_games: str) -> None:
     with pytest.raises(ValueError, match=f"no option of {own_games}:Coin is called 'pay'; .*did you mean 'pays'"):
         envs.make_game(f"{own_games}:Coin", pay=3)
-    with pytest.raises(ValueError, match=f"{own_games}:Coin: sides is of type int, and 'two' is not"):
+    with pytest.raises(ValueError, match=f"{own_games}:Coin: sides must be of type int, not 'two'"):
         envs.make(f"{own_games}:Coin", 1, sides="two")
     with pytest.raises(ValueError, match=f"{own_games}:Bare has no options"):
         envs.make_game(f"{own_games}:Bare", pays=3)
@@ -520,9 +520,9 @@ def test_a_game_of_ones_own_has_its_own_options_and_no_others(own_games: str) ->
 
 def test_a_game_that_is_not_where_it_is_said_to_be_is_refused(own_games: str) -> None:
     for place in (f"{own_games}:Dice", "env_no_such_module:Coin", f"{own_games}:"):
-        with pytest.raises(ValueError, match=f"'{place}' is not to be had"):
+        with pytest.raises(ValueError, match=f"cannot load '{place}'"):
             envs.make(place, 1)
-        with pytest.raises(ValueError, match=f"'{place}' is not to be had"):
+        with pytest.raises(ValueError, match=f"cannot load '{place}'"):
             envs.make_game(place)
 
 
@@ -534,10 +534,10 @@ def test_what_is_no_game_is_refused() -> None:
 def test_a_gymnasium_env_goes_by_its_id() -> None:
     """With seed, first game and options as they were given."""
     made = envs.make("gym:FrozenLake-v1", 3, 4, "cpu", 2, map_name="8x8")
-    assert isinstance(made, GymEnv)
+    assert isinstance(made, GymnasiumVecEnv)
     assert made.spec.name == "gym:FrozenLake-v1"
     assert made.spec.obs_shape == (64,)
-    alone = GymEnv("FrozenLake-v1", 3, seed=4, first_env_id=2, map_name="8x8")
+    alone = GymnasiumVecEnv("FrozenLake-v1", 3, seed=4, first_env_id=2, map_name="8x8")
     assert_same(trajectory(made, 30), trajectory(alone, 30))
     others = envs.make("gym:FrozenLake-v1", 3, 5, first_env_id=2, map_name="8x8")
     later, later_alone = trajectory(others, 30)[-1], trajectory(alone, 30)[-1]
@@ -600,7 +600,7 @@ class Grid:
 
 def count_env(num_envs: int, time_limit: int | None) -> tuple[Env, Count]:
     game = Count(time_limit)
-    return Env(game, num_envs), game
+    return VecEnv(game, num_envs), game
 
 
 GO_ON, END = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
@@ -707,7 +707,7 @@ def test_no_number_of_luck_is_handed_out_twice() -> None:
 
 
 def test_a_state_of_several_ranks_and_types_is_dealt_by_whole_rows() -> None:
-    env = Env(Grid(), 3)
+    env = VecEnv(Grid(), 3)
     env.reset()
     env.step(GO_ON)
     step = env.step(torch.tensor([0, 1, 0]))
@@ -730,7 +730,7 @@ def test_a_step_does_not_write_into_what_the_game_returned() -> None:
             return result
 
     game: Game = Watched(time_limit=3)
-    env = Env(game, 3)
+    env = VecEnv(game, 3)
     env.reset()
     for _ in range(10):
         env.step(GO_ON)
@@ -754,7 +754,7 @@ class Still:
 
 @pytest.mark.parametrize("game", [Still(), Echo(), Walk(), Count(4), Grid()], ids=lambda game: game.spec.name)
 def test_a_step_keeps_its_states_though_a_game_hands_on_the_very_tensors_it_was_given(game: Game) -> None:
-    env = Env(game, 3, seed=1)
+    env = VecEnv(game, 3, seed=1)
     given = [env.reset()]
     kept = [each(given[0], Tensor.clone)]
     for index in range(12):
@@ -802,7 +802,7 @@ def test_a_state_has_as_many_rows_as_games() -> None:
 def test_a_compiled_step_plays_as_an_eager_one(name: str) -> None:
     eager, compiled = (envs.make(name, 37, seed=5) for _ in range(2))
     step = torch.compile(compiled.step)
-    rng = CounterRNG(99, torch.arange(37), EXPLORATION)
+    rng = CounterRNG(99, torch.arange(37), EXPLORATION_STREAM)
     action_mask = eager.reset().action_mask
     compiled.reset()
     shown: list[tuple[Step, Step]] = []

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from envs.bitboard import WORD, bit, count, full, nth, unpack, words_for
+from envs.bitboard import CELLS_PER_WORD, full_board, nth_set_bit, num_words, one_bit, popcount, unpack
 
+WORD = CELLS_PER_WORD
 Cells = set[int]
 
 WIDTHS = range(1, 8)
@@ -26,7 +27,7 @@ def boards(draw: st.DrawFn) -> tuple[int, list[Cells]]:
 
 
 def pack(sets: list[Cells], width: int) -> Tensor:
-    """Sets of cells as boards of words, WORD cells each."""
+    """Sets of cells as boards of words, CELLS_PER_WORD cells per word."""
     return torch.tensor(
         [[sum(1 << cell - WORD * w for cell in c if cell // WORD == w) for w in range(width)] for c in sets]
     )
@@ -46,26 +47,26 @@ def some_sets(width: int) -> list[Cells]:
 def test_a_word_holds_56_cells() -> None:
     assert WORD == 56
     sizes = {1: 1, 42: 1, 55: 1, 56: 1, 57: 2, 111: 2, 112: 2, 113: 3, 144: 3, 168: 3, 169: 4, 392: 7, 393: 8}
-    assert {cells: words_for(cells) for cells in sizes} == sizes
+    assert {cells: num_words(cells) for cells in sizes} == sizes
 
 
 @QUICK
 @given(st.lists(words, min_size=1))
 def test_count_is_how_many_bits_of_each_word_are_set(numbers: list[int]) -> None:
-    assert count(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
+    assert popcount(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
 
 
 def test_count_of_every_word_that_has_one_bit_or_all_but_one_or_a_run_of_bits() -> None:
     full = 2**63 - 1
     numbers = [0, full, *[1 << k for k in range(63)], *[full ^ 1 << k for k in range(63)]]
     numbers += [(1 << high) - (1 << low) for high in range(64) for low in range(high)]
-    assert count(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
+    assert popcount(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
 
 
 def test_count_keeps_the_shape_and_what_it_was_given() -> None:
     for shape in ((), (1,), (4,), (2, 3), (2, 3, 4), (0, 5)):
         given_bits = torch.full(shape, 0b1011)
-        counts = count(given_bits)
+        counts = popcount(given_bits)
         assert torch.equal(counts, torch.full(shape, 3))
         assert torch.equal(given_bits, torch.full(shape, 0b1011))
         assert counts.dtype == torch.int64
@@ -74,7 +75,7 @@ def test_count_keeps_the_shape_and_what_it_was_given() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_bit_sets_one_cell_and_none_beyond_the_last_word(width: int) -> None:
     cells = torch.arange(WORD * width + 70)
-    board = bit(cells, width)
+    board = one_bit(cells, width)
     assert board.shape == (len(cells), width)
     assert board.dtype == torch.int64
     assert torch.equal(board, pack([{cell} if cell < WORD * width else set() for cell in range(len(cells))], width))
@@ -84,7 +85,15 @@ def test_bit_sets_one_cell_and_none_beyond_the_last_word(width: int) -> None:
 def test_unpack_says_of_each_of_the_first_cells_whether_it_is_set(width: int) -> None:
     sets = some_sets(width)
     board = pack(sets, width)
-    for cells in {1, 2, WORD - 1, WORD, WORD * (width - 1) + 1, WORD * width - 1, WORD * width}:
+    for cells in {
+        1,
+        2,
+        WORD - 1,
+        WORD,
+        WORD * (width - 1) + 1,
+        WORD * width - 1,
+        WORD * width,
+    }:
         shown = unpack(board, cells)
         assert shown.dtype == torch.bool
         assert shown.tolist() == [[cell in those for cell in range(cells)] for those in sets]
@@ -102,7 +111,7 @@ def every_nth(sets: list[Cells], width: int) -> tuple[list[int], list[int]]:
     """What `nth` finds for every n of every set, and the cells by sorting."""
     asked = [(row, n) for row, those in enumerate(sets) for n in range(len(those))]
     rows, n = torch.tensor(asked, dtype=torch.int64).view(-1, 2).unbind(1)
-    found = nth(pack(sets, width)[rows], n)
+    found = nth_set_bit(pack(sets, width)[rows], n)
     assert found.dtype == torch.int64
     return found.tolist(), [cell for those in sets for cell in sorted(those)]
 
@@ -127,18 +136,18 @@ def test_a_board_without_an_nth_cell_is_no_error_and_leaves_the_others_alone(wid
     """A snake that fills its board asks for the first of no empty cells."""
     last = WORD * width - 1
     board = pack([set(), {0, last}, {last}, {0}], width)
-    found = nth(board, torch.tensor([0, 1, 1, 0]))
+    found = nth_set_bit(board, torch.tensor([0, 1, 1, 0]))
     assert (found[1].item(), found[3].item()) == (last, 0)
 
 
 def test_boards_of_no_games_have_no_cells() -> None:
     none = torch.zeros(0, dtype=torch.int64)
-    assert bit(none, 3).shape == (0, 3)
-    assert nth(bit(none, 3), none).shape == (0,)
-    assert unpack(bit(none, 3), 144).shape == (0, 144)
+    assert one_bit(none, 3).shape == (0, 3)
+    assert nth_set_bit(one_bit(none, 3), none).shape == (0,)
+    assert unpack(one_bit(none, 3), 144).shape == (0, 144)
 
 
 @pytest.mark.parametrize("cells", [1, 4, 55, 56, 57, 112, 144, 168])
 def test_a_full_board_has_all_its_cells_and_no_more(cells: int) -> None:
-    for width in range(words_for(cells), words_for(cells) + 2):
-        assert torch.equal(full(cells, width, torch.device("cpu"))[None], pack([set(range(cells))], width))
+    for width in range(num_words(cells), num_words(cells) + 2):
+        assert torch.equal(full_board(cells, width, torch.device("cpu"))[None], pack([set(range(cells))], width))

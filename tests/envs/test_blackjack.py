@@ -13,10 +13,10 @@ import torch
 from gymnasium.envs.toy_text import blackjack as reference
 from torch import Tensor
 
-from envs.base import Env, State
-from envs.blackjack import HIT, STICK, Blackjack, best_sum, cards, dealer_hand, is_natural, raw
+from envs.base import State, VecEnv
+from envs.blackjack import HIT, STICK, Blackjack, best_sum, cards, dealer_hand, gymnasium_obs, is_natural
 from envs.blackjack_exact import CELLS, best_policy, optimum, value_of, value_of_greedy
-from envs.rng import EXPLORATION, GAMES, CounterRNG
+from envs.rng import ENV_STREAM, EXPLORATION_STREAM, CounterRNG
 
 Hand = tuple[int, ...]
 
@@ -106,12 +106,12 @@ def test_random_hands_go_step_by_step_as_in_gymnasium(rules: dict[str, bool], mo
         state, reward, terminated = game.step(state, action, u)
         obs, action_mask = game.observe(state)
         assert action_mask.all()
-        shown = (action, cards(u), reward, terminated, raw(state), obs)
+        shown = (action, cards(u), reward, terminated, gymnasium_obs(state), obs)
         turns.append([column.tolist() for column in shown])
         over |= terminated
     env = reference.BlackjackEnv(**rules)
     ends: Counter[str] = Counter()
-    first_raw, first_obs = raw(first).tolist(), game.observe(first)[0].tolist()
+    first_raw, first_obs = gymnasium_obs(first).tolist(), game.observe(first)[0].tolist()
     for row in range(GAMES_PLAYED):
         open_card, *mine = deal[row]
         deck = iter([open_card, 0, *mine])  # the hidden card, 0, is known when the student sticks
@@ -189,10 +189,10 @@ def test_a_natural_that_is_hit_is_none_any_more(rules: dict[str, bool]) -> None:
     state = dealt(10, 1, 10)
     assert is_natural(state).tolist() == [True]
     after, reward, over = Blackjack(**rules).step(state, torch.tensor([HIT]), luck_of(10, *[1] * 11))
-    assert (reward.item(), over.item(), raw(after).tolist()) == (0, False, [[21, 10, 0]])
+    assert (reward.item(), over.item(), gymnasium_obs(after).tolist()) == (0, False, [[21, 10, 0]])
     assert is_natural(after).tolist() == [False]
     after, _, _ = Blackjack(**rules).step(state, torch.tensor([HIT]), luck_of(1, *[1] * 11))
-    assert raw(after).tolist() == [[12, 10, 0]]
+    assert gymnasium_obs(after).tolist() == [[12, 10, 0]]
 
 
 def test_only_an_ace_and_a_ten_are_a_natural() -> None:
@@ -205,9 +205,9 @@ def test_a_hit_takes_the_first_card_and_a_stick_hides_it() -> None:
     for card in range(1, 11):
         u = luck_of(card, *[7] * 11)
         hit, _, _ = Blackjack().step(state, torch.tensor([HIT]), u)
-        assert raw(hit).tolist() == [[16, 9, 1] if card == 1 else [5 + card, 9, 0]]
+        assert gymnasium_obs(hit).tolist() == [[16, 9, 1] if card == 1 else [5 + card, 9, 0]]
         stuck, _, _ = Blackjack().step(state, torch.tensor([STICK]), u)
-        assert raw(stuck).tolist() == [[5, 9, 0]]
+        assert gymnasium_obs(stuck).tolist() == [[5, 9, 0]]
 
 
 def test_every_triple_of_ranks_is_one_part_in_2197_of_luck() -> None:
@@ -248,8 +248,8 @@ def test_no_luck_is_too_high_or_too_low_for_a_card(u: float) -> None:
 
 def test_the_hands_of_env_are_those_of_its_luck() -> None:
     """Column 0 deals, columns 1 to 4 are for playing, and the first deal of all is that of step 1, by reset."""
-    env = Env(Blackjack(), 300, seed=5)
-    rng = CounterRNG(5, torch.arange(300), GAMES)
+    env = VecEnv(Blackjack(), 300, seed=5)
+    rng = CounterRNG(5, torch.arange(300), ENV_STREAM)
     step = env.reset()
     for index in range(2, 30):
         before, action = env.state, torch.full((300,), index % 2)
@@ -284,7 +284,7 @@ def test_a_sum_beyond_21_is_shown_as_none() -> None:
         state, reward, over = Blackjack().step(dealt(4, 10, 10), torch.tensor([HIT]), luck_of(card, *[1] * 11))
         assert (reward.item(), over.item()) == (-1, True)
         beyond.append(Blackjack().observe(state)[0][0].tolist())
-        assert raw(state).tolist() == [[20 + card, 4, 0]]
+        assert gymnasium_obs(state).tolist() == [[20 + card, 4, 0]]
     assert beyond == [planes(22, 4, 0)] * 9
 
 
@@ -508,12 +508,12 @@ def test_a_policy_is_not_modified_and_may_be_float32() -> None:
 def test_playing_a_policy_gives_on_average_what_the_table_says(rules: str) -> None:
     """The first hand of each of 200,000 games, to 5 standard errors, 0.01."""
     game = Blackjack(**RULES[rules])
-    env, policy = Env(game, SIMULATED, seed=2), random_policy(7)
-    rng = CounterRNG(2, torch.arange(SIMULATED), EXPLORATION)
+    env, policy = VecEnv(game, SIMULATED, seed=2), random_policy(7)
+    rng = CounterRNG(2, torch.arange(SIMULATED), EXPLORATION_STREAM)
     env.reset()
     total_reward, playing = torch.zeros(SIMULATED), torch.ones(SIMULATED, dtype=torch.bool)
     for turn in itertools.count():
-        chance = policy[raw(env.state).unbind(1)]
+        chance = policy[gymnasium_obs(env.state).unbind(1)]
         step = env.step((rng.uniform(turn, 1)[:, 0] < chance).long())
         total_reward += step.reward * playing
         playing &= ~step.terminated

@@ -5,10 +5,10 @@ import numpy as np
 import torch
 
 import envs
-from envs.base import Env
+from envs.base import VecEnv
 from envs.cartpole import CartPole
 
-NAMES = ("place", "speed", "angle", "turning")
+NAMES = ("position", "velocity", "angle", "angular_velocity")
 
 
 def test_every_step_is_gymnasium_s_from_the_same_position() -> None:
@@ -39,7 +39,7 @@ def test_a_game_begins_near_the_middle() -> None:
 
 
 def test_a_balanced_pole_is_cut_short_after_500_steps() -> None:
-    env = Env(CartPole(), 64, seed=2)
+    env = VecEnv(CartPole(), 64, seed=2)
     step = env.reset()
     for number in range(1, 501):
         _, speed, angle, turning = step.obs.T

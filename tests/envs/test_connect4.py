@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, select_rows
+from envs.base import State, VecEnv, select_rows
 from envs.connect4 import (
     BOARD,
     Connect4,
@@ -27,12 +27,12 @@ from envs.connect4 import (
     legal_columns,
     mirror,
     notation,
-    outcome,
     planes,
     playable,
+    result_of,
 )
 from envs.opponents import random
-from envs.rng import EXPLORATION, CounterRNG, sample_legal
+from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
 
 Cell = tuple[int, int]  # (row, column), row 0 at the top
 
@@ -125,8 +125,8 @@ def column_of_difference(before: Tensor, after: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
     """The first game of each of many envs, played at random on both sides."""
-    env = Env(Connect4(random), GAMES_PLAYED, seed=1)
-    rng = CounterRNG(1, torch.arange(GAMES_PLAYED), EXPLORATION)
+    env = VecEnv(Connect4(random), GAMES_PLAYED, seed=1)
+    rng = CounterRNG(1, torch.arange(GAMES_PLAYED), EXPLORATION_STREAM)
     steps, actions = [env.reset()], []
     for turn in range(21):
         actions.append(sample_legal(steps[-1].action_mask, rng.uniform(turn, 1)[:, 0]))
@@ -464,7 +464,7 @@ class Played(NamedTuple):
 def played() -> dict[tuple[str, float], list[Played]]:
     """Random games by who moved first and who won."""
     number, game = 4000, Connect4(random)
-    rng = CounterRNG(6, torch.arange(number), EXPLORATION)
+    rng = CounterRNG(6, torch.arange(number), EXPLORATION_STREAM)
     states, rewards, ends = [game.reset(rng.uniform(0, 2))], [], []
     for turn in range(1, 22):
         numbers = rng.uniform(turn, 2)
@@ -609,7 +609,7 @@ def test_a_move_into_a_full_column_is_no_move() -> None:
 def test_the_outcome_of_drawn_boards(position: str, first: str, result: str) -> None:
     """The last two are full boards whose last disc made a line."""
     x, o = board(position)
-    assert outcome((x.item(), o.item()), first) == result
+    assert result_of((x.item(), o.item()), first) == result
 
 
 @pytest.mark.parametrize("function", [has_four, completing, playable, is_full, mirror])

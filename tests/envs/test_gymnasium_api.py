@@ -23,7 +23,7 @@ from envs.connect4 import notation
 from envs.episode_stats import EpisodeStats
 from envs.gymnasium_api import BatchedEnv, SingleEnv
 from envs.rendering import DRAWINGS
-from envs.rng import EXPLORATION, CounterRNG
+from envs.rng import EXPLORATION_STREAM, CounterRNG
 
 GAMES = ("TorchBlackjack-v0", "Connect4-v0", "Snake-v0")
 SMALL = {"Snake-v0": {"size": 4, "time_limit": 15}}  # options with which random games soon end in every way
@@ -146,7 +146,7 @@ def seen(game: Game, states: State) -> set[tuple[bytes, bytes]]:
 
 def possible(game: Game, state: State, action: int, tries: int = 300) -> set[tuple[bytes, bytes, float, bool]]:
     """Everything that luck can make of an action: what is seen, what is legal, the reward, and whether it is over."""
-    rng = CounterRNG(7, torch.arange(tries), EXPLORATION).uniform(0, game.spec.num_step_uniforms)
+    rng = CounterRNG(7, torch.arange(tries), EXPLORATION_STREAM).uniform(0, game.spec.num_step_uniforms)
     before = select_rows(state, torch.zeros(tries, dtype=torch.int64))
     after, reward, terminated = game.step(before, torch.full((tries,), action), rng)
     obs, action_mask = (part.numpy() for part in game.observe(after))
@@ -169,7 +169,7 @@ def test_every_step_is_one_that_the_rules_allow(name: str, options: dict[str, An
     obs, info = env.reset(seed=0)
     env.action_space.seed(6)
     game = env.unwrapped.game
-    deals = game.reset(CounterRNG(7, torch.arange(20_000), EXPLORATION).uniform(0, game.spec.num_reset_uniforms))
+    deals = game.reset(CounterRNG(7, torch.arange(20_000), EXPLORATION_STREAM).uniform(0, game.spec.num_reset_uniforms))
     dealt = seen(game, deals)
     for _ in range(60):
         if len(env.unwrapped.states) == 1:
@@ -365,7 +365,7 @@ def test_the_payment_of_naturals_reaches_blackjack(kind: str) -> None:
         if kind == "single":
             env = single("TorchBlackjack-v0", sab=False, natural=natural)
             env.reset(seed=0)
-            hands = [(env.step(0)[1], tuple(env.reset()[1]["raw"])) for _ in range(150)]
+            hands = [(env.step(0)[1], tuple(env.reset()[1]["gymnasium_obs"])) for _ in range(150)]
             paid[natural] = {reward for reward, _ in hands}
         else:
             env = batched("TorchBlackjack-v0", 300, sab=False, natural=natural)
@@ -380,7 +380,7 @@ def test_the_payment_of_naturals_reaches_blackjack(kind: str) -> None:
     [
         ("Snake-v0", {"sise": 6}, "no option of snake is called 'sise'.*did you mean 'size'"),
         ("TorchBlackjack-v0", {"size": 6}, "no option of blackjack is called 'size'; there are natural, sab"),
-        ("Snake-v0", {"size": "large"}, "snake: size is of type int"),
+        ("Snake-v0", {"size": "large"}, "snake: size must be of type int"),
         ("Connect4-v0", {"opponent": "randm"}, "no opponent is called 'randm'.*did you mean 'random'"),
         ("Snake-v0", {"game": "snale"}, "no env is called 'snale'; there are .*did you mean 'snake'"),
     ],
@@ -393,12 +393,12 @@ def test_what_there_is_not_is_refused_with_what_there_is(
 
 
 def test_an_unknown_output_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("output is 'jax'; it can be 'numpy' or 'torch'")):
+    with pytest.raises(ValueError, match=re.escape("output is 'jax'; it must be 'numpy' or 'torch'")):
         batched("Snake-v0", output="jax")
 
 
 def test_the_first_call_is_reset() -> None:
-    with pytest.raises(AssertionError, match="the first call is reset"):
+    with pytest.raises(AssertionError, match="the first call must be reset"):
         batched("Snake-v0").step(np.zeros(N, int))
     with pytest.raises(gym.error.ResetNeeded):
         single("Snake-v0").step(0)
@@ -437,7 +437,7 @@ def test_snakes_of_a_batch_are_cut_short_each_by_its_own_clock() -> None:
 def test_a_batch_has_the_shapes_and_types_it_promises(name: str, output: str, num_envs: int) -> None:
     env = batched(name, num_envs, output=output)
     kind = np.ndarray if output == "numpy" else Tensor
-    extra = {"raw": ("int64", (num_envs, 3))} if name == "TorchBlackjack-v0" else {}
+    extra = {"gymnasium_obs": ("int64", (num_envs, 3))} if name == "TorchBlackjack-v0" else {}
     promised = {"action_mask": ("int8", (num_envs, ACTIONS[name])), **extra}
     obs_as = ("float32", (num_envs, *SHAPES[name]))
 
@@ -635,7 +635,7 @@ def numbers_in(features: np.ndarray) -> tuple[int | None, int, int]:
 def test_raw_numbers_are_those_of_the_features() -> None:
     seen = set()
     for moment in moments(single("TorchBlackjack-v0"), 300):
-        total, card, usable = moment.info["raw"].tolist()
+        total, card, usable = moment.info["gymnasium_obs"].tolist()
         assert numbers_in(moment.obs) == (total if total <= 21 else None, card, usable)
         assert total <= 21 or (moment.terminated and moment.reward == -1)
         seen.add((total, usable))
@@ -646,7 +646,7 @@ def test_raw_numbers_are_those_of_the_features() -> None:
 def test_raw_numbers_of_a_batch_are_those_of_the_features() -> None:
     bust = 0
     for moment in batched_moments(batched("TorchBlackjack-v0"), 100):
-        for features, raw in zip(moment.obs, moment.info["raw"].tolist(), strict=True):
+        for features, raw in zip(moment.obs, moment.info["gymnasium_obs"].tolist(), strict=True):
             assert numbers_in(features) == tuple(raw)
         for features in moment.info.get("final_obs", ()):
             bust += numbers_in(features)[0] is None
@@ -672,7 +672,7 @@ def test_a_drawing_is_of_the_game_as_it_stands(name: str) -> None:
         assert text.render() == drawing.text(game.spec, states)
         pixels = picture.render()
         assert pixels.dtype == np.uint8
-        assert np.array_equal(pixels, drawing.picture(game.spec, states))
+        assert np.array_equal(pixels, drawing.image(game.spec, states))
         seen.add(pixels.tobytes())
     assert len(seen) > 10
 
@@ -713,5 +713,5 @@ def test_the_text_of_blackjack_has_the_raw_numbers() -> None:
     env = single("TorchBlackjack-v0", render_mode="ansi")
     for moment in moments(env, 60):
         drawn = env.render()
-        total, card, usable = moment.info["raw"].tolist()
+        total, card, usable = moment.info["gymnasium_obs"].tolist()
         assert re.findall(r"\d+", drawn) == [str(total), *["11"] * usable, str(card)]

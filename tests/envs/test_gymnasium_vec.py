@@ -16,8 +16,8 @@ from torch import Tensor
 
 from agents.ppo import PPO, PPOConfig
 from envs.base import Env, Step
-from envs.gymnasium_vec import UNKNOWN, GymEnv
-from envs.rng import EXPLORATION, CounterRNG, sample_legal
+from envs.gymnasium_vec import UNKNOWN_LIMIT, GymnasiumVecEnv
+from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
 from tests.envs.test_base import assert_same, each, parts, started, trajectory
 
 LIMIT = 4
@@ -88,7 +88,7 @@ def one_hot(*sizes: int) -> Callable[[Any], list[float]]:
 
 
 def anyhow(num_envs: int) -> Callable[[Step], Tensor]:
-    rng, calls = CounterRNG(5, torch.arange(num_envs), EXPLORATION), itertools.count()
+    rng, calls = CounterRNG(5, torch.arange(num_envs), EXPLORATION_STREAM), itertools.count()
     return lambda step: sample_legal(step.action_mask, rng.uniform(next(calls), 1)[:, 0])
 
 
@@ -102,7 +102,7 @@ def assert_as_by_hand(
     id: str, options: dict[str, Any], flat: Callable[[Any], list[float]], policy: Any, steps: int, seeds: list[int]
 ) -> list[Step]:
     """Compare everything of every step with single envs, and return the steps."""
-    env = GymEnv(id, 4, seed=3, **options)
+    env = GymnasiumVecEnv(id, 4, seed=3, **options)
     step, act = env.reset(), policy(4)
     first, shown = seeds[:4], [step]
     assert len(set(first)) == 4
@@ -149,7 +149,7 @@ def test_lakes_go_as_by_hand_and_are_seen_flat(options: dict[str, Any], seeds: l
 
 def test_options_reach_the_env() -> None:
     """On the ice of 8 x 8 that is not slippery: 7 cells to the right and 7 down, around all holes."""
-    env = GymEnv("FrozenLake-v1", 2, map_name="8x8", is_slippery=False)
+    env = GymnasiumVecEnv("FrozenLake-v1", 2, map_name="8x8", is_slippery=False)
     assert env.spec.obs_shape == (64,)
     assert env.reset().obs.argmax(1).tolist() == [0, 0]
     right, down = torch.tensor([2, 2]), torch.tensor([1, 1])
@@ -166,20 +166,20 @@ def test_options_reach_the_env() -> None:
     ("id", "shape", "actions", "time_limit"),
     [
         ("CartPole-v1", (4,), 2, 500),
-        ("Blackjack-v1", (45,), 2, UNKNOWN),
+        ("Blackjack-v1", (45,), 2, UNKNOWN_LIMIT),
         ("FrozenLake-v1", (16,), 4, 100),
         ("Steps-v0", (1, 2), 3, LIMIT),
     ],
 )
 def test_the_spec_says_what_gymnasium_says(id: str, shape: tuple[int], actions: int, time_limit: int) -> None:
-    env = GymEnv(id, 2)
+    env = GymnasiumVecEnv(id, 2)
     assert isinstance(env, Env)
     assert env.spec.name == f"gym:{id}"
     assert (env.spec.obs_shape, env.spec.num_actions, env.spec.time_limit) == (shape, actions, time_limit)
 
 
 def test_a_time_limit_that_is_asked_for_counts_and_stands_in_the_spec() -> None:
-    env = GymEnv("CartPole-v1", 2, max_episode_steps=3)
+    env = GymnasiumVecEnv("CartPole-v1", 2, max_episode_steps=3)
     env.reset()
     truncated = [env.step(torch.tensor([0, 1])).truncated.tolist() for _ in range(7)]
     assert truncated == [[index % 3 == 2] * 2 for index in range(7)]
@@ -193,7 +193,7 @@ def test_a_game_that_its_env_cuts_short_without_a_known_limit_keeps_its_future()
             return seen, reward, terminated, self.number % 3 == 0, info
 
     gym.register("CutsItself-v0", entry_point=CutsItself)
-    env = GymEnv("CutsItself-v0", 3)
+    env = GymnasiumVecEnv("CutsItself-v0", 3)
     del gym.registry["CutsItself-v0"]
     agent = PPO(PPOConfig(num_steps=6, num_minibatches=1), env, 1000, seed=1)
     step, cut = env.reset(), 0
@@ -210,7 +210,7 @@ def test_a_game_that_its_env_cuts_short_without_a_known_limit_keeps_its_future()
 
 @every_env
 def test_a_step_has_the_shapes_and_types_of_the_spec(id: str) -> None:
-    env = GymEnv(id, 5)
+    env = GymnasiumVecEnv(id, 5)
     for step in trajectory(env, 30):
         for obs in (step.obs, step.final_obs):
             assert obs.shape == (5, *env.spec.obs_shape)
@@ -226,21 +226,21 @@ def test_a_step_has_the_shapes_and_types_of_the_spec(id: str) -> None:
 
 @every_env
 def test_games_end_and_no_game_is_both_terminated_and_truncated(id: str) -> None:
-    shown = trajectory(GymEnv(id, 16), 150)
+    shown = trajectory(GymnasiumVecEnv(id, 16), 150)
     assert sum(step.terminated.int() + step.truncated.int() for step in shown).min() >= 2
     assert not any((step.terminated & step.truncated).any() for step in shown)
 
 
 @every_env
 def test_where_no_game_has_ended_the_final_obs_is_what_is_seen_now(id: str) -> None:
-    for step in trajectory(GymEnv(id, 16), 60):
+    for step in trajectory(GymnasiumVecEnv(id, 16), 60):
         going_on = ~(step.terminated | step.truncated)
         assert torch.equal(step.obs[going_on], step.final_obs[going_on])
 
 
 @every_env
 def test_the_state_is_what_is_seen(id: str) -> None:
-    env = GymEnv(id, 8)
+    env = GymnasiumVecEnv(id, 8)
     step, act = started(env)
     for _ in range(40):
         assert torch.equal(env.state["obs"], step.obs)
@@ -251,8 +251,8 @@ def test_the_state_is_what_is_seen(id: str) -> None:
 
 @every_env
 def test_a_state_can_be_looked_at_again_though_only_some_of_its_rows(id: str) -> None:
-    other = GymEnv(id, 3)
-    for step in trajectory(GymEnv(id, 8), 30):
+    other = GymnasiumVecEnv(id, 3)
+    for step in trajectory(GymnasiumVecEnv(id, 8), 30):
         for state, obs, action_mask in (
             (step.state, step.obs, step.action_mask),
             (step.final_state, step.final_obs, step.final_action_mask),
@@ -265,7 +265,7 @@ def test_a_state_can_be_looked_at_again_though_only_some_of_its_rows(id: str) ->
 
 @every_env
 def test_before_the_first_reset_the_state_has_the_shape_and_type_of_those_to_come(id: str) -> None:
-    env = GymEnv(id, 5)
+    env = GymnasiumVecEnv(id, 5)
     before = {name: (tensor.shape, tensor.dtype) for name, tensor in env.state.items()}
     obs, action_mask = env.observe(env.state)
     assert not obs.any()
@@ -277,7 +277,7 @@ def test_before_the_first_reset_the_state_has_the_shape_and_type_of_those_to_com
 
 @every_env
 def test_the_moment_alone_is_as_if_it_were_the_first(id: str) -> None:
-    for step in trajectory(GymEnv(id, 8), 30):
+    for step in trajectory(GymnasiumVecEnv(id, 8), 30):
         alone = parts(step.as_initial())
         for name, tensor in alone.items():
             expected = parts(step)[name.removeprefix("final_")]
@@ -286,13 +286,13 @@ def test_the_moment_alone_is_as_if_it_were_the_first(id: str) -> None:
 
 
 def test_an_env_says_which_is_its_first_game() -> None:
-    assert GymEnv("CartPole-v1", 2).first_env_id == 0
-    assert GymEnv("CartPole-v1", 2, first_env_id=6).first_env_id == 6
+    assert GymnasiumVecEnv("CartPole-v1", 2).first_env_id == 0
+    assert GymnasiumVecEnv("CartPole-v1", 2, first_env_id=6).first_env_id == 6
 
 
 @every_env
 def test_a_step_that_was_handed_out_never_changes(id: str) -> None:
-    env = GymEnv(id, 8)
+    env = GymnasiumVecEnv(id, 8)
     step, act = started(env)
     given = []
     for _ in range(40):
@@ -305,7 +305,7 @@ def test_a_step_that_was_handed_out_never_changes(id: str) -> None:
 
 @every_env
 def test_a_step_does_not_modify_the_action(id: str) -> None:
-    env = GymEnv(id, 8)
+    env = GymnasiumVecEnv(id, 8)
     step, act = started(env)
     action = act(step)
     kept = action.clone()
@@ -315,24 +315,27 @@ def test_a_step_does_not_modify_the_action(id: str) -> None:
 
 @every_env
 def test_a_game_plays_the_same_for_every_number_of_games_and_in_every_shard(id: str) -> None:
-    whole = trajectory(GymEnv(id, 10, seed=4), 50)
-    assert_same(trajectory(GymEnv(id, 7, seed=4), 50), whole, slice(0, 7))
-    assert_same(trajectory(GymEnv(id, 1, seed=4), 50), whole, slice(0, 1))
-    assert_same(trajectory(GymEnv(id, 5, seed=4, first_env_id=3), 50, first_env_id=3), whole, slice(3, 8))
-    assert_same(trajectory(GymEnv(id, 2, 4, "cpu", 8), 50, first_env_id=8), whole, slice(8, 10))
+    whole = trajectory(GymnasiumVecEnv(id, 10, seed=4), 50)
+    assert_same(trajectory(GymnasiumVecEnv(id, 7, seed=4), 50), whole, slice(0, 7))
+    assert_same(trajectory(GymnasiumVecEnv(id, 1, seed=4), 50), whole, slice(0, 1))
+    assert_same(trajectory(GymnasiumVecEnv(id, 5, seed=4, first_env_id=3), 50, first_env_id=3), whole, slice(3, 8))
+    assert_same(trajectory(GymnasiumVecEnv(id, 2, 4, "cpu", 8), 50, first_env_id=8), whole, slice(8, 10))
 
 
 @every_env
 def test_another_seed_gives_other_games_and_so_has_every_game_of_one_run(id: str) -> None:
     """A row is what one game shows in 40 steps. FrozenLake always starts in one place, but slips elsewhere."""
-    shown = [torch.stack([step.obs for step in trajectory(GymEnv(id, 8, seed), 40)], 1).flatten(1) for seed in (8, 9)]
+    shown = [
+        torch.stack([step.obs for step in trajectory(GymnasiumVecEnv(id, 8, seed), 40)], 1).flatten(1)
+        for seed in (8, 9)
+    ]
     assert len(torch.cat(shown).unique(dim=0)) == 16
 
 
 def test_no_two_games_are_seeded_alike(seeds: list[int]) -> None:
     """Neither of two runs, nor of one run, nor of one game that begins again."""
     for seed in (3, 4):
-        env = GymEnv("CartPole-v1", 20, seed)
+        env = GymnasiumVecEnv("CartPole-v1", 20, seed)
         for _ in range(5):
             env.reset()
             env.step(torch.zeros(20, dtype=torch.int64))
@@ -341,7 +344,7 @@ def test_no_two_games_are_seeded_alike(seeds: list[int]) -> None:
 
 
 def test_reset_begins_other_games_the_second_time_and_nothing_has_happened_yet() -> None:
-    env = GymEnv("CartPole-v1", 6, seed=2)
+    env = GymnasiumVecEnv("CartPole-v1", 6, seed=2)
     firsts = [env.reset(), env.reset()]
     trajectory(env, 7)
     firsts.append(env.reset())
@@ -355,13 +358,13 @@ def test_reset_begins_other_games_the_second_time_and_nothing_has_happened_yet()
 
 
 def test_a_run_that_is_reset_again_goes_the_same_way_as_another_of_its_seed() -> None:
-    one, other = GymEnv("CartPole-v1", 3, seed=2), GymEnv("CartPole-v1", 3, seed=2)
+    one, other = GymnasiumVecEnv("CartPole-v1", 3, seed=2), GymnasiumVecEnv("CartPole-v1", 3, seed=2)
     assert_same(trajectory(one, 30), trajectory(other, 30))
     assert_same(trajectory(one, 30), trajectory(other, 30))
 
 
 def test_actions_are_counted_from_the_first_of_a_space_that_does_not_start_at_0() -> None:
-    env = GymEnv("Steps-v0", 3)
+    env = GymnasiumVecEnv("Steps-v0", 3)
     env.reset()
     step = env.step(torch.tensor([0, 1, 2]))
     assert step.final_obs[:, 0, 1].tolist() == [5, 6, 7]
@@ -369,7 +372,7 @@ def test_actions_are_counted_from_the_first_of_a_space_that_does_not_start_at_0(
 
 
 def test_an_ended_game_shows_its_last_position_as_final_and_a_fresh_one_as_now() -> None:
-    env = GymEnv("Steps-v0", 3)
+    env = GymnasiumVecEnv("Steps-v0", 3)
     first = env.reset().obs[:, 0, 0]
     assert (first % 100 == 0).all()
     step = env.step(torch.tensor([0, 2, 1]))
@@ -384,7 +387,7 @@ def test_an_ended_game_shows_its_last_position_as_final_and_a_fresh_one_as_now()
 
 def test_the_time_limit_truncates_what_has_not_ended_by_itself() -> None:
     """Game 0 goes on, game 1 ends exactly at the limit, game 2 one step before it."""
-    env = GymEnv("Steps-v0", 3)
+    env = GymnasiumVecEnv("Steps-v0", 3)
     env.reset()
     ends = []
     for passed in range(1, LIMIT + 1):
@@ -413,21 +416,23 @@ def test_the_time_limit_truncates_what_has_not_ended_by_itself() -> None:
 )
 def test_an_unknown_env_is_refused_by_its_name_and_with_the_reason(id: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"gym:{id} cannot be made: .*{reason}"):
-        GymEnv(id, 1)
+        GymnasiumVecEnv(id, 1)
 
 
 def test_continuous_actions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"gym:Pendulum-v1 has the actions Box.*; a student wants a Discrete space"):
-        GymEnv("Pendulum-v1", 1)
+    with pytest.raises(
+        ValueError, match=r"gym:Pendulum-v1 has the action space Box.*; a student requires a Discrete one"
+    ):
+        GymnasiumVecEnv("Pendulum-v1", 1)
 
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "Blackjack-v1", "Steps-v0"])
 def test_an_unknown_option_is_refused_by_its_name(id: str) -> None:
     with pytest.raises(ValueError, match=f"gym:{id} cannot be made: .*sise"):
-        GymEnv(id, 1, sise=3)
+        GymnasiumVecEnv(id, 1, sise=3)
 
 
 @pytest.mark.parametrize("num_envs", [0, -3])
 def test_there_is_at_least_one_game(num_envs: int) -> None:
-    with pytest.raises(ValueError, match=f"num_envs is {num_envs}; there must be at least one game"):
-        GymEnv("CartPole-v1", num_envs)
+    with pytest.raises(ValueError, match=f"num_envs is {num_envs}; an environment requires at least 1 copy"):
+        GymnasiumVecEnv("CartPole-v1", num_envs)

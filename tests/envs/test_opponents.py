@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from envs import opponents
-from envs.base import Env
+from envs.base import Env, VecEnv
 from envs.connect4 import Connect4, Opponent, drop, has_four, is_full, legal_columns, mirror, planes
 from envs.opponents import (
-    FULL,
+    FULL_COLUMN,
     OPPONENTS,
     THREAT,
     WIN,
@@ -26,7 +26,7 @@ from envs.opponents import (
     search,
     tactical,
 )
-from envs.rng import EXPLORATION, CounterRNG, sample_legal
+from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
 from tests.envs.test_connect4 import CELLS, FULL_WITHOUT_A_LINE, LINES, Cell, bits, board
 
 Grid = list[list[str]]  # six rows from the top: "m" the side to move, "t" the other, "." empty
@@ -37,7 +37,7 @@ LINES_THROUGH = {cell: [line for line in LINES if cell in line] for cell in CELL
 
 def positions(number: int, seed: int, shortest: int = 0) -> tuple[Tensor, Tensor]:
     """Undecided positions of random play with at least `shortest` discs; the side to move, the other."""
-    rng = CounterRNG(seed, torch.arange(4096), EXPLORATION)
+    rng = CounterRNG(seed, torch.arange(4096), EXPLORATION_STREAM)
     mover, other = torch.zeros(2, 4096, dtype=torch.int64)
     found = []
     for ply in range(42):
@@ -49,7 +49,7 @@ def positions(number: int, seed: int, shortest: int = 0) -> tuple[Tensor, Tensor
         after = torch.where(undecided, drop(mover, other, column), mover)
         mover, other = torch.where(undecided, other, mover), torch.where(undecided, after, other)
     both = torch.cat(found, 1)
-    order = CounterRNG(seed + 1, torch.arange(both.shape[1]), EXPLORATION).uniform(0, 1)[:, 0].argsort()
+    order = CounterRNG(seed + 1, torch.arange(both.shape[1]), EXPLORATION_STREAM).uniform(0, 1)[:, 0].argsort()
     return tuple(both[:, order[:number]])
 
 
@@ -172,7 +172,7 @@ def test_tactical_on_drawn_boards(position: str, columns: set[int]) -> None:
 
 def test_opponents_choose_for_each_game_by_its_own_board_and_luck() -> None:
     mover, other = positions(200, seed=3)
-    rng = CounterRNG(7, torch.arange(200), EXPLORATION).uniform(0, 1)[:, 0]
+    rng = CounterRNG(7, torch.arange(200), EXPLORATION_STREAM).uniform(0, 1)[:, 0]
     for opponent in (*OPPONENTS.values(), Negamax(2), taught(leftmost), SelfPlay(1)):
         together = opponent(mover, other, rng)
         alone = [opponent(mover[i : i + 1], other[i : i + 1], rng[i : i + 1]).item() for i in range(200)]
@@ -219,7 +219,7 @@ def test_negamax_sees_as_far_as_its_depth() -> None:
 
 def returns_of(env: Env, student: Opponent) -> Tensor:
     """The reward with which the first game of each copy ended, (N,)."""
-    rng = CounterRNG(5, torch.arange(env.num_envs), EXPLORATION)
+    rng = CounterRNG(5, torch.arange(env.num_envs), EXPLORATION_STREAM)
     env.reset()
     found = torch.full((env.num_envs,), torch.nan)
     for turn in range(21):
@@ -231,8 +231,8 @@ def returns_of(env: Env, student: Opponent) -> Tensor:
 
 def test_negamax_of_depth_2_beats_tactical_on_either_side() -> None:
     """A standard error of 400 games is at most 0.05."""
-    against_it = returns_of(Env(connect4_against("negamax:2"), 400, seed=1), tactical).mean()
-    with_it = returns_of(Env(connect4_against("tactical"), 400, seed=2), Negamax(2)).mean()
+    against_it = returns_of(VecEnv(connect4_against("negamax:2"), 400, seed=1), tactical).mean()
+    with_it = returns_of(VecEnv(connect4_against("tactical"), 400, seed=2), Negamax(2)).mean()
     assert against_it < -0.4
     assert with_it > 0.4
 
@@ -256,7 +256,7 @@ class Watched:
 
     def __call__(self, obs: Tensor, action_mask: Tensor) -> Tensor:
         self.shown.append((obs.clone(), action_mask.clone()))
-        rng = CounterRNG(11, torch.arange(len(obs)), EXPLORATION)
+        rng = CounterRNG(11, torch.arange(len(obs)), EXPLORATION_STREAM)
         return sample_legal(action_mask, rng.uniform(len(self.shown), 1)[:, 0])
 
 
@@ -280,9 +280,9 @@ def test_a_copy_of_the_student_sees_its_own_discs_first() -> None:
 
 def test_in_play_the_copy_sees_what_the_student_left_with_the_sides_exchanged() -> None:
     """The position in which it moves has the student's new discs, but not yet its own."""
-    env = Env(connect4_against("self"), 64, seed=3)
+    env = VecEnv(connect4_against("self"), 64, seed=3)
     watched = env.game.opponent.policy = Watched()
-    rng = CounterRNG(4, torch.arange(64), EXPLORATION)
+    rng = CounterRNG(4, torch.arange(64), EXPLORATION_STREAM)
     step = env.reset()
     moved = 0
     for turn in range(40):
@@ -437,9 +437,9 @@ def test_search_equals_a_negamax_that_follows_one_position_at_a_time(depth: int)
 
 
 def test_the_searched_positions_hold_wins_losses_and_quiet_ends() -> None:
-    assert (WIN, FULL) == (1000, -10_000)
+    assert (WIN, FULL_COLUMN) == (1000, -10_000)
     found = set(search(*searched_positions(), 4).flatten().tolist())
-    assert {WIN, WIN - 2, 1 - WIN, 3 - WIN, FULL, 0} <= found
+    assert {WIN, WIN - 2, 1 - WIN, 3 - WIN, FULL_COLUMN, 0} <= found
 
 
 OPEN_TWO = "....... ....... ....... ....... ..oo... ..xx..."
@@ -473,7 +473,7 @@ def test_a_loss_is_worth_as_much_to_the_other_side() -> None:
 def test_the_last_disc_into_a_full_board_is_worth_nothing() -> None:
     x, o = board(FULL_WITHOUT_A_LINE.replace("xxooxxo", "xxoox.o", 1))
     for depth in (1, 2, 3, 4):
-        assert search(x, o, depth).tolist() == [[FULL] * 5 + [0] + [FULL]]
+        assert search(x, o, depth).tolist() == [[FULL_COLUMN] * 5 + [0] + [FULL_COLUMN]]
 
 
 def test_on_the_empty_board_the_centre_is_best_and_columns_are_symmetric() -> None:
@@ -494,7 +494,7 @@ def test_a_mirrored_position_has_mirrored_values() -> None:
 def test_splitting_into_chunks_changes_nothing(depth: int, leaves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mover, other = searched_positions()
     whole = search(mover, other, depth)
-    monkeypatch.setattr(opponents, "LEAVES", leaves)
+    monkeypatch.setattr(opponents, "MAX_LEAVES", leaves)
     assert torch.equal(search(mover, other, depth), whole)
 
 
@@ -507,7 +507,7 @@ def test_a_search_holds_no_more_positions_at_once_than_it_promises(depth: int, m
         return estimate(mine, theirs)
 
     monkeypatch.setattr(opponents, "estimate", watched)
-    monkeypatch.setattr(opponents, "LEAVES", 2 * 7**3 + 1)
+    monkeypatch.setattr(opponents, "MAX_LEAVES", 2 * 7**3 + 1)
     mover, other = positions(300, seed=8)
     search(mover, other, depth)
     assert max(held) in range(7**3, 2 * 7**3 + 1)
@@ -516,7 +516,7 @@ def test_a_search_holds_no_more_positions_at_once_than_it_promises(depth: int, m
 @pytest.mark.parametrize("depth", [0, -1])
 def test_a_search_looks_at_least_one_disc_ahead(depth: int) -> None:
     x, o = board(OPEN_TWO)
-    with pytest.raises(ValueError, match=f"at least 1 disc ahead, not {depth}"):
+    with pytest.raises(ValueError, match=f"depth is {depth}; it must be at least 1 disc"):
         search(x, o, depth)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from envs.registry import check_options, closest, load, read_options
+from envs.registry import check_options, load_object, parse_options, unknown_name_message
 
 
 @pytest.fixture
@@ -20,50 +20,50 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_near_miss_is_answered_with_what_was_meant() -> None:
-    assert closest("game", "chess9", ["go", "chess"]) == (
+    assert unknown_name_message("game", "chess9", ["go", "chess"]) == (
         "no game is called 'chess9'; there are chess, go; did you mean 'chess'?"
     )
 
 
 def test_of_several_near_ones_the_nearest_is_offered() -> None:
-    message = closest("game", "connect4", ["connect3x", "connect44", "connects"])
+    message = unknown_name_message("game", "connect4", ["connect3x", "connect44", "connects"])
     assert message.endswith("did you mean 'connect44'?")
 
 
 def test_a_name_like_no_other_gets_no_guess() -> None:
-    assert closest("env", "zzz", ["b", "a"]) == "no env is called 'zzz'; there are a, b"
+    assert unknown_name_message("env", "zzz", ["b", "a"]) == "no env is called 'zzz'; there are a, b"
 
 
 @pytest.mark.parametrize(
     "known", [{"b": 1, "a": 2}, ("b", "a"), {"a", "b"}, iter(["b", "a"])], ids=["dict", "tuple", "set", "iterator"]
 )
 def test_known_names_come_in_any_form_and_are_told_in_order(known: Any) -> None:
-    assert closest("env", "zzz", known) == "no env is called 'zzz'; there are a, b"
+    assert unknown_name_message("env", "zzz", known) == "no env is called 'zzz'; there are a, b"
 
 
 def test_a_name_is_loaded_from_an_installed_module() -> None:
-    assert load("fractions:Fraction") is fractions.Fraction
-    assert load("collections.abc:Callable") is Callable
+    assert load_object("fractions:Fraction") is fractions.Fraction
+    assert load_object("collections.abc:Callable") is Callable
 
 
 def test_a_name_is_loaded_from_a_file_in_the_folder_one_is_in(here: Path) -> None:
     (here / "names_a_file.py").write_text("class Mine:\n    size = 7\n")
-    assert load("names_a_file:Mine").size == 7
-    assert load("names_a_file:Mine") is load("names_a_file:Mine")
+    assert load_object("names_a_file:Mine").size == 7
+    assert load_object("names_a_file:Mine") is load_object("names_a_file:Mine")
 
 
 def test_a_name_is_loaded_from_a_package_in_the_folder_one_is_in(here: Path) -> None:
     (here / "names_a_package").mkdir()
     (here / "names_a_package" / "inner.py").write_text("answer = 42\n")
-    assert load("names_a_package.inner:answer") == 42
+    assert load_object("names_a_package.inner:answer") == 42
 
 
 def test_a_file_is_found_in_the_folder_one_goes_to_later(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load("fractions:Fraction")
+    load_object("fractions:Fraction")
     (here / "elsewhere").mkdir()
     (here / "elsewhere" / "names_found_later.py").write_text("answer = 43\n")
     monkeypatch.chdir(here / "elsewhere")
-    assert load("names_found_later:answer") == 43
+    assert load_object("names_found_later:answer") == 43
 
 
 @pytest.mark.parametrize(
@@ -71,17 +71,17 @@ def test_a_file_is_found_in_the_folder_one_goes_to_later(here: Path, monkeypatch
     ["names_no_such_module:Mine", "fractions:Fractoin", "fractions", "fractions:", ":Fraction", "", ":", "a b:c"],
 )
 def test_what_is_not_there_is_refused_by_what_was_asked_for(place: str, here: Path) -> None:
-    with pytest.raises(ValueError, match="is not to be had") as caught:
-        load(place)
+    with pytest.raises(ValueError, match="cannot load") as caught:
+        load_object(place)
     assert repr(place) in str(caught.value)
 
 
 def test_the_reason_is_told_why_something_is_not_there(here: Path) -> None:
     (here / "names_needs_more.py").write_text("import names_of_nothing\n")
     with pytest.raises(ValueError, match="names_of_nothing"):
-        load("names_needs_more:Mine")
+        load_object("names_needs_more:Mine")
     with pytest.raises(ValueError, match="Fractoin"):
-        load("fractions:Fractoin")
+        load_object("fractions:Fractoin")
 
 
 def test_options_are_numbers_true_false_or_text() -> None:
@@ -99,7 +99,7 @@ def test_options_are_numbers_true_false_or_text() -> None:
         "nothing=",
         "version=1.2.3",
     ]
-    options = read_options(told)
+    options = parse_options(told)
     expected = {
         "size": 6,
         "cold": -3,
@@ -120,22 +120,22 @@ def test_options_are_numbers_true_false_or_text() -> None:
 
 @pytest.mark.parametrize("text", ["null", "[1]", '{"a": 1}', '"quoted"'])
 def test_what_is_no_number_nor_true_nor_false_is_text(text: str) -> None:
-    assert read_options([f"option={text}"]) == {"option": text}
+    assert parse_options([f"option={text}"]) == {"option": text}
 
 
 def test_no_texts_are_no_options() -> None:
-    assert read_options([]) == {}
-    assert read_options(()) == {}
+    assert parse_options([]) == {}
+    assert parse_options(()) == {}
 
 
 def test_the_last_of_two_values_counts() -> None:
-    assert read_options(["size=6", "size=8"]) == {"size": 8}
+    assert parse_options(["size=6", "size=8"]) == {"size": 8}
 
 
 @pytest.mark.parametrize("text", ["size", "", "size 6", "size:6"])
 def test_an_option_without_a_value_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="NAME=VALUE, not") as caught:
-        read_options(["sab=true", text])
+        parse_options(["sab=true", text])
     assert repr(text) in str(caught.value)
 
 

@@ -95,8 +95,8 @@ def text(game: tuple[Spec, Sequence[State]]) -> str:
     return DRAWINGS[game[0].name].text(*game)
 
 
-def picture(game: tuple[Spec, Sequence[State]]) -> np.ndarray:
-    return DRAWINGS[game[0].name].picture(*game)
+def image_of(game: tuple[Spec, Sequence[State]]) -> np.ndarray:
+    return DRAWINGS[game[0].name].image(*game)
 
 
 def side_by_side(games: Sequence[tuple[Spec, Sequence[State]]]) -> tuple[Spec, list[State]]:
@@ -180,7 +180,7 @@ def test_a_connect4_text_ends_with_the_notation(game: tuple[Spec, list[State]]) 
 
 def test_a_connect4_picture_has_red_and_yellow_discs_and_holes() -> None:
     signs = {"white": ".", "red": "x", "yellow": "o"}
-    assert painted(picture(OPPONENT_BEGAN), 6, 7, signs) == board("""
+    assert painted(image_of(OPPONENT_BEGAN), 6, 7, signs) == board("""
         . . . . . . .
         . . . . . . .
         . . . . . . .
@@ -191,7 +191,7 @@ def test_a_connect4_picture_has_red_and_yellow_discs_and_holes() -> None:
 
 
 def test_between_the_discs_the_board_is_blue() -> None:
-    drawn = picture(LOST)
+    drawn = image_of(LOST)
     cell = len(drawn) // 6
     corners = {paint(drawn[row, column]) for row in range(0, 6 * cell, cell) for column in range(0, 7 * cell, cell)}
     assert corners == {"blue"}
@@ -218,7 +218,7 @@ def test_a_board_of_more_cells_than_a_word_has_bits() -> None:
 
 
 def test_a_snake_picture_has_a_dark_head_a_green_body_and_a_red_fruit() -> None:
-    assert painted(picture(ALL_WAYS), 4, 4, SNAKE_PAINTS) == board("""
+    assert painted(image_of(ALL_WAYS), 4, 4, SNAKE_PAINTS) == board("""
         . s s s
         . s . s
         . s @ s
@@ -227,14 +227,14 @@ def test_a_snake_picture_has_a_dark_head_a_green_body_and_a_red_fruit() -> None:
 
 
 def test_a_snake_picture_grows_with_the_board() -> None:
-    small, large = (picture(snake(size, 0, 1)) for size in (3, 12))
+    small, large = (image_of(snake(size, 0, 1)) for size in (3, 12))
     assert small.shape[0] * 4 == large.shape[0]
     assert large.shape[0] == large.shape[1]
 
 
 def test_a_snake_that_fills_the_board_leaves_no_fruit() -> None:
     assert text(FULL) == "> v\n@ <"
-    assert painted(picture(FULL), 2, 2, SNAKE_PAINTS) == "s s\n@ s"
+    assert painted(image_of(FULL), 2, 2, SNAKE_PAINTS) == "s s\n@ s"
 
 
 def test_a_blackjack_text_has_the_three_numbers() -> None:
@@ -246,7 +246,7 @@ def test_a_blackjack_text_has_the_three_numbers() -> None:
 
 def halves(game: tuple[Spec, Sequence[State]]) -> tuple[bytes, bytes]:
     """The left half of a picture, and the right one."""
-    left, right = np.split(picture(game), 2, axis=1)
+    left, right = np.split(image_of(game), 2, axis=1)
     return left.tobytes(), right.tobytes()
 
 
@@ -276,12 +276,12 @@ def ink(half: np.ndarray) -> np.ndarray:
 
 
 def test_both_cards_write_their_numbers_alike() -> None:
-    left, right = np.split(picture(blackjack(10, 6, 4)), 2, axis=1)
+    left, right = np.split(image_of(blackjack(10, 6, 4)), 2, axis=1)
     assert np.array_equal(ink(left), ink(right))
 
 
 def test_two_white_cards_lie_on_green_felt_with_their_numbers_in_black() -> None:
-    drawn = picture(SOFT_17)
+    drawn = image_of(SOFT_17)
     height, width = drawn.shape[:2]
     paints = [paint(drawn[height * 3 // 10, at]) for at in (0, width // 4, width // 2, width * 3 // 4, width - 1)]
     assert paints == ["dark green", "white", "dark green", "white", "dark green"]
@@ -307,20 +307,20 @@ def test_of_several_copies_the_first_is_drawn(name: str) -> None:
     first, second = GAMES[name]
     both = side_by_side([first, second])
     assert text(both) == text(first) != text(second)
-    assert np.array_equal(picture(both), picture(first))
-    assert not np.array_equal(picture(both), picture(second))
+    assert np.array_equal(image_of(both), image_of(first))
+    assert not np.array_equal(image_of(both), image_of(second))
 
 
 @pytest.mark.parametrize("name", GAMES)
 def test_the_last_of_the_positions_is_drawn(name: str) -> None:
     first, second = GAMES[name]
-    assert np.array_equal(picture((first[0], [*second[1], *first[1]])), picture(first))
+    assert np.array_equal(image_of((first[0], [*second[1], *first[1]])), image_of(first))
     assert text((first[0], [*second[1], *first[1]])).splitlines()[:2] == text(first).splitlines()[:2]
 
 
 @pytest.mark.parametrize("name", GAMES)
 def test_a_picture_is_height_by_width_by_three_colours(name: str) -> None:
-    drawn = picture(GAMES[name][0])
+    drawn = image_of(GAMES[name][0])
     assert drawn.dtype == np.uint8
     assert drawn.ndim == 3
     assert drawn.shape[2] == 3
@@ -333,6 +333,6 @@ def test_drawing_changes_no_position(name: str) -> None:
     spec, states = GAMES[name][0]
     before = [{key: tensor.clone() for key, tensor in state.items()} for state in states]
     text((spec, states))
-    picture((spec, states))
+    image_of((spec, states))
     for state, kept in zip(states, before, strict=True):
         assert all(state[key].equal(kept[key]) for key in kept)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from envs.rng import (
-    ADVISING,
-    EXPLORATION,
-    GAMES,
-    SAMPLING,
+    ENV_STREAM,
+    EXPLORATION_STREAM,
+    QUERY_STREAM,
+    SAMPLING_STREAM,
     CounterRNG,
     bits_to_uniform,
     sample_legal,
@@ -22,7 +22,7 @@ from envs.rng import (
     splitmix64,
 )
 
-STREAMS = (GAMES, EXPLORATION, SAMPLING, ADVISING)
+STREAMS = (ENV_STREAM, EXPLORATION_STREAM, SAMPLING_STREAM, QUERY_STREAM)
 MANY = 1 << 16
 SPLITMIX64_OF_SEED_0 = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC)
 
@@ -46,7 +46,7 @@ def some_integers(count: int) -> list[int]:
     return edges + [signed(chance.getrandbits(64)) for _ in range(count)]
 
 
-def numbers(seed: int = 0, stream: int = GAMES, games: int = MANY, step: int = 0, columns: int = 1) -> Tensor:
+def numbers(seed: int = 0, stream: int = ENV_STREAM, games: int = MANY, step: int = 0, columns: int = 1) -> Tensor:
     return CounterRNG(seed, torch.arange(games), stream).uniform(step, columns)
 
 
@@ -122,27 +122,27 @@ def test_a_game_draws_the_same_for_every_number_of_games_and_in_every_shard(stre
 
 def test_luck_is_today_what_it_was_yesterday() -> None:
     """Recorded from this code: other numbers make every seed of every experiment another one."""
-    drawn = CounterRNG(1, torch.tensor([0, 1000]), SAMPLING).uniform(7, 3)
+    drawn = CounterRNG(1, torch.tensor([0, 1000]), SAMPLING_STREAM).uniform(7, 3)
     recorded = torch.tensor([[5992421, 3262349, 9937551], [13421653, 16154458, 5280394]])
     assert torch.equal(drawn, recorded * 2.0**-24)
 
 
 def test_two_widths_of_one_stream_share_no_numbers_between_steps() -> None:
-    rng = CounterRNG(1, torch.arange(50), SAMPLING)
+    rng = CounterRNG(1, torch.arange(50), SAMPLING_STREAM)
     wide = torch.stack([rng.uniform(step, 4) for step in range(1, 5)])
     narrow = torch.stack([rng.uniform(step, 1) for step in range(5, 20)])
     assert not torch.isin(narrow, wide).float().mean() > 0.01
 
 
 def test_drawing_leaves_nothing_behind() -> None:
-    rng = CounterRNG(0, torch.arange(9), GAMES)
+    rng = CounterRNG(0, torch.arange(9), ENV_STREAM)
     first = rng.uniform(4, 2)
     rng.uniform(5, 2)
     assert torch.equal(rng.uniform(4, 2), first)
 
 
 def test_a_step_may_be_a_number_or_a_tensor_on_the_device() -> None:
-    rng = CounterRNG(0, torch.arange(9), GAMES)
+    rng = CounterRNG(0, torch.arange(9), ENV_STREAM)
     assert torch.equal(rng.uniform(torch.tensor(12), 3), rng.uniform(12, 3))
 
 
@@ -184,13 +184,13 @@ def test_a_game_in_one_column_is_unrelated_to_its_neighbour_in_the_next() -> Non
 
 
 def one_game_over_many_steps() -> Tensor:
-    rng = CounterRNG(0, torch.arange(1), GAMES)
+    rng = CounterRNG(0, torch.arange(1), ENV_STREAM)
     return torch.cat([rng.uniform(step, 4) for step in range(MANY // 16)])
 
 
 SAMPLES = {
     "over games": lambda: numbers(),
-    "another seed and stream": lambda: numbers(seed=1, stream=EXPLORATION),
+    "another seed and stream": lambda: numbers(seed=1, stream=EXPLORATION_STREAM),
     "over columns": lambda: numbers(games=1, columns=MANY),
     "over steps": one_game_over_many_steps,
 }

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, select_rows
+from envs.base import State, VecEnv, select_rows
 from envs.snake import DOWN, LEFT, RIGHT, SIGNS, UP, Snake, signs
 
 Cell = tuple[int, int]  # (row, column), row 0 at the top
@@ -129,7 +129,7 @@ def choose(game: Slow, row: int, chance: random.Random) -> int:
 def test_random_episodes_go_step_by_step_as_in_a_slow_snake(
     size: int, time_limit: int, death_reward: float, num_envs: int, steps: int, expected: dict[str, int]
 ) -> None:
-    env = Env(Snake(size, time_limit, death_reward), num_envs, seed=size)
+    env = VecEnv(Snake(size, time_limit, death_reward), num_envs, seed=size)
     chance, ends = random.Random(size), Counter[str]()
     step = env.reset()
     games = dealt(step.obs)
@@ -405,7 +405,7 @@ def test_a_snake_fills_the_board_whatever_its_size(size: int, room: int) -> None
 
 def test_filling_the_board_at_the_time_limit_is_no_truncation() -> None:
     """A snake that eats at each of its first three steps fills the 2 x 2 board as the clock runs out."""
-    env = Env(Snake(2, time_limit=3), 300, seed=1)
+    env = VecEnv(Snake(2, time_limit=3), 300, seed=1)
     games = dealt(env.reset().obs)
     for _ in range(3):
         step = env.step(torch.tensor([game.safe()[0] for game in games]))
@@ -445,7 +445,7 @@ def test_the_next_fruit_is_as_likely_on_every_empty_cell(board: str) -> None:
 
 def test_fruits_of_an_env_are_spread_evenly() -> None:
     """First fruits of 3 x 3 boards: 9 cells, 8,000 games; by Hoeffding a share is off by 0.03 once in 10**6."""
-    obs = Env(Snake(3), 8000, seed=3).reset().obs
+    obs = VecEnv(Snake(3), 8000, seed=3).reset().obs
     for plane in (1, 3):
         shares = obs[:, plane].flatten(1).mean(0)
         assert ((shares - 1 / 9).abs() < 0.03).all()
@@ -485,7 +485,7 @@ def test_a_body_lies_across_the_seam_of_two_words() -> None:
 
 def test_signs_draw_what_look_shows() -> None:
     assert SIGNS == "^>v<.@*"
-    env, chance = Env(Snake(5), 200, seed=4), random.Random(4)
+    env, chance = VecEnv(Snake(5), 200, seed=4), random.Random(4)
     step = env.reset()
     for _ in range(40):
         boards = [

@@ -236,7 +236,7 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--env", "chess"), "there are blackjack, connect4"),
         (("--env-kwargs", "size=8"), "no option of connect4 is called 'size'"),
         (("--env-kwargs", "size"), "NAME=VALUE"),
-        (("--env", "snake", "--env-kwargs", "size=one"), "size is of type int"),
+        (("--env", "snake", "--env-kwargs", "size=one"), "size must be of type int"),
         (("--env", "snake", "--view", "ful", "--tutor", "scripted"), "did you mean 'full'"),
         (("--env", "nowhere:Game"), "No module named 'nowhere'"),
         (("--env", "gym:CartPole-v9"), "gym:CartPole-v9 cannot be made"),
@@ -556,7 +556,7 @@ def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp
     def noted() -> None:
         refresh()
         opponents.append(training.opponent)
-        errs.append(round(float(env.game.opponent.errs), 2))
+        errs.append(round(float(env.game.opponent.epsilon), 2))
 
     training.refresh_opponent = noted
     training.run()

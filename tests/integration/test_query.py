@@ -18,7 +18,7 @@ from agents import AGENTS
 from agents.base import Choice, Proposal
 from agents.distributed import shard_size
 from envs.base import Step
-from envs.rng import ADVISING, CounterRNG
+from envs.rng import QUERY_STREAM, CounterRNG
 from evaluate import Evaluation, evaluate
 from tests.agents.test_compile import Watcher
 from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, make_desk, some, states
@@ -111,7 +111,7 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
     money = math.inf if budget is None else budget
     for turn, state in enumerate(states(30)):
         told, wanted = desk.tell(state), some(64, turn)
-        rng = CounterRNG(1, torch.arange(64), ADVISING).uniform(turn, 1)[:, 0]
+        rng = CounterRNG(1, torch.arange(64), QUERY_STREAM).uniform(turn, 1)[:, 0]
         score = (rng * 7).floor() / 7
         heard = len(tutor.heard)
         wish = Wish(wanted, score, rng)
@@ -188,7 +188,7 @@ def test_asking_asks_the_device_nothing(method: str, algo: str, device: str, tmp
     asking, rations = Asking(method, None, agent.has_policy, device), Rations(50, 4, device)
     table, rng = (
         AdviceTable(7, 3, capacity=1 << 10, device=device),
-        CounterRNG(1, torch.arange(64, device=device), ADVISING),
+        CounterRNG(1, torch.arange(64, device=device), QUERY_STREAM),
     )
     desk = Desk(VIEW, Witness(), table, None)
     step = env.reset()

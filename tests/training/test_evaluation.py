@@ -8,8 +8,8 @@ from torch import Tensor
 
 import envs
 import evaluate
-from envs.base import Env, Spec, State, Step
-from envs.rng import ADVISING, CounterRNG
+from envs.base import Spec, State, Step, VecEnv
+from envs.rng import QUERY_STREAM, CounterRNG
 from training.evaluation import Result, play, random_play, student
 
 
@@ -34,7 +34,7 @@ class LongAndShort:
 
 
 def test_each_copy_counts_its_first_game_only() -> None:
-    result = play(lambda env, step: torch.zeros(5, dtype=torch.int64), Env(LongAndShort(), 5))
+    result = play(lambda env, step: torch.zeros(5, dtype=torch.int64), VecEnv(LongAndShort(), 5))
     assert result == Result(2.0, pytest.approx(math.sqrt(2.5 / 5)), 5)
 
 
@@ -46,7 +46,7 @@ def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(
         evaluate, "evaluate", lambda told: play(lambda env, step: step.action_mask.long().argmax(1), env)
     )
-    env = Env(LongAndShort(), 1)
+    env = VecEnv(LongAndShort(), 1)
     evaluate.main(evaluate.Evaluation(json=True))
     assert capsys.readouterr().out == '{"who": "student", "mean_return": 0.0, "stderr": null, "episodes": 1}\n'
 
@@ -64,6 +64,6 @@ def test_the_student_plays_greedily_where_it_is_legal() -> None:
 def test_random_play_scores_as_a_fair_game_against_itself() -> None:
     games = 4000
     env = envs.make("connect4", games, seed=3, opponent="random")
-    result = play(random_play(CounterRNG(3, torch.arange(games), ADVISING)), env)
+    result = play(random_play(CounterRNG(3, torch.arange(games), QUERY_STREAM)), env)
     assert abs(result.mean_return) < 4 * result.stderr
     assert result.stderr == pytest.approx(1 / math.sqrt(games), rel=0.02)

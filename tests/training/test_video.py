@@ -71,7 +71,7 @@ def test_a_sheet_shows_a_game_evenly_from_the_first_position_to_the_last(number:
         {"mine": torch.tensor([at % 63]), "theirs": torch.tensor([(at // 63) << 7])} for at in range(number)
     ]  # no game, but no two are equal
     sheet = contact_sheet(spec, states)
-    expected = [np.asarray(Image.fromarray(DRAWINGS["connect4"].picture(spec, [states[at]])).reduce(2)) for at in shown]
+    expected = [np.asarray(Image.fromarray(DRAWINGS["connect4"].image(spec, [states[at]])).reduce(2)) for at in shown]
     boards = boards_of(sheet, *expected[0].shape[:2])
     assert len(boards) == min(number, COLUMNS * ROWS)
     assert all((one == other).all() for one, other in zip(boards, expected, strict=True))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import envs
-from envs.base import State
+from envs.base import State, cat_states
 from tests.helpers.scripted_server import Server, serving
 from tutors.episode_analyst import MOST, Finding, ScriptedAnalyst, VllmAnalyst, read, schema_of
 from tutors.episodes import Episode, as_told, expert_values, gaps, tell
@@ -40,7 +40,7 @@ def episode(
         both = state["mine"] | state["theirs"]
         place = both + (1 << (7 * column)) & ~both  # the first free cell of the column
         state = {"mine": state["theirs"], "theirs": state["mine"] | place}
-    whole = {name: torch.cat([one[name] for one in states]) for name in state}
+    whole = cat_states(states)
     actions = torch.tensor([6 - column if mirrored else column for column in columns])
     told, named = as_told(VIEW, whole, actions)
     got = torch.tensor(rewards or [0.0] * len(columns))

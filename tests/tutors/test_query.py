@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tutors.query
 from agents.policy import TEMPERATURE, action_probs, normalized_entropy
-from envs.rng import ADVISING, CounterRNG, splitmix64
+from envs.rng import QUERY_STREAM, CounterRNG, splitmix64
 from tutors.query import THRESHOLDS, Asking, Rations, Visits, Wish, by_chance, check_asking, importance
 from tutors.query import consult_probability as consult_probability_of
 
@@ -59,7 +59,7 @@ def test_the_schedule_falls_by_equal_amounts() -> None:
 
 
 def test_a_row_is_asked_about_exactly_where_its_luck_is_below_the_probability() -> None:
-    rng = CounterRNG(3, torch.arange(4096), ADVISING).uniform(0, 1)[:, 0]
+    rng = CounterRNG(3, torch.arange(4096), QUERY_STREAM).uniform(0, 1)[:, 0]
     for probability in (0.0, 0.1, 0.5, 0.99, 1.0):
         expected = [number < probability for number in rng.tolist()]
         assert by_chance(probability, rng).tolist() == expected
@@ -78,7 +78,7 @@ def test_probability_0_never_asks_and_1_always() -> None:
 
 def test_rows_are_asked_about_on_their_own_and_as_often_as_the_probability_says() -> None:
     rows = 20_000
-    rng = CounterRNG(0, torch.arange(rows), ADVISING).uniform(0, 1)[:, 0]
+    rng = CounterRNG(0, torch.arange(rows), QUERY_STREAM).uniform(0, 1)[:, 0]
     share = by_chance(0.3, rng).float().mean().item()
     assert abs(share - 0.3) < math.sqrt(math.log(2 / 1e-9) / (2 * rows)), "Hoeffding's bound at 1e-9"
 
@@ -134,7 +134,7 @@ def some_keys(rows: int, kinds: int, seed: int) -> Tensor:
 
 
 def luck_of(rows: int, step: int) -> Tensor:
-    return CounterRNG(5, torch.arange(rows), ADVISING).uniform(step, 2)
+    return CounterRNG(5, torch.arange(rows), QUERY_STREAM).uniform(step, 2)
 
 
 @pytest.mark.parametrize("has_policy", [False, True])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.base import Env, State, num_rows, select_rows
+from envs.base import State, VecEnv, num_rows, select_rows
 from envs.opponents import search
 from envs.rng import CounterRNG, sample_legal
 from tutors.base import View
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 def case_of(game_name: str, name: str, num_envs: int = 400, steps: int = 24) -> Case:
     """Positions of random play, snakes of two cells and full columns among them."""
     game = envs.make_game(game_name, **OPTIONS.get(game_name, {}))
-    view, env, rng = make_view(game, name), Env(game, num_envs, seed=1), CounterRNG(2, torch.arange(num_envs), 9)
+    view, env, rng = make_view(game, name), VecEnv(game, num_envs, seed=1), CounterRNG(2, torch.arange(num_envs), 9)
     step = env.reset()
     seen = []
     for number in range(steps):

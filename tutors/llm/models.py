@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from envs import closest
+from envs.registry import unknown_name_message
 
 HERE = Path(__file__).parent
 
@@ -43,7 +43,7 @@ def find_model(name: str, served: str | None = None) -> Model:
     """
     models = known_models()
     if name not in models:
-        raise ValueError(closest("language model", name, [*models, "scripted", "recorded:STORE"]))
+        raise ValueError(unknown_name_message("language model", name, [*models, "scripted", "recorded:STORE"]))
     model = models[name]
     return model if served is None else replace(model, name=served, model=served)
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from envs import closest, load
 from envs.base import Game
+from envs.registry import load_object, unknown_name_message
 from tutors.base import View
 from tutors.prompts.blackjack import BlackjackView
 from tutors.prompts.connect4 import Connect4View
@@ -34,11 +34,11 @@ def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> Vie
 def find_view(game: Game, name: str | None) -> View:
     """Return the view of that name, with its symmetry."""
     if name is not None and ":" in name:
-        return load(name)(game)
+        return load_object(name)(game)
     views = VIEWS.get(game.spec.name, {})
     if not views:
         raise ValueError(f"{game.spec.name} has no view to tell it in; name one of yours with --view module:Class")
     name = name or next(iter(views))
     if name not in views:
-        raise ValueError(closest(f"view of {game.spec.name}", name, views))
+        raise ValueError(unknown_name_message(f"view of {game.spec.name}", name, views))
     return views[name](game)

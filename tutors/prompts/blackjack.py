@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from envs.base import State
-from envs.blackjack import Blackjack, raw
+from envs.blackjack import Blackjack, gymnasium_obs
 from envs.blackjack_exact import optimum
 from tutors.base import ANSWER, BRIEFLY, View
 
@@ -36,7 +36,7 @@ class BlackjackView(View):
         )
 
     def canonical(self, state: State) -> tuple[State, Tensor]:
-        total, open_card, usable = raw(state).unbind(1)
+        total, open_card, usable = gymnasium_obs(state).unbind(1)
         return {"sum": total, "open": open_card, "usable": usable}, torch.zeros_like(total)
 
     def key(self, state: State) -> Tensor:

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import envs
-from envs.base import Env, State, num_rows, select_rows
+from envs.base import Env, State, cat_states, num_rows, select_rows
 from envs.blackjack_exact import CELLS, optimum, value_of
-from envs.rng import ADVISING, CounterRNG, sample_legal
+from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Desk
 from tutors.base import Advice, View
@@ -167,7 +167,7 @@ def gather(view: View, count: int, seed: int) -> State:
         turns.append(envs.make(view.game, GAMES, seed, opponent="random"))
     found: list[State] = []
     skill = torch.linspace(0, 1, GAMES)
-    rng = CounterRNG(seed, torch.arange(GAMES), ADVISING)
+    rng = CounterRNG(seed, torch.arange(GAMES), QUERY_STREAM)
     back = view.symmetry.argsort(1)
     for turn in itertools.count(1):
         env = turns[turn % len(turns)]
@@ -187,7 +187,7 @@ def gather(view: View, count: int, seed: int) -> State:
 
 def distinct(view: View, parts: list[State]) -> State:
     """Join positions and drop those that are told in the same words as another."""
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    joined = cat_states(parts)
     keys, which = torch.unique(view.key(joined), dim=0, return_inverse=True)
     rows = torch.zeros(len(keys), dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
     return select_rows(joined, rows)

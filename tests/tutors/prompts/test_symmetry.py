@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.base import Env, State, num_rows, select_rows
+from envs.base import Env, State, cat_states, num_rows, select_rows
 from envs.connect4 import draw, mirror
 from envs.rng import CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
@@ -37,7 +37,7 @@ def played(game_name: str) -> tuple[Env, State, Tensor, Tensor]:
         seen.append((step.state, step.action_mask, step.obs))
         step = env.step(sample_legal(step.action_mask, rng.uniform(number, 1)[:, 0]))
     states, action_masks, obs = zip(*seen, strict=True)
-    state = {name: torch.cat([one[name] for one in states]) for name in states[0]}
+    state = cat_states(states)
     return env, state, torch.cat(action_masks), torch.cat(obs)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import envs
-from envs.base import Env, Game, Spec, State, num_rows, select_rows
+from envs.base import Game, Spec, State, VecEnv, cat_states, num_rows, select_rows
 from envs.blackjack_exact import optimum
 from envs.connect4 import drop
 from envs.rng import CounterRNG, sample_legal
@@ -93,7 +93,7 @@ def play(game_name: str, name: str) -> Played:
     """One game in four is played at random, one by the view's values, the others by a mixture."""
     game = envs.make_game(game_name, **OPTIONS.get(game_name, {}))
     view = make_view(game, name)
-    env, rng = Env(game, NUM_ENVS, seed=3), CounterRNG(4, torch.arange(NUM_ENVS), 9)
+    env, rng = VecEnv(game, NUM_ENVS, seed=3), CounterRNG(4, torch.arange(NUM_ENVS), 9)
     erring = torch.tensor([1.0, 0.3, 0.05, 0.0])[torch.arange(NUM_ENVS) % 4]
     seen = []
     step = env.reset()
@@ -111,7 +111,7 @@ def play(game_name: str, name: str) -> Played:
 
 
 def joined(states: tuple[State, ...]) -> State:
-    return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+    return cat_states(states)
 
 
 def best_of(values: Tensor, action_mask: Tensor) -> Tensor:
@@ -699,7 +699,7 @@ def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
 def test_on_a_small_board_equal_words_are_equal_keys_too() -> None:
     """3 x 3 cells: most sets of cells are the body of several snakes, and most snakes are seen often."""
     game = envs.make_game("snake", size=3)
-    view, env, rng = make_view(game, "full"), Env(game, 300, seed=5), CounterRNG(6, torch.arange(300), 9)
+    view, env, rng = make_view(game, "full"), VecEnv(game, 300, seed=5), CounterRNG(6, torch.arange(300), 9)
     step, seen = env.reset(), []
     for number in range(50):
         told, transform = view.canonical(env.state)
@@ -904,7 +904,7 @@ def test_rules_of_snake_name_the_size_only_where_the_board_is_told() -> None:
 def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, steps: int, floor: float) -> None:
     """The mean over the first game of each of 40 snakes, as far as these steps go, with ties broken by luck."""
     game = envs.make_game("snake", size=size)
-    view, env, rng = make_view(game, name), Env(game, 40, seed=1), CounterRNG(2, torch.arange(40), 9)
+    view, env, rng = make_view(game, name), VecEnv(game, 40, seed=1), CounterRNG(2, torch.arange(40), 9)
     step, alive, fruits = env.reset(), torch.ones(40, dtype=torch.bool), torch.zeros(40)
     for number in range(steps):
         told, transform = view.canonical(env.state)
