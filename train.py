@@ -45,7 +45,7 @@ from tutors import open_desk
 from tutors.advisor import Desk, Query
 from tutors.base import TutorError
 from tutors.prompts import make_view
-from tutors.query import Asking, Rations, consult_probability
+from tutors.query import Asking, Rations, Wish, consult_probability
 from tutors.store import without_password
 
 
@@ -294,7 +294,8 @@ class Trainer:
         u = self.rng.uniform(self.env.steps, 2)
         wish = self.asking.wish(told.keys, decision.scores, step.action_mask, self.consult_probability(), u)
         if self.guidance.is_annealed:
-            wish = wish._replace(wanted=wish.wanted & (self.guidance.strength > 0))
+            wanted = wish.wanted & (self.guidance.strength > 0)
+            wish = Wish(wanted, wish.score, wish.u)  # Dynamo of PyTorch 2.11 cannot return what _replace made
         advice = desk.look_up(told, wish.wanted)
         missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.given)
         if desk.clerk is not None:
