@@ -1,0 +1,97 @@
+"""When a checkpoint is written, what keeps it from being written, and whose weights a self-play opponent has."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import envs
+from tests.helpers.small_runs import small_config, tensors_in
+from train import Trainer, train
+from training.checkpoint import load_checkpoint, steps_in
+from training.config import make_agent
+from training.state import Checkpointer, check_finite
+from training.timing import Stopwatch
+
+
+@pytest.mark.parametrize(
+    ("minutes", "took", "after", "due"),
+    [(0.0, 2.0, 99.0, False), (0.0, 2.0, 101.0, True), (5.0, 2.0, 299.0, False), (5.0, 2.0, 301.0, True)],
+)
+def test_checkpointer_is_due_after_its_interval_and_fifty_times_its_duration(
+    minutes: float, took: float, after: float, due: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = Checkpointer(tmp_path, minutes, Stopwatch())
+    checkpointer.saved_at, checkpointer.duration = 100.0, took
+    monkeypatch.setattr("training.state.time.monotonic", lambda: 100.0 + after)
+    assert checkpointer.is_due() == due
+
+
+@pytest.mark.train
+def test_checkpoints_are_written_while_training(tmp_path: Path) -> None:
+    train(replace(small_config("a2c", "connect4", tmp_path / "run", tutor="none"), save_minutes=0.0))
+    assert len(steps_in(tmp_path / "run" / "checkpoints")) == 2, "the newest and the one before"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_check_finite_refuses_and_dumps(bad: float, tmp_path: Path) -> None:
+    assert check_finite({}, 1, tmp_path) == {}
+    assert check_finite({"a": torch.tensor(2.0)}, 1, tmp_path) == {"a": 2.0}
+    assert not (tmp_path / "diverged.json").exists()
+    with pytest.raises(ValueError, match="training diverged before step 1,024"):
+        check_finite({"a": torch.tensor(1.0), "b": torch.tensor(bad)}, 1024, tmp_path)
+    assert json.loads((tmp_path / "diverged.json").read_text()) == {"global_step": 1024, "a": "1.0", "b": str(bad)}
+
+
+@pytest.mark.train
+def test_diverged_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(small_config("ppo", "connect4", tmp_path / "run", tutor="none"), save_minutes=0.0)
+    update = Trainer.update
+
+    def poisoned(self: Trainer, step: Any) -> Any:
+        if self.state.global_step == 1024:
+            with torch.no_grad():
+                next(self.agent.network.parameters()).fill_(math.nan)
+        return update(self, step)
+
+    monkeypatch.setattr(Trainer, "update", poisoned)
+    with pytest.raises(ValueError, match="training diverged before step"):
+        train(config)
+    state = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")
+    assert state["global_step"] <= 1024
+    assert all(tensor.isfinite().all() for tensor in tensors_in(state["agent"]))
+
+
+@pytest.mark.train
+def test_full_disk_is_a_warning_on_the_way_and_an_error_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.state.save_checkpoint", full)
+    with pytest.raises(ValueError, match=r"no checkpoint could be written in .*: No space left"):
+        train(replace(small_config("a2c", "connect4", tmp_path / "run", tutor="none"), save_minutes=0.0))
+    assert "No space left" in caplog.text
+
+
+def test_self_play_opponent_plays_at_random_until_its_first_refresh(tmp_path: Path) -> None:
+    env = envs.make("connect4", 16, opponent="self", refresh=3)
+    config = replace(small_config("a2c", "connect4", tmp_path, tutor="none"), num_envs=16)
+    trainer = Trainer(config, env, make_agent(config, env), None)
+    opponent = trainer.opponent
+    assert opponent is not None
+    step, epsilons, weights = env.reset(), [], []
+    for _ in range(8):
+        step, _ = trainer.update(step)
+        epsilons.append(round(float(opponent.epsilon), 2))
+        weights.append(None if opponent.weights is None else [w.clone() for w in tensors_in(opponent.weights)])
+    assert epsilons == [1.0, 1.0, *[0.05] * 6]
+    assert weights[:2] == [None, None]
+    changes = [at for at in range(3, 8) if not all(map(torch.equal, weights[at], weights[at - 1]))]
+    assert changes == [5]
+    assert trainer.state.state_dict()["opponent"] is opponent.weights
