@@ -23,9 +23,9 @@ from training.checkpoint import load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, config_of, evaluation_env, find_device, make_agent, make_env
 from training.evaluation import Result, judge, play, random_play, tutor_alone
-from tutors import TutorConfig, hire, open_desk
+from tutors import TutorConfig, make_tutor, open_advisor
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk
+from tutors.advisor import Advisor
 from tutors.base import TutorError
 from tutors.prefill import DEADLINE, Fill, fill, wandering
 from tutors.prompts import VIEWS, make_view
@@ -111,8 +111,8 @@ def evaluate(evaluation: Evaluation) -> Result:
         return play(random_play(rng), env)
     if evaluation.who == "student":
         return judge(saved_student(evaluation.run, config, device), env)
-    wanted = replace(config.tutoring, tutor_optional=False, nowait=False)
-    with open_desk(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
+    wanted = replace(config.tutoring, tutor_optional=False, async_tutor=False)
+    with open_advisor(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
         if desk is None:
             raise ValueError(f"{evaluation.run} had no tutor")
         result = play(tutor_alone(desk, rng), env)
@@ -162,7 +162,7 @@ def reports(evaluation: Evaluation) -> list[Report]:
     if evaluation.positions < 1:
         raise ValueError(f"positions is {evaluation.positions}; it must be at least 1")
     config = evaluation.config()
-    tutoring = replace(config.tutoring, tutor_optional=False, nowait=False)
+    tutoring = replace(config.tutoring, tutor_optional=False, async_tutor=False)
     if tutoring.tutor == "none":
         raise ValueError(f"{evaluation.run} had no tutor" if evaluation.run else "whose advice? Name it with --tutor")
     seed = config.seed + EVALUATION_SEED
@@ -176,14 +176,14 @@ def reports(evaluation: Evaluation) -> list[Report]:
             view = make_view(env.game, name, not tutoring.no_symmetry)
             if not view.has_expert:
                 raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
-            tutor = hire(tutoring, view, env.spec, config.seed, log, say_aside, stack)
+            tutor = make_tutor(tutoring, view, env.spec, config.seed, log, say_aside, stack)
             store = None
             if tutoring.advice_store is not None:
                 store = AdviceStore(tutoring.advice_store, identity_of(env.spec, view, tutor.identity))
                 stack.callback(store.close)
             positions = gather(env, view, evaluation.positions, seed)
             table = AdviceTable(env.spec.num_actions, math.inf, evaluation.positions)
-            found.append(report(Desk(view, tutor, table, store), positions, tutoring.tutor_depth))
+            found.append(report(Advisor(view, tutor, table, store), positions, tutoring.tutor_depth))
     return found
 
 

@@ -41,11 +41,11 @@ from training.self_play import SelfPlayOpponent
 from training.state import Checkpointer, TrainState, check_finite
 from training.timing import Stopwatch, untimed
 from training.video import Camera
-from tutors import open_desk
-from tutors.advisor import Desk, Query
+from tutors import open_advisor
+from tutors.advisor import Advisor, Query
 from tutors.base import TutorError
 from tutors.prompts import make_view
-from tutors.query import Asking, Rations, Wish, consult_probability
+from tutors.query import QueryBudget, QueryRequest, QueryStrategy, consult_probability
 from tutors.store import without_password
 
 
@@ -121,7 +121,7 @@ def shown_settings(config: Config) -> dict[str, Any]:
     return dict(settings(options))
 
 
-def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: ExitStack) -> Desk | None:
+def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: ExitStack) -> Advisor | None:
     """Return the advisor, or None without a tutor. The first rank may start a server, which the others then find."""
     advisor = None
     for turn in range(world_size()):
@@ -130,7 +130,7 @@ def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: Ex
                 advisor = reading_desk(config, env)
             else:
                 tutoring = (config.tutoring, env.game, config.seed, config.run_dir, config.device, progress.say)
-                advisor = stack.enter_context(open_desk(*tutoring))
+                advisor = stack.enter_context(open_advisor(*tutoring))
     return advisor
 
 
@@ -151,7 +151,7 @@ class Trainer:
         config: Config,
         env: Env,
         agent: Agent,
-        advisor: Desk | None,
+        advisor: Advisor | None,
         log: Log | None = None,
         progress: Progress = QUIET,
     ) -> None:
@@ -166,9 +166,12 @@ class Trainer:
         self.rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
         self.guidance_rng = CounterRNG(config.seed, env_ids, GUIDANCE_STREAM)
         tutoring = config.tutoring
-        self.asking = Asking(tutoring.asking, tutoring.asking_threshold, agent.has_policy, env.device)
-        limits = (None if most is None else shard_size(most) for most in (tutoring.ask_budget, tutoring.ask_per_step))
-        self.rations = Rations(*limits, env.device)
+        self.asking = QueryStrategy(tutoring.query_strategy, tutoring.query_threshold, agent.has_policy, env.device)
+        limits = (
+            None if most is None else shard_size(most)
+            for most in (tutoring.query_budget, tutoring.query_budget_per_step)
+        )
+        self.rations = QueryBudget(*limits, env.device)
         opponent = getattr(env.game, "opponent", None)
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
         self.state = TrainState(env, agent, advisor, self.asking, self.rations, self.opponent)
@@ -295,9 +298,9 @@ class Trainer:
         wish = self.asking.wish(told.keys, decision.scores, step.action_mask, self.consult_probability(), u)
         if self.guidance.is_annealed:
             wanted = wish.wanted & (self.guidance.strength > 0)
-            wish = Wish(wanted, wish.score, wish.u)  # Dynamo of PyTorch 2.11 cannot return what _replace made
+            wish = QueryRequest(wanted, wish.score, wish.u)  # Dynamo of PyTorch 2.11 cannot return what _replace made
         advice = desk.look_up(told, wish.wanted)
-        missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.given)
+        missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.valid)
         if desk.clerk is not None:
             desk.queue(told, missing)
         return Query(told, wish, advice, missing)
@@ -307,11 +310,11 @@ class Trainer:
         assert self.advisor is not None
         advice = self.advisor.turn_back(query.told, query.advice)
         best = advice.probs.argmax(1)
-        same = advice.given & (best == decision.greedy)
-        self.state.action_counts[1].add_(((best[:, None] == self.actions) & advice.given[:, None]).sum(0))
-        self.state.agreement += torch.stack([same.sum(), advice.given.sum()])
-        followed = self.asking.heed(query.wish.wanted, advice.given & ~same, self.rations)
-        return advice.probs * (advice.given & followed)[:, None]
+        same = advice.valid & (best == decision.greedy)
+        self.state.action_counts[1].add_(((best[:, None] == self.actions) & advice.valid[:, None]).sum(0))
+        self.state.agreement += torch.stack([same.sum(), advice.valid.sum()])
+        followed = self.asking.heed(query.wish.wanted, advice.valid & ~same, self.rations)
+        return advice.probs * (advice.valid & followed)[:, None]
 
     def consult_probability(self) -> Tensor:
         """Return the chance that a position is asked about now, 0-d."""
@@ -342,7 +345,7 @@ class Trainer:
             self.log.add(state.global_step, values)
         self.progress.report(state.global_step, values)
 
-    def tutor_values(self, advisor: Desk) -> dict[str, float]:
+    def tutor_values(self, advisor: Advisor) -> dict[str, float]:
         """Return what there is to log about the tutor since the last report."""
         agreed, advised = all_reduce_sum(self.state.agreement).tolist()
         self.state.agreement.zero_()

@@ -82,7 +82,7 @@ class Table(Benchmark):
                 runs[name].append(rate(work, size, self.seconds, waiting_for(self.device)))
         if "fbgemm" in self.programs and self.peers.exists():
             runs["fbgemm"] = self._fbgemm(contents, count, hits)
-        found = contents.table.get(keys, everywhere(keys)).given.float().mean().item()
+        found = contents.table.get(keys, everywhere(keys)).valid.float().mean().item()
         per_second = {name: median(rates) for name, rates in runs.items() if rates}
         return {"runs": runs, "found": round(found, 4), "per_second": per_second}
 

@@ -26,8 +26,8 @@ from agents import AGENTS
 from benchmarks.common import Benchmark, Row, Worker, WorkerError, cell, check_names, served, take_turns, waiting_for
 from train import Trainer
 from training.config import Config, make_agent, make_env, tuned
-from tutors import DEFAULT_URL, TutorConfig, open_desk
-from tutors.advisor import Desk
+from tutors import DEFAULT_URL, TutorConfig, open_advisor
+from tutors.advisor import Advisor
 from tutors.llm.models import find_model
 from tutors.recorded import PREFIX
 from tutors.store import AdviceStore, identity_of
@@ -56,7 +56,13 @@ UNTUTORED = Way("none")
 FILLING = Way("wait", "warm")  # the run that warms the store trains as those that find it warm
 WAYS = {
     way.name: way
-    for way in (UNTUTORED, Way("wait", "cold"), Way("wait", "warm"), Way("nowait", "cold"), Way("nowait", "warm"))
+    for way in (
+        UNTUTORED,
+        Way("wait", "cold"),
+        Way("wait", "warm"),
+        Way("nowait", "cold"),
+        Way("nowait", "warm"),
+    )
 }
 
 
@@ -167,7 +173,7 @@ def measure_loop(
     config.check()
     env = make_env(config, device)
     with ExitStack() as stack:
-        desk = stack.enter_context(open_desk(config.tutoring, env.game, config.seed, Path(folder), device))
+        desk = stack.enter_context(open_advisor(config.tutoring, env.game, config.seed, Path(folder), device))
         training = Trainer(config, env, make_agent(config, env), desk, None)
         step, stats = env.reset(), {}
         while not stats or training.state.updates < WARM_UP_UPDATES:  # DQN begins to learn only when it has seen enough
@@ -204,7 +210,7 @@ def config_for(way: Way, algo: str, game: str, tutor: str, folder: Path) -> Conf
     if way.table == "warm":
         config = replace(config, agent=replace(config.agent, learning_rate=FROZEN))
     store = str(warm if way.table == "warm" else new_store(folder))
-    return replace(config, tutoring=TutorConfig(tutor=name, nowait=way.tutor == "nowait", advice_store=store))
+    return replace(config, tutoring=TutorConfig(tutor=name, async_tutor=way.tutor == "nowait", advice_store=store))
 
 
 def new_store(folder: Path) -> Path:
@@ -212,7 +218,7 @@ def new_store(folder: Path) -> Path:
     return folder / f"{len(list(folder.iterdir()))}-{time.monotonic_ns()}.sqlite"
 
 
-def counts(desk: Desk | None) -> tuple[int, int, int]:
+def counts(desk: Advisor | None) -> tuple[int, int, int]:
     """Return how many questions the tutor has had, and in how many positions advice was wanted and known."""
     if desk is None:
         return 0, 0, 0

@@ -20,11 +20,11 @@ from benchmarks.common import Benchmark, Row, WorkerError, cell, peer, served
 from envs.base import State, cat_states, num_rows, select_rows
 from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
 from tutors import DEFAULT_URL
-from tutors.base import View
 from tutors.llm.label_logprobs import LabelWay
 from tutors.llm.models import fill, find_model
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import make_view
+from tutors.prompts.base import PromptView
 
 OURS, OPENAI = "ours", "openai client"
 MAX_OPENAI_PROMPTS = 1024  # that the openai client is timed with
@@ -98,7 +98,7 @@ def ask(tutor: VllmTutor, fresh: Iterator[State], row: Row, seconds: float) -> N
         advice = tutor.advise(state)
         spent, ours = spent + time.perf_counter() - began, ours + time.process_time() - busy
         asked += row["batch"]
-        assert advice.given.all(), "a silent tutor cannot be timed"
+        assert advice.valid.all(), "a silent tutor cannot be timed"
     row["runs"].append(asked / spent)
     row["shares"].append(ours / spent)
     row["tokens"].append((tutor.stats["prompt_tokens"] - tokens) / asked)
@@ -112,7 +112,7 @@ def ask_one_by_one(tutor: VllmTutor, fresh: Iterator[State], row: Row, benchmark
         return
     line = tutor.lines[0]
     count = min(8 * row["batch"] + 8, MAX_OPENAI_PROMPTS)
-    prompts = [fill(tutor.model.brief, words) for words in tutor.view.words(take(fresh, count))]
+    prompts = [fill(tutor.model.brief, words) for words in tutor.view.render(take(fresh, count))]
     ids = list(getattr(line.dialect, "ids", {}).values())
     settings = {"url": benchmark.url, "model": line.served, "ids": ids, "prompts": prompts, "at_once": row["batch"]}
     try:
@@ -121,7 +121,7 @@ def ask_one_by_one(tutor: VllmTutor, fresh: Iterator[State], row: Row, benchmark
         row["error"] = str(error)
 
 
-def positions(env: str, view: View) -> Iterator[State]:
+def positions(env: str, view: PromptView) -> Iterator[State]:
     """Yield canonical positions of random play, none of them twice.
 
     Raises:
@@ -131,7 +131,7 @@ def positions(env: str, view: View) -> Iterator[State]:
     rng = CounterRNG(7, torch.arange(games.num_envs), EXPLORATION_STREAM)
     step, known, steps_without_news = games.reset(), set(), 0
     while steps_without_news < MAX_STEPS_WITHOUT_NEWS:
-        state, _ = view.canonical(step.state)
+        state, _ = view.canonicalize(step.state)
         new = []
         for row, key in enumerate(map(tuple, view.key(state).tolist())):
             if key not in known:

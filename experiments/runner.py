@@ -18,7 +18,7 @@ from experiments.spec import Job
 from training.checkpoint import newest_step
 from training.cli import run_program
 from training.config import Config, tuned_for
-from tutors import TutorConfig, reach
+from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
 from tutors.llm.models import find_model, known_models
 from tutors.llm.server import Say
@@ -82,7 +82,7 @@ def all_of(errands: list[Errand], urls: tuple[str, ...], logs: Path, say: Say, d
             if tutor is not None:
                 told = TutorConfig(tutor, tutor_url=urls)
                 try:
-                    found = reach(told, find_model(tutor), logs / f"vllm_{tutor}.txt", say, stack)
+                    found = connect_servers(told, find_model(tutor), logs / f"vllm_{tutor}.txt", say, stack)
                 except TutorError as error:
                     yield from [one.failed(str(error)) for one in part]
                     continue

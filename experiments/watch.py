@@ -29,8 +29,8 @@ from training.config import EVALUATION_SEED, Config, config_of, evaluation_env
 from training.evaluation import Result, play, student
 from training.resume import settings
 from training.video import INK, PAPER, check_film, positions, write_film
-from tutors import TutorConfig, open_desk
-from tutors.advisor import Desk
+from tutors import TutorConfig, open_advisor
+from tutors.advisor import Advisor
 
 BAR = (66, 110, 180)
 Run = Annotated[Path, tyro.conf.Positional]
@@ -95,10 +95,10 @@ def loaded(run: Path) -> tuple[Config, Agent]:
 
 
 @contextmanager
-def tutor_of(run: Path, config: Config, env: Env, told: TutorConfig) -> Iterator[Desk | None]:
+def tutor_of(run: Path, config: Config, env: Env, told: TutorConfig) -> Iterator[Advisor | None]:
     """Yield the desk of a run's tutor; None where it had none."""
-    quiet = replace(told, tutor_optional=False, nowait=False)
-    with open_desk(quiet, env.game, config.seed, run, "cpu", lambda line: print(line, file=sys.stderr)) as desk:
+    quiet = replace(told, tutor_optional=False, async_tutor=False)
+    with open_advisor(quiet, env.game, config.seed, run, "cpu", lambda line: print(line, file=sys.stderr)) as desk:
         yield desk
 
 
@@ -133,7 +133,7 @@ def record(told: Record) -> None:
     print(f"{told.out}: {'the last of ' if told.out.suffix == '.png' else ''}{len(states)} positions")
 
 
-def frame(env: Env, states: list, advised: torch.Tensor | None, desk: Desk | None) -> Image.Image:
+def frame(env: Env, states: list, advised: torch.Tensor | None, desk: Advisor | None) -> Image.Image:
     """Return a position as a picture, beside it a bar for each action as long as the tutor's belief in it."""
     board = Image.fromarray(DRAWINGS[env.spec.name].image(env.spec, states))
     if desk is None:

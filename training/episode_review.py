@@ -22,14 +22,15 @@ from agents.guidance.preferences import Preferences
 from envs.base import Env, State
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from training.config import Config, evaluation_env
-from tutors import hire_analyst
+from tutors import make_analyst
 from tutors.advice_table import AdviceTable
-from tutors.advisor import EXPERT_DEPTH, Desk
-from tutors.base import Advice, TutorError, View, no_advice_counts
+from tutors.advisor import EXPERT_DEPTH, Advisor
+from tutors.base import Advice, TutorError, no_advice_counts
 from tutors.episode_analyst import Analyst, Finding, Reader
 from tutors.episodes import LAST, MATTERS, Episode, as_told, expert_values, gaps, words_of
 from tutors.llm.server import Say
 from tutors.prompts import make_view
+from tutors.prompts.base import PromptView
 
 READING_SEED = 2_000_003  # added to a run's seed: the games that are read are never those of an evaluation
 CANDIDATES = 5  # times as many games are played as are read, where the worst are
@@ -38,15 +39,15 @@ PAIRS = 5  # comparisons, times the number of games
 NAMED = 0.01  # the least that an action which was named better is better by
 
 
-def reading_desk(config: Config, env: Env) -> Desk:
+def reading_desk(config: Config, env: Env) -> Advisor:
     """Return a desk whose table holds what was read of games: nobody is asked there and nothing is stored."""
     told = config.tutoring
     view = make_view(env.game, told.view, not told.no_symmetry)
     table = AdviceTable(env.spec.num_actions, math.inf, device=env.device)
-    return Desk(view, Reader(view, told.tutor), table, None)
+    return Advisor(view, Reader(view, told.tutor), table, None)
 
 
-def pause(config: Config, agent: Agent, desk: Desk, say: Say) -> str:
+def pause(config: Config, agent: Agent, desk: Advisor, say: Say) -> str:
     """Collect games of the student, have them read, take over what is said of them, and return what it came to.
 
     A server that is started for it is needed no longer than that.
@@ -59,7 +60,7 @@ def pause(config: Config, agent: Agent, desk: Desk, say: Say) -> str:
     assert config.run_dir is not None
     with ExitStack() as stack:
         log = config.run_dir / "vllm.log"
-        analyst = hire_analyst(config.tutoring, desk.view, config.seed, log, say, stack)
+        analyst = make_analyst(config.tutoring, desk.view, config.seed, log, say, stack)
         copies = CANDIDATES * told.episodes if told.episode_selection == "worst" else told.episodes
         env = evaluation_env(replace(config, seed=config.seed + READING_SEED), copies, config.device)
         episodes = collect(agent, env, desk.view, told.episodes, told.episode_selection == "worst", config.seed)
@@ -89,7 +90,7 @@ class Moment(NamedTuple):
     seen: Tensor  # (N, *obs_shape) float32, after it
 
 
-def collect(agent: Agent, env: Env, view: View, number: int, worst: bool, seed: int) -> list[Episode]:
+def collect(agent: Agent, env: Env, view: PromptView, number: int, worst: bool, seed: int) -> list[Episode]:
     """Return `number` of all copies' first games, those of the lowest returns or just the first.
 
     The student plays its best actions, but now and then any.
@@ -117,7 +118,7 @@ def collect(agent: Agent, env: Env, view: View, number: int, worst: bool, seed: 
     return [ended[game] for game in order[:number].tolist()]
 
 
-def episode_of(moments: Sequence[Moment], view: View, game: int, length: int, total: float) -> Episode:
+def episode_of(moments: Sequence[Moment], view: PromptView, game: int, length: int, total: float) -> Episode:
     """Return the last steps of one copy's first game, which has just ended; `moments` are the last of all games."""
     part = moments[-length:]
     first = length - len(part)
@@ -128,7 +129,7 @@ def episode_of(moments: Sequence[Moment], view: View, game: int, length: int, to
     return Episode(*as_told(view, state, action), reward, seen, total, first)
 
 
-def modulate(analyst: Analyst, view: View, episodes: Sequence[Episode], table: AdviceTable, folder: Path) -> str:
+def modulate(analyst: Analyst, view: PromptView, episodes: Sequence[Episode], table: AdviceTable, folder: Path) -> str:
     """Ask which steps of the games were critical, put them into the table, and return the report in a line."""
     found = analyst.critical(episodes)
     heard_of(analyst, len(episodes))
@@ -166,7 +167,7 @@ def worth_of(one: Finding, done: int, actions: int) -> Tensor:
 
 
 def described(
-    view: View, episodes: Sequence[Episode], found: Sequence[Sequence[Finding]]
+    view: PromptView, episodes: Sequence[Episode], found: Sequence[Sequence[Finding]]
 ) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
     """Return each finding in words beside the expert's view, and (precision, recall, better) of them all.
 

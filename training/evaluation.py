@@ -12,7 +12,7 @@ from envs.base import Env, Step
 from envs.blackjack import Blackjack
 from envs.blackjack_exact import value_of_greedy
 from envs.rng import CounterRNG, sample_legal
-from tutors.advisor import Desk
+from tutors.advisor import Advisor
 
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in the games as they stand
 
@@ -61,12 +61,12 @@ def judge(agent: Agent, env: Env) -> Result:
     return play(student(agent), env)
 
 
-def tutor_alone(desk: Desk, rng: CounterRNG) -> Policy:
+def tutor_alone(desk: Advisor, rng: CounterRNG) -> Policy:
     """The tutor's best action everywhere; a random legal one where there is no advice."""
 
     def policy(env: Env, step: Step) -> Tensor:
         advice = desk.advise(env.state, torch.ones_like(step.terminated))
-        return torch.where(advice.given, advice.probs.argmax(1), random_play(rng)(env, step))
+        return torch.where(advice.valid, advice.probs.argmax(1), random_play(rng)(env, step))
 
     return policy
 

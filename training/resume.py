@@ -43,7 +43,13 @@ def resolve_run(config: Config) -> tuple[Config, bool]:
         if world_size() > 1:
             raise ValueError(f"--guidance {method} reads episodes in one process: leave out torchrun")
         # findings are looked up in every state, and nobody is asked about states
-        no_queries = {"asking": "early", "ask_budget": 0, "reuse": math.inf, "nowait": False, "advice_store": None}
+        no_queries = {
+            "query_strategy": "early",
+            "query_budget": 0,
+            "reuse": math.inf,
+            "async_tutor": False,
+            "advice_store": None,
+        }
         config = replace(config, tutoring=replace(config.tutoring, **no_queries))
     if source is not None and config.run_dir in (None, source):
         before = config_of(source)

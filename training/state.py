@@ -17,8 +17,8 @@ from envs.episode_stats import EpisodeStats
 from training.checkpoint import save_checkpoint
 from training.self_play import SelfPlayOpponent
 from training.timing import Stopwatch
-from tutors.advisor import Desk
-from tutors.query import Asking, Rations
+from tutors.advisor import Advisor
+from tutors.query import QueryBudget, QueryStrategy
 
 COUNTERS = ("global_step", "updates", "guided_from")
 MAX_SAVING_SHARE = 50  # a checkpoint is due after so many times the seconds that the last one took
@@ -40,9 +40,9 @@ class TrainState:
         self,
         env: Env,
         agent: Agent,
-        advisor: Desk | None,
-        query_strategy: Asking,
-        query_budget: Rations,
+        advisor: Advisor | None,
+        query_strategy: QueryStrategy,
+        query_budget: QueryBudget,
         opponent: SelfPlayOpponent | None,
     ) -> None:
         self.env = env

@@ -16,7 +16,7 @@ from torch import Tensor
 from envs.rng import GOLDEN, shift_right, splitmix64
 from tutors.base import Advice
 
-ENDLESS = 1 << 30
+UNLIMITED = 1 << 30
 WAYS, TAG_BITS = 4, 13  # four tags, from 1 to 2**13, in the four lanes of 16 bits of an int64; an empty way has tag 0
 EVERY_LANE = 0x0001_0001_0001_0001  # times a number, it is in every lane
 LINE = 64  # bytes that a processor fetches at once
@@ -41,10 +41,10 @@ class AdviceTable:
     ) -> None:
         if not (budget == math.inf or (budget >= 0 and budget == int(budget))):
             raise ValueError(f"a reuse budget is 0, a whole number or inf, not {budget}")
-        self.budget = ENDLESS if budget == math.inf else int(budget)
+        self.budget = UNLIMITED if budget == math.inf else int(budget)
         self.bits = max(1, math.ceil(math.log2(max(capacity, 2 * WAYS) / WAYS)))
         self.buckets = 1 << self.bits
-        self.trash = self.capacity = self.buckets * WAYS
+        self.dummy_row = self.capacity = self.buckets * WAYS
         rows = self.capacity + WAYS
         self.tags = torch.zeros(rows, dtype=torch.int16, device=device)
         self.tags_of_bucket = self.tags.view(torch.int64)
@@ -63,16 +63,18 @@ class AdviceTable:
         entry, the first rows get them.
         """
         slot, found = self._find(self._address(keys))
-        slot = torch.where(found, slot, self.trash)  # key and answer are fetched at once: neither waits for the other
+        slot = torch.where(
+            found, slot, self.dummy_row
+        )  # key and answer are fetched at once: neither waits for the other
         held = self.keys.index_select(0, slot)
         given = found & (held[:, 0] == keys[:, 0]) & (held[:, 1] == keys[:, 1]) & wanted
-        if self.budget < ENDLESS:
-            given &= turn(torch.where(given, slot, self.trash)) < self.left[slot]
+        if self.budget < UNLIMITED:
+            given &= rank_in_group(torch.where(given, slot, self.dummy_row)) < self.left[slot]
             self.left.index_add_(0, slot, -given.long())
         probs = torch.where(given[:, None], self.answers[:, 1:].index_select(0, slot), 0)
         label_mass = torch.where(given, self.answers[:, 0].index_select(0, slot), 0)
         self.now += 1
-        self.last_use[torch.where(given, slot, self.trash)] = self.now
+        self.last_use[torch.where(given, slot, self.dummy_row)] = self.now
         return Advice(probs, given, label_mass)
 
     def put(self, keys: Tensor, advice: Advice) -> None:
@@ -83,13 +85,13 @@ class AdviceTable:
         if self.budget == 0:
             return
         nowhere = self.buckets << TAG_BITS  # an address in the bucket more
-        address, order = torch.where(advice.given, self._address(keys), nowhere).sort(stable=True)
-        keep = begins(address) & (address < nowhere)
+        address, order = torch.where(advice.valid, self._address(keys), nowhere).sort(stable=True)
+        keep = run_starts(address) & (address < nowhere)
         slot, found = self._find(address)
         self.now += 1
-        self.last_use[torch.where(found & keep, slot, self.trash)] = self.now
+        self.last_use[torch.where(found & keep, slot, self.dummy_row)] = self.now
         slot = torch.where(found, slot, self._room(address, keep & ~found))
-        slot = torch.where(keep, slot, self.trash)
+        slot = torch.where(keep, slot, self.dummy_row)
         self.tags[slot] = tag_of(address).to(torch.int16)
         self.keys[slot] = keys[order]
         self.answers[slot] = torch.cat([advice.label_mass[:, None], advice.probs], 1)[order]
@@ -115,8 +117,8 @@ class AdviceTable:
         self.now.copy_(state["now"])
         for name in ("tags", "keys", "answers", "left", "last_use"):
             getattr(self, name)[state["slots"]] = state[name].to(self.now.device)
-        if self.budget == ENDLESS:
-            self.left.fill_(ENDLESS)
+        if self.budget == UNLIMITED:
+            self.left.fill_(UNLIMITED)
         self.left.clamp_(max=self.budget)
 
     def clear(self) -> None:
@@ -126,7 +128,7 @@ class AdviceTable:
 
     def _address(self, keys: Tensor) -> Tensor:
         """Return each key's bucket and tag as one number, (B,) int64."""
-        return shift_right(scramble(keys), 64 - TAG_BITS - self.bits)
+        return shift_right(hash_keys(keys), 64 - TAG_BITS - self.bits)
 
     def _find(self, address: Tensor) -> tuple[Tensor, Tensor]:
         """Return (slot, found), both (B,): the way of that tag; where there is none the slot means nothing.
@@ -147,10 +149,10 @@ class AdviceTable:
         """
         bucket = address >> TAG_BITS
         before = new.cumsum(0) - new.long()
-        rank = before - torch.where(begins(bucket), before, 0).cummax(0).values
+        rank = before - torch.where(run_starts(bucket), before, 0).cummax(0).values
         oldest = self.last_use.view(-1, WAYS).index_select(0, bucket).argsort(dim=1, stable=True)
         slot = bucket * WAYS + oldest.gather(1, rank.clamp(max=WAYS - 1)[:, None])[:, 0]
-        return torch.where((rank < WAYS) & (self.last_use[slot] < self.now), slot, self.trash)
+        return torch.where((rank < WAYS) & (self.last_use[slot] < self.now), slot, self.dummy_row)
 
 
 def tag_of(address: Tensor) -> Tensor:
@@ -158,12 +160,12 @@ def tag_of(address: Tensor) -> Tensor:
     return (address & (1 << TAG_BITS) - 1) + 1
 
 
-def scramble(keys: Tensor) -> Tensor:
+def hash_keys(keys: Tensor) -> Tensor:
     """Return one well-mixed hash of each key, (B,) int64."""
     return splitmix64(keys[:, 0] + keys[:, 1] * GOLDEN)
 
 
-def begins(ordered: Tensor) -> Tensor:
+def run_starts(ordered: Tensor) -> Tensor:
     """Return where in (B,) or (B, K) a row differs from the one before it, (B,) bool."""
     new = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
     differs = ordered[1:] != ordered[:-1]
@@ -171,15 +173,15 @@ def begins(ordered: Tensor) -> Tensor:
     return new
 
 
-def first_alike(keys: Tensor) -> Tensor:
+def first_index_of_equal(keys: Tensor) -> Tensor:
     """Return the first row that has the same key, for each of (B, 2): (B,) int64."""
     order = keys[:, 1].argsort(stable=True)
     order = order[keys[order, 0].argsort(stable=True)]
-    start = torch.where(begins(keys[order]), torch.arange(len(order), device=order.device), 0).cummax(0).values
+    start = torch.where(run_starts(keys[order]), torch.arange(len(order), device=order.device), 0).cummax(0).values
     return torch.empty_like(order).scatter_(0, order, order[start])
 
 
-def turn(slot: Tensor) -> Tensor:
+def rank_in_group(slot: Tensor) -> Tensor:
     """Return how many earlier rows name the same slot, (B,) int64."""
     ordered, order = slot.sort(stable=True)
     place = torch.arange(len(slot), device=slot.device)

@@ -12,10 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from envs.base import State, select_rows
-from tutors.advice_table import ENDLESS, AdviceTable
+from tutors.advice_table import UNLIMITED, AdviceTable
 from tutors.async_advisor import Clerk, Ring
-from tutors.base import Advice, Tutor, View, no_advice_counts
-from tutors.query import Wish
+from tutors.base import Advice, Tutor, no_advice_counts
+from tutors.prompts.base import PromptView
+from tutors.query import QueryRequest
 from tutors.store import AdviceStore, Cost
 
 RING = 8192  # questions that wait at most, where the games do not
@@ -38,19 +39,19 @@ class Query(NamedTuple):
     """What is said at the desk before anybody is asked."""
 
     told: Told
-    wish: Wish
+    wish: QueryRequest
     advice: Advice  # what the table knows, in the actions as they are told
     missing: Tensor  # (N,) bool: where a question is put
 
 
-class Desk:
+class Advisor:
     """Answers a step's questions from the table, then from the store, then by asking the tutor.
 
     Equal questions of one step are asked once, whatever the reuse budget; a budget counts later uses. The
     store is read only where answers may be used without end: a budget of k says to ask again.
 
     A desk that waits answers every question in the step in which it comes up. That costs one read-back a step, and the
-    tutor's time where something is not known. With `nowait` a step gets what the table holds, and nothing is read back;
+    time of the tutor where something is not known. With `async_tutor` a step gets what the table holds, with none;
     the rest is asked by a clerk meanwhile, and is in the table some steps later: call `tend` between two steps.
 
     `tell`, `look_up`, `queue` and `turn_back` are functions of tensors, for `agents.compile`; `ask` and `tend` are the
@@ -61,21 +62,23 @@ class Desk:
         tutor: who is asked.
         table: what is known.
         store: what was ever answered.
-        nowait: whether the games go on while the tutor is asked.
+        async_tutor: whether the games go on while the tutor is asked.
         cancel: makes a call of the tutor come back at once, from another thread.
     """
 
     def __init__(
         self,
-        view: View,
+        view: PromptView,
         tutor: Tutor,
         table: AdviceTable,
         store: AdviceStore | None,
-        nowait: bool = False,
+        async_tutor: bool = False,
         cancel: Callable[[], None] = lambda: None,
     ) -> None:
         self.view, self.tutor, self.table, self.store = view.to(table.keys.device), tutor, table, store
-        self.asked = view if nowait else self.view  # of positions that are asked about: those of a clerk are the host's
+        self.asked = (
+            view if async_tutor else self.view
+        )  # of positions that are asked about: those of a clerk are the host's
         # filled: into the table at the start; stored: found in the store; told (of which
         # answered), calls: the tutor's
         self.counts: Counter[str] = Counter()
@@ -83,12 +86,12 @@ class Desk:
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
         self.talking = threading.Lock()  # one talk with the tutor at a time, whoever has it
-        self.clerk = Clerk(self._ask, cancel) if nowait else None
+        self.clerk = Clerk(self._ask, cancel) if async_tutor else None
         self.ring: Ring | None = None  # made when it is known what positions look like
 
     def fill_table(self) -> None:
         """Put into the table what the store knows, as far as it holds it, where answers may be used without end."""
-        if self.store is not None and self.table.budget == ENDLESS:
+        if self.store is not None and self.table.budget == UNLIMITED:
             device = self.table.keys.device
             try:
                 for keys, advice in self.store.all(self.table.capacity):
@@ -104,7 +107,7 @@ class Desk:
     @torch.no_grad()
     def tell(self, state: State) -> Told:
         """Return the positions as they are told to the tutor."""
-        canonical, turned = self.view.canonical(state)
+        canonical, turned = self.view.canonicalize(state)
         return Told(canonical, turned, self.view.key(canonical))
 
     @torch.no_grad()
@@ -114,7 +117,7 @@ class Desk:
         `admit` says about which of the rows that the table does not know (N,) bool a question is put.
         """
         advice = self.look_up(told, wanted)
-        missing = admit(wanted & ~advice.given)
+        missing = admit(wanted & ~advice.valid)
         if self.clerk is None:
             self.ask(told, missing, advice)
         else:
@@ -126,7 +129,7 @@ class Desk:
     def look_up(self, told: Told, wanted: Tensor) -> Advice:
         """Return what the table knows of the rows that want it, in the actions as they are told."""
         advice = self.table.get(told.keys, wanted)
-        self.tally += torch.stack([torch.ones_like(wanted).sum(), wanted.sum(), advice.given.sum()])
+        self.tally += torch.stack([torch.ones_like(wanted).sum(), wanted.sum(), advice.valid.sum()])
         return advice
 
     @torch.no_grad()
@@ -265,7 +268,7 @@ class Desk:
     def _ask(self, state: State, keys: Tensor) -> Advice:
         """Return advice about distinct positions from the store, and from the tutor where it has none."""
         answers = self._stored(keys)
-        rows = (~answers.given).nonzero()[:, 0]
+        rows = (~answers.valid).nonzero()[:, 0]
         if len(rows):
             asked = select_rows(state, rows)
             said, cost = self._talk(asked)
@@ -284,14 +287,14 @@ class Desk:
         self.sums["seconds"] += seconds
         self.counts["calls"] += 1
         tokens = [self.tutor.stats[kind] - spent[kind] for kind in ("prompt_tokens", "answer_tokens")]
-        return said, Cost(*(total / len(said.given) for total in (*tokens, seconds)))
+        return said, Cost(*(total / len(said.valid) for total in (*tokens, seconds)))
 
     def _stored(self, keys: Tensor) -> Advice:
         """Return what the store knows."""
-        if self.store is not None and self.table.budget == ENDLESS:
+        if self.store is not None and self.table.budget == UNLIMITED:
             try:
                 found = self.store.find(keys.cpu()).to(keys.device)
-                self.counts["stored"] += int(found.given.sum())
+                self.counts["stored"] += int(found.valid.sum())
                 return found
             except SQLAlchemyError as error:
                 self.store.failed(error)
@@ -300,18 +303,18 @@ class Desk:
     def _keep(self, state: State, keys: Tensor, said: Advice, cost: Cost) -> None:
         """Hand new answers to the store, count them, and compare them with an expert's where there is one."""
         self.counts["told"] += len(keys)
-        self.counts["answered"] += int(said.given.sum())
+        self.counts["answered"] += int(said.valid.sum())
         self.sums["label_mass"] += float(said.label_mass.sum())
-        if not said.given.any():
+        if not said.valid.any():
             return
         if self.asked.has_expert:
-            values, action_mask = self.asked.values(state, EXPERT_DEPTH).float(), self.asked.action_mask(state)
+            values, action_mask = self.asked.expert_values(state, EXPERT_DEPTH).float(), self.asked.action_mask(state)
             values = values.masked_fill(~action_mask, -torch.inf)
             best = values == values.amax(1, keepdim=True)
-            agreed = best.gather(1, said.probs.argmax(1, keepdim=True))[:, 0] & said.given
+            agreed = best.gather(1, said.probs.argmax(1, keepdim=True))[:, 0] & said.valid
             self.counts["expert_agreed"] += int(agreed.sum())
         if self.store is not None:
-            words = [text.removeprefix(self.asked.rules) for text in self.asked.words(state)]
+            words = [text.removeprefix(self.asked.instructions) for text in self.asked.render(state)]
             self.store.put(keys.cpu(), said.to("cpu"), words, cost)
 
 

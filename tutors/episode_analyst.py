@@ -17,13 +17,14 @@ import torch
 
 from envs.base import State, num_rows
 from envs.rng import bits_to_uniform, splitmix64
-from tutors.base import ANSWER, Advice, TutorError, View
+from tutors.base import Advice, TutorError
 from tutors.episodes import MATTERS, Episode, expert_values, gaps, longest, rules_of, tell
 from tutors.llm.api import Answer, Labels, Text, Trouble, Wanted
 from tutors.llm.client import Client, RequestError
 from tutors.llm.endpoint import Line
 from tutors.llm.label_logprobs import softmax
 from tutors.llm.models import Model
+from tutors.prompts.base import ANSWER, PromptView
 
 MOST = 5  # steps of a game that are named
 LONGEST = 200  # characters of a reason
@@ -69,7 +70,7 @@ class Reader:
         name: of the analyst.
     """
 
-    def __init__(self, view: View, name: str) -> None:
+    def __init__(self, view: PromptView, name: str) -> None:
         self.view, self.name = view, name
         self.identity = {"tutor": name}
         self.stats: Counter[str] = Counter()
@@ -92,7 +93,7 @@ class ScriptedAnalyst:
 
     name = "scripted"
 
-    def __init__(self, view: View, accuracy: float, depth: int, seed: int) -> None:
+    def __init__(self, view: PromptView, accuracy: float, depth: int, seed: int) -> None:
         self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
         self.stats: Counter[str] = Counter()
 
@@ -149,7 +150,7 @@ class VllmAnalyst:
         TutorError: a server does not answer, or serves another model.
     """
 
-    def __init__(self, view: View, model: Model, clients: Sequence[Client], tokens: int, tries: int) -> None:
+    def __init__(self, view: PromptView, model: Model, clients: Sequence[Client], tokens: int, tries: int) -> None:
         self.view, self.model, self.clients, self.tokens, self.tries = view, model, clients, tokens, tries
         self.name = model.name
         self.stats: Counter[str] = Counter()
@@ -190,7 +191,9 @@ class VllmAnalyst:
 
     def _lines(self, wanted: Wanted) -> list[Line]:
         """Return the servers, each met with a first question of this kind."""
-        lines = [Line(client, self.model, wanted, [self.view.blank()], Counter()) for client in self.clients]
+        lines = [
+            Line(client, self.model, wanted, [self.view.content_free_prompt()], Counter()) for client in self.clients
+        ]
         for line in lines:
             try:
                 line.meet()
@@ -231,7 +234,7 @@ def schema_of(labels: Sequence[str], steps: int) -> dict[str, Any]:
     return {"type": "object", "properties": named, "required": ["critical"], "additionalProperties": False}
 
 
-def read(text: str, view: View, episode: Episode) -> list[Finding] | Trouble:
+def read(text: str, view: PromptView, episode: Episode) -> list[Finding] | Trouble:
     """Return the findings of an answer, or what is wrong with it; a step that is named twice counts once.
 
     What follows a thought's end counts, from the first brace to the last.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from envs.base import State
-from tutors.base import ANSWER, BRIEFLY, View
+from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
 MATTERS = 0.1  # of the largest gap between the best and the worst action: from there on a step is one that mattered
 LAST = 40  # steps of a game that are told, the last ones: a long game would fill a model's whole context
@@ -24,23 +24,23 @@ class Episode(NamedTuple):
     first: int  # steps of the game before these
 
 
-def as_told(view: View, state: State, actions: Tensor) -> tuple[State, Tensor]:
+def as_told(view: PromptView, state: State, actions: Tensor) -> tuple[State, Tensor]:
     """Return positions in their canonical form, and the actions (B,) by the names that they have there."""
-    told, turned = view.canonical(state)
+    told, turned = view.canonicalize(state)
     return told, view.symmetry.to(actions.device)[turned].gather(1, actions[:, None])[:, 0]
 
 
-def rules_of(view: View) -> str:
+def rules_of(view: PromptView) -> str:
     """Return what a view says of the game, without asking for a letter."""
-    return view.rules.replace(f" {BRIEFLY}", "").rstrip()
+    return view.instructions.replace(f" {LETTER_ONLY}", "").rstrip()
 
 
-def words_of(view: View, told: State) -> list[str]:
+def words_of(view: PromptView, told: State) -> list[str]:
     """Return positions in words, without the rules and without a question."""
-    return [text.removeprefix(view.rules).removesuffix(ANSWER).rstrip() for text in view.words(told)]
+    return [text.removeprefix(view.instructions).removesuffix(ANSWER).rstrip() for text in view.render(told)]
 
 
-def tell(view: View, episode: Episode) -> str:
+def tell(view: PromptView, episode: Episode) -> str:
     """Return a game in words: each position, what the student did in it, and what came of it all."""
     steps = []
     for number, (words, action, reward) in enumerate(
@@ -52,13 +52,13 @@ def tell(view: View, episode: Episode) -> str:
     return "\n\n".join([f"{skipped}{steps[0]}", *steps[1:], f"The whole game brought {episode.total:+g}."])
 
 
-def expert_values(view: View, episode: Episode, depth: int) -> Tensor:
+def expert_values(view: PromptView, episode: Episode, depth: int) -> Tensor:
     """Return what an expert holds of all actions in each position, (T, A) float32; -inf where one is not legal.
 
     Raises:
         ValueError: the view has no expert.
     """
-    return view.values(episode.told, depth).float().masked_fill(~view.action_mask(episode.told), -torch.inf)
+    return view.expert_values(episode.told, depth).float().masked_fill(~view.action_mask(episode.told), -torch.inf)
 
 
 def gaps(values: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

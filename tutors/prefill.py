@@ -20,11 +20,12 @@ from torch import Tensor
 import envs
 from envs.base import Env, State, num_rows, select_rows, state_to
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
-from tutors import TutorConfig, hire
+from tutors import TutorConfig, make_tutor
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk
-from tutors.base import TutorError, View
+from tutors.advisor import Advisor
+from tutors.base import TutorError
 from tutors.prompts import make_view
+from tutors.prompts.base import PromptView
 from tutors.report import GAMES, ROUND, distinct, mixed_play
 from tutors.store import AdviceStore, identity_of, without_password
 from tutors.store.database import usable, when_unlocked
@@ -54,7 +55,7 @@ class Fill:
     )
 
 
-Play = Callable[[Env, View, int], Iterator[State]]  # from a seed, without end
+Play = Callable[[Env, PromptView, int], Iterator[State]]  # from a seed, without end
 
 
 def fill(told: Fill, play: Play = mixed_play) -> str:
@@ -74,13 +75,13 @@ def fill(told: Fill, play: Play = mixed_play) -> str:
     view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
-        tutor = hire(tutoring, view, env.spec, told.seed, Path("vllm.log"), console.print, stack)
+        tutor = make_tutor(tutoring, view, env.spec, told.seed, Path("vllm.log"), console.print, stack)
         store = AdviceStore(where, identity_of(env.spec, view, tutor.identity))
         stack.callback(store.close)
         stack.enter_context(usable(where))
         console.print(f"looking for positions of {env.spec.name} {view.name}")
         state = most_met(env, view, told.positions, play(env, view, told.seed))
-        desk = Desk(view, tutor, AdviceTable(env.spec.num_actions, math.inf, 2 * num_rows(state)), store)
+        desk = Advisor(view, tutor, AdviceTable(env.spec.num_actions, math.inf, 2 * num_rows(state)), store)
         ask(desk, state, console)
         summary, asked = desk.summary(), desk.counts["told"]
     if asked and not desk.counts["answered"]:
@@ -97,7 +98,7 @@ def fill(told: Fill, play: Play = mixed_play) -> str:
 def wandering(greedy: Callable[[Tensor, Tensor], Tensor]) -> Play:
     """Return the play of who takes `greedy(obs, legal)`, but for one action in ten, which is any legal one."""
 
-    def play(env: Env, view: View, seed: int) -> Iterator[State]:
+    def play(env: Env, view: PromptView, seed: int) -> Iterator[State]:
         rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), QUERY_STREAM)
         step = env.reset()
         while True:
@@ -109,7 +110,7 @@ def wandering(greedy: Callable[[Tensor, Tensor], Tensor]) -> Play:
     return play
 
 
-def most_met(env: Env, view: View, most: int, play: Iterator[State]) -> State:
+def most_met(env: Env, view: PromptView, most: int, play: Iterator[State]) -> State:
     """Return the positions that play meets most often, as the game knows them, the most frequent first.
 
     Where there are fewer than `most`, play goes on until some rounds bring nothing new. No two are told in the
@@ -129,7 +130,7 @@ def most_met(env: Env, view: View, most: int, play: Iterator[State]) -> State:
     return state_to(select_rows(pool[0], order), "cpu")
 
 
-def ask(desk: Desk, state: State, console: Console) -> None:
+def ask(desk: Advisor, state: State, console: Console) -> None:
     """Ask about all positions, many at once; what was answered is written before more is asked."""
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

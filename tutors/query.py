@@ -1,7 +1,7 @@
 """Who is worth asking about, and how often one may ask.
 
 A way of asking says where advice is wanted, and how much. What the table holds is then had for nothing; each other
-position that comes up in a step is one question, however many games are in it, and `Rations` says which may be put.
+position that comes up in a step is one question, however many games are in it, and `QueryBudget` says which may be put.
 All of it is made of tensors of fixed shapes, stays on the device and asks it nothing.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.policy import action_probs, normalized_entropy
 from envs.registry import unknown_name_message
 from envs.rng import shift_right, splitmix64
-from tutors.advice_table import ENDLESS, first_alike, scramble
+from tutors.advice_table import UNLIMITED, first_index_of_equal, hash_keys
 
 DEPTH, BITS = 4, 19  # rows and the logarithm of the columns of the sketch that counts visits: 16 MiB
 THRESHOLDS: dict[str, float | None] = {  # the ways of asking, and the threshold of those that have one
@@ -26,7 +26,7 @@ THRESHOLDS: dict[str, float | None] = {  # the ways of asking, and the threshold
 }
 
 
-class Wish(NamedTuple):
+class QueryRequest(NamedTuple):
     """Where a student wants advice in N games."""
 
     wanted: Tensor  # (N,) bool
@@ -34,18 +34,18 @@ class Wish(NamedTuple):
     u: Tensor  # (N,) float32 in [0, 1): decides between equal scores
 
 
-def check_asking(method: str, threshold: float | None, budget: int | None, per_step: int | None) -> None:
+def check_query_options(method: str, threshold: float | None, budget: int | None, per_step: int | None) -> None:
     """Raise ValueError for a way of asking that is not there, or limits that are none."""
     if method not in THRESHOLDS:
         raise ValueError(unknown_name_message("way of asking", method, THRESHOLDS))
     if threshold is not None and THRESHOLDS[method] is None:
-        raise ValueError(f"--asking {method} has no threshold: leave out --asking-threshold")
+        raise ValueError(f"--query-strategy {method} has no threshold: leave out --query-threshold")
     if threshold is not None and not threshold >= 0:
-        raise ValueError(f"asking_threshold is {threshold}; it must be at least 0")
+        raise ValueError(f"query_threshold is {threshold}; it must be at least 0")
     if budget is not None and budget < 0:
-        raise ValueError(f"ask_budget is {budget}; it must be at least 0")
+        raise ValueError(f"query_budget is {budget}; it must be at least 0")
     if per_step is not None and per_step < 1:
-        raise ValueError(f"ask_per_step is {per_step}; it must be at least 1")
+        raise ValueError(f"query_budget_per_step is {per_step}; it must be at least 1")
 
 
 def consult_probability(step: Tensor, theta: int, p_init: float = 1.0, p_final: float = 0.1) -> Tensor:
@@ -89,12 +89,12 @@ class Visits:
 
     def add(self, keys: Tensor) -> Tensor:
         """Count a visit of each of `keys` (N, 2), and return how many each has had, those of this step included."""
-        places = shift_right(splitmix64(scramble(keys) + self.rows), 64 - BITS) + (self.rows << BITS)  # (DEPTH, N)
+        places = shift_right(splitmix64(hash_keys(keys) + self.rows), 64 - BITS) + (self.rows << BITS)  # (DEPTH, N)
         self.counts.index_add_(0, places.flatten(), torch.ones_like(places.flatten()))
         return self.counts[places].amin(0)
 
 
-class Asking:
+class QueryStrategy:
     """Where a student wants advice.
 
     chance       with the consult probability, wherever that falls: the paper's
@@ -126,7 +126,9 @@ class Asking:
         if self.visits is not None:
             self.visits.counts.copy_(state["visits"])
 
-    def wish(self, keys: Tensor, scores: Tensor, action_mask: Tensor, probability: float | Tensor, u: Tensor) -> Wish:
+    def wish(
+        self, keys: Tensor, scores: Tensor, action_mask: Tensor, probability: float | Tensor, u: Tensor
+    ) -> QueryRequest:
         """Return where advice is wanted.
 
         Args:
@@ -139,18 +141,18 @@ class Asking:
         chance, ties = u.unbind(1)
         if self.threshold is None:
             wanted = by_chance(probability, chance) if self.method == "chance" else torch.ones_like(chance).bool()
-            return Wish(wanted, torch.zeros_like(ties), ties)
+            return QueryRequest(wanted, torch.zeros_like(ties), ties)
         if self.visits is not None:
             score = self.visits.add(keys).float()
-            return Wish(score >= self.threshold, score, ties)
+            return QueryRequest(score >= self.threshold, score, ties)
         probs = action_probs(scores, action_mask, self.has_policy)
         if self.method == "uncertainty":
             score = normalized_entropy(probs, action_mask)
         else:
             score = importance(probs if self.has_policy else scores, action_mask)
-        return Wish(score > self.threshold, score, ties)
+        return QueryRequest(score > self.threshold, score, ties)
 
-    def heed(self, wanted: Tensor, differs: Tensor, rations: "Rations") -> Tensor:
+    def heed(self, wanted: Tensor, differs: Tensor, rations: "QueryBudget") -> Tensor:
         """Return where advice is to be followed, (N,) bool, of where it was wanted.
 
         Mistake-correcting (Torrey & Taylor 2013): the tutor speaks only where the student errs, and only that is
@@ -165,7 +167,7 @@ class Asking:
         return wanted & differs
 
 
-class Rations:
+class QueryBudget:
     """How many questions may be put, in a run and in a step.
 
     A question is a position that is wanted and that the table does not hold, once a step however many games are in it.
@@ -180,19 +182,19 @@ class Rations:
 
     def __init__(self, budget: int | None, per_step: int | None, device: str | torch.device) -> None:
         self.budget, self.per_step = budget, per_step
-        self.total = ENDLESS if budget is None else budget
+        self.total = UNLIMITED if budget is None else budget
         self.left = torch.tensor(self.total, device=device)
         self.first = torch.zeros(0, dtype=torch.int64, device=device)  # of the last step: see `admit`
         self.asked = self.first.bool()
 
-    def admit(self, keys: Tensor, wish: Wish, missing: Tensor) -> Tensor:
+    def admit(self, keys: Tensor, wish: QueryRequest, missing: Tensor) -> Tensor:
         """Return about which rows a question is put, (N,) bool, of those `missing` in the table; and charge for them.
 
         The first row of a position stands for all of them, with the highest score among them.
         """
         if self.budget is None and self.per_step is None:
             return missing
-        self.first = first_alike(keys)
+        self.first = first_index_of_equal(keys)
         score = torch.full_like(wish.score, -torch.inf)
         score.scatter_reduce_(0, self.first, wish.score.masked_fill(~missing, -torch.inf), "amax")
         order = wish.u.argsort(stable=True)

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from envs.base import Spec, State
-from tutors.base import Advice, View, Warner
+from tutors.base import Advice, Warner
+from tutors.prompts.base import PromptView
 from tutors.store import AdviceStore, question_of, reason, recorded_identities, without_password
 
 PREFIX = "recorded:"  # of the tutor's name; the store's file or URL follows
@@ -29,7 +30,7 @@ class RecordedTutor:
         ValueError: the store is not there, or holds no such answers, or those of several tutors.
     """
 
-    def __init__(self, url: str, spec: Spec, view: View, who: str | None = None) -> None:
+    def __init__(self, url: str, spec: Spec, view: PromptView, who: str | None = None) -> None:
         question = question_of(spec, view)
         found, shown = recorded_identities(url), without_password(url)
         fitting = [one for one in found if all(one.get(name) == told for name, told in question.items())]
@@ -57,7 +58,7 @@ class RecordedTutor:
             self.warn("store", f"the recorded advice cannot be read ({reason(error)}): the tutor is silent")
             self.stats["no_advice/store"] += len(keys)
             return Advice.no_advice(len(keys), len(self.view.labels))
-        if unknown := int((~advice.given).sum()):
+        if unknown := int((~advice.valid).sum()):
             self.stats["no_advice/not_recorded"] += unknown
         return advice
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from envs.base import Env, State, cat_states, num_rows, select_rows, state_to
 from envs.rng import QUERY_STREAM, SAMPLING_STREAM, CounterRNG, sample_legal
-from tutors.advisor import Desk
-from tutors.base import Advice, View, no_advice_counts
+from tutors.advisor import Advisor
+from tutors.base import Advice, no_advice_counts
+from tutors.prompts.base import PromptView
 
 GAMES = 256  # at once, while positions are gathered
 ROUND = 100  # steps between two looks at how many different positions there are
@@ -56,7 +57,7 @@ class Report:
         return without_nan(asdict(self))
 
 
-def gather(env: Env, view: View, count: int, seed: int) -> State:
+def gather(env: Env, view: PromptView, count: int, seed: int) -> State:
     """Return `count` positions of mixed play, as the game knows them, on the CPU; all that came up if there are fewer.
 
     No two positions are told in the same words, and all different ones that came up are equally likely to be among
@@ -85,7 +86,7 @@ def gather(env: Env, view: View, count: int, seed: int) -> State:
     return state_to(select_rows(pool[0], order[:count]), "cpu")
 
 
-def mixed_play(env: Env, view: View, seed: int) -> Iterator[State]:
+def mixed_play(env: Env, view: PromptView, seed: int) -> Iterator[State]:
     """Deal the games afresh, play them without end, and yield all positions of each moment, as the game knows them.
 
     Half of all actions are the expert's best and half are any legal ones: in game i of n an action is the expert's with
@@ -104,26 +105,26 @@ def mixed_play(env: Env, view: View, seed: int) -> Iterator[State]:
         step = env.step(sample_legal(actions, chance[:, 1]))
 
 
-def expert_actions(view: View, state: State) -> Tensor:
+def expert_actions(view: PromptView, state: State) -> Tensor:
     """Return which of the game's own actions a quick expert finds best, (N, A) bool."""
-    told, turned = view.canonical(state)
-    best = best_actions(view.values(told, PLAY_DEPTH), view.action_mask(told))
+    told, turned = view.canonicalize(state)
+    best = best_actions(view.expert_values(told, PLAY_DEPTH), view.action_mask(told))
     return best.gather(1, view.symmetry.to(best.device)[turned])
 
 
-def distinct(view: View, parts: list[State]) -> tuple[State, Tensor]:
+def distinct(view: PromptView, parts: list[State]) -> tuple[State, Tensor]:
     """Join B positions and keep the first of all that are told in the same words, in the order of their keys.
 
     Returns (what is kept, which of these each of the B is told like (B,) int64).
     """
     joined = cat_states(parts)
-    keys, which = torch.unique(view.key(view.canonical(joined)[0]), dim=0, return_inverse=True)
+    keys, which = torch.unique(view.key(view.canonicalize(joined)[0]), dim=0, return_inverse=True)
     rows = torch.full_like(keys[:, 0], len(which))
     rows.scatter_reduce_(0, which, torch.arange(len(which), device=which.device), "amin")
     return select_rows(joined, rows), which
 
 
-def report(desk: Desk, state: State, depth: int) -> Report:
+def report(desk: Advisor, state: State, depth: int) -> Report:
     """Ask about all positions, compare the answers with an expert's, and return what comes out.
 
     Args:
@@ -132,14 +133,14 @@ def report(desk: Desk, state: State, depth: int) -> Report:
         depth: how far the expert looks ahead.
     """
     view = desk.view
-    told, turned = view.canonical(state)
+    told, turned = view.canonicalize(state)
     calls = [select_rows(state, rows) for rows in torch.arange(num_rows(state)).split(STEP)]
     answers = [desk.advise(call, torch.ones(num_rows(call), dtype=torch.bool)) for call in calls]
     advice = Advice(*(torch.cat(part) for part in zip(*answers, strict=True)))
-    given = advice.given
+    given = advice.valid
     probs = torch.zeros_like(advice.probs).scatter(1, view.symmetry[turned], advice.probs)[given]  # as told, by letter
     action_mask = view.action_mask(told)[given]
-    best = best_actions(view.values(told, depth)[given], action_mask)
+    best = best_actions(view.expert_values(told, depth)[given], action_mask)
     top, advised = probs.max(1)
     agreed = best.gather(1, advised[:, None])[:, 0]
     curve = reliability(top, agreed)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from envs.base import State
 from envs.rng import bits_to_uniform, sample_legal, splitmix64
-from tutors.base import Advice, View
+from tutors.base import Advice
+from tutors.prompts.base import PromptView
 
 
 class ScriptedTutor:
@@ -27,7 +28,9 @@ class ScriptedTutor:
         fresh: it may be wrong about others whenever it is asked.
     """
 
-    def __init__(self, view: View, accuracy: float = 1.0, depth: int = 4, seed: int = 0, fresh: bool = False) -> None:
+    def __init__(
+        self, view: PromptView, accuracy: float = 1.0, depth: int = 4, seed: int = 0, fresh: bool = False
+    ) -> None:
         if not 0 <= accuracy <= 1:
             raise ValueError(f"a tutor's accuracy lies between 0 and 1, not at {accuracy}")
         if depth < 1:
@@ -38,7 +41,7 @@ class ScriptedTutor:
         self.stats: Counter[str] = Counter()
 
     def advise(self, state: State) -> Advice:
-        values, action_mask = self.view.values(state, self.depth), self.view.action_mask(state)
+        values, action_mask = self.view.expert_values(state, self.depth), self.view.action_mask(state)
         rows = len(values)
         key = self.view.key(state)
         time = self.stats["asked"] if self.fresh else 0

@@ -28,8 +28,8 @@ from agents.guidance import METHODS, GuidanceConfig
 from envs.base import State
 from train import Trainer
 from training.config import Config, make_agent, make_env, tuned
-from tutors import TutorConfig, open_desk
-from tutors.advisor import Desk
+from tutors import TutorConfig, open_advisor
+from tutors.advisor import Advisor
 from tutors.prompts import VIEWS, make_view
 
 READ_BACK = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")
@@ -51,7 +51,7 @@ def config_of(algo: str, env: str, mode: str, device: str, **further: Any) -> Co
     return replace(config, agent=replace(config.agent, **told), **further)
 
 
-def training_of(config: Config, desk: Desk | None = None) -> Trainer:
+def training_of(config: Config, desk: Advisor | None = None) -> Trainer:
     games = make_env(config, config.device)
     return Trainer(config, games, make_agent(config, games), desk, None)
 
@@ -95,7 +95,7 @@ def test_a_compiled_view_tells_what_the_view_tells(game: str, name: str) -> None
         step = env.step(step.action_mask.int().argmax(1)).as_initial()
 
     def tell(state: State) -> tuple[State, torch.Tensor, torch.Tensor]:
-        canonical, turned = view.canonical(state)
+        canonical, turned = view.canonicalize(state)
         return canonical, turned, view.key(canonical)
 
     ours, theirs = (pytree.tree_leaves(told(step.state)) for told in (compile_function(tell, "compile"), tell))
@@ -173,7 +173,7 @@ def test_one_tensor_told_twice_is_one_in_the_recording(taped: list[Tape]) -> Non
 def advised(config: Config, folder: Path, rounds: int = 10) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same with a tutor, and what was counted of it."""
     folder.mkdir(exist_ok=True)
-    with open_desk(config.tutoring, make_env(config, "cpu").game, 1, folder, config.device) as desk:
+    with open_advisor(config.tutoring, make_env(config, "cpu").game, 1, folder, config.device) as desk:
         assert desk is not None
         if desk.clerk is not None:
             desk.tend = lambda: None  # when a clerk brings answers is no two times the same
@@ -182,11 +182,18 @@ def advised(config: Config, folder: Path, rounds: int = 10) -> tuple[dict[str, A
         return weights, seen | {"tally": desk.tally, "agreed": training.agreed, "left": training.rations.left}
 
 
-@pytest.mark.parametrize("asking", ["chance", "mistake", "visited"])
+@pytest.mark.parametrize("strategy", ["chance", "mistake", "visited"])
 @pytest.mark.parametrize("algo", AGENTS)
-def test_recording_stops_where_the_tutor_is_asked(algo: str, asking: str, taped: list[Tape], tmp_path: Path) -> None:
-    threshold = 0.0 if asking == "mistake" else None
-    told = TutorConfig("scripted", asking=asking, asking_threshold=threshold, ask_budget=300, ask_per_step=8, reuse=3)
+def test_recording_stops_where_the_tutor_is_asked(algo: str, strategy: str, taped: list[Tape], tmp_path: Path) -> None:
+    threshold = 0.0 if strategy == "mistake" else None
+    told = TutorConfig(
+        "scripted",
+        query_strategy=strategy,
+        query_threshold=threshold,
+        query_budget=300,
+        query_budget_per_step=8,
+        reuse=3,
+    )
     configs = [config_of(algo, "snake", mode, "cpu", tutoring=told) for mode in ("eager", "graph")]
     eager, graph = (advised(config, tmp_path / config.compile_mode) for config in configs)
     assert_same(graph, eager)
@@ -203,7 +210,7 @@ def test_every_guidance_can_be_recorded(algo: str, guidance: str, taped: list[Ta
     told = TutorConfig("scripted", advice_store=str(tmp_path / "advice.sqlite"), reuse=math.inf)
     guiding = GuidanceConfig(guidance)
     advised(config_of("dqn", "blackjack", "eager", "cpu", tutoring=told), tmp_path, rounds=40)
-    warm = replace(told, nowait=True)
+    warm = replace(told, async_tutor=True)
     configs = [config_of(algo, "blackjack", mode, "cpu", tutoring=warm, guiding=guiding) for mode in ("eager", "graph")]
     eager, graph = (advised(config, tmp_path / config.compile_mode) for config in configs)
     assert_same(graph, eager)
@@ -249,15 +256,15 @@ def test_recorded_training_is_eager_training(algo: str, env: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
-@pytest.mark.parametrize("nowait", [False, True])
+@pytest.mark.parametrize("async_tutor", [False, True])
 @pytest.mark.parametrize("algo", AGENTS)
-def test_a_tutored_student_is_recorded_as_it_is_eager(algo: str, nowait: bool, tmp_path: Path) -> None:
+def test_a_tutored_student_is_recorded_as_it_is_eager(algo: str, async_tutor: bool, tmp_path: Path) -> None:
     """The table knows the answers of an earlier run, or they are waited for."""
     told = TutorConfig("scripted", reuse=math.inf)
-    if nowait:
+    if async_tutor:
         told = replace(told, advice_store=str(tmp_path / "advice.sqlite"))
         advised(config_of(algo, "blackjack", "eager", "cuda", tutoring=told), tmp_path / "first", rounds=40)
-        told = replace(told, nowait=True)
+        told = replace(told, async_tutor=True)
     configs = [config_of(algo, "blackjack", mode, "cuda", tutoring=told) for mode in ("eager", "graph")]
     eager, graph = (advised(config, tmp_path / config.compile_mode, rounds=12) for config in configs)
     assert_alike(graph, eager)

@@ -147,7 +147,7 @@ def test_without_torchrun_there_is_one_rank() -> None:
 
 def test_a_run_of_two_processes_writes_one_folder_and_counts_all_games(tmp_path: Path) -> None:
     words = "train.py --algo ppo --env blackjack --total-steps 16384 --num-envs 64 --log-every 4096 --eval-every 8192"
-    tutor = "--tutor scripted --ask-budget 100 --reuse 3"
+    tutor = "--tutor scripted --query-budget 100 --reuse 3"
     done = torchrun(*words.split(), *tutor.split(), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

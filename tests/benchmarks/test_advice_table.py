@@ -14,21 +14,21 @@ ENTRIES = 1 << 12
 def test_a_table_is_filled_as_far_as_is_said_and_knows_its_keys(load: float) -> None:
     table, keys = filled(ENTRIES, load, "cpu")
     assert float(table.load()) == pytest.approx(load, abs=0.01)
-    assert table.get(keys, torch.ones(len(keys), dtype=torch.bool)).given.all()
+    assert table.get(keys, torch.ones(len(keys), dtype=torch.bool)).valid.all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_that_share_of_the_queries_is_there(share: float) -> None:
     table, keys = filled(ENTRIES, 0.8, "cpu")
     asked = queries(keys, 4000, share)
-    assert table.get(asked, torch.ones(4000, dtype=torch.bool)).given.float().mean() == pytest.approx(share, abs=0.04)
+    assert table.get(asked, torch.ones(4000, dtype=torch.bool)).valid.float().mean() == pytest.approx(share, abs=0.04)
 
 
 def test_what_is_put_is_there() -> None:
     table, _ = filled(ENTRIES, 0.5, "cpu")
     keys = torch.arange(40).view(20, 2)
     put(table, keys)
-    assert table.get(keys, torch.ones(20, dtype=torch.bool)).given.all()
+    assert table.get(keys, torch.ones(20, dtype=torch.bool)).valid.all()
 
 
 def test_a_row_has_a_rate_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:

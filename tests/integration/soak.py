@@ -33,8 +33,8 @@ from tests.helpers.scripted_server import FIRST_ID, Handler, Server, choice
 from train import Trainer
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Config, make_agent, make_env, tuned
-from tutors import TutorConfig, open_desk
-from tutors.advisor import Desk
+from tutors import TutorConfig, open_advisor
+from tutors.advisor import Advisor
 from tutors.llm.client import TRIES
 
 DEADLINE = 1.0  # seconds that a step's questions may take
@@ -257,7 +257,7 @@ def soak(seconds: float, folder: Path) -> Account:
 def a_life(config: Config, folder: Path, begun: int) -> Iterator[tuple[Trainer, Step]]:
     """A run that begins, or goes on from its checkpoint, and the moment that it stands at."""
     env = make_env(config, "cpu")
-    with open_desk(config.tutoring, env.game, 1, folder, "cpu") as desk:
+    with open_advisor(config.tutoring, env.game, 1, folder, "cpu") as desk:
         training = Trainer(config, env, make_agent(config, env), desk, None)
         if begun:
             training.load_state_dict(load_checkpoint(folder / "checkpoints", "cpu"), True)
@@ -265,7 +265,7 @@ def a_life(config: Config, folder: Path, begun: int) -> Iterator[tuple[Trainer, 
         yield training, training.step or env.reset()
 
 
-def shares(config: Config, desk: Desk, seconds: float) -> list[float]:
+def shares(config: Config, desk: Advisor, seconds: float) -> list[float]:
     """Return the speeds of a run whose tutor is gone as shares of those of one without a tutor; they take turns."""
     config = replace(tuned("dqn", "connect4"), tutoring=config.tutoring, device="cpu", total_steps=1 << 30)
     runs, found = {}, []

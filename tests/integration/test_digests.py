@@ -48,7 +48,7 @@ def runs() -> dict[str, str]:
         for method in methods:
             flags = f"--algo {algo} --env connect4 {SIZES[algo]} {COMMON} {TUTORED} {method}"
             found[f"{algo} connect4 {method}"] = flags
-    budget = "--asking mistake --ask-budget 300 --ask-per-step 9 --reuse 3"
+    budget = "--query-strategy mistake --query-budget 300 --query-budget-per-step 9 --reuse 3"
     found["dqn connect4 mistakes"] = f"{found['dqn connect4 override']} {budget}"
     found["ppo connect4 itself"] = f"{found['ppo connect4']} --env-kwargs opponent=self"
     return found

@@ -99,7 +99,7 @@ def tokens_of(one: Served, **what: object) -> list[int]:
 
 @pytest.mark.parametrize("name", ["llama", "deepseek"])
 def test_our_prompt_is_token_by_token_that_of_the_chat_template(served: dict[str, Served], name: str) -> None:
-    one, words = served[name], VIEW.words(positions(1))[0]
+    one, words = served[name], VIEW.render(positions(1))[0]
     ours = tokens_of(one, prompt=fill(one.model.template, words))
     theirs = tokens_of(one, messages=[{"role": "user", "content": words}], add_generation_prompt=True)
     assert ours == theirs
@@ -110,7 +110,7 @@ def test_every_family_answers_in_letters(served: dict[str, Served], name: str) -
     one, state = served[name], positions(20)
     tutor = VllmTutor(VIEW, one.model, [one.client], LabelWay(VIEW, min_mass=0.0))
     advice = tutor.advise(state)
-    assert advice.given.all()
+    assert advice.valid.all()
     torch.testing.assert_close(advice.probs.sum(1), torch.ones(20))
     assert not advice.probs[~VIEW.action_mask(state)].any()
     dialect = tutor.lines[0].dialect
@@ -154,7 +154,7 @@ def test_every_family_answers_in_words(served: dict[str, Served], name: str) -> 
     tutor = VllmTutor(
         VIEW, one.model, [one.client], TextWay(VIEW, bool(one.model.closing), tokens=8, samples=2, tries=2)
     )
-    assert not tutor.advise(positions(5)).given.any(), "random weights do not find the tags"
+    assert not tutor.advise(positions(5)).valid.any(), "random weights do not find the tags"
     assert silences(tutor) == {"unfinished" if name == "deepseek" else "no_action": 5}
     assert tutor.stats["asked"] == 10
     assert 10 < tutor.stats["answer_tokens"] <= 2 * 5 * 2 * 8
@@ -168,7 +168,7 @@ def test_two_servers_share_the_questions_and_answer_alike(served: dict[str, Serv
     advice = both.advise(state)
     used = [tokens_used(one) - count for one, count in zip((first, second), before, strict=True)]
     assert min(used) > 0.2 * sum(used)
-    assert advice.given.all()
+    assert advice.valid.all()
     assert both.report()["vllm/prompt_tokens"] == pytest.approx(sum(used))
     alone = VllmTutor(VIEW, first.model, [first.client], LabelWay(VIEW, min_mass=0.0))
     assert (advice.probs - alone.advise(state).probs).abs().max() < 0.02
@@ -195,13 +195,13 @@ def test_a_server_that_is_killed_and_comes_back_is_asked_again_but_another_model
 
     one.end()
     for _ in range(6):
-        assert not tutor.advise(state).given.any()
+        assert not tutor.advise(state).valid.any()
     assert tutor.lines[0].breaker.is_open
     monkeypatch.setattr(one.client, "url", served["deepseek"].url)
     for _ in range(3):
-        assert not ask().given.any()
+        assert not ask().valid.any()
     assert silences(tutor)["other_model"] == 24
     monkeypatch.setattr(one.client, "url", served["llama"].url)
     again = ask()
-    assert again.given.all()
+    assert again.valid.all()
     assert (again.probs - first.probs).abs().max() < 0.02

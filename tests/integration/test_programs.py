@@ -40,7 +40,7 @@ from training.logger import Log
 from training.resume import new_run_dir
 from training.video import GAP
 from tutors import TutorConfig
-from tutors.advisor import Desk, Told
+from tutors.advisor import Advisor, Told
 from tutors.base import Advice
 
 SMALL = ("--total-steps", "4000", "--num-envs", "64", "--eval-every", "2000", "--eval-episodes", "64",
@@ -119,7 +119,7 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
 def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histograms against the actions that the student itself proposed, and the best ones of the advice that it got."""
     config = config_of("dqn", "connect4", tmp_path / "run")
-    act, turn_back = DQN.act, Desk.turn_back
+    act, turn_back = DQN.act, Advisor.turn_back
     seen: dict[str, list[int]] = {"student": [], "tutor": []}
 
     def acted(self: DQN, step: Step) -> Proposal:
@@ -127,13 +127,13 @@ def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkey
         seen["student"] += proposal.action.tolist()
         return proposal
 
-    def turned(self: Desk, told: Told, advice: Advice) -> Advice:
+    def turned(self: Advisor, told: Told, advice: Advice) -> Advice:
         advice = turn_back(self, told, advice)
-        seen["tutor"] += [probs.index(max(probs)) for probs in advice.probs[advice.given].tolist()]
+        seen["tutor"] += [probs.index(max(probs)) for probs in advice.probs[advice.valid].tolist()]
         return advice
 
     monkeypatch.setattr(DQN, "act", acted)
-    monkeypatch.setattr(Desk, "turn_back", turned)
+    monkeypatch.setattr(Advisor, "turn_back", turned)
     train(config)
     events = EventAccumulator(str(tmp_path / "run"), {"histograms": 0}).Reload()  # 0: all of them
     for who, actions in seen.items():
@@ -248,13 +248,13 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
         (("--reuse", "1.5", "--tutor", "scripted"), "reuse budget"),
         (("--tutor", "scripted", "--tutor-accuracy", "2"), "between 0 and 1"),
         (("--tutor", "scripted", "--tutor-depth", "0"), "at least 1"),
-        (("--tutor", "scripted", "--asking", "importence"), "did you mean 'importance'"),
-        (("--asking", "budget"), "there are chance, early, importance, mistake, uncertainty, visited"),
-        (("--asking", "early", "--asking-threshold", "0.5"), "leave out --asking-threshold"),
-        (("--ask-budget", "-1"), "at least 0"),
-        (("--ask-per-step", "0"), "at least 1"),
-        (("--asking", "mistake", "--nowait"), "leave out --nowait"),
-        (("--tutor", "scripted", "--nowait", "--reuse", "0"), "--reuse 0 keeps none there"),
+        (("--tutor", "scripted", "--query-strategy", "importence"), "did you mean 'importance'"),
+        (("--query-strategy", "budget"), "there are chance, early, importance, mistake, uncertainty, visited"),
+        (("--query-strategy", "early", "--query-threshold", "0.5"), "leave out --query-threshold"),
+        (("--query-budget", "-1"), "at least 0"),
+        (("--query-budget-per-step", "0"), "at least 1"),
+        (("--query-strategy", "mistake", "--async_tutor"), "leave out --async_tutor"),
+        (("--tutor", "scripted", "--async_tutor", "--reuse", "0"), "--reuse 0 keeps none there"),
         (("--device", "cpu", "--compile-mode", "graph"), "--compile-mode graph is for CUDA devices"),
         (("--tutor", "tiny", "--tutor-url", "localhost"), "looks like"),
         (("--run-dir", "/proc/run"), "cannot be written"),
@@ -419,7 +419,8 @@ def trained(folder: Path, *flags: str, cwd: Path = ROOT) -> dict:
         "--env blackjack --compile-mode compile",
         "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted",
         "--env snake --env-kwargs size=6 time_limit=50 --view full --tutor scripted --tutor-accuracy 0.8",
-        "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted --no-symmetry --asking visited --ask-budget 90",
+        "--env snake --env-kwargs size=6 time_limit=50 --tutor scripted "
+        "--no-symmetry --query-strategy visited --query-budget 90",
         "--env connect4 --env-kwargs opponent=negamax:1",
         "--env connect4 --env-kwargs opponent=self refresh=10",
         "--env gym:CartPole-v1",

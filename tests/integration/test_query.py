@@ -1,6 +1,6 @@
-"""Asking in a run: rations at a real desk against a plain account, no read-back, and training with every way of asking.
+"""Query strategies and budgets in a run: against a plain account, without a read-back, and in training.
 
-Asking by chance is compared with what it was before there were other ways: the same weights, summary and metrics.
+The strategy "chance" is compared with a direct implementation: the same weights, summary and metrics.
 """
 
 import csv
@@ -25,11 +25,11 @@ from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, make_desk, 
 from train import Trainer, train
 from training.checkpoint import load_checkpoint
 from training.config import Config, config_from_json, make_agent, make_env, tuned
-from tutors import TutorConfig, open_desk
+from tutors import TutorConfig, open_advisor
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk, Query
+from tutors.advisor import Advisor, Query
 from tutors.base import Advice
-from tutors.query import THRESHOLDS, Asking, Rations, Wish, by_chance
+from tutors.query import THRESHOLDS, QueryBudget, QueryRequest, QueryStrategy, by_chance
 
 SMALL = {"dqn": {"learning_starts": 256, "batch_size": 32}, "ppo": {"num_steps": 8}, "a2c": {"num_steps": 8}}
 
@@ -58,7 +58,9 @@ def nothing_yet(self: Trainer, step: Step, proposal: Proposal) -> Query:
     """In place of `Trainer.look_up`: no question is put."""
     assert self.desk is not None
     nobody = torch.zeros(len(proposal.action), dtype=torch.bool)
-    return Query(self.desk.tell(step.state), Wish(nobody, nobody, nobody), Advice.no_advice(len(nobody), 7), nobody)
+    return Query(
+        self.desk.tell(step.state), QueryRequest(nobody, nobody, nobody), Advice.no_advice(len(nobody), 7), nobody
+    )
 
 
 def asked_as_before(self: Trainer, step: Step, proposal: Proposal, query: Query) -> tuple[Proposal, Choice]:
@@ -66,9 +68,9 @@ def asked_as_before(self: Trainer, step: Step, proposal: Proposal, query: Query)
     assert self.desk is not None
     wanted = by_chance(self.consult_probability(), self.rng.uniform(self.env.steps, 1)[:, 0])
     advice = self.watch("tutor", self.desk.advise, step.state, wanted)
-    same = advice.given & (advice.probs.argmax(1) == proposal.greedy)
-    self.agreed += torch.stack([same.sum(), advice.given.sum()])
-    action = torch.where(wanted & advice.given, advice.probs.argmax(1), proposal.action)
+    same = advice.valid & (advice.probs.argmax(1) == proposal.greedy)
+    self.agreed += torch.stack([same.sum(), advice.valid.sum()])
+    action = torch.where(wanted & advice.valid, advice.probs.argmax(1), proposal.action)
     return proposal, Choice(action, proposal.scores, {})
 
 
@@ -78,7 +80,7 @@ def test_asking_by_chance_is_what_it_was_before(
 ) -> None:
     told: dict[str, Any] = {"reuse": 3, "tutor_accuracy": 0.8}
     now = train(config_of(algo, env, tmp_path / "now", **told))
-    roomy = train(config_of(algo, env, tmp_path / "roomy", ask_budget=10**9, ask_per_step=64, **told))
+    roomy = train(config_of(algo, env, tmp_path / "roomy", query_budget=10**9, query_budget_per_step=64, **told))
     monkeypatch.setattr(Trainer, "look_up", nothing_yet)
     monkeypatch.setattr(Trainer, "follow", asked_as_before)
     before = train(config_of(algo, env, tmp_path / "before", **told))
@@ -106,7 +108,7 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
 ) -> None:
     """What is charged is different positions a step, and nobody hears more; who shares a question shares its answer."""
     tutor = Witness()
-    desk, rations = make_desk(reuse, tutor), Rations(budget, per_step, "cpu")
+    desk, rations = make_desk(reuse, tutor), QueryBudget(budget, per_step, "cpu")
     left: dict[int, float] = {}  # reuses of each key
     money = math.inf if budget is None else budget
     for turn, state in enumerate(states(30)):
@@ -114,7 +116,7 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
         rng = CounterRNG(1, torch.arange(64), QUERY_STREAM).uniform(turn, 1)[:, 0]
         score = (rng * 7).floor() / 7
         heard = len(tutor.heard)
-        wish = Wish(wanted, score, rng)
+        wish = QueryRequest(wanted, score, rng)
         advice = desk.answer(
             told, wanted, lambda missing, told=told, wish=wish: rations.admit(told.keys, wish, missing)
         )
@@ -125,7 +127,7 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
         for row, key in enumerate(keys):
             if wanted[row] and known.get(key, 0) > 0:
                 known[key] -= 1
-                assert advice.given[row]
+                assert advice.valid[row]
             elif wanted[row]:
                 missing.append(row)
         best: dict[int, float] = {}
@@ -134,7 +136,7 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
         order = sorted(best, key=lambda key: (-best[key], rng[keys.index(key)].item()))
         put = order[: int(min(money, math.inf if per_step is None else per_step, len(order)))]
         assert sorted(tutor.heard[heard:]) == sorted(put)
-        assert [bool(advice.given[row]) for row in missing] == [keys[row] in put for row in missing]
+        assert [bool(advice.valid[row]) for row in missing] == [keys[row] in put for row in missing]
         money -= len(put)
         left = known | dict.fromkeys(put, reuse)
     assert money == (math.inf if budget is None else rations.left.item())
@@ -145,16 +147,16 @@ def test_the_tutor_hears_as_many_questions_as_the_account_says(
 
 
 def test_when_the_budget_is_spent_the_table_still_answers() -> None:
-    desk, rations = make_desk(math.inf, Witness()), Rations(10, None, "cpu")
+    desk, rations = make_desk(math.inf, Witness()), QueryBudget(10, None, "cpu")
     known, unknown = states(1)[0], states(9)[8]
     everybody = torch.ones(64, dtype=torch.bool)
     for state in (known, unknown, known, unknown):
         told = desk.tell(state)
-        wish = Wish(everybody, torch.zeros(64), torch.linspace(0, 0.9, 64))
+        wish = QueryRequest(everybody, torch.zeros(64), torch.linspace(0, 0.9, 64))
         advice = desk.answer(
             told, everybody, lambda missing, told=told, wish=wish: rations.admit(told.keys, wish, missing)
         )
-        share = advice.given.float().mean()
+        share = advice.valid.float().mean()
         assert share == 1 if state is known else share < 0.5
     assert rations.left.item() == 0
     assert desk.summary()["asked"] == 10
@@ -162,12 +164,12 @@ def test_when_the_budget_is_spent_the_table_still_answers() -> None:
 
 def test_a_desk_that_does_not_wait_puts_what_it_may_and_no_more() -> None:
     """A position is charged for in every step until its answer is there."""
-    tutor, rations = Witness(), Rations(10, 4, "cpu")
-    desk = Desk(VIEW, tutor, AdviceTable(7, math.inf, capacity=1 << 14), None, nowait=True)
+    tutor, rations = Witness(), QueryBudget(10, 4, "cpu")
+    desk = Advisor(VIEW, tutor, AdviceTable(7, math.inf, capacity=1 << 14), None, async_tutor=True)
     state, everybody = states(9)[8], torch.ones(64, dtype=torch.bool)
     told, charged = desk.tell(state), []
     for _ in range(4):
-        wish = Wish(everybody, torch.zeros(64), torch.linspace(0, 0.9, 64))
+        wish = QueryRequest(everybody, torch.zeros(64), torch.linspace(0, 0.9, 64))
         desk.answer(told, everybody, lambda missing, wish=wish: rations.admit(told.keys, wish, missing))
         charged.append(10 - int(rations.left))
     assert charged == [4, 8, 10, 10]
@@ -182,15 +184,15 @@ def test_a_desk_that_does_not_wait_puts_what_it_may_and_no_more() -> None:
 @pytest.mark.parametrize("method", THRESHOLDS)
 def test_asking_asks_the_device_nothing(method: str, algo: str, device: str, tmp_path: Path) -> None:
     """All that happens to a step in which the table knows everything or nobody may ask."""
-    config = replace(config_of(algo, "connect4", tmp_path, asking=method), device=device)
+    config = replace(config_of(algo, "connect4", tmp_path, query_strategy=method), device=device)
     env = make_env(config, device)
     agent = make_agent(config, env)
-    asking, rations = Asking(method, None, agent.has_policy, device), Rations(50, 4, device)
+    asking, rations = QueryStrategy(method, None, agent.has_policy, device), QueryBudget(50, 4, device)
     table, rng = (
         AdviceTable(7, 3, capacity=1 << 10, device=device),
         CounterRNG(1, torch.arange(64, device=device), QUERY_STREAM),
     )
-    desk = Desk(VIEW, Witness(), table, None)
+    desk = Advisor(VIEW, Witness(), table, None)
     step = env.reset()
 
     def go(step: Step) -> Step:
@@ -198,7 +200,7 @@ def test_asking_asks_the_device_nothing(method: str, algo: str, device: str, tmp
         told = desk.tell(step.state)
         wish = asking.wish(told.keys, proposal.scores, step.action_mask, 0.5, rng.uniform(env.steps, 2))
         advice = desk.table.get(told.keys, wish.wanted)
-        asked = rations.admit(told.keys, wish, wish.wanted & ~advice.given)
+        asked = rations.admit(told.keys, wish, wish.wanted & ~advice.valid)
         asking.heed(wish.wanted, asked, rations)
         return env.step(proposal.action).as_initial()
 
@@ -219,7 +221,7 @@ def test_asking_asks_the_device_nothing(method: str, algo: str, device: str, tmp
 def test_every_way_of_asking_trains_within_its_budget(method: str, algo: str, env: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     threshold = {"importance": 0.02, "mistake": 0.02}.get(method)
-    told = {"asking": method, "asking_threshold": threshold, "ask_budget": 60, "ask_per_step": 4}
+    told = {"query_strategy": method, "query_threshold": threshold, "query_budget": 60, "query_budget_per_step": 4}
     tutor = train(config_of(algo, env, folder, **told))["tutor"]
     assert tutor["asked"] > 0
     assert 0 <= tutor["budget_left"] < 60
@@ -238,7 +240,7 @@ def test_every_way_of_asking_trains_within_its_budget(method: str, algo: str, en
     assert sum(wanted) / lines == pytest.approx(tutor["consulted"] / 2048)
     assert bool(series(folder, "tutor/consult_probability")) == (method == "chance")
     assert method != "early" or wanted == [1.0] * lines
-    assert config_from_json((folder / "config.json").read_text()).tutoring.asking == method
+    assert config_from_json((folder / "config.json").read_text()).tutoring.query_strategy == method
 
 
 def test_a_checkpoint_keeps_the_table_and_the_reuses_that_are_left(tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_a_checkpoint_keeps_the_table_and_the_reuses_that_are_left(tmp_path: Pat
     assert 0 < before < 3 * len(state["slots"])
     everybody = torch.ones(len(state["slots"]), dtype=torch.bool)
     for turn in range(4):
-        given = table.get(state["keys"], everybody).given
+        given = table.get(state["keys"], everybody).valid
         assert given.equal(state["left"] > turn)
 
 
@@ -266,22 +268,22 @@ def advised(training: Trainer, step: Step, proposal: Proposal) -> Tensor:
 
 def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> None:
     """The budget of corrections against what was corrected, step by step; what agrees is answered and given back."""
-    config = config_of("dqn", "connect4", tmp_path, asking="mistake", asking_threshold=0.0, ask_budget=200)
+    config = config_of("dqn", "connect4", tmp_path, query_strategy="mistake", query_threshold=0.0, query_budget=200)
     env = make_env(config, "cpu")
     agent = make_agent(config, env)
-    with open_desk(config.tutoring, env.game, 1, tmp_path, "cpu") as desk:
+    with open_advisor(config.tutoring, env.game, 1, tmp_path, "cpu") as desk:
         assert desk is not None
         training = Trainer(config, env, agent, desk, None)
         step, money, agreed, paid = env.reset(), 200, 0, 0
         for _ in range(12):
             proposal = agent.act(step)
             keys = list(map(tuple, desk.tell(step.state).keys.tolist()))
-            held = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool)).given
+            held = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool)).valid
             before = desk.tutor.stats["asked"]
             action = advised(training, step, proposal)
             advice = desk.table.get(desk.tell(step.state).keys, torch.ones(64, dtype=torch.bool))
             best = advice.probs.gather(1, desk.view.symmetry[desk.tell(step.state).turned]).argmax(1)
-            differs = advice.given & (best != proposal.greedy)
+            differs = advice.valid & (best != proposal.greedy)
             assert action.equal(torch.where(differs, best, proposal.action))
             new = {key for key, old in zip(keys, held.tolist(), strict=True) if not old}
             wrong = {key for key, old, one in zip(keys, held, differs, strict=True) if not old and one}
@@ -296,7 +298,7 @@ def test_a_mistake_is_what_the_student_would_not_have_done(tmp_path: Path) -> No
 
 
 def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
-    config = config_of("dqn", "connect4", tmp_path, asking="mistake", asking_threshold=0.0, ask_budget=200)
+    config = config_of("dqn", "connect4", tmp_path, query_strategy="mistake", query_threshold=0.0, query_budget=200)
     env = make_env(config, "cpu")
     agent, tutor = make_agent(config, env), Witness(mute=1)
     training = Trainer(config, env, agent, make_desk(math.inf, tutor), None)
@@ -309,7 +311,7 @@ def test_a_silent_tutor_corrects_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algo", AGENTS)
 def test_a_student_says_whether_its_scores_are_a_policy(algo: str, tmp_path: Path) -> None:
-    config = config_of(algo, "connect4", tmp_path, asking="uncertainty")
+    config = config_of(algo, "connect4", tmp_path, query_strategy="uncertainty")
     env = make_env(config, "cpu")
     agent = make_agent(config, env)
     training = Trainer(config, env, agent, make_desk(math.inf, Witness()), None)
@@ -318,13 +320,13 @@ def test_a_student_says_whether_its_scores_are_a_policy(algo: str, tmp_path: Pat
 
 
 def test_the_tutor_alone_is_not_rationed(tmp_path: Path) -> None:
-    train(config_of("dqn", "connect4", tmp_path / "run", ask_budget=3, asking="early"))
+    train(config_of("dqn", "connect4", tmp_path / "run", query_budget=3, query_strategy="early"))
     result = evaluate(Evaluation(tmp_path / "run", "tutor", episodes=50))
     assert result.mean_return > 0
 
 
 def test_a_run_without_symmetry_asks_more(tmp_path: Path) -> None:
-    told = {"consult_to": 1.0, "asking": "early"}
+    told = {"consult_to": 1.0, "query_strategy": "early"}
     with_symmetry = train(config_of("dqn", "connect4", tmp_path / "a", **told))["tutor"]
     without = train(config_of("dqn", "connect4", tmp_path / "b", no_symmetry=True, **told))["tutor"]
     assert without["asked"] > 1.02 * with_symmetry["asked"]

@@ -138,7 +138,7 @@ def test_findings_come_into_the_table_by_position_and_are_averaged(tmp_path: Pat
     modulate(Says(told), VIEW, games, table, tmp_path)
     keys = VIEW.key(games[0].told)
     found = table.get(keys, torch.ones(6, dtype=torch.bool))
-    assert found.given.tolist() == [False, False, False, False, True, True]
+    assert found.valid.tolist() == [False, False, False, False, True, True]
     done = int(games[0].actions[5])
     assert found.probs[5, 3] == pytest.approx(0.75)
     assert found.probs[5, done] == pytest.approx(-0.75)
@@ -341,7 +341,7 @@ def test_a_refinement_that_stopped_goes_on_without_another_pause(
     stopped(parts, monkeypatch)
     report = (tmp_path / "parts" / "analysis.json").read_text()
     monkeypatch.setattr("train.pause", None)
-    monkeypatch.setattr("pause.hire_analyst", None)
+    monkeypatch.setattr("pause.make_analyst", None)
     again(parts)
     agree(whole.run_dir, parts.run_dir)
     assert (tmp_path / "parts" / "analysis.json").read_text() == report

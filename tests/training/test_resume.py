@@ -91,7 +91,7 @@ def without_times(state: Any) -> Any:
 def test_resumed_run_equals_uninterrupted_one(
     algo: str, env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits: dict[str, Any] = {"reuse": 3, "tutor_accuracy": 0.8, "ask_per_step": 40, "ask_budget": 900}
+    limits: dict[str, Any] = {"reuse": 3, "tutor_accuracy": 0.8, "query_budget_per_step": 40, "query_budget": 900}
     config = small_config(algo, env, tmp_path / "whole", **limits)
     if env == "snake":
         config = replace(config, env_kwargs=("size=6", "time_limit=50"))
@@ -103,7 +103,7 @@ def test_resumed_run_equals_uninterrupted_one(
     ("algo", "tutoring", "options"),
     [
         ("dqn", {"tutor": "none"}, {}),
-        ("ppo", {"asking": "visited"}, {}),
+        ("ppo", {"query_strategy": "visited"}, {}),
         ("dqn", {"reuse": float("inf")}, {}),
         ("a2c", {"tutor": "none"}, {"env_kwargs": ("opponent=self", "refresh=1")}),
         pytest.param("ppo", {}, {"compile_mode": "compile"}, marks=pytest.mark.compile),

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from torch import Tensor
 
 from envs.rng import GOLDEN
-from tutors.advice_table import TAG_BITS, WAYS, AdviceTable, scramble, turn
+from tutors.advice_table import TAG_BITS, WAYS, AdviceTable, hash_keys, rank_in_group
 from tutors.base import Advice
 
 BUDGETS = [0, 1, 3, math.inf]
@@ -52,8 +52,8 @@ def serials_of(advice: Advice) -> list[int | None]:
     expected = answers(advice.probs[:, 0].long().tolist())
     torch.testing.assert_close(advice.probs, expected.probs, rtol=0, atol=0)
     torch.testing.assert_close(advice.label_mass, expected.label_mass, rtol=0, atol=0)
-    assert (advice.probs[~advice.given] == 0).all(), "no advice means zeros"
-    rows = zip(advice.probs[:, 0].long().tolist(), advice.given.tolist(), strict=True)
+    assert (advice.probs[~advice.valid] == 0).all(), "no advice means zeros"
+    rows = zip(advice.probs[:, 0].long().tolist(), advice.valid.tolist(), strict=True)
     return [serial if given else None for serial, given in rows]
 
 
@@ -76,8 +76,8 @@ def address_of(table: AdviceTable, pair: tuple[int, int]) -> int:
 
 def entries(table: AdviceTable) -> list[tuple[int, int]]:
     """All keys that lie in the table, the bucket for writes that must not happen left out."""
-    used = table.tags[: table.trash] != 0
-    return [(key, check) for key, check in table.keys[: table.trash][used].tolist()]
+    used = table.tags[: table.dummy_row] != 0
+    return [(key, check) for key, check in table.keys[: table.dummy_row][used].tolist()]
 
 
 def neighbours(table: AdviceTable, count: int) -> list[tuple[int, int]]:
@@ -128,7 +128,7 @@ class CrowdedTable(RuleBasedStateMachine):
         self.left |= dict.fromkeys(said, self.budget)
         present = entries(self.table)
         assert len(present) == len(set(present)), "a key has one entry"
-        assert self.table.load().item() == len(present) / self.table.trash
+        assert self.table.load().item() == len(present) / self.table.dummy_row
 
     @rule(batch=BATCH)
     def get(self, batch: list[tuple[tuple[int, int], bool]]) -> None:
@@ -243,12 +243,12 @@ def test_many_keys_in_few_batches_equal_a_dictionary() -> None:
     expected: list[int | None] = list(range(9001, 10_001)) + list(range(1001, 8001))
     assert get(table, pairs) == expected
     assert get(table, [(number, 0) for number in range(5000, 6000)]) == [None] * 1000
-    assert table.load().item() == 8000 / table.trash
+    assert table.load().item() == 8000 / table.dummy_row
 
 
 def test_twins_have_one_hash() -> None:
     for half in (5, -7, 2**62):
-        assert scramble(as_keys([(3, 0)])).equal(scramble(as_keys([twin(3, half)])))
+        assert hash_keys(as_keys([(3, 0)])).equal(hash_keys(as_keys([twin(3, half)])))
 
 
 def test_of_keys_of_one_address_in_one_batch_the_first_is_kept_and_nobody_else_gets_its_answer() -> None:
@@ -264,7 +264,7 @@ def test_of_keys_of_one_address_in_one_batch_the_first_is_kept_and_nobody_else_g
 @pytest.mark.parametrize("tags", [True, False], ids=["other tags", "one tag"])
 def test_keys_of_one_bucket_are_told_apart_by_tag_and_key(other: tuple[int, int], tags: bool) -> None:
     table = AdviceTable(3, math.inf, capacity=8)
-    table._address = lambda keys: scramble(keys) & (1 << TAG_BITS) - 1 if tags else torch.full_like(keys[:, 0], 77)
+    table._address = lambda keys: hash_keys(keys) & (1 << TAG_BITS) - 1 if tags else torch.full_like(keys[:, 0], 77)
     mine = (3, 9)
     put(table, [mine], [1])
     assert get(table, [other]) == [None]
@@ -293,7 +293,7 @@ def test_a_compiled_table_finds_what_an_eager_one_does() -> None:
     put(table, pairs, list(range(1, 40_001)))
     asked, everybody = as_keys(pairs + [(-number, 1) for number in range(1, 1000)]), torch.ones(40_999).bool()
     eager = table.get(asked, everybody)
-    assert 30_000 < eager.given.sum() < 40_000
+    assert 30_000 < eager.valid.sum() < 40_000
     for rows in (40_999, 64):
         compiled = torch.compile(table.get, dynamic=False)(asked[:rows], everybody[:rows])
         assert all(one.equal(other[:rows]) for one, other in zip(compiled, eager, strict=True))
@@ -353,9 +353,9 @@ def test_silent_rows_push_nothing_out_of_a_full_table() -> None:
     put(table, [(number, 0) for number in range(60)], list(range(1, 61)))
     assert table.load().item() == 1
     names = ("tags", "keys", "answers", "left", "last_use")
-    before = [getattr(table, name)[: table.trash].clone() for name in names]
+    before = [getattr(table, name)[: table.dummy_row].clone() for name in names]
     put(table, [(number, 0) for number in range(40, 90)], list(range(101, 151)), [False] * 50)
-    assert all(getattr(table, name)[: table.trash].equal(old) for name, old in zip(names, before, strict=True))
+    assert all(getattr(table, name)[: table.dummy_row].equal(old) for name, old in zip(names, before, strict=True))
 
 
 @pytest.mark.parametrize("given", [[True] * 5, [False, True, True, False, True], [True, False, True, False, True]])
@@ -411,9 +411,9 @@ def test_no_two_keys_of_one_batch_are_sent_to_one_way() -> None:
     put(table, neighbours(table, 2), [1, 2])
     crowd = as_keys(neighbours(table, 11) + [(number, 1) for number in range(100)])
     slots = table._room(table._address(crowd).sort().values, torch.ones(111, dtype=torch.bool)).tolist()
-    taken = [slot for slot in slots if slot != table.trash]
+    taken = [slot for slot in slots if slot != table.dummy_row]
     assert len(taken) == len(set(taken)) <= 64
-    assert slots.count(table.trash) >= 111 - 64
+    assert slots.count(table.dummy_row) >= 111 - 64
 
 
 def test_a_known_key_of_the_batch_is_not_pushed_out_by_a_new_one() -> None:
@@ -453,7 +453,7 @@ def test_load_is_the_share_of_entries_in_use() -> None:
 
 @pytest.mark.parametrize(("capacity", "rows"), [(64, 64), (65, 128), (1, 8)])
 def test_capacity_is_rounded_up_to_a_power_of_two(capacity: int, rows: int) -> None:
-    assert AdviceTable(3, 1, capacity).trash == rows
+    assert AdviceTable(3, 1, capacity).dummy_row == rows
 
 
 def test_every_entry_of_the_table_can_be_used() -> None:
@@ -497,7 +497,7 @@ def test_numbers_of_a_silent_row_never_come_out() -> None:
 def test_turn_counts_earlier_rows_of_the_same_slot() -> None:
     slots = [4, 2, 4, 4, 0, 2, 9, 4]
     expected = [slots[:row].count(slot) for row, slot in enumerate(slots)]
-    assert turn(torch.tensor(slots)).tolist() == expected
+    assert rank_in_group(torch.tensor(slots)).tolist() == expected
 
 
 def some_batches(count: int) -> list[tuple[Tensor, Advice, Tensor]]:
@@ -538,7 +538,7 @@ def test_what_was_there_before_a_table_is_loaded_takes_no_room_afterwards() -> N
         other.put(keys, advice)
         other.get(keys, wanted)
     keys, advice, _ = some_batches(1)[0]
-    given = advice._replace(given=torch.ones_like(advice.given))
+    given = advice._replace(valid=torch.ones_like(advice.valid))
     table.put(keys[:1], Advice(*(part[:1] for part in given)))
     other.load_state_dict(table.state_dict())
     assert float(other.load()) == 1 / 8
@@ -546,9 +546,9 @@ def test_what_was_there_before_a_table_is_loaded_takes_no_room_afterwards() -> N
         for one in (table, other):
             one.put(keys[row : row + 1], Advice(*(part[row : row + 1] for part in given)))
     everybody = torch.ones(24, dtype=torch.bool)
-    assert other.get(keys, everybody).given.equal(table.get(keys, everybody).given)
+    assert other.get(keys, everybody).valid.equal(table.get(keys, everybody).valid)
     other.clear()
-    assert not other.get(keys, everybody).given.any()
+    assert not other.get(keys, everybody).valid.any()
 
 
 @pytest.mark.parametrize(("before", "now", "served"), [(math.inf, 3, 3), (5, 2, 2), (2, 5, 2), (2, math.inf, 50)])
@@ -557,7 +557,7 @@ def test_a_table_of_another_budget_keeps_to_its_own(before: float, now: float, s
     key, everybody = torch.tensor([[7, 0]]), torch.ones(1, dtype=torch.bool)
     table.put(key, Advice(torch.full((1, 3), 1 / 3), everybody, everybody.float()))
     other.load_state_dict(table.state_dict())
-    assert sum(int(other.get(key, everybody).given) for _ in range(50)) == served
+    assert sum(int(other.get(key, everybody).valid) for _ in range(50)) == served
 
 
 @pytest.mark.gpu

@@ -18,7 +18,7 @@ from envs.base import State, select_rows
 from envs.connect4 import mirror
 from envs.rng import sample_legal, splitmix64
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk
+from tutors.advisor import Advisor
 from tutors.base import Advice
 from tutors.prompts import make_view
 from tutors.store import AdviceStore, identity_of
@@ -83,11 +83,11 @@ def states(steps: int, num_envs: int = 64, seed: int = 1) -> list[State]:
 
 
 def canonical_keys(state: State, rows: Tensor) -> list[int]:
-    return VIEW.key(VIEW.canonical(state)[0])[rows, 0].tolist()
+    return VIEW.key(VIEW.canonicalize(state)[0])[rows, 0].tolist()
 
 
-def make_desk(budget: float, tutor: Witness, store: AdviceStore | None = None) -> Desk:
-    return Desk(VIEW, tutor, AdviceTable(7, budget, capacity=1 << 14), store)
+def make_desk(budget: float, tutor: Witness, store: AdviceStore | None = None) -> Advisor:
+    return Advisor(VIEW, tutor, AdviceTable(7, budget, capacity=1 << 14), store)
 
 
 def some(num_envs: int, seed: int) -> Tensor:
@@ -100,7 +100,7 @@ def test_every_row_gets_the_advice_about_its_own_position_in_its_own_actions(bud
     for turn, state in enumerate(states(12)):
         wanted = some(64, turn)
         advice = desk.advise(state, wanted)
-        assert torch.equal(advice.given, wanted)
+        assert torch.equal(advice.valid, wanted)
         torch.testing.assert_close(advice.probs, expected(state) * wanted[:, None])
 
 
@@ -142,7 +142,7 @@ def test_nobody_asks_nothing() -> None:
     tutor = Witness()
     desk = make_desk(math.inf, tutor)
     advice = desk.advise(states(1)[0], torch.zeros(64, dtype=torch.bool))
-    assert not advice.given.any()
+    assert not advice.valid.any()
     assert not advice.probs.any()
     assert tutor.heard == []
     assert desk.report()["tutor/hit_rate"] == 0
@@ -154,9 +154,9 @@ def test_silence_is_no_advice_and_is_asked_about_again() -> None:
     state = states(4)[3]
     everybody = torch.ones(64, dtype=torch.bool)
     first = desk.advise(state, everybody)
-    keys = VIEW.key(VIEW.canonical(state)[0])[:, 0]
-    assert torch.equal(first.given, keys % 2 != 0)
-    assert not first.probs[~first.given].any()
+    keys = VIEW.key(VIEW.canonicalize(state)[0])[:, 0]
+    assert torch.equal(first.valid, keys % 2 != 0)
+    assert not first.probs[~first.valid].any()
     before = len(tutor.heard)
     desk.advise(state, everybody)
     again = tutor.heard[before:]
@@ -207,10 +207,10 @@ def test_another_tutor_s_table_is_not_gone_on_with(tmp_path: Path, caplog: pytes
     (state,), everybody = states(1), torch.ones(64, dtype=torch.bool)
     desks[0].advise(state, everybody)
     desks[1].load_state_dict(desks[0].state_dict())
-    assert desks[1].look_up(desks[1].tell(state), everybody).given.all()
+    assert desks[1].look_up(desks[1].tell(state), everybody).valid.all()
     assert not caplog.records
     desks[2].load_state_dict(desks[0].state_dict())
-    assert not desks[2].look_up(desks[2].tell(state), everybody).given.any()
+    assert not desks[2].look_up(desks[2].tell(state), everybody).valid.any()
     assert "its earlier answers are not used" in caplog.text
     for desk in desks:
         assert desk.store is not None
@@ -233,11 +233,11 @@ def test_a_table_too_small_for_the_store_takes_the_newest_answers(tmp_path: Path
     keys = torch.stack([torch.arange(500), torch.zeros(500, dtype=torch.int64)], 1)
     for number in range(500):
         store.put(keys[number : number + 1], answers(keys[number : number + 1]), [""])
-    desk = Desk(VIEW, Witness(), AdviceTable(7, math.inf, capacity=64), store)
+    desk = Advisor(VIEW, Witness(), AdviceTable(7, math.inf, capacity=64), store)
     store.flush()
     desk.fill_table()
     assert desk.counts["filled"] == 64
-    given = desk.table.get(keys, torch.ones(500, dtype=torch.bool)).given
+    given = desk.table.get(keys, torch.ones(500, dtype=torch.bool)).valid
     assert not given[: 500 - 64].any()
     assert given[500 - 64 :].sum() > 32
     store.close()
@@ -301,8 +301,8 @@ def test_the_store_keeps_the_words_without_the_rules(tmp_path: Path) -> None:
     with store.engine.connect() as connection:
         (words,) = connection.exec_driver_sql("select words from answers").scalars()
     store.close()
-    (question,) = VIEW.words(VIEW.canonical(state)[0])
-    assert VIEW.rules + words == question
+    (question,) = VIEW.render(VIEW.canonicalize(state)[0])
+    assert VIEW.instructions + words == question
 
 
 def test_a_store_that_fails_costs_advice_nothing_and_is_counted(

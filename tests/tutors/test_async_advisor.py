@@ -24,7 +24,7 @@ from training.checkpoint import load_checkpoint
 from training.config import tuned
 from tutors import TutorConfig
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk, Told
+from tutors.advisor import Advisor, Told
 from tutors.async_advisor import Clerk, Questions, Ring, worth_asking
 from tutors.base import Advice, TutorError
 
@@ -35,7 +35,7 @@ def numbered(numbers: list[int]) -> tuple[Tensor, State]:
     return torch.stack([rows, -rows], 1), {"mine": 10 * rows, "pair": torch.stack([rows, rows + 1], 1)}
 
 
-def wait_for_clerk(desk: Desk) -> None:
+def wait_for_clerk(desk: Advisor) -> None:
     """Wait until what was handed over has been answered."""
     assert desk.clerk is not None
     over = time.monotonic() + 20
@@ -44,8 +44,8 @@ def wait_for_clerk(desk: Desk) -> None:
         time.sleep(0.001)
 
 
-def make_desk(tutor: Witness, budget: float = math.inf, device: str = "cpu") -> Desk:
-    return Desk(VIEW, tutor, AdviceTable(7, budget, capacity=1 << 14, device=device), None, nowait=True)
+def make_desk(tutor: Witness, budget: float = math.inf, device: str = "cpu") -> Advisor:
+    return Advisor(VIEW, tutor, AdviceTable(7, budget, capacity=1 << 14, device=device), None, async_tutor=True)
 
 
 def test_a_ring_holds_the_newest_questions_and_forgets_them_when_they_are_handed_out() -> None:
@@ -107,13 +107,13 @@ def test_an_answer_that_comes_at_once_serves_from_the_second_step_after_the_ques
         advice = Advice(*(part.cpu() for part in desk.advise(there, wanted.to(device))))
         for row, key in enumerate(canonical_keys(state, torch.arange(64))):
             if not wanted[row]:
-                assert not advice.given[row]
+                assert not advice.valid[row]
             elif left.get(key, 0) > 0:
                 left[key] -= 1
-                assert advice.given[row]
+                assert advice.valid[row]
                 torch.testing.assert_close(advice.probs[row], expected(state)[row])
             else:
-                assert not advice.given[row]
+                assert not advice.valid[row]
                 queue.append(key)
         wait_for_clerk(desk)
         desk.tend()
@@ -136,7 +136,7 @@ def test_a_question_that_comes_up_again_after_a_quiet_step_is_asked_again() -> N
     everybody, nobody = torch.ones(64, dtype=torch.bool), torch.zeros(64, dtype=torch.bool)
     for turn, wanted in enumerate((everybody, nobody, nobody, everybody, everybody, nobody, nobody)):
         advice = desk.advise(select_rows(state, torch.tensor([0])), wanted[:1])
-        assert bool(advice.given) == (turn == 3)
+        assert bool(advice.valid) == (turn == 3)
         wait_for_clerk(desk)
         desk.tend()
     wait_for_clerk(desk)
@@ -157,7 +157,7 @@ def test_with_a_tutor_that_answers_at_once_a_run_is_one_that_waits_but_hears_a_s
         while clerk.outbox.empty():
             time.sleep(0.0001)
 
-    def ask_for_later(desk: Desk, told: Told, missing: Tensor, advice: Advice) -> None:
+    def ask_for_later(desk: Advisor, told: Told, missing: Tensor, advice: Advice) -> None:
         known = coming.pop() if coming else None
         if known is not None:
             desk.table.put(*known)
@@ -170,11 +170,11 @@ def test_with_a_tutor_that_answers_at_once_a_run_is_one_that_waits_but_hears_a_s
 
     monkeypatch.setattr(Clerk, "hand", hand_and_wait)
     runs = {}
-    for name in ("nowait", "wait"):
-        told = {"reuse": reuse, "tutor_accuracy": 0.8, "nowait": name == "nowait"}
+    for name in ("async_tutor", "wait"):
+        told = {"reuse": reuse, "tutor_accuracy": 0.8, "async_tutor": name == "async_tutor"}
         runs[name] = train(config_of(algo, "connect4", tmp_path / name, **told))["tutor"]
-        monkeypatch.setattr(Desk, "ask", ask_for_later)
-    assert runs["nowait"]["hits"] == runs["wait"]["hits"] > 30  # type: ignore[index]
+        monkeypatch.setattr(Advisor, "ask", ask_for_later)
+    assert runs["async_tutor"]["hits"] == runs["wait"]["hits"] > 30  # type: ignore[index]
     weights = [load_checkpoint(tmp_path / name / "checkpoints", "cpu")["agent"] for name in runs]
     assert all(one.equal(other) for one, other in zip(*map(tensors, weights), strict=True))
     logged = [
@@ -196,7 +196,7 @@ def test_the_games_go_on_while_the_tutor_thinks() -> None:
     desk = make_desk(tutor)
     played = states(20)
     for state in played:
-        assert not desk.advise(state, torch.ones(64, dtype=torch.bool)).given.any()
+        assert not desk.advise(state, torch.ones(64, dtype=torch.bool)).valid.any()
         desk.tend()
     assert tutor.heard == []
     assert desk.report()["tutor/consulted"] == 20 * 64, "a report does not wait either"
@@ -204,7 +204,7 @@ def test_the_games_go_on_while_the_tutor_thinks() -> None:
     wait_for_clerk(desk)
     assert set(tutor.heard) == set(canonical_keys(played[0], torch.arange(64)))
     desk.tend()
-    assert desk.advise(played[0], torch.ones(64, dtype=torch.bool)).given.all()
+    assert desk.advise(played[0], torch.ones(64, dtype=torch.bool)).valid.all()
     desk.close()
 
 
@@ -247,7 +247,9 @@ def test_closing_does_not_wait_for_a_server_that_never_answers() -> None:
     with serving() as server:
         tutor = hire(server.url, deadline=60)
         server.misbehave = never
-        desk = Desk(VIEW, tutor, AdviceTable(7, math.inf, capacity=1 << 10), None, nowait=True, cancel=tutor.cancel)
+        desk = Advisor(
+            VIEW, tutor, AdviceTable(7, math.inf, capacity=1 << 10), None, async_tutor=True, cancel=tutor.cancel
+        )
         desk.advise(states(1)[0], torch.ones(64, dtype=torch.bool))
         desk.tend()
         time.sleep(0.3)
@@ -292,7 +294,7 @@ def test_silence_is_asked_about_again() -> None:
 def test_a_run_that_does_not_wait_leaves_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     config = tuned("dqn", "connect4")
-    told = TutorConfig(tutor="scripted", nowait=True)
+    told = TutorConfig(tutor="scripted", async_tutor=True)
     summary = train(
         replace(config, tutoring=told, total_steps=6000, num_envs=64, eval_episodes=20, run_dir=tmp_path / "run")
     )

@@ -12,7 +12,16 @@ from torch import Tensor
 import tutors.query
 from agents.policy import TEMPERATURE, action_probs, normalized_entropy
 from envs.rng import QUERY_STREAM, CounterRNG, splitmix64
-from tutors.query import THRESHOLDS, Asking, Rations, Visits, Wish, by_chance, check_asking, importance
+from tutors.query import (
+    THRESHOLDS,
+    QueryBudget,
+    QueryRequest,
+    QueryStrategy,
+    Visits,
+    by_chance,
+    check_query_options,
+    importance,
+)
 from tutors.query import consult_probability as consult_probability_of
 
 ROWS, ACTIONS = 500, 5
@@ -143,7 +152,7 @@ def luck_of(rows: int, step: int) -> Tensor:
 def test_what_the_student_holds_of_actions_decides(method: str, has_policy: bool, threshold: float | None) -> None:
     values, log_probs, action_mask = positions(1)
     scores = log_probs if has_policy else values
-    wish = Asking(method, threshold, has_policy, "cpu").wish(
+    wish = QueryStrategy(method, threshold, has_policy, "cpu").wish(
         some_keys(ROWS, 9, 0), scores, action_mask, 0.0, luck_of(ROWS, 0)
     )
     expected = by_definition(method, scores, action_mask, has_policy)
@@ -185,25 +194,31 @@ def test_only_chance_knows_the_consult_probability(probability: float) -> None:
     values, _, action_mask = positions(2)
     u = luck_of(ROWS, 3)
     for method in THRESHOLDS:
-        wish = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, probability, u)
-        other = Asking(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, 0.7, u)
+        wish = QueryStrategy(method, None, False, "cpu").wish(
+            some_keys(ROWS, 60, 1), values, action_mask, probability, u
+        )
+        other = QueryStrategy(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, 0.7, u)
         assert (wish.wanted.equal(other.wanted)) == (method != "chance")
-    chance = Asking("chance", None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, probability, u)
+    chance = QueryStrategy("chance", None, False, "cpu").wish(
+        some_keys(ROWS, 60, 1), values, action_mask, probability, u
+    )
     assert chance.wanted.tolist() == [number < probability for number in u[:, 0].tolist()]
-    assert chance.rng.equal(u[:, 1])
+    assert chance.u.equal(u[:, 1])
     assert not chance.score.any()
 
 
 def test_early_wants_advice_everywhere() -> None:
     values, _, action_mask = positions(2)
-    wish = Asking("early", None, False, "cpu").wish(some_keys(ROWS, 9, 1), values, action_mask, 0.0, luck_of(ROWS, 0))
+    wish = QueryStrategy("early", None, False, "cpu").wish(
+        some_keys(ROWS, 9, 1), values, action_mask, 0.0, luck_of(ROWS, 0)
+    )
     assert wish.wanted.all()
     assert not wish.score.any()
 
 
 def test_visits_are_counted_as_a_dictionary_counts_them() -> None:
     """So few positions that no sketch of this size can mix them up."""
-    asking, truth = Asking("visited", 4, False, "cpu"), Counter[tuple[int, ...]]()
+    asking, truth = QueryStrategy("visited", 4, False, "cpu"), Counter[tuple[int, ...]]()
     values, _, action_mask = positions(3)
     for step in range(12):
         keys = some_keys(ROWS, 1500, step)
@@ -236,7 +251,7 @@ def test_a_crowded_sketch_counts_too_much_but_never_too_little(monkeypatch: pyte
 
 def test_what_is_no_way_of_asking_is_refused() -> None:
     for method in THRESHOLDS:
-        check_asking(method, None, 0, 1)
+        check_query_options(method, None, 0, 1)
     for told, said in (
         (("importence", None, None, None), "did you mean 'importance'"),
         (("early", 0.5, None, None), "has no threshold"),
@@ -247,7 +262,7 @@ def test_what_is_no_way_of_asking_is_refused() -> None:
         (("chance", None, None, 0), "at least 1"),
     ):
         with pytest.raises(ValueError, match=said):
-            check_asking(*told)
+            check_query_options(*told)
 
 
 class Account:
@@ -280,7 +295,7 @@ class Account:
 )
 def test_rations_are_what_a_plain_account_says(budget: int | None, per_step: int | None, mistakes: bool) -> None:
     chance = random.Random(1)
-    rations, account = Rations(budget, per_step, "cpu"), Account(budget, per_step)
+    rations, account = QueryBudget(budget, per_step, "cpu"), Account(budget, per_step)
     total = 0
     for step in range(400):
         rows = 32
@@ -289,7 +304,7 @@ def test_rations_are_what_a_plain_account_says(budget: int | None, per_step: int
         score = [chance.choice([0.0, 0.0, 0.25, 0.5, chance.random()]) for _ in range(rows)]
         u = luck_of(rows, step)[:, 1]
         keys = torch.stack([splitmix64(torch.tensor(kinds)), torch.tensor(kinds) % 3], 1)
-        wish = Wish(torch.tensor(missing), torch.tensor(score), u)
+        wish = QueryRequest(torch.tensor(missing), torch.tensor(score), u)
         asked = rations.admit(keys, wish, torch.tensor(missing))
         assert asked.tolist() == account.admit(kinds, missing, wish.score.tolist(), u.tolist())
         put = len({kind for kind, one in zip(kinds, asked.tolist(), strict=True) if one})
@@ -315,8 +330,8 @@ def test_rations_are_what_a_plain_account_says(budget: int | None, per_step: int
 def test_a_run_that_goes_on_with_another_budget_has_spent_what_it_spent(
     before: int | None, now: int, left: int
 ) -> None:
-    rations, later = Rations(before, None, "cpu"), Rations(now, None, "cpu")
-    wish = Wish(torch.ones(4, dtype=torch.bool), torch.zeros(4), torch.rand(4))
+    rations, later = QueryBudget(before, None, "cpu"), QueryBudget(now, None, "cpu")
+    wish = QueryRequest(torch.ones(4, dtype=torch.bool), torch.zeros(4), torch.rand(4))
     rations.admit(torch.arange(8).view(4, 2), wish, wish.wanted)
     later.load_state_dict(rations.state_dict())
     assert int(later.left) == left
@@ -324,8 +339,8 @@ def test_a_run_that_goes_on_with_another_budget_has_spent_what_it_spent(
 
 def test_without_limits_whoever_misses_may_ask() -> None:
     missing = torch.tensor([True, False, True])
-    wish = Wish(missing, torch.zeros(3), torch.zeros(3))
-    assert Rations(None, None, "cpu").admit(torch.zeros(3, 2, dtype=torch.int64), wish, missing) is missing
+    wish = QueryRequest(missing, torch.zeros(3), torch.zeros(3))
+    assert QueryBudget(None, None, "cpu").admit(torch.zeros(3, 2, dtype=torch.int64), wish, missing) is missing
 
 
 def test_equal_scores_are_drawn_by_luck() -> None:
@@ -333,8 +348,8 @@ def test_equal_scores_are_drawn_by_luck() -> None:
     keys = torch.arange(rows)[:, None].expand(-1, 2)
     everybody = torch.ones(rows, dtype=torch.bool)
     for step in range(800):
-        wish = Wish(everybody, torch.zeros(rows), luck_of(rows, step)[:, 1])
-        drawn.update(Rations(None, 2, "cpu").admit(keys, wish, everybody).nonzero()[:, 0].tolist())
+        wish = QueryRequest(everybody, torch.zeros(rows), luck_of(rows, step)[:, 1])
+        drawn.update(QueryBudget(None, 2, "cpu").admit(keys, wish, everybody).nonzero()[:, 0].tolist())
     assert sum(drawn.values()) == 1600
     assert all(140 < drawn[row] < 260 for row in range(rows)), "200 each, give or take five deviations"
 
@@ -343,8 +358,10 @@ def test_only_mistakes_are_followed_and_only_when_they_are_asked_for() -> None:
     wanted = torch.tensor([True, True, False, False])
     differs = torch.tensor([True, False, True, False])
     for method in THRESHOLDS:
-        rations = Rations(9, None, "cpu")
-        rations.admit(torch.arange(4)[:, None].expand(-1, 2), Wish(wanted, torch.zeros(4), torch.zeros(4)), wanted)
-        heeded = Asking(method, None, False, "cpu").heed(wanted, differs, rations)
+        rations = QueryBudget(9, None, "cpu")
+        rations.admit(
+            torch.arange(4)[:, None].expand(-1, 2), QueryRequest(wanted, torch.zeros(4), torch.zeros(4)), wanted
+        )
+        heeded = QueryStrategy(method, None, False, "cpu").heed(wanted, differs, rations)
         assert heeded.tolist() == ([True, False, False, False] if method == "mistake" else wanted.tolist())
         assert rations.left.item() == (8 if method == "mistake" else 7)

@@ -17,9 +17,10 @@ import envs
 from envs.base import State, select_rows
 from tests.helpers.paths import ROOT
 from tests.tutors.llm.test_label_logprobs import told
-from tutors import TutorConfig, open_desk
-from tutors.base import Advice, View
+from tutors import TutorConfig, open_advisor
+from tutors.base import Advice
 from tutors.prompts import make_view
+from tutors.prompts.base import PromptView
 from tutors.recorded import RecordedTutor
 from tutors.store import AdviceStore, identity_of
 
@@ -40,7 +41,7 @@ SMALL = (
 )
 
 
-def record(path: Path, state: State, tutor: dict[str, object], view: View = VIEW, seed: int = 0) -> Advice:
+def record(path: Path, state: State, tutor: dict[str, object], view: PromptView = VIEW, seed: int = 0) -> Advice:
     """Put some answers about `state` into a store."""
     rows = len(view.key(state))
     probs = torch.rand(rows, len(view.labels), generator=torch.manual_seed(seed)).softmax(1)
@@ -81,7 +82,7 @@ def test_what_was_recorded_is_repeated_bit_by_bit_and_the_rest_is_silence_and_co
         assert tutor.stats == {"asked": 12, "no_advice/not_recorded": 4}
         assert tutor.report() == {}
     is_known = order < 7
-    assert advice.given.equal(is_known)
+    assert advice.valid.equal(is_known)
     assert advice.probs[is_known].equal(known.probs[order[is_known]])
     assert advice.label_mass[is_known].equal(known.label_mass[order[is_known]])
     assert not advice.probs[~is_known].any()
@@ -110,7 +111,7 @@ def test_a_store_of_two_tutors_wants_one_of_them_named(path: Path) -> None:
 
 
 @pytest.mark.parametrize("view", [make_view(envs.make_game("snake"), "full"), make_view(envs.make_game("blackjack"))])
-def test_answers_about_another_game_are_refused_and_named(path: Path, view: View) -> None:
+def test_answers_about_another_game_are_refused_and_named(path: Path, view: PromptView) -> None:
     record(path, told(view.game, view.name)[1], LLAMA, view)
     with (
         pytest.raises(ValueError, match=f"no answers about connect4 board, only {view.game} {view.name}"),
@@ -126,7 +127,7 @@ def test_answers_in_another_view_or_to_other_words_are_refused(path: Path) -> No
     with pytest.raises(ValueError, match="no answers about snake local, only snake full"):
         RecordedTutor(str(path), snake.spec, make_view(snake, "local"))
     reworded = make_view(snake, "full")
-    reworded.rules += " "
+    reworded.instructions += " "
     with pytest.raises(ValueError, match="no answers about snake full"):
         RecordedTutor(str(path), snake.spec, reworded)
 
@@ -170,7 +171,7 @@ def test_a_store_that_is_lost_in_mid_run_is_silence(path: Path) -> None:
         with tutor.store.engine.begin() as connection:
             connection.exec_driver_sql("DROP TABLE answers")
         advice = tutor.advise(STATE)
-        assert not advice.given.any()
+        assert not advice.valid.any()
         assert tutor.stats == {"asked": 12, "no_advice/store": 12}
 
 
@@ -178,7 +179,7 @@ def test_the_desk_keeps_what_a_recorded_tutor_says_in_the_run_s_own_store(path: 
     known = record(path, STATE, LLAMA)
     run = tmp_path / "run"
     run.mkdir()
-    with open_desk(TutorConfig(tutor=f"recorded:{path}"), GAME, 0, run, "cpu") as desk:
+    with open_advisor(TutorConfig(tutor=f"recorded:{path}"), GAME, 0, run, "cpu") as desk:
         advice = desk.advise(STATE, torch.ones(12, dtype=torch.bool))
         desk.advise(STATE, torch.ones(12, dtype=torch.bool))
         assert desk.summary()["asked"] == 12

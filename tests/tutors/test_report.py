@@ -19,9 +19,10 @@ from envs.snake import EMPTY, HEAD
 from tests.helpers.probes import Echo
 from tests.helpers.programs import program
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk
-from tutors.base import Advice, View
+from tutors.advisor import Advisor
+from tutors.base import Advice
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import PromptView
 from tutors.report import (
     BINS,
     GAMES,
@@ -43,22 +44,22 @@ from tutors.store import AdviceStore, identity_of
 ALL_VIEWS = [(game, name) for game in VIEWS for name in VIEWS[game]]
 
 
-class EchoView(View):
+class EchoView(PromptView):
     """The hidden column, of which only one is best; columns beside it may be illegal."""
 
-    game, name, version, labels, rules = "echo", "told", 1, tuple("ABCD"), ""
+    game, name, version, labels, instructions = "echo", "told", 1, tuple("ABCD"), ""
     walls = True
 
     def key(self, state: State) -> Tensor:
         return torch.stack([state["hidden"], torch.zeros_like(state["hidden"])], 1)
 
-    def words(self, state: State) -> list[str]:
+    def render(self, state: State) -> list[str]:
         return [str(hidden) for hidden in state["hidden"].tolist()]
 
     def action_mask(self, state: State) -> Tensor:
         return Echo(4, self.walls).observe(state)[1]
 
-    def values(self, state: State, depth: int) -> Tensor:
+    def expert_values(self, state: State, depth: int) -> Tensor:
         return torch.nn.functional.one_hot(state["hidden"], 4)
 
 
@@ -67,7 +68,7 @@ class Sayer:
 
     name, identity = "sayer", {"tutor": "sayer"}
 
-    def __init__(self, view: View, say: Callable[[State], Advice]) -> None:
+    def __init__(self, view: PromptView, say: Callable[[State], Advice]) -> None:
         self.view, self.say = view, say
         self.stats: Counter[str] = Counter()
         self.calls: list[int] = []
@@ -76,18 +77,18 @@ class Sayer:
         self.calls.append(num_rows(state))
         self.stats["asked"] += num_rows(state)
         advice = self.say(state)
-        self.stats["no_advice/mute"] += int((~advice.given).sum())
+        self.stats["no_advice/mute"] += int((~advice.valid).sum())
         return advice
 
     def report(self) -> dict[str, float]:
         return {}
 
 
-def desk_of(view: View, tutor: object, store: AdviceStore | None = None) -> Desk:
-    return Desk(view, tutor, AdviceTable(len(view.labels), math.inf, 2000), store)
+def desk_of(view: PromptView, tutor: object, store: AdviceStore | None = None) -> Advisor:
+    return Advisor(view, tutor, AdviceTable(len(view.labels), math.inf, 2000), store)
 
 
-def some(game: str, name: str, count: int, seed: int = 3) -> tuple[View, State]:
+def some(game: str, name: str, count: int, seed: int = 3) -> tuple[PromptView, State]:
     env = envs.make(game, 64, seed)
     view = make_view(env.game, name)
     return view, gather(env, view, count, seed)
@@ -97,8 +98,8 @@ def hidden(*columns: int) -> State:
     return {"hidden": torch.tensor(columns)}
 
 
-def keys_of(view: View, state: State) -> list[tuple[int, ...]]:
-    return [tuple(key) for key in view.key(view.canonical(state)[0]).tolist()]
+def keys_of(view: PromptView, state: State) -> list[tuple[int, ...]]:
+    return [tuple(key) for key in view.key(view.canonicalize(state)[0]).tolist()]
 
 
 def error_by_definition(top: list[float], agreed: list[bool]) -> float:
@@ -260,8 +261,8 @@ def test_who_always_says_the_first_letter_is_found_out(game: str, name: str) -> 
     view, state = some(game, name, 300)
     first = Sayer(view, lambda told: one_hot(view.action_mask(told).long().argmax(1), len(view.labels)))
     found = report(desk_of(view, first), state, 4)
-    told = view.canonical(state)[0]
-    action_mask, values = view.action_mask(told).tolist(), view.values(told, 4).tolist()
+    told = view.canonicalize(state)[0]
+    action_mask, values = view.action_mask(told).tolist(), view.expert_values(told, 4).tolist()
     for place, letter in enumerate(view.labels):
         said = sum(row.index(True) == place for row in action_mask)
         due = 0.0
@@ -313,7 +314,7 @@ def test_positions_are_different_playable_and_the_same_for_the_same_seed(game: s
     env = envs.make(game, 1)
     action_mask = env.game.observe(state)[1]
     assert action_mask.any(1).all()
-    told, turned = view.canonical(state)
+    told, turned = view.canonicalize(state)
     assert torch.equal(action_mask, view.action_mask(told).gather(1, view.symmetry[turned]))
     for part, tensor in some(game, name, 300)[1].items():
         assert torch.equal(tensor, state[part])
@@ -340,7 +341,7 @@ def test_positions_come_from_whole_games_not_from_openings_alone() -> None:
     assert max(discs) > 25
     _, snakes = some("snake", "full", 300)
     view = make_view(envs.make_game("snake"), "full")
-    board = view.canonical(snakes)[0]["board"]
+    board = view.canonicalize(snakes)[0]["board"]
     lengths = ((board < EMPTY) | (board == HEAD)).flatten(1).sum(1)
     assert lengths.max() > 12
     assert (lengths < 6).any()
@@ -376,7 +377,7 @@ def test_half_of_the_actions_are_the_expert_s_best_on_top_of_the_lucky_ones() ->
 def test_the_expert_s_moves_are_named_as_the_game_names_them_in_turned_boards_too() -> None:
     view, state = some("connect4", "board", 300)
     values = search(state["mine"], state["theirs"], 2)
-    assert view.canonical(state)[1].sum() > 50
+    assert view.canonicalize(state)[1].sum() > 50
     assert torch.equal(expert_actions(view, state), values == values.amax(1, keepdim=True))
 
 
@@ -463,10 +464,10 @@ def test_what_cannot_be_reported_is_refused_with_code_2_and_no_traceback(flags: 
     assert not done.stdout
 
 
-class Mute(View):
+class Mute(PromptView):
     """A view without an expert."""
 
-    game, name, version, labels, rules = "connect4", "mute", 1, tuple("ABCDEFG"), ""
+    game, name, version, labels, instructions = "connect4", "mute", 1, tuple("ABCDEFG"), ""
 
 
 def test_a_number_that_is_none_is_shown_as_a_dash() -> None:

@@ -17,8 +17,8 @@ import envs
 from envs.base import State, VecEnv, num_rows, select_rows
 from envs.opponents import search
 from envs.rng import CounterRNG, sample_legal
-from tutors.base import View
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import PromptView
 from tutors.scripted import ScriptedTutor, one_hot
 
 EVERY_VIEW = [(game, name) for game, views in VIEWS.items() for name in views]
@@ -30,7 +30,7 @@ TRIALS = 3000
 class Case(NamedTuple):
     """Different told positions from play, and what the view holds of their actions."""
 
-    view: View
+    view: PromptView
     state: State
     rows: int
     seeds: int
@@ -65,13 +65,13 @@ def case_of(game_name: str, name: str, num_envs: int = 400, steps: int = 24) -> 
     for number in range(steps):
         step = env.step(sample_legal(step.action_mask, rng.uniform(number, 1)[:, 0]))
         if number % 2 == 0:
-            seen.append(view.canonical(env.state)[0])
+            seen.append(view.canonicalize(env.state)[0])
     state = {key: torch.cat([part[key] for part in seen]) for key in seen[0]}
     _, which = view.key(state).unique(dim=0, return_inverse=True)
     first = torch.zeros(which.max() + 1, dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
     state = select_rows(state, first)
     action_mask = view.action_mask(state)
-    values = view.values(state, DEPTH).double().masked_fill(~action_mask, -torch.inf)
+    values = view.expert_values(state, DEPTH).double().masked_fill(~action_mask, -torch.inf)
     rows = num_rows(state)
     return Case(view, state, rows, -(-TRIALS // rows), action_mask, values == values.amax(1, keepdim=True))
 
@@ -115,11 +115,11 @@ def test_the_positions_can_tell_good_from_bad(case: Case) -> None:
 def test_advice_is_one_legal_action_for_every_row(case: Case, accuracy: float) -> None:
     advice = ScriptedTutor(case.view, accuracy, DEPTH).advise(case.state)
     assert advice.probs.dtype == torch.float32
-    assert advice.given.dtype == torch.bool
+    assert advice.valid.dtype == torch.bool
     assert advice.probs.shape == case.action_mask.shape
     assert (advice.probs.sort(1).values[:, :-1] == 0).all()
     assert (advice.probs.amax(1) == 1).all()
-    assert advice.given.all()
+    assert advice.valid.all()
     assert (advice.label_mass == 1).all()
     assert chosen_of(case.action_mask, advice.probs.argmax(1)).all()
 
@@ -262,5 +262,5 @@ def test_asking_changes_no_position(case: Case) -> None:
 def test_one_hot_names_one_action_a_row() -> None:
     advice = one_hot(torch.tensor([2, 0]), 3)
     assert advice.probs.tolist() == [[0, 0, 1], [1, 0, 0]]
-    assert advice.given.tolist() == [True, True]
+    assert advice.valid.tolist() == [True, True]
     assert advice.label_mass.tolist() == [1, 1]

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 import envs
 from envs.base import State, num_rows
-from tutors.base import Advice, View
+from tutors.base import Advice
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import PromptView
 from tutors.scripted import one_hot
 from tutors.tiny import recipe as recipes
 from tutors.tiny.model import Llama, Shape
@@ -81,10 +82,10 @@ def gathered() -> dict[tuple[str, str], State]:
 
 
 def test_every_word_is_known_and_tokens_join_to_the_words(gathered: dict[tuple[str, str], State]) -> None:
-    words = {place: view.words(first(gathered[place], 300)) for place, view in EVERY_VIEW.items()}
+    words = {place: view.render(first(gathered[place], 300)) for place, view in EVERY_VIEW.items()}
     tokenizer = make_tokenizer([text for texts in words.values() for text in texts[:40]], "ABCDEFG")
     for place, view in EVERY_VIEW.items():
-        beginning = tokenizer.encode(view.rules).ids
+        beginning = tokenizer.encode(view.instructions).ids
         for text in words[place]:
             encoded = tokenizer.encode(text)
             assert "".join(encoded.tokens) == text
@@ -98,7 +99,9 @@ def test_a_board_is_the_same_number_of_tokens_whatever_lies_on_it(
     gathered: dict[tuple[str, str], State], place: tuple[str, str], cells: int, tokens: int
 ) -> None:
     view = EVERY_VIEW[place]
-    words = [text.removeprefix(view.rules).split("Options")[0] for text in view.words(first(gathered[place], 300))]
+    words = [
+        text.removeprefix(view.instructions).split("Options")[0] for text in view.render(first(gathered[place], 300))
+    ]
     tokenizer = make_tokenizer(words, "ABCDEFG")
     for text in words:
         assert len(text.split()) == cells
@@ -174,11 +177,11 @@ def test_the_recipe_writes_a_folder_that_vllm_can_serve(tmp_path: Path, monkeypa
 class Oracle(Reader):
     """Reads nothing and answers as the expert: what a model that has learned everything comes to."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: PromptView) -> None:
         self.view, self.stats = view, Counter()
 
     def advise(self, state: State) -> Advice:
-        values = self.view.values(state, 4).float().masked_fill(~self.view.action_mask(state), -torch.inf)
+        values = self.view.expert_values(state, 4).float().masked_fill(~self.view.action_mask(state), -torch.inf)
         return one_hot(values.argmax(1), len(self.view.labels))
 
 

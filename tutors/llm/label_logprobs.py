@@ -13,8 +13,8 @@ import math
 from collections.abc import Sequence
 
 from envs.base import State
-from tutors.base import View
 from tutors.llm.api import Answer, Labels, Trouble, Wanted
+from tutors.prompts.base import PromptView
 
 RAREST = -20.0  # log-probability of a letter in a blank below which nothing is divided out: it would become certain
 Verdict = list[float] | Trouble  # a distribution over the legal actions, or why there is none
@@ -36,7 +36,9 @@ class LabelWay:
     tries = 1
     thinks = False
 
-    def __init__(self, view: View, permutations: int = 1, calibrate: bool = False, min_mass: float = 0.01) -> None:
+    def __init__(
+        self, view: PromptView, permutations: int = 1, calibrate: bool = False, min_mass: float = 0.01
+    ) -> None:
         count = len(view.labels)
         if not 1 <= permutations <= count:
             raise ValueError(f"{permutations} permutations of {count} letters; there can be 1 to {count}")
@@ -55,11 +57,11 @@ class LabelWay:
 
     def questions(self, state: State) -> list[list[str]]:
         """Return the words of each position, once for each order of the letters."""
-        return [list(told) for told in zip(*(view.words(state) for view in self.views), strict=True)]
+        return [list(told) for told in zip(*(view.render(state) for view in self.views), strict=True)]
 
     def blanks(self) -> list[str]:
         """Return the questions without a position, which are asked first."""
-        return [view.blank() for view in self.views]
+        return [view.content_free_prompt() for view in self.views]
 
     def learn_blanks(self, answers: Sequence[Answer]) -> None:
         """Take note of the answers to `blanks`."""

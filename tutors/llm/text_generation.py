@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 
 from envs.base import State
-from tutors.base import ANSWER, BRIEFLY, View
 from tutors.llm.api import Answer, Text, Trouble, Wanted
 from tutors.llm.label_logprobs import Verdict
+from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
 TAGGED = "Give the letter of one option as <action>LETTER</action>."
 TEMPERATURE = 0.7  # of several samples, and of a second try: at 0 a model would say the same again
@@ -33,7 +33,7 @@ class TextWay:
         ValueError: one of the numbers makes no sense.
     """
 
-    def __init__(self, view: View, thinks: bool, tokens: int = 512, samples: int = 1, tries: int = 3) -> None:
+    def __init__(self, view: PromptView, thinks: bool, tokens: int = 512, samples: int = 1, tries: int = 3) -> None:
         if min(tokens, samples, tries) < 1:
             raise ValueError(f"{tokens} tokens, {samples} samples and {tries} tries: each must be at least 1")
         self.view, self.thinks, self.tokens, self.samples, self.tries = view, thinks, tokens, samples, tries
@@ -46,11 +46,11 @@ class TextWay:
 
     def questions(self, state: State) -> list[list[str]]:
         """Return the words of each position, asking for an answer in tags."""
-        return [[tagged(words)] for words in self.view.words(state)]
+        return [[tagged(words)] for words in self.view.render(state)]
 
     def blanks(self) -> list[str]:
         """Return a question that any answer to shows that there can be answers."""
-        return [tagged(self.view.blank())]
+        return [tagged(self.view.content_free_prompt())]
 
     def learn_blanks(self, answers: Sequence[Answer]) -> None:
         """Learn nothing: a text without a position says nothing about letters."""
@@ -81,7 +81,7 @@ def is_worth_another_try(verdict: Verdict) -> bool:
 
 def tagged(words: str) -> str:
     """Return a question that asks for tags in place of a letter."""
-    return f"{words.replace(f' {BRIEFLY}', '').removesuffix(ANSWER).rstrip()}\n\n{TAGGED}"
+    return f"{words.replace(f' {LETTER_ONLY}', '').removesuffix(ANSWER).rstrip()}\n\n{TAGGED}"
 
 
 def read_action(text: str, labels: Sequence[str], thinks: bool) -> int | Trouble:

@@ -16,7 +16,7 @@ import torch
 
 from envs.base import State
 from envs.rng import shift_right, splitmix64
-from tutors.base import Advice, TutorError, View, Warner
+from tutors.base import Advice, TutorError, Warner
 from tutors.llm.api import Answer, Chat, Trouble
 from tutors.llm.breaker import OPENS_AFTER
 from tutors.llm.client import Client, RequestError
@@ -25,6 +25,7 @@ from tutors.llm.label_logprobs import LabelWay, Verdict
 from tutors.llm.models import Model
 from tutors.llm.server_metrics import add, read_metrics, since
 from tutors.llm.text_generation import TextWay, is_worth_another_try
+from tutors.prompts.base import PromptView
 
 
 class VllmTutor:
@@ -42,7 +43,7 @@ class VllmTutor:
     """
 
     def __init__(
-        self, view: View, model: Model, clients: Sequence[Client], way: LabelWay | TextWay, optional: bool = False
+        self, view: PromptView, model: Model, clients: Sequence[Client], way: LabelWay | TextWay, optional: bool = False
     ) -> None:
         self.view, self.model, self.way = view, model, way
         self.name = model.name
@@ -79,7 +80,7 @@ class VllmTutor:
         if not self.learned:
             self.learned = self._learn_blanks()
         if not any(is_open):
-            self._count("other_model" if any(line.is_strange for line in self.lines) else "breaker", len(advice.given))
+            self._count("other_model" if any(line.is_strange for line in self.lines) else "breaker", len(advice.valid))
             return advice
         for row, (verdict, mass) in enumerate(self._verdicts(state, is_open)):
             advice.label_mass[row] = mass  # also where that is too little: the mean must show it
@@ -87,7 +88,7 @@ class VllmTutor:
                 self._count(verdict)
                 continue
             advice.probs[row] = torch.tensor(verdict)
-            advice.given[row] = True
+            advice.valid[row] = True
         return advice
 
     def cancel(self) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from envs.base import Game
 from envs.registry import load_object, unknown_name_message
-from tutors.base import View
+from tutors.prompts.base import PromptView
 from tutors.prompts.blackjack import BlackjackView
 from tutors.prompts.connect4 import Connect4View
 from tutors.prompts.snake import FullView, LocalView
@@ -16,7 +16,7 @@ VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless anoth
 }
 
 
-def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> View:
+def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> PromptView:
     """Return how `game` is told to a tutor.
 
     Args:
@@ -31,7 +31,7 @@ def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> Vie
     return view if symmetry else view.without_symmetry()
 
 
-def find_view(game: Game, name: str | None) -> View:
+def find_view(game: Game, name: str | None) -> PromptView:
     """Return the view of that name, with its symmetry."""
     if name is not None and ":" in name:
         return load_object(name)(game)

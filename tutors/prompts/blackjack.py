@@ -9,12 +9,12 @@ from torch import Tensor
 from envs.base import State
 from envs.blackjack import Blackjack, gymnasium_obs
 from envs.blackjack_exact import optimum
-from tutors.base import ANSWER, BRIEFLY, View
+from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
 CENT = 100  # values are told in hundredths of a stake
 
 
-class BlackjackView(View):
+class BlackjackView(PromptView):
     """The three numbers that a player sees."""
 
     game, name, version = "blackjack", "table", 1
@@ -27,15 +27,15 @@ class BlackjackView(View):
         naturals = "A sum of 21 with the first two cards beats every other 21. " if game.sab else ""
         if game.natural and not game.sab:
             naturals = "Winning with 21 from the first two cards pays one and a half times the stake. "
-        self.rules = (
+        self.instructions = (
             "This is Blackjack. Come closer to 21 than the dealer without going over it. Jacks, queens and "
             "kings count 10; an ace counts 11 where that does not lead over 21, else 1. All cards are equally "
             "likely at every draw. The dealer draws until the sum is 17 or more, and loses when it is over 21. "
             f"{naturals}Equal sums are a draw. Each turn you stick, which ends your turn, or hit, which draws one "
-            f"card; going over 21 loses at once. {BRIEFLY}\n\n"
+            f"card; going over 21 loses at once. {LETTER_ONLY}\n\n"
         )
 
-    def canonical(self, state: State) -> tuple[State, Tensor]:
+    def canonicalize(self, state: State) -> tuple[State, Tensor]:
         total, open_card, usable = gymnasium_obs(state).unbind(1)
         return {"sum": total, "open": open_card, "usable": usable}, torch.zeros_like(total)
 
@@ -43,11 +43,11 @@ class BlackjackView(View):
         place = state["sum"] | state["open"] << 5 | state["usable"] << 9
         return torch.stack([place, torch.zeros_like(place)], 1)
 
-    def words(self, state: State) -> list[str]:
+    def render(self, state: State) -> list[str]:
         hands = zip(state["sum"].tolist(), state["open"].tolist(), state["usable"].tolist(), strict=True)
-        return [self.rules + position(*hand, self.labels) for hand in hands]
+        return [self.instructions + position(*hand, self.labels) for hand in hands]
 
-    def values(self, state: State, depth: int) -> Tensor:
+    def expert_values(self, state: State, depth: int) -> Tensor:
         return self.worth.to(state["sum"].device)[state["sum"], state["open"], state["usable"]]
 
 

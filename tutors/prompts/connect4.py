@@ -11,10 +11,10 @@ from torch import Tensor
 from envs.base import State, where
 from envs.connect4 import BOTTOM, COLUMNS, Connect4, draw, legal_columns, mirror
 from envs.opponents import search
-from tutors.base import ANSWER, BRIEFLY, View
+from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
 
-class Connect4View(View):
+class Connect4View(PromptView):
     """The full board, seen by the student."""
 
     game, name, version = "connect4", "board", 1
@@ -23,9 +23,9 @@ class Connect4View(View):
     symmetry = torch.stack([torch.arange(COLUMNS), torch.arange(COLUMNS).flip(0)])
 
     def __init__(self, game: Connect4) -> None:
-        self.rules = self.introduce()
+        self.instructions = self.render_instructions()
 
-    def introduce(self) -> str:
+    def render_instructions(self) -> str:
         in_order = self.labels == tuple(sorted(self.labels))
         names = f"{self.labels[0]} to {self.labels[-1]}" if in_order else ", ".join(self.labels)
         return (
@@ -33,13 +33,13 @@ class Connect4View(View):
             f"{names} from left to right; it falls to the lowest empty cell. The first to have four discs in "
             "a line, across, upright or diagonal, wins. Your discs are X, your opponent's are O, an empty "
             "cell is a dot. Find the best column: win if you can, block if you must, and leave your "
-            f"opponent no winning reply. {BRIEFLY}\n\n"
+            f"opponent no winning reply. {LETTER_ONLY}\n\n"
             "It is your turn. The board, top row first:\n"
         )
 
-    def canonical(self, state: State) -> tuple[State, Tensor]:
+    def canonicalize(self, state: State) -> tuple[State, Tensor]:
         if len(self.symmetry) == 1:
-            return super().canonical(state)
+            return super().canonicalize(state)
         flipped = {name: mirror(cells) for name, cells in state.items()}
         turned = self.key(flipped)[:, 0] < self.key(state)[:, 0]
         return {name: where(turned, flipped[name], state[name]) for name in state}, turned.long()
@@ -51,12 +51,12 @@ class Connect4View(View):
     def action_mask(self, state: State) -> Tensor:
         return legal_columns(state["mine"] | state["theirs"])
 
-    def words(self, state: State) -> list[str]:
+    def render(self, state: State) -> list[str]:
         action_mask = self.action_mask(state).tolist()
         boards = zip(state["mine"].tolist(), state["theirs"].tolist(), action_mask, strict=True)
-        return [self.rules + position(*board, self.labels) for board in boards]
+        return [self.instructions + position(*board, self.labels) for board in boards]
 
-    def values(self, state: State, depth: int) -> Tensor:
+    def expert_values(self, state: State, depth: int) -> Tensor:
         return search(state["mine"], state["theirs"], depth)
 
 

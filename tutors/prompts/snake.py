@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from envs.base import State
 from envs.rng import splitmix64
 from envs.snake import EMPTY, FRUIT, HEAD, SIGNS, Snake, signs
-from tutors.base import ANSWER, BRIEFLY, View
+from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
 KINDS = ("your neck", "free", "wall", "your body")  # what a side of the head can hold; a tail that leaves is free
 NECK, FREE, WALL, BODY = range(len(KINDS))
@@ -26,7 +26,7 @@ SYMMETRY = torch.tensor(  # what each move is called after a clockwise rotation,
 DEATH, TRAP = -10, -4  # the values, for each cell of the board, of running into something and of shutting oneself in
 
 
-class FullView(View):
+class FullView(PromptView):
     """The whole board. A told position is (B, size, size) int64 of places in SIGNS, under the name `board`.
 
     A key is two independent hashes of the board: sums of random numbers, one for each cell and sign.
@@ -43,9 +43,9 @@ class FullView(View):
         self.hashes = torch.stack(
             [splitmix64(splitmix64(cells) + half) for half in range(1, 3)], 2
         )  # (cells, signs, 2)
-        self.rules = self.introduce()
+        self.instructions = self.render_instructions()
 
-    def introduce(self) -> str:
+    def render_instructions(self) -> str:
         up, right, down, left = self.labels
         return (
             f"This is Snake on a board of {self.size} by {self.size} cells. Your head is @, the fruit is *, an empty "
@@ -53,10 +53,10 @@ class FullView(View):
             "head. Each turn your head moves one cell; your tail follows, except when you eat the fruit and "
             "grow. Moving off the board or into your body ends the game; into the cell that your tail leaves you "
             f"may move. Find the best move: go to the fruit, and never shut yourself in. {up} is up, {right} is right, "
-            f"{down} is down, {left} is left. {BRIEFLY}\n\nThe board, top row first:\n"
+            f"{down} is down, {left} is left. {LETTER_ONLY}\n\nThe board, top row first:\n"
         )
 
-    def canonical(self, state: State) -> tuple[State, Tensor]:
+    def canonicalize(self, state: State) -> tuple[State, Tensor]:
         board = signs(state, self.size)
         images = torch.stack([turned(board, *turn) for turn in TURNS[: len(self.symmetry)]], 1)
         transform = self._hash(images)[:, :, 0].argmin(1)
@@ -68,16 +68,16 @@ class FullView(View):
     def action_mask(self, state: State) -> Tensor:
         return around(state["board"], necks(state["board"]), False).logical_not()
 
-    def words(self, state: State) -> list[str]:
+    def render(self, state: State) -> list[str]:
         boards = zip(state["board"].tolist(), self.action_mask(state).tolist(), strict=True)
         return [
-            self.rules
+            self.instructions
             + "\n".join(" ".join(SIGNS[sign] for sign in row) for row in board)
             + options(action_mask, self.labels)
             for board, action_mask in boards
         ]
 
-    def values(self, state: State, depth: int) -> Tensor:
+    def expert_values(self, state: State, depth: int) -> Tensor:
         return search(state["board"])
 
     def _hash(self, boards: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class FullView(View):
         return self.hashes.to(boards.device)[cell, boards.flatten(-2)].sum(-2)
 
 
-class LocalView(View):
+class LocalView(PromptView):
     """What lies on the four sides of the head, and which of them lead towards the fruit.
 
     A told position is (B, 4) int64 under the name `sides`: ahead, right, behind, left, each 2 * its place in KINDS,
@@ -101,22 +101,22 @@ class LocalView(View):
 
     def __init__(self, game: Snake) -> None:
         self.size = game.size
-        self.rules = self.introduce()
+        self.instructions = self.render_instructions()
 
-    def introduce(self) -> str:
+    def render_instructions(self) -> str:
         names = [f"{label} is {name.lower()}" for label, name in zip(self.labels, self.names(), strict=True)]
         return (
             "This is Snake. Each turn your head moves one cell. Moving into a wall or into your body ends the game; "
             "eating the fruit makes you one cell longer. You see what lies on each side of your head, and on which "
             f"sides the fruit is. Find the best move: stay alive, and go towards the fruit. {', '.join(names)}. "
-            f"{BRIEFLY}\n\n"
+            f"{LETTER_ONLY}\n\n"
         )
 
     def names(self) -> tuple[str, ...]:
         """Return what the four sides are called."""
         return WAYS if len(self.symmetry) == 1 else SIDES
 
-    def canonical(self, state: State) -> tuple[State, Tensor]:
+    def canonicalize(self, state: State) -> tuple[State, Tensor]:
         board = signs(state, self.size)
         blocked = (board < EMPTY) & ~tails(board)
         kind = torch.where(around(board, blocked, False), BODY, FREE)
@@ -134,13 +134,13 @@ class LocalView(View):
     def action_mask(self, state: State) -> Tensor:
         return state["sides"] // 2 != NECK
 
-    def words(self, state: State) -> list[str]:
+    def render(self, state: State) -> list[str]:
         return [
-            self.rules + surroundings(sides, self.names()) + options(action_mask, self.labels)
+            self.instructions + surroundings(sides, self.names()) + options(action_mask, self.labels)
             for sides, action_mask in zip(state["sides"].tolist(), self.action_mask(state).tolist(), strict=True)
         ]
 
-    def values(self, state: State, depth: int) -> Tensor:
+    def expert_values(self, state: State, depth: int) -> Tensor:
         return torch.where(state["sides"] // 2 == FREE, state["sides"] % 2, DEATH)
 
 

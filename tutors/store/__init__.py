@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from envs.base import Spec
-from tutors.base import Advice, View, Warner
+from tutors.base import Advice, Warner
+from tutors.prompts.base import PromptView
 from tutors.store.database import (
     PATIENCE,
     answers,
@@ -66,19 +67,19 @@ class Cost(NamedTuple):
 FREE = Cost()
 
 
-def question_of(spec: Spec, view: View) -> dict[str, Any]:
+def question_of(spec: Spec, view: PromptView) -> dict[str, Any]:
     """Return everything that two questions must share to be asked in the same words."""
     return {
         "game": spec.name,
         "game_version": spec.version,
         "view": view.name,
         "view_version": view.version,
-        "rules": view.rules,
+        "rules": view.instructions,
         "labels": list(view.labels),
     }
 
 
-def identity_of(spec: Spec, view: View, tutor: dict[str, Any]) -> dict[str, Any]:
+def identity_of(spec: Spec, view: PromptView, tutor: dict[str, Any]) -> dict[str, Any]:
     """Return everything that two answers must share to be answers to the same question; see `Tutor.identity`."""
     return question_of(spec, view) | tutor
 
@@ -179,7 +180,7 @@ class AdviceStore:
         for key_and_check, one in found.items():
             for row in rows_by_key.get(key_and_check, []):
                 advice.probs[row] = torch.tensor(one["probs"])
-                advice.given[row] = True
+                advice.valid[row] = True
                 advice.label_mass[row] = one["label_mass"]
         return advice
 
@@ -214,8 +215,8 @@ class AdviceStore:
         `words` are the questions without the rules; `cost` is that of each answer. Advice that is no number is not
         kept. Returns at once unless more waits than the writer has room for.
         """
-        given = advice.given & advice.probs.isfinite().all(1) & advice.label_mass.isfinite()
-        columns = zip(keys.tolist(), *(tensor.tolist() for tensor in advice._replace(given=given)), words, strict=True)
+        given = advice.valid & advice.probs.isfinite().all(1) & advice.label_mass.isfinite()
+        columns = zip(keys.tolist(), *(tensor.tolist() for tensor in advice._replace(valid=given)), words, strict=True)
         same = {"identity": self.identity, **cost._asdict(), "at": round(time.time(), 6)}
         rows = {
             (key, check): {"key": key, "check": check, "probs": probs, "label_mass": mass, "words": text, **same}

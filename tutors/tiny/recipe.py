@@ -24,9 +24,10 @@ from envs.base import Env, State, cat_states, num_rows, select_rows
 from envs.blackjack_exact import CELLS, optimum, value_of
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk
-from tutors.base import Advice, View
+from tutors.advisor import Advisor
+from tutors.base import Advice
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import PromptView
 from tutors.tiny.model import Llama, Shape
 from tutors.tiny.tokens import make_tokenizer, save_tokenizer
 
@@ -58,9 +59,9 @@ class Reader:
 
     name = "reader"
 
-    def __init__(self, model: Llama, tokenizer: Tokenizer, view: View) -> None:
+    def __init__(self, model: Llama, tokenizer: Tokenizer, view: PromptView) -> None:
         self.model, self.tokenizer, self.view = model, tokenizer, view
-        self.beginning = torch.tensor(tokenizer.encode(view.rules).ids)
+        self.beginning = torch.tensor(tokenizer.encode(view.instructions).ids)
         self.labels = torch.tensor([tokenizer.token_to_id(label) for label in view.labels])
         self.identity = {"tutor": "reader"}
         self.stats: Counter[str] = Counter()
@@ -68,7 +69,7 @@ class Reader:
 
     def logits(self, state: State) -> Tensor:
         """Return the logits of all tokens as the answer about each position, (B, vocabulary) float32."""
-        ends = [words.removeprefix(self.view.rules) for words in self.view.words(state)]
+        ends = [words.removeprefix(self.view.instructions) for words in self.view.render(state)]
         encoded = self.tokenizer.encode_batch(ends)
         tokens = torch.tensor([end.ids for end in encoded])
         last = torch.tensor([sum(end.attention_mask) - 1 for end in encoded])
@@ -108,7 +109,7 @@ class Lesson:
 
     def expected(self, state: State) -> Tensor:
         """Return the search's values of each action."""
-        return self.reader.view.values(state, self.depth)
+        return self.reader.view.expert_values(state, self.depth)
 
     def agreement(self, rows: int) -> float:
         """Return in what share of the first `rows` positions the best legal label is a best move of the search."""
@@ -132,7 +133,7 @@ def cook(recipe: Recipe) -> dict[str, object]:
     counts = {place: recipe.positions * weight // sum(WEIGHTS.values()) for place, weight in WEIGHTS.items()}
     views = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
     told = {place: gather(view, counts[place] + HELD_OUT, recipe.seed) for place, view in views.items()}
-    some = [words for place, view in views.items() for words in view.words(first(told[place], 10_000))]
+    some = [words for place, view in views.items() for words in view.render(first(told[place], 10_000))]
     tokenizer = make_tokenizer(some, sorted({label for view in views.values() for label in view.labels}))
     model = Llama(Shape(tokenizer.get_vocab_size()))
     lessons = {
@@ -155,7 +156,7 @@ def cook(recipe: Recipe) -> dict[str, object]:
     return card
 
 
-def gather(view: View, count: int, seed: int) -> State:
+def gather(view: PromptView, count: int, seed: int) -> State:
     """Return at least `count` different positions as they are told, from play of every strength.
 
     In game i the student takes a move of a shallow search with a probability that grows with i, and any
@@ -171,7 +172,7 @@ def gather(view: View, count: int, seed: int) -> State:
     back = view.symmetry.argsort(1)
     for turn in itertools.count(1):
         env = turns[turn % len(turns)]
-        told, turned = view.canonical(env.state)
+        told, turned = view.canonicalize(env.state)
         found.append(told)
         if turn % ROUND == 0:
             known, found = num_rows(found[0]), [distinct(view, found)]
@@ -179,13 +180,15 @@ def gather(view: View, count: int, seed: int) -> State:
                 return found[0]
         chance = rng.uniform(turn, 2)
         action_mask = view.action_mask(told)
-        clever = best(view.values(told, 2).masked_fill(~action_mask, -(1 << 20))) & (chance[:, :1] < skill[:, None])
+        clever = best(view.expert_values(told, 2).masked_fill(~action_mask, -(1 << 20))) & (
+            chance[:, :1] < skill[:, None]
+        )
         move = sample_legal(torch.where(clever.any(1, keepdim=True), clever, action_mask), chance[:, 1])
         env.step(back[turned].gather(1, move[:, None])[:, 0])
     raise AssertionError("counting does not end")
 
 
-def distinct(view: View, parts: list[State]) -> State:
+def distinct(view: PromptView, parts: list[State]) -> State:
     """Join positions and drop those that are told in the same words as another."""
     joined = cat_states(parts)
     keys, which = torch.unique(view.key(joined), dim=0, return_inverse=True)
@@ -293,7 +296,7 @@ def alone(lesson: Lesson) -> dict[str, float]:
 def score(lesson: Lesson, env: Env) -> float:
     """Return the reader's mean return over each copy's first game. What was asked once is kept in a table."""
     view = lesson.reader.view
-    desk = Desk(view, lesson.reader, AdviceTable(len(view.labels), math.inf), None)
+    desk = Advisor(view, lesson.reader, AdviceTable(len(view.labels), math.inf), None)
     env.reset()
     total, playing = torch.zeros(env.num_envs), torch.ones(env.num_envs, dtype=torch.bool)
     while playing.any():

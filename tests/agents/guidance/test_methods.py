@@ -574,7 +574,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
 def test_every_method_changes_what_is_learned_and_a_silent_tutor_does_not(
     name: str, algo: str, plain: dict[str, list[Tensor]], tmp_path: Path
 ) -> None:
-    silent = run(tmp_path / "silent", algo, name, ask_budget=0)
+    silent = run(tmp_path / "silent", algo, name, query_budget=0)
     guided = run(tmp_path / "guided", algo, name)
     assert all(one.equal(other) for one, other in zip(plain[algo], silent, strict=True))
     assert all(one.equal(other) for one, other in zip(plain[algo], guided, strict=True)) == (name == "none")

@@ -213,9 +213,9 @@ def test_hundreds_of_random_bodies_leave_every_position_answered_or_counted(mode
             line.breaker.worked()
             line.is_strange = False
             advice = tutor.advise(state)
-            rows += len(advice.given)
-            given_rows += int(advice.given.sum())
-            assert advice.given.equal(advice.probs.sum(1) > 0.999)
+            rows += len(advice.valid)
+            given_rows += int(advice.valid.sum())
+            assert advice.valid.equal(advice.probs.sum(1) > 0.999)
             assert not advice.probs[~VIEW.action_mask(state)].any()
             assert all(isinstance(count, int) and 0 <= count < 1e15 for count in tutor.stats.values())
 
@@ -247,7 +247,7 @@ def test_tokens_are_counted_where_they_are_numbers(usage: object) -> None:
 
         server.misbehave = misbehave
         try:
-            assert tutor.advise(positions(2)).given.all()
+            assert tutor.advise(positions(2)).valid.all()
         finally:
             client.close()
     assert tutor.stats["prompt_tokens"] == tutor.stats["answer_tokens"] == 0

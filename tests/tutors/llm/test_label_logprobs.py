@@ -17,12 +17,12 @@ from envs.base import State, select_rows
 from envs.rng import sample_legal
 from tests.helpers.scripted_server import Server, serving
 from tests.tutors.llm.test_tutor import MODEL, silences
-from tutors.base import View
 from tutors.llm.api import Labels, Trouble
 from tutors.llm.client import Client
 from tutors.llm.label_logprobs import RAREST, LabelWay, softmax
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import PromptView
 
 EVERY = [(game, name) for game in VIEWS for name in VIEWS[game]]
 MEANINGS = {  # how a view's rules or options name its actions, in order; (.) is the letter
@@ -33,7 +33,7 @@ MEANINGS = {  # how a view's rules or options name its actions, in order; (.) is
 Mind = Callable[[str], dict[str, float]]  # the probability of each letter as the answer to a prompt
 
 
-def told(game: str, name: str | None = None, moves: int = 3, count: int = 12) -> tuple[View, State]:
+def told(game: str, name: str | None = None, moves: int = 3, count: int = 12) -> tuple[PromptView, State]:
     """A view and different positions, told."""
     view = make_view(envs.make_game(game), name)
     env = envs.make(game, 300, seed=5)
@@ -41,13 +41,13 @@ def told(game: str, name: str | None = None, moves: int = 3, count: int = 12) ->
     generator = torch.manual_seed(0)
     for _ in range(moves):
         step = env.step(sample_legal(step.action_mask, torch.rand(len(step.action_mask), generator=generator)))
-    state, _ = view.canonical(env.state)
+    state, _ = view.canonicalize(env.state)
     distinct, which = view.key(state).unique(dim=0, return_inverse=True)
     rows = torch.zeros(len(distinct), dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
     return view, select_rows(state, rows[:count])
 
 
-def letter_of(view: View, prompt: str, action: int) -> str:
+def letter_of(view: PromptView, prompt: str, action: int) -> str:
     """The letter that stands for an action, read from the prompt as a person would."""
     if view.game == "connect4":
         named = re.search(r"seven columns, named (.*?) from left to right", prompt)[1]
@@ -63,7 +63,7 @@ def offered(prompt: str) -> set[str]:
 
 
 @contextmanager
-def minded(view: View, mind: Mind, **how: Any) -> Iterator[tuple[VllmTutor, Server]]:
+def minded(view: PromptView, mind: Mind, **how: Any) -> Iterator[tuple[VllmTutor, Server]]:
     """A tutor of this mind."""
 
     def answer(index: int, prompt: str, body: dict) -> dict:
@@ -110,10 +110,12 @@ def test_who_knows_an_action_by_its_meaning_keeps_it_under_any_letter(game: str,
     view, state = told(game, name)
     count = len(view.labels)
     action_mask = view.action_mask(state)
-    words = view.words(state)
+    words = view.render(state)
     best = {text: int(row.nonzero()[number % int(row.sum()), 0]) for number, (text, row) in
             enumerate(zip(words, action_mask, strict=True))}  # fmt: skip
-    by_position = {text.removeprefix(view.rules).partition("Options")[0]: action for text, action in best.items()}
+    by_position = {
+        text.removeprefix(view.instructions).partition("Options")[0]: action for text, action in best.items()
+    }
 
     def knows(prompt: str) -> dict[str, float]:
         shares = dict.fromkeys(view.labels, 0.3 / count)
@@ -167,8 +169,8 @@ def test_every_order_is_another_and_with_all_of_them_each_action_bears_each_lett
 def test_words_with_the_letters_in_their_own_order_are_the_words(game: str, name: str) -> None:
     view, state = told(game, name)
     same = view.relabelled(view.labels)
-    assert same.words(state) == view.words(state)
-    assert same.blank() == view.blank()
+    assert same.render(state) == view.render(state)
+    assert same.content_free_prompt() == view.content_free_prompt()
 
 
 @pytest.mark.parametrize(("game", "name"), EVERY)
@@ -177,9 +179,9 @@ def test_a_letter_stands_for_the_same_action_wherever_it_is_written(game: str, n
     action_mask = view.action_mask(state).tolist()
     for labels in [view.labels[::-1], view.labels[1:] + view.labels[:1]]:
         dealt = view.relabelled(labels)
-        assert dealt.rules == dealt.introduce()
+        assert dealt.instructions == dealt.render_instructions()
         assert view.labels == make_view(envs.make_game(game), name).labels, "the view itself is left as it was"
-        for text, own, may in zip(dealt.words(state), view.words(state), action_mask, strict=True):
+        for text, own, may in zip(dealt.render(state), view.render(state), action_mask, strict=True):
             assert [letter_of(dealt, text, action) for action in range(len(labels))] == list(labels)
             assert offered(text) == {label for label, action_mask in zip(labels, may, strict=True) if action_mask}
             position = re.compile(r"top row first:\n(.*)\nOptions|Ahead.*\nOptions|Your sum.*\nOptions", re.DOTALL)
@@ -189,14 +191,14 @@ def test_a_letter_stands_for_the_same_action_wherever_it_is_written(game: str, n
 
 def test_columns_whose_letters_are_not_in_order_are_listed() -> None:
     view = make_view(envs.make_game("connect4"))
-    assert "named A to G from" in view.rules
-    assert "named G, A, B, C, D, E, F from" in view.relabelled(tuple("GABCDEF")).rules
+    assert "named A to G from" in view.instructions
+    assert "named G, A, B, C, D, E, F from" in view.relabelled(tuple("GABCDEF")).instructions
 
 
-class Fixed(View):
+class Fixed(PromptView):
     """A view whose words name an action by a letter of their own."""
 
-    game, name, version, labels, rules = "connect4", "fixed", 1, tuple("ABCDEFG"), "A is left."
+    game, name, version, labels, instructions = "connect4", "fixed", 1, tuple("ABCDEFG"), "A is left."
 
 
 def test_a_view_that_cannot_deal_its_letters_anew_is_refused() -> None:
@@ -263,7 +265,7 @@ def test_calibration_takes_a_liking_for_a_letter_away_at_the_price_of_one_prompt
 
 def test_each_order_is_divided_by_its_own_blank() -> None:
     way = LabelWay(make_view(envs.make_game("snake"), "local"), permutations=4)
-    assert way.blanks() == [one.blank() for one in way.views]
+    assert way.blanks() == [one.content_free_prompt() for one in way.views]
     assert len(set(way.blanks())) == 4
     way = LabelWay(make_view(envs.make_game("blackjack")), permutations=2, calibrate=True)
     way.learn_blanks([logs_of([0.6, 0.1]), logs_of([0.1, 0.6])])
@@ -311,14 +313,14 @@ def test_one_order_without_an_answer_is_no_answer() -> None:
 
 def test_one_order_that_was_refused_makes_only_its_position_silent() -> None:
     view, state = told("blackjack")
-    poison = view.relabelled(("B", "A")).words(state)[5]
+    poison = view.relabelled(("B", "A")).render(state)[5]
 
     def mind(prompt: str) -> dict[str, float]:
         return {} if poison in prompt else likes_a(prompt)
 
     with minded(view, mind, permutations=2, min_mass=0.5) as (tutor, _):
         advice = tutor.advise(state)
-        assert (~advice.given).nonzero()[:, 0].tolist() == [5]
+        assert (~advice.valid).nonzero()[:, 0].tolist() == [5]
         assert silences(tutor) == {"low_label_mass": 1}
     assert advice.label_mass[5].item() == pytest.approx(0.75 / 2)
 

@@ -12,13 +12,13 @@ import envs
 from agents.policy import TEMPERATURE
 from tests.helpers.scripted_server import Handler, Server, serving
 from tests.tutors.llm.test_tutor import MODEL, VIEW, a_full_column, positions, silences
-from tutors.base import ANSWER, BRIEFLY
 from tutors.llm.api import Text, Trouble
 from tutors.llm.client import Client
 from tutors.llm.models import Model
 from tutors.llm.text_generation import AGAIN, LONGEST, TAGGED, TextWay, read_action, tagged
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import ANSWER, LETTER_ONLY
 
 LETTERS = tuple("ABCDEFG")
 B, D = 1, 3
@@ -158,18 +158,18 @@ def test_a_question_asks_for_tags_where_it_asked_for_a_letter(game: str, name: s
     view = make_view(envs.make_game(game), name)
     env = envs.make(game, 20)
     env.reset()
-    state, _ = view.canonical(env.state)
+    state, _ = view.canonicalize(env.state)
     way = TextWay(view, thinks=False)
-    for words, (asked,) in zip(view.words(state), way.questions(state), strict=True):
+    for words, (asked,) in zip(view.render(state), way.questions(state), strict=True):
         assert asked.endswith(f"\n\n{TAGGED}")
         assert asked.count(TAGGED) == 1
         assert ANSWER not in asked
-        assert BRIEFLY not in asked
+        assert LETTER_ONLY not in asked
         rest = words.removesuffix(ANSWER).rstrip()
-        assert asked.removesuffix(f"\n\n{TAGGED}").split() == rest.replace(BRIEFLY, "").split()
+        assert asked.removesuffix(f"\n\n{TAGGED}").split() == rest.replace(LETTER_ONLY, "").split()
         assert asked.splitlines()[-3] == rest.splitlines()[-1], "the position stands at the end"
     (blank,) = way.blanks()
-    assert blank == tagged(view.blank())
+    assert blank == tagged(view.content_free_prompt())
     assert ANSWER not in blank
 
 
@@ -177,9 +177,9 @@ def test_a_question_is_asked_in_the_template_with_its_thinking_left_open(server:
     server.text = "hm</think><action>D</action>"
     state = positions(5)
     with telling(server, THINKING, tokens=77) as tutor:
-        assert tutor.advise(state).given.all()
+        assert tutor.advise(state).valid.all()
     (body,) = server.asked
-    assert body["prompt"] == [f"<s>{tagged(words)}</s><think>\n" for words in VIEW.words(state)]
+    assert body["prompt"] == [f"<s>{tagged(words)}</s><think>\n" for words in VIEW.render(state)]
     assert body["max_tokens"] == 77
     assert body["temperature"] == 0
     assert body["n"] == 1
@@ -190,7 +190,7 @@ def test_a_question_is_asked_in_the_template_with_its_thinking_left_open(server:
 def test_advice_is_the_letter_and_costs_what_the_server_says(server: Server) -> None:
     with telling(server) as tutor:
         advice = tutor.advise(positions(3))
-        assert advice.given.all()
+        assert advice.valid.all()
         assert advice.probs.equal(torch.eye(7)[[D, D, D]])
         assert advice.label_mass.tolist() == [1, 1, 1]
         assert tutor.stats == {"asked": 3, "requests": 1, "prompt_tokens": 300, "answer_tokens": 3}
@@ -209,7 +209,7 @@ def test_fault_20_what_says_nothing_is_asked_again_and_then_silent_once(server: 
     server.text = text
     with telling(server, tries=3) as tutor:
         advice = tutor.advise(positions(4))
-        assert not advice.given.any()
+        assert not advice.valid.any()
         assert not advice.probs.any()
         assert silences(tutor) == {kind: 4}
         assert tutor.stats["asked"] == 12
@@ -226,13 +226,13 @@ def test_fault_20_a_full_column_is_asked_again(server: Server) -> None:
         assert silences(tutor) == {}
         assert len(server.asked) == 3
         saying(server, "<action>D</action>")
-        assert not tutor.advise(a_full_column()).given.any()
+        assert not tutor.advise(a_full_column()).valid.any()
         assert silences(tutor) == {"illegal_action": 1}
 
 
 def test_only_the_positions_without_a_legal_answer_are_asked_again(server: Server) -> None:
     state = positions(6)
-    stubborn = VIEW.words(state)[4].removesuffix(ANSWER).splitlines()[-7:-1]
+    stubborn = VIEW.render(state)[4].removesuffix(ANSWER).splitlines()[-7:-1]
 
     def answer(index: int, prompt: str, body: dict) -> dict:
         mute = "\n".join(stubborn) in prompt and body["temperature"] == 0
@@ -240,7 +240,7 @@ def test_only_the_positions_without_a_legal_answer_are_asked_again(server: Serve
 
     with telling(server) as tutor:
         server.answer = answer
-        assert tutor.advise(state).given.all()
+        assert tutor.advise(state).valid.all()
         assert tutor.stats["asked"] == 7
         assert silences(tutor) == {}
     assert [len(body["prompt"]) for body in server.asked] == [6, 1]
@@ -307,7 +307,7 @@ def test_the_deadline_is_over_all_tries(server: Server) -> None:
     with telling(server, deadline=1, tries=50) as tutor:
         server.misbehave = slow
         began = time.monotonic()
-        assert not tutor.advise(positions(2)).given.any()
+        assert not tutor.advise(positions(2)).valid.any()
         assert 0.9 < time.monotonic() - began < 1.2
         assert sum(silences(tutor).values()) == 2
     assert 2 <= len(server.asked) <= 3
@@ -318,12 +318,12 @@ def test_a_server_that_knows_chat_only_is_asked_in_words(server: Server) -> None
     state = positions(70)  # more than go out at once
     with telling(server, tokens=33, samples=2) as tutor:
         advice = tutor.advise(state)
-        assert advice.given.all()
+        assert advice.valid.all()
         assert advice.probs.argmax(1).tolist() == [D] * 70
         assert tutor.identity["template"] == "the server's own"
     assert len(server.asked) == 70
     asked = {body["messages"][0]["content"] for body in server.asked}
-    assert asked == {tagged(words) for words in VIEW.words(state)}
+    assert asked == {tagged(words) for words in VIEW.render(state)}
     for body in server.asked:
         assert len(body["messages"]) == 1
         assert (body["max_tokens"], body["n"], body["temperature"]) == (33, 2, TEMPERATURE)
@@ -333,7 +333,7 @@ def test_chat_that_says_nothing_is_asked_again_too(server: Server) -> None:
     server.is_vllm = False
     server.text = "hm"
     with telling(server, tries=2) as tutor:
-        assert not tutor.advise(positions(3)).given.any()
+        assert not tutor.advise(positions(3)).valid.any()
         assert silences(tutor) == {"no_action": 3}
     assert sorted(body["seed"] for body in server.asked) == [0, 0, 0, 1, 1, 1]
 

@@ -76,7 +76,7 @@ def positions(count: int, moves: int = 3) -> State:
         step = env.step(
             sample_legal(step.action_mask, torch.rand(len(step.action_mask), generator=torch.manual_seed(0)))
         )
-    state, _ = VIEW.canonical(env.state)
+    state, _ = VIEW.canonicalize(env.state)
     distinct, which = VIEW.key(state)[:, 0].unique(return_inverse=True)
     rows = torch.zeros_like(distinct).scatter_(0, which, torch.arange(len(which)))
     return select_rows(state, rows[:count])
@@ -107,7 +107,7 @@ def test_a_question_is_one_token_with_every_label_in_one_request(server: Server,
     state = positions(40)
     tutor.advise(state)
     (body,) = server.asked
-    assert body["prompt"] == [f"<s>{words}</s>" for words in VIEW.words(state)]
+    assert body["prompt"] == [f"<s>{words}</s>" for words in VIEW.render(state)]
     assert body["max_tokens"] == 1
     assert body["temperature"] == 0
     assert body["logprob_token_ids"] == [FIRST_ID + label for label in range(7)]
@@ -116,7 +116,7 @@ def test_a_question_is_one_token_with_every_label_in_one_request(server: Server,
 
 def test_advice_is_the_softmax_over_legal_labels_and_their_mass(tutor: VllmTutor) -> None:
     advice = tutor.advise(positions(5))
-    assert advice.given.all()
+    assert advice.valid.all()
     expected = torch.full((5, 7), 0.4 / 6)
     expected[:, FAVOURITE] = 0.5
     torch.testing.assert_close(advice.probs, expected / 0.9)
@@ -147,7 +147,7 @@ def test_choices_in_any_order_are_sorted(server: Server, tutor: VllmTutor) -> No
 def test_more_prompts_than_one_request_takes_are_split(server: Server, tutor: VllmTutor) -> None:
     state = positions(10)
     many = select_rows(state, torch.arange(2500) % 10)
-    assert tutor.advise(many).given.all()
+    assert tutor.advise(many).valid.all()
     assert sorted(len(body["prompt"]) for body in server.asked) == [452, 1024, 1024]
 
 
@@ -155,7 +155,7 @@ def test_little_label_mass_is_silence(server: Server) -> None:
     strict = hire(server.url, min_mass=0.95)
     advice = strict.advise(positions(3))
     close(strict)
-    assert not advice.given.any()
+    assert not advice.valid.any()
     assert silences(strict) == {"low_label_mass": 3}
 
 
@@ -175,13 +175,13 @@ def with_logs(logs: dict) -> Callable[[Handler, dict], bool]:
 @pytest.mark.parametrize("log", [None, float("nan"), float("inf"), "-0.5", 0.5, [], True, False], ids=repr)
 def test_fault_18_a_log_probability_that_is_none_is_silence(server: Server, tutor: VllmTutor, log: object) -> None:
     server.misbehave = with_logs({f"token_id:{FIRST_ID + 6}": log})
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert silences(tutor) == {"malformed": 2}
 
 
 def test_fault_18_minus_infinity_everywhere_is_no_mass(server: Server, tutor: VllmTutor) -> None:
     server.misbehave = with_logs({f"token_id:{FIRST_ID + label}": -9999.0 for label in range(7)})
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert silences(tutor) == {"low_label_mass": 2}
 
 
@@ -205,10 +205,10 @@ def test_fault_1_an_optional_tutor_is_picked_up_later() -> None:
     with serving() as gone:
         port, url = gone.server_address[1], gone.url
     tutor = hire(url, optional=True)
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     with serving(port):
         breaker(tutor).look_at = 0
-        assert tutor.advise(positions(2)).given.all()
+        assert tutor.advise(positions(2)).valid.all()
     close(tutor)
     assert silences(tutor) == {"breaker": 2}
 
@@ -226,7 +226,7 @@ def test_a_server_that_comes_late_answers_only_as_what_the_answers_are_kept_unde
     with serving(port) as server:
         server.roots = {"tiny": "/another"} if late == "another model" else server.roots
         breaker(tutor).look_at = 0
-        assert not tutor.advise(positions(2)).given.any()
+        assert not tutor.advise(positions(2)).valid.any()
         assert tutor.lines[0].is_strange
         assert tutor.identity == kept
     close(tutor)
@@ -264,20 +264,20 @@ def test_fault_3_refused_in_mid_run_opens_the_breaker_which_closes_on_recovery()
     with serving() as server:
         port = server.server_address[1]
         tutor = hire(server.url)
-        assert tutor.advise(state).given.all()
+        assert tutor.advise(state).valid.all()
     for _ in range(OPENS_AFTER):
-        assert not tutor.advise(state).given.any()
+        assert not tutor.advise(state).valid.any()
     assert set(silences(tutor)) <= {"refused", "reset"}
     assert breaker(tutor).is_open
     before = tutor.stats["requests"]
-    assert not tutor.advise(state).given.any()
+    assert not tutor.advise(state).valid.any()
     assert tutor.stats["requests"] == before, "an open breaker asks nothing"
     breaker(tutor).look_at = 0
-    assert not tutor.advise(state).given.any()
+    assert not tutor.advise(state).valid.any()
     assert breaker(tutor).is_open, "a look that failed leaves it open"
     with serving(port):
         breaker(tutor).look_at = 0
-        assert tutor.advise(state).given.all()
+        assert tutor.advise(state).valid.all()
     assert not breaker(tutor).is_open
     close(tutor)
 
@@ -320,7 +320,7 @@ def test_fault_4_a_connection_that_the_server_dropped_is_replaced_in_silence(ser
         return True
 
     server.misbehave = drop_the_first
-    assert tutor.advise(positions(3)).given.all()
+    assert tutor.advise(positions(3)).valid.all()
     assert dropped
     assert silences(tutor) == {}
     assert breaker(tutor).failures == 0
@@ -336,7 +336,7 @@ def test_fault_5_half_an_answer_is_tried_three_times(server: Server, tutor: Vllm
         return True
 
     server.misbehave = half
-    assert not tutor.advise(positions(4)).given.any()
+    assert not tutor.advise(positions(4)).valid.any()
     assert len(server.asked) == 3
     assert silences(tutor) == {"reset": 4}
 
@@ -364,7 +364,7 @@ def test_faults_6_and_7_the_deadline_is_a_total(server: Server, misbehave: Calla
     tutor = hire(server.url, deadline=2)
     server.misbehave = misbehave
     began = time.monotonic()
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert 1.9 < time.monotonic() - began < 2.2
     close(tutor)
     assert silences(tutor) == {"deadline": 2}
@@ -410,7 +410,7 @@ def test_fault_8_a_redirect_is_not_followed_and_the_key_stays_here(
     tutor = hire(server.url)
     with serving() as elsewhere:
         server.misbehave = always(307, {}, Location=f"{elsewhere.url}/v1/completions")
-        assert not tutor.advise(positions(1)).given.any()
+        assert not tutor.advise(positions(1)).valid.any()
         assert elsewhere.headers_seen == []
     close(tutor)
     assert all(headers["Authorization"] == "Bearer canary" for headers in server.headers_seen)
@@ -428,7 +428,7 @@ def test_fault_10_a_busy_server_is_given_the_time_it_asks_for(server: Server, tu
         return len(times) == 1
 
     server.misbehave = busy_once
-    assert tutor.advise(positions(2)).given.all()
+    assert tutor.advise(positions(2)).valid.all()
     assert times[1] - times[0] >= 1
 
 
@@ -450,7 +450,7 @@ def test_fault_11_one_500_is_forgotten_and_many_open_the_breaker(server: Server,
         return False
 
     server.misbehave = fail
-    assert tutor.advise(positions(2)).given.all()
+    assert tutor.advise(positions(2)).valid.all()
     server.misbehave = always(500, {"error": {"message": "engine"}})
     for _ in range(OPENS_AFTER):
         tutor.advise(positions(2))
@@ -460,7 +460,7 @@ def test_fault_11_one_500_is_forgotten_and_many_open_the_breaker(server: Server,
 
 def test_fault_12_only_the_poisoned_prompt_is_silent(server: Server, tutor: VllmTutor) -> None:
     state = positions(33)
-    poison = fill(MODEL.brief, VIEW.words(state)[20])
+    poison = fill(MODEL.brief, VIEW.render(state)[20])
 
     def choke(handler: Handler, body: dict) -> bool:
         if poison in body["prompt"]:
@@ -469,7 +469,7 @@ def test_fault_12_only_the_poisoned_prompt_is_silent(server: Server, tutor: Vllm
 
     server.misbehave = choke
     advice = tutor.advise(state)
-    assert (~advice.given).nonzero()[:, 0].tolist() == [20]
+    assert (~advice.valid).nonzero()[:, 0].tolist() == [20]
     assert silences(tutor) == {"status_400": 1}
     assert not breaker(tutor).failures
     assert len(server.asked) < 2 * 6 + 2
@@ -498,15 +498,15 @@ def test_faults_14_and_22_a_model_that_is_gone_is_not_asked_until_it_is_back(
 ) -> None:
     server.models = ("llama", "gemma")
     server.misbehave = always(404, {"error": {"message": "no such model"}})
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     asked = len(server.asked)
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert len(server.asked) == asked
     assert silences(tutor) == {"other_model": 4}
     assert "its advice is not used" in caplog.text
     server.models, server.misbehave = ("tiny",), None
     breaker(tutor).look_at = 0
-    assert tutor.advise(positions(2)).given.all()
+    assert tutor.advise(positions(2)).valid.all()
 
 
 def test_fault_22_another_model_of_the_same_name_is_recognised_by_what_it_was_loaded_from(
@@ -514,11 +514,11 @@ def test_fault_22_another_model_of_the_same_name_is_recognised_by_what_it_was_lo
 ) -> None:
     server.roots = {"tiny": "/somewhere/else"}
     tutor.lines[0].heard_at = -math.inf  # a server that was asked a moment ago cannot have been replaced unnoticed
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert silences(tutor) == {"other_model": 2}
     server.roots = {}
     breaker(tutor).look_at = 0
-    assert tutor.advise(positions(2)).given.all()
+    assert tutor.advise(positions(2)).valid.all()
 
 
 def test_fault_22_another_model_of_the_same_name_and_place_is_recognised_by_its_answers(
@@ -526,7 +526,7 @@ def test_fault_22_another_model_of_the_same_name_and_place_is_recognised_by_its_
 ) -> None:
     server.misbehave = with_logs({f"token_id:{FIRST_ID + FAVOURITE}": -3.0})
     tutor.lines[0].heard_at = -math.inf
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert silences(tutor) == {"other_model": 2}
 
 
@@ -537,13 +537,13 @@ def test_fault_22_an_answer_in_another_name_is_not_used(server: Server, tutor: V
         return True
 
     server.misbehave = someone_else
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert silences(tutor) == {"other_model": 2}
 
 
 def test_fault_15_an_error_in_a_200_is_silence(server: Server, tutor: VllmTutor) -> None:
     server.misbehave = always(200, {"error": {"message": "no"}})
-    assert not tutor.advise(positions(3)).given.any()
+    assert not tutor.advise(positions(3)).valid.any()
     assert silences(tutor) == {"error_in_200": 3}
 
 
@@ -554,7 +554,7 @@ def test_an_answer_that_is_not_a_json_object_is_silence(server: Server, tutor: V
         return True
 
     server.misbehave = nonsense
-    assert not tutor.advise(positions(2)).given.any()
+    assert not tutor.advise(positions(2)).valid.any()
     assert silences(tutor) == {"not_json": 2}
 
 
@@ -565,7 +565,7 @@ def test_an_answer_that_is_not_a_json_object_is_silence(server: Server, tutor: V
 )
 def test_choices_that_say_nothing_are_silence(server: Server, tutor: VllmTutor, choices: object) -> None:
     server.misbehave = always(200, {"choices": choices})
-    assert not tutor.advise(positions(1)).given.any()
+    assert not tutor.advise(positions(1)).valid.any()
     assert sum(silences(tutor).values()) == 1
 
 
@@ -622,7 +622,7 @@ def test_a_certificate_that_is_trusted_is_taken(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(aiohttp, "TCPConnector", lambda **how: connector(ssl=trusting, **how))
     with serving(tls=context) as server:
         tutor = hire(server.url)
-        assert tutor.advise(positions(2)).given.all()
+        assert tutor.advise(positions(2)).valid.all()
         close(tutor)
 
 
@@ -693,7 +693,7 @@ def test_fault_16_two_hundred_megabytes_are_not_read_to_their_end(server: Server
     server.misbehave = endless
     before = clear_peak()
     began = time.monotonic()
-    assert not tutor.advise(state).given.any()
+    assert not tutor.advise(state).valid.any()
     assert time.monotonic() - began < 5
     assert peak() - before < 150 << 20
     assert sum(sent) < 100 << 20
@@ -726,7 +726,7 @@ def test_fault_17_choices_belong_to_the_questions_of_their_index(
 
     server.misbehave = misbehave
     advice = tutor.advise(positions(4, moves=1))
-    assert (~advice.given).nonzero()[:, 0].tolist() == list(silent)
+    assert (~advice.valid).nonzero()[:, 0].tolist() == list(silent)
     assert silences(tutor) == dict(Counter(silent.values()))
     rows = [row for row in range(4) if row not in silent]
     assert advice.probs[rows].argmax(1).tolist() == rows
@@ -756,13 +756,13 @@ def prompts(server: Server) -> list[str]:
 def test_of_two_servers_each_question_always_goes_to_the_same() -> None:
     state = positions(40)
     with two_servers() as (one, other, tutor):
-        assert tutor.advise(state).given.all()
+        assert tutor.advise(state).valid.all()
         shares = [set(prompts(server)) for server in (one, other)]
         assert not shares[0] & shares[1]
-        assert shares[0] | shares[1] == {f"<s>{words}</s>" for words in VIEW.words(state)}
+        assert shares[0] | shares[1] == {f"<s>{words}</s>" for words in VIEW.render(state)}
         assert min(map(len, shares)) >= 10
         for rows in (torch.arange(40).flip(0), torch.arange(7), torch.tensor([5] * 3)):
-            assert tutor.advise(select_rows(state, rows)).given.all()
+            assert tutor.advise(select_rows(state, rows)).valid.all()
             for server, share in zip((one, other), shares, strict=True):
                 assert set(prompts(server)) <= share
         assert tutor.stats["asked"] == 40 + 40 + 7 + 3
@@ -777,7 +777,7 @@ def test_answers_of_two_servers_are_put_where_they_were_asked_for() -> None:
         )
         liked = tutor.advise(state).probs.argmax(1).tolist()
         mine = set(prompts(one))
-    assert liked == [FAVOURITE if f"<s>{words}</s>" in mine else 0 for words in VIEW.words(state)]
+    assert liked == [FAVOURITE if f"<s>{words}</s>" in mine else 0 for words in VIEW.render(state)]
 
 
 def test_when_one_of_two_servers_dies_the_other_gets_everything() -> None:
@@ -788,17 +788,17 @@ def test_when_one_of_two_servers_dies_the_other_gets_everything() -> None:
             clients = [first, Client(other.url, beside=first)]
             tutor = VllmTutor(VIEW, MODEL, clients, LabelWay(VIEW))
             prompts(other)
-            assert tutor.advise(state).given.all()
+            assert tutor.advise(state).valid.all()
             theirs = len(prompts(other))
         for _ in range(OPENS_AFTER):
-            given = tutor.advise(state).given
+            given = tutor.advise(state).valid
             assert int((~given).sum()) == theirs, "what went to the dead one is silent until its breaker opens"
         assert tutor.lines[1].breaker.is_open
         assert not tutor.lines[0].breaker.failures
         counted = sum(silences(tutor).values())
         assert counted == OPENS_AFTER * theirs
         prompts(one)
-        assert tutor.advise(state).given.all()
+        assert tutor.advise(state).valid.all()
         assert len(prompts(one)) == 30
         assert sum(silences(tutor).values()) == counted
         for client in clients[::-1]:
@@ -839,11 +839,11 @@ def test_a_late_server_of_another_model_is_not_asked() -> None:
         first = Client(url)
         clients = [first, Client(second.url, beside=first)]
         tutor = VllmTutor(VIEW, MODEL, clients, LabelWay(VIEW), optional=True)
-        assert tutor.advise(positions(9)).given.all()
+        assert tutor.advise(positions(9)).valid.all()
         with serving(port) as late:
             late.roots = {"tiny": "/another"}
             tutor.lines[0].breaker.look_at = 0
-            assert tutor.advise(positions(9)).given.all()
+            assert tutor.advise(positions(9)).valid.all()
             assert all("Options" not in prompt for body in late.asked for prompt in body["prompt"])
             assert tutor.lines[0].is_strange
         for client in reversed(clients):

@@ -16,9 +16,9 @@ from envs.base import Env, State, cat_states, num_rows, select_rows
 from envs.connect4 import draw, mirror
 from envs.rng import CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Desk
-from tutors.base import View
+from tutors.advisor import Advisor
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import PromptView
 from tutors.recorded import RecordedTutor
 from tutors.scripted import ScriptedTutor
 from tutors.store import AdviceStore, identity_of
@@ -41,11 +41,11 @@ def played(game_name: str) -> tuple[Env, State, Tensor, Tensor]:
     return env, state, torch.cat(action_masks), torch.cat(obs)
 
 
-def keys_of(view: View, state: State) -> list[tuple[int, ...]]:
-    return [tuple(key) for key in view.key(view.canonical(state)[0]).tolist()]
+def keys_of(view: PromptView, state: State) -> list[tuple[int, ...]]:
+    return [tuple(key) for key in view.key(view.canonicalize(state)[0]).tolist()]
 
 
-def both(game_name: str, name: str) -> tuple[View, View]:
+def both(game_name: str, name: str) -> tuple[PromptView, PromptView]:
     game = envs.make_game(game_name, **OPTIONS.get(game_name, {}))
     return make_view(game, name), make_view(game, name, symmetry=False)
 
@@ -54,12 +54,12 @@ def both(game_name: str, name: str) -> tuple[View, View]:
 def test_a_position_is_told_as_it_lies(game_name: str, name: str) -> None:
     _, state, action_mask, _ = played(game_name)
     _, view = both(game_name, name)
-    told, transform = view.canonical(state)
+    told, transform = view.canonicalize(state)
     assert transform.dtype == torch.int64
     assert not transform.any()
     assert view.symmetry.tolist() == [list(range(action_mask.shape[1]))]
     assert view.action_mask(told).equal(action_mask)
-    words, keys = view.words(told), [tuple(key) for key in view.key(told).tolist()]
+    words, keys = view.render(told), [tuple(key) for key in view.key(told).tolist()]
     assert len(set(zip(words, keys, strict=True))) == len(set(words)) == len(set(keys)) > 10
 
 
@@ -80,25 +80,25 @@ def test_an_expert_holds_the_same_of_a_position_as_it_lies(game_name: str, name:
     _, state, _, _ = played(game_name)
     state = select_rows(state, torch.arange(0, num_rows(state), 7))
     view, lying = both(game_name, name)
-    told, transform = view.canonical(state)
+    told, transform = view.canonicalize(state)
     assert transform.any()
-    expected = view.values(told, DEPTH).gather(1, view.symmetry[transform])
-    assert lying.values(lying.canonical(state)[0], DEPTH).equal(expected)
+    expected = view.expert_values(told, DEPTH).gather(1, view.symmetry[transform])
+    assert lying.expert_values(lying.canonicalize(state)[0], DEPTH).equal(expected)
 
 
 def test_a_drawn_board_is_the_game_s() -> None:
     _, state, _, _ = played("connect4")
     _, view = both("connect4", "board")
     boards = zip(state["mine"].tolist(), state["theirs"].tolist(), strict=True)
-    for words, (mine, theirs) in zip(view.words(view.canonical(state)[0]), boards, strict=True):
+    for words, (mine, theirs) in zip(view.render(view.canonicalize(state)[0]), boards, strict=True):
         assert draw(mine, theirs, ".XO") in words
 
 
 def test_a_snake_s_board_is_the_game_s() -> None:
     _, state, _, obs = played("snake")
     _, view = both("snake", "full")
-    for words, planes in zip(view.words(view.canonical(state)[0]), obs, strict=True):
-        board = words.removeprefix(view.rules).splitlines()[:6]
+    for words, planes in zip(view.render(view.canonicalize(state)[0]), obs, strict=True):
+        board = words.removeprefix(view.instructions).splitlines()[:6]
         cells = torch.tensor([[sign == "@" for sign in line.split()] for line in board])
         assert cells.equal(planes[1].bool())
         fruit = torch.tensor([[sign == "*" for sign in line.split()] for line in board])
@@ -108,9 +108,9 @@ def test_a_snake_s_board_is_the_game_s() -> None:
 def test_a_snake_s_surroundings_are_named_as_they_lie() -> None:
     _, state, action_mask, obs = played("snake")
     view, lying = both("snake", "local")
-    assert "A is up, B is right, C is down, D is left." in lying.rules
-    assert "A is ahead, B is right, C is behind, D is left." in view.rules
-    for words, may, planes in zip(lying.words(lying.canonical(state)[0]), action_mask.tolist(), obs, strict=True):
+    assert "A is up, B is right, C is down, D is left." in lying.instructions
+    assert "A is ahead, B is right, C is behind, D is left." in view.instructions
+    for words, may, planes in zip(lying.render(lying.canonicalize(state)[0]), action_mask.tolist(), obs, strict=True):
         sides = dict(re.findall(r"^(Up|Right|Down|Left): (.*)$", words, re.MULTILINE))
         assert [side != "your neck" for side in sides.values()] == may
         (row, column), (fruit_row, fruit_column) = (plane.nonzero()[0].tolist() for plane in (planes[1], planes[3]))
@@ -121,13 +121,13 @@ def test_a_snake_s_surroundings_are_named_as_they_lie() -> None:
         assert re.search(r"^Fruit: (.*)$", words, re.MULTILINE)[1] == ", ".join(way for way, so in ways.items() if so)
 
 
-def asked_about(view: View, states: list[State], budget: float = math.inf) -> tuple[int, Desk]:
+def asked_about(view: PromptView, states: list[State], budget: float = math.inf) -> tuple[int, Advisor]:
     tutor = ScriptedTutor(view, 1.0, DEPTH)
-    desk = Desk(view, tutor, AdviceTable(7, budget, capacity=1 << 14), None)
+    desk = Advisor(view, tutor, AdviceTable(7, budget, capacity=1 << 14), None)
     for state in states:
         advice = desk.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
         plain = make_view(envs.make_game("connect4"))
-        values, action_mask = plain.values(state, DEPTH), plain.action_mask(state)  # of each board as it lies
+        values, action_mask = plain.expert_values(state, DEPTH), plain.action_mask(state)  # of each board as it lies
         best = (values == values.masked_fill(~action_mask, -1000).amax(1, keepdim=True)) & action_mask
         assert best.gather(1, advice.probs.argmax(1, keepdim=True)).all(), "the advice fits the board"
     return tutor.stats["asked"], desk
@@ -162,14 +162,14 @@ def test_answers_without_symmetry_have_an_identity_of_their_own(game_name: str, 
     url = tmp_path / "advice.sqlite"
     tutor = ScriptedTutor(lying)
     stored = AdviceStore(url, identity_of(env.spec, lying, tutor.identity))
-    desk = Desk(lying, tutor, AdviceTable(env.spec.num_actions, math.inf, capacity=1 << 14), stored)
+    desk = Advisor(lying, tutor, AdviceTable(env.spec.num_actions, math.inf, capacity=1 << 14), stored)
     desk.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
     stored.close()
     other = AdviceStore(url, identity_of(env.spec, view, tutor.identity))
     assert other.count() == 0
     other.close()
     again = RecordedTutor(str(url), env.spec, lying)
-    assert again.advise(lying.canonical(state)[0]).given.all()
+    assert again.advise(lying.canonicalize(state)[0]).valid.all()
     again.close()
     with pytest.raises(ValueError, match=f"no answers about {game_name} {name}, only {game_name} {name} without symm"):
         RecordedTutor(str(url), env.spec, view)
@@ -178,23 +178,23 @@ def test_answers_without_symmetry_have_an_identity_of_their_own(game_name: str, 
 def test_a_game_without_symmetry_has_nothing_to_switch_off() -> None:
     view, same = both("blackjack", "table")
     assert same.name == view.name
-    assert same.rules == view.rules
+    assert same.instructions == view.instructions
 
 
 def test_letters_can_be_dealt_anew_without_symmetry() -> None:
     _, view = both("snake", "local")
     dealt = view.relabelled(("B", "A", "D", "C"))
-    assert "B is up, A is right, D is down, C is left." in dealt.rules
+    assert "B is up, A is right, D is down, C is left." in dealt.instructions
     assert len(dealt.symmetry) == 1
 
 
-class Turning(View):
+class Turning(PromptView):
     """A view whose author did not think of doing without."""
 
-    game, name, version, labels, rules = "coin", "side", 1, ("A", "B"), ""
+    game, name, version, labels, instructions = "coin", "side", 1, ("A", "B"), ""
     symmetry = torch.tensor([[0, 1], [1, 0]])
 
 
 def test_a_view_of_one_s_own_says_whether_it_can_do_without_its_symmetry() -> None:
-    with pytest.raises(ValueError, match="cannot do without its symmetry"):
+    with pytest.raises(ValueError, match="requires its symmetry"):
         Turning(None).without_symmetry()

@@ -23,8 +23,8 @@ from envs.blackjack_exact import optimum
 from envs.connect4 import drop
 from envs.rng import CounterRNG, sample_legal
 from tests.helpers.paths import GOLDEN
-from tutors.base import View
 from tutors.prompts import VIEWS, make_view
+from tutors.prompts.base import PromptView
 from tutors.prompts.snake import distance, search
 from tutors.scripted import ScriptedTutor
 
@@ -67,7 +67,7 @@ Cell = tuple[int, int]
 class Played(NamedTuple):
     """What a view told of positions as they came, many of them twice and some mirrored."""
 
-    view: View
+    view: PromptView
     game: Game
     state: State
     action_mask: Tensor
@@ -99,14 +99,14 @@ def play(game_name: str, name: str) -> Played:
     step = env.reset()
     for number in range(POSITIONS // NUM_ENVS):
         state = {key: tensor.clone() for key, tensor in env.state.items()}
-        told, transform = view.canonical(state)
+        told, transform = view.canonicalize(state)
         seen.append((state, told, {"transform": transform, "action_mask": step.action_mask}))
         chance = rng.uniform(number, 2)
-        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
+        best = best_of(view.expert_values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
         allowed = torch.where((chance[:, 0] < erring)[:, None], step.action_mask, best)
         step = env.step(sample_legal(allowed, chance[:, 1]))
     state, told, others = (joined(part) for part in zip(*seen, strict=True))
-    words = [sys.intern(question) for question in view.words(told)]  # many are equal: each is kept once
+    words = [sys.intern(question) for question in view.render(told)]  # many are equal: each is kept once
     return Played(view, game, state, others["action_mask"], told, others["transform"], words)
 
 
@@ -131,7 +131,7 @@ def every(played: Played, nth: int) -> tuple[State, State, Tensor, list[str]]:
     )
 
 
-def keys_of(view: View, told: State) -> list[tuple[int, ...]]:
+def keys_of(view: PromptView, told: State) -> list[tuple[int, ...]]:
     return [tuple(key) for key in view.key(told).tolist()]
 
 
@@ -250,9 +250,9 @@ def read(text: str) -> Drawn:
     return Drawn(body, fruit[0] if fruit else None)
 
 
-def board_in(view: View, words: str) -> str:
+def board_in(view: PromptView, words: str) -> str:
     """The drawn board in a question."""
-    return words.removeprefix(view.rules).split("\nOptions:")[0]
+    return words.removeprefix(view.instructions).split("\nOptions:")[0]
 
 
 def from_drawing(drawing: str) -> State:
@@ -312,18 +312,18 @@ def test_a_key_is_two_whole_numbers(played: Played) -> None:
 def test_what_is_told_of_a_position_does_not_depend_on_the_others(played: Played) -> None:
     state, _, transform, words = every(played, 997)
     for row in range(len(words)):
-        told, alone = played.view.canonical(select_rows(state, torch.tensor([row])))
-        assert played.view.words(told) == [words[row]]
+        told, alone = played.view.canonicalize(select_rows(state, torch.tensor([row])))
+        assert played.view.render(told) == [words[row]]
         assert alone == transform[row]
 
 
 def test_telling_changes_no_position(played: Played) -> None:
     state, told, _, _ = every(played, 101)
     before = [{name: tensor.clone() for name, tensor in positions.items()} for positions in (state, told)]
-    played.view.canonical(state)
+    played.view.canonicalize(state)
     for method in (played.view.key, played.view.action_mask, played.view.words):
         method(told)
-    played.view.values(told, DEPTH)
+    played.view.expert_values(told, DEPTH)
     for now, then in zip((state, told), before, strict=True):
         assert all(now[name].equal(then[name]) for name in then)
 
@@ -360,9 +360,9 @@ def test_all_images_of_a_position_are_one_question(played: Played) -> None:
     state, told, _, words = every(played, 229)
     key = played.view.key(told)
     for seen, _ in images(played.game, state):
-        again, _ = played.view.canonical(seen)
+        again, _ = played.view.canonicalize(seen)
         assert played.view.key(again).equal(key)
-        assert played.view.words(again) == words
+        assert played.view.render(again) == words
 
 
 def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
@@ -372,11 +372,11 @@ def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
     tutor = ScriptedTutor(view, 0.5, DEPTH)
     names, transforms, all_values, all_advice = [], [], [], []
     for seen, names_there in images(played.game, state):
-        told, transform = view.canonical(seen)
+        told, transform = view.canonicalize(seen)
         name = view.symmetry[transform][:, names_there]  # what the told position calls each action of `state`
         names.append(name)
         transforms.append(transform)
-        all_values.append(view.values(told, DEPTH).gather(1, name))
+        all_values.append(view.expert_values(told, DEPTH).gather(1, name))
         all_advice.append(tutor.advise(told).probs.gather(1, name))
     ways = torch.stack(transforms).sort(0).values
     lopsided = (ways[1:] != ways[:-1]).all(0)
@@ -397,8 +397,8 @@ def test_a_question_is_the_rules_a_position_and_its_legal_options(played: Played
     view = played.view
     _, told, _, words = every(played, 11)
     for question, action_mask in zip(words, view.action_mask(told).tolist(), strict=True):
-        assert question.startswith(view.rules)
-        assert len(question) > len(view.rules) + 20
+        assert question.startswith(view.instructions)
+        assert len(question) > len(view.instructions) + 20
         options, ask = question.splitlines()[-2:]
         assert options.startswith("Options: ")
         assert re.findall(r"\b[A-Z]\b", options) == [
@@ -412,9 +412,9 @@ def test_the_golden_prompt_has_not_changed(game_name: str, name: str) -> None:
     """A changed prompt is a changed experiment: raise the view's version and draw a new golden file."""
     game = envs.make_game(game_name)
     view = make_view(game, name)
-    told, _ = view.canonical(golden_state(game))
+    told, _ = view.canonicalize(golden_state(game))
     golden = (GOLDEN / f"{game_name}_{name}_v{view.version}.txt").read_text()
-    assert view.words(told) == [golden]
+    assert view.render(told) == [golden]
 
 
 def test_no_golden_prompt_is_left_over() -> None:
@@ -425,11 +425,11 @@ def test_no_golden_prompt_is_left_over() -> None:
 def test_values_are_a_function_of_the_words(played: Played) -> None:
     """Each position by itself or in another batch is worth what the first one with its words was."""
     _, told, _, words = every(played, 7)
-    values = played.view.values(told, DEPTH)
+    values = played.view.expert_values(told, DEPTH)
     assert values.shape == (len(words), played.game.spec.num_actions)
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
     again = torch.empty_like(values)
-    again[order] = torch.cat([played.view.values(select_rows(told, part), DEPTH) for part in order.split(1000)])
+    again[order] = torch.cat([played.view.expert_values(select_rows(told, part), DEPTH) for part in order.split(1000)])
     first: dict[str, list[float]] = {}
     for question, one, other in zip(words, values.tolist(), again.tolist(), strict=True):
         assert one == other == first.setdefault(question, one)
@@ -437,7 +437,7 @@ def test_values_are_a_function_of_the_words(played: Played) -> None:
 
 def test_no_illegal_action_is_worth_more_than_all_legal_ones(played: Played) -> None:
     _, told, _, _ = every(played, 11)
-    values, action_mask = played.view.values(told, DEPTH).double(), played.view.action_mask(told)
+    values, action_mask = played.view.expert_values(told, DEPTH).double(), played.view.action_mask(told)
     best = values.masked_fill(~action_mask, -torch.inf).amax(1)
     assert best.equal(values.amax(1))
 
@@ -451,7 +451,7 @@ def test_no_best_action_loses_at_once_where_another_does_not(played: Played) -> 
     lost = torch.stack([surely_lost(game, state, action) for action in range(action_mask.shape[1])], 1)
     torn = (lost & action_mask).any(1) & (~lost & action_mask).any(1)
     assert torn.sum() > 50 or played.view.game == "blackjack", "no single card surely loses"
-    best = best_of(played.view.values(told, DEPTH).gather(1, played.view.symmetry[transform]), action_mask)
+    best = best_of(played.view.expert_values(told, DEPTH).gather(1, played.view.symmetry[transform]), action_mask)
     assert not (best & lost)[torn].any()
 
 
@@ -474,7 +474,7 @@ def test_equal_words_are_equal_keys_of_discs_not_yet_canonical(connect4: Played)
     view = connect4.view
     state, _, _, words_told = every(connect4, 3)
     both = joined((state, mirrored(state)))
-    words = view.words(both)
+    words = view.render(both)
     assert_one_key_a_question(words, keys_of(view, both))
     assert len(set(words)) > 1.5 * len(set(words_told))
 
@@ -493,7 +493,7 @@ def test_the_largest_key_is_a_board_full_of_the_student_s_discs(connect4: Played
 
 
 def test_canonical_discs_are_their_own_canonical_discs(connect4: Played) -> None:
-    again, turned = connect4.view.canonical(connect4.told)
+    again, turned = connect4.view.canonicalize(connect4.told)
     assert all(again[name].equal(connect4.told[name]) for name in again)
     assert not turned.any()
 
@@ -515,18 +515,18 @@ def test_symmetry_says_where_a_disc_goes(connect4: Played) -> None:
     for action in range(7):
         here = dropped(connect4.state, torch.full_like(turned, action))
         there = dropped(connect4.told, view.symmetry[turned, action])
-        assert view.key(view.canonical(here)[0]).equal(view.key(view.canonical(there)[0]))
+        assert view.key(view.canonicalize(here)[0]).equal(view.key(view.canonicalize(there)[0]))
 
 
 def test_symmetry_maps_a_drawn_board_and_its_answers(connect4: Played) -> None:
     view = connect4.view
     left = from_drawing(CONNECT4)
     right = mirrored(left)
-    assert {int(view.canonical(side)[1]) for side in (left, right)} == {0, 1}
+    assert {int(view.canonicalize(side)[1]) for side in (left, right)} == {0, 1}
     for side, two_crosses in ((left, 1), (right, 5)):  # the only column of two Xs and nothing else
-        told, turned = view.canonical(side)
+        told, turned = view.canonicalize(side)
         column = view.symmetry[turned, two_crosses].item()
-        board = board_in(view, view.words(told)[0]).splitlines()
+        board = board_in(view, view.render(told)[0]).splitlines()
         assert [line.split()[column] for line in board] == list("....XX")
 
 
@@ -551,10 +551,10 @@ def test_values_of_discs_are_those_of_the_student_s_moves(connect4: Played) -> N
         . . . . . . O
         X X X . . . O
     """)
-    values = connect4.view.values(state, 2)[0]
+    values = connect4.view.expert_values(state, 2)[0]
     assert values.argmax() == 3, "four in a line beats stopping the opponent's"
     swapped = {"mine": state["theirs"], "theirs": state["mine"]}
-    assert connect4.view.values(swapped, 2)[0].argmax() == 6
+    assert connect4.view.expert_values(swapped, 2)[0].argmax() == 6
 
 
 def test_discs_are_valued_as_far_ahead_as_one_asks(connect4: Played) -> None:
@@ -567,15 +567,15 @@ def test_discs_are_valued_as_far_ahead_as_one_asks(connect4: Played) -> None:
         . . O . O . .
         . . X X . O .
     """)
-    assert (connect4.view.values(open_three, 2).abs() < 500).all(), "no line of four within two discs"
-    assert (connect4.view.values(open_three, 3) > 500).any(), "three in a line, open on both sides"
+    assert (connect4.view.expert_values(open_three, 2).abs() < 500).all(), "no line of four within two discs"
+    assert (connect4.view.expert_values(open_three, 3) > 500).any(), "three in a line, open on both sides"
 
 
-def every_hand(game: Game, view: View) -> tuple[State, list[tuple[int, int, int]]]:
+def every_hand(game: Game, view: PromptView) -> tuple[State, list[tuple[int, int, int]]]:
     """All 280 hands that one plays on from, told, and as numbers: the sum, the dealer's card, a usable ace."""
     hands = [(total, card, ace) for ace in (0, 1) for card in range(1, 11) for total in range(12 if ace else 4, 22)]
     states = [hand(game, cards_of(total, ace), card) for total, card, ace in hands]
-    return view.canonical(joined(tuple(states)))[0], hands
+    return view.canonicalize(joined(tuple(states)))[0], hands
 
 
 def cards_of(total: int, ace: int) -> list[int]:
@@ -590,8 +590,8 @@ def test_words_of_a_hand_read_back_are_its_three_numbers() -> None:
     view = make_view(game)
     told, hands = every_hand(game, view)
     pattern = r"Your sum: (\d+), (with|without) an ace that counts 11\nThe dealer shows an? (ace|\d+)\n"
-    for question, (total, card, ace) in zip(view.words(told), hands, strict=True):
-        found = re.match(pattern, question.removeprefix(view.rules))
+    for question, (total, card, ace) in zip(view.render(told), hands, strict=True):
+        found = re.match(pattern, question.removeprefix(view.instructions))
         assert found is not None
         assert found.groups() == (str(total), "with" if ace else "without", "ace" if card == 1 else str(card))
         assert "\nOptions: A stick, B hit\n" in question
@@ -607,8 +607,8 @@ def test_the_bits_of_a_hand_s_key() -> None:
 def test_an_ace_that_must_count_1_is_not_told() -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
-    with_ace, without = (view.canonical(hand(game, cards, 7))[0] for cards in ([1, 5, 10], [10, 6]))
-    assert view.words(with_ace) == view.words(without)
+    with_ace, without = (view.canonicalize(hand(game, cards, 7))[0] for cards in ([1, 5, 10], [10, 6]))
+    assert view.render(with_ace) == view.render(without)
 
 
 @pytest.mark.parametrize("options", [{}, {"sab": False}, {"sab": False, "natural": True}], ids=str)
@@ -617,7 +617,7 @@ def test_values_of_hands_are_hundredths_of_the_optimum(options: dict[str, bool])
     view = make_view(game)
     told, hands = every_hand(game, view)
     best = optimum(game)
-    for (stick, hit), place in zip(view.values(told, 1).tolist(), hands, strict=True):
+    for (stick, hit), place in zip(view.expert_values(told, 1).tolist(), hands, strict=True):
         assert stick == pytest.approx(100 * best.stick[place].item(), abs=1e-4)
         assert hit == pytest.approx(100 * best.hit[place].item(), abs=1e-4)
 
@@ -629,19 +629,21 @@ def test_values_of_hands_are_hundredths_of_the_optimum(options: dict[str, bool])
 def test_a_hand_is_played_as_the_books_have_it(total: int, card: int, ace: int, better: str) -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
-    told, _ = view.canonical(hand(game, cards_of(total, ace), card))
-    options = view.words(told)[0].splitlines()[-2]
-    label = view.labels[view.values(told, 1).argmax().item()]
+    told, _ = view.canonicalize(hand(game, cards_of(total, ace), card))
+    options = view.render(told)[0].splitlines()[-2]
+    label = view.labels[view.expert_values(told, 1).argmax().item()]
     assert f"{label} {better}" in options
 
 
 def test_rules_of_blackjack_say_what_a_natural_brings() -> None:
     games = [{}, {"sab": False}, {"sab": False, "natural": True}]
-    sab, plain, natural = (make_view(envs.make_game("blackjack", **options)).rules for options in games)
+    sab, plain, natural = (make_view(envs.make_game("blackjack", **options)).instructions for options in games)
     assert "beats every other 21" in sab
     assert "one and a half times" in natural
     assert "first two cards" not in plain
-    assert make_view(envs.make_game("blackjack", sab=True, natural=True)).rules == sab, "sab goes first, as in the game"
+    assert make_view(envs.make_game("blackjack", sab=True, natural=True)).instructions == sab, (
+        "sab goes first, as in the game"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -675,9 +677,9 @@ def test_words_of_a_board_read_back_are_the_snake_or_an_image_of_it(full: Played
 
 def test_a_told_board_told_again_is_itself(full: Played) -> None:
     _, told, _, words = every(full, 101)
-    again, _ = full.view.canonical(build(full.game, [read(board_in(full.view, question)) for question in words]))
+    again, _ = full.view.canonicalize(build(full.game, [read(board_in(full.view, question)) for question in words]))
     assert full.view.key(again).equal(full.view.key(told))
-    assert full.view.words(again) == words
+    assert full.view.render(again) == words
 
 
 def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
@@ -692,7 +694,7 @@ def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
         assert dead.equal(dead_there)
         same = reward == 0  # a new fruit lies elsewhere, as it is drawn by cells
         assert (same & ~dead).sum() > 100
-        keys = [full.view.key(full.view.canonical(after)[0]) for after in (here, there)]
+        keys = [full.view.key(full.view.canonicalize(after)[0]) for after in (here, there)]
         assert keys[0][same].equal(keys[1][same])
 
 
@@ -702,13 +704,13 @@ def test_on_a_small_board_equal_words_are_equal_keys_too() -> None:
     view, env, rng = make_view(game, "full"), VecEnv(game, 300, seed=5), CounterRNG(6, torch.arange(300), 9)
     step, seen = env.reset(), []
     for number in range(50):
-        told, transform = view.canonical(env.state)
+        told, transform = view.canonicalize(env.state)
         seen.append(told)
-        best = best_of(view.values(told, 1).gather(1, view.symmetry[transform]), step.action_mask)
+        best = best_of(view.expert_values(told, 1).gather(1, view.symmetry[transform]), step.action_mask)
         chance = rng.uniform(number, 2)
         step = env.step(sample_legal(torch.where(chance[:, :1] < 0.3, step.action_mask, best), chance[:, 1]))
     told = joined(tuple(seen))
-    words = view.words(told)
+    words = view.render(told)
     assert_one_key_a_question(words, keys_of(view, told))
     snakes = [read(board_in(view, question)) for question in set(words)]
     assert len({(frozenset(body), body[-1], fruit) for body, fruit in snakes}) < len(snakes)
@@ -791,7 +793,7 @@ def assert_ranked(values: list[float], promises: list[tuple[int, ...]]) -> None:
 def test_a_search_ranks_moves_as_queues_do(full: Played) -> None:
     _, told, _, words = every(full, 131)
     snakes = [read(board_in(full.view, question)) for question in words]
-    assert full.view.values(told, DEPTH).equal(search(told["board"]))
+    assert full.view.expert_values(told, DEPTH).equal(search(told["board"]))
     kinds = set()
     for values, snake in zip(search(told["board"]).tolist(), snakes, strict=True):
         promises = promise(snake, full.game.size)
@@ -828,8 +830,8 @@ FRUIT_BEHIND_THE_BODY = """
 def test_a_drawn_snake_goes_where_it_lives_longest(drawing: str, best: str, size: int) -> None:
     game = envs.make_game("snake", size=size)
     view, snake = make_view(game, "full"), read(drawing)
-    told, transform = view.canonical(build(game, [snake]))
-    values = view.values(told, DEPTH).gather(1, view.symmetry[transform])[0]
+    told, transform = view.canonicalize(build(game, [snake]))
+    values = view.expert_values(told, DEPTH).gather(1, view.symmetry[transform])[0]
     assert ["up", "right", "down", "left"][values.argmax()] == best
     assert_ranked(values.tolist(), promise(snake, size))
 
@@ -858,7 +860,7 @@ def test_words_of_the_sides_are_those_of_the_drawn_board(local: Played) -> None:
     for snake, names, question in zip(
         drawn(local.game, state), local.view.symmetry[transform].tolist(), words, strict=True
     ):
-        *sides, fruit, _, _ = question.removeprefix(local.view.rules).splitlines()
+        *sides, fruit, _, _ = question.removeprefix(local.view.instructions).splitlines()
         told = dict(line.split(": ") for line in sides)
         assert list(told) == list(SIDES)
         towards = fruit.removeprefix("Fruit: ").split(", ")
@@ -873,16 +875,16 @@ def test_words_of_the_sides_are_those_of_the_drawn_board(local: Played) -> None:
 def test_a_tail_that_leaves_is_free_and_may_be_entered(local: Played) -> None:
     view, game = local.view, local.game
     ring = build(game, [read("> v\n^ @\n. *" + "\n." * 5 + " ." * 6)])
-    told, transform = view.canonical(ring)
+    told, transform = view.canonicalize(ring)
     tail = view.symmetry[transform[0], 3].item()
-    assert f"{SIDES[tail]}: free\n" in view.words(told)[0]
+    assert f"{SIDES[tail]}: free\n" in view.render(told)[0]
     _, _, dead = game.step(ring, torch.tensor([3]), torch.zeros(1, 1))
     assert not dead
 
 
 def test_where_there_is_no_fruit_it_is_nowhere(local: Played) -> None:
-    told, _ = local.view.canonical(build(local.game, [Drawn([(3, 3), (3, 4)], None)]))
-    assert "\nFruit: nowhere\n" in local.view.words(told)[0]
+    told, _ = local.view.canonicalize(build(local.game, [Drawn([(3, 3), (3, 4)], None)]))
+    assert "\nFruit: nowhere\n" in local.view.render(told)[0]
 
 
 def test_a_snake_sees_few_different_sides(local: Played) -> None:
@@ -895,9 +897,9 @@ def test_a_snake_sees_few_different_sides(local: Played) -> None:
 
 def test_rules_of_snake_name_the_size_only_where_the_board_is_told() -> None:
     small, large = (envs.make_game("snake", size=size) for size in (6, 12))
-    assert "6 by 6" in make_view(small, "full").rules
-    assert "12 by 12" in make_view(large, "full").rules
-    assert make_view(small, "local").rules == make_view(large, "local").rules
+    assert "6 by 6" in make_view(small, "full").instructions
+    assert "12 by 12" in make_view(large, "full").instructions
+    assert make_view(small, "local").instructions == make_view(large, "local").instructions
 
 
 @pytest.mark.parametrize(("name", "size", "steps", "floor"), [("full", 6, 200, 18), ("local", 12, 250, 10)])
@@ -907,8 +909,8 @@ def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, step
     view, env, rng = make_view(game, name), VecEnv(game, 40, seed=1), CounterRNG(2, torch.arange(40), 9)
     step, alive, fruits = env.reset(), torch.ones(40, dtype=torch.bool), torch.zeros(40)
     for number in range(steps):
-        told, transform = view.canonical(env.state)
-        best = best_of(view.values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
+        told, transform = view.canonicalize(env.state)
+        best = best_of(view.expert_values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
         step = env.step(sample_legal(best, rng.uniform(number, 1)[:, 0]))
         fruits += step.reward * alive
         alive &= ~(step.terminated | step.truncated)
@@ -950,5 +952,5 @@ def test_a_view_of_one_s_own_is_found_in_the_folder_one_is_in(tmp_path: Path, mo
     assert view.of is game
     with pytest.raises(ValueError, match="chess_in_words:Shown"):
         make_view(game, "chess_in_words:Shown")
-    with pytest.raises(ValueError, match="nowhere_to_be_found:View"):
-        make_view(game, "nowhere_to_be_found:View")
+    with pytest.raises(ValueError, match="nowhere_to_be_found:PromptView"):
+        make_view(game, "nowhere_to_be_found:PromptView")

@@ -233,9 +233,9 @@ def test_merging_copies_all_answers_and_keeps_those_that_are_there(path: Path, t
 def test_a_store_that_is_in_use_is_merged_into(path: Path, tmp_path: Path) -> None:
     keep(tmp_path / "other", LLAMA, 100, 5)
     store = AdviceStore(path, LLAMA)
-    assert not store.find(torch.tensor([[100, -(2**63) + 100]])).given.any()
+    assert not store.find(torch.tensor([[100, -(2**63) + 100]])).valid.any()
     well("merge", path, tmp_path / "other")
-    assert store.find(torch.tensor([[100, -(2**63) + 100]])).given.all()
+    assert store.find(torch.tensor([[100, -(2**63) + 100]])).valid.all()
     store.close()
 
 
@@ -357,8 +357,8 @@ def test_the_positions_met_most_often_are_those_that_a_plain_count_finds() -> No
     for turn, state in enumerate(mixed_play(env, view, 3)):
         if turn == 100:  # rounds end at whole hundreds, and 25,600 are five thousand or more
             break
-        counts.update(view.key(view.canonical(state)[0])[:, 0].tolist())
-    keys = view.key(view.canonical(found)[0])[:, 0].tolist()
+        counts.update(view.key(view.canonicalize(state)[0])[:, 0].tolist())
+    keys = view.key(view.canonicalize(found)[0])[:, 0].tolist()
     assert len(set(keys)) == 50
     assert sorted((counts[key] for key in keys), reverse=True) == [count for _, count in counts.most_common(50)]
     assert [counts[key] for key in keys] == sorted((counts[key] for key in keys), reverse=True)

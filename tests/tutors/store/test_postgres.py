@@ -147,7 +147,7 @@ def test_the_first_answer_stays_and_strangers_are_silent(store: AdviceStore, url
     store.flush()
     assert_same(store.find(KEYS), first)
     stranger = AdviceStore(url, IDENTITY | {"tutor": "another"})
-    assert not stranger.find(KEYS).given.any()
+    assert not stranger.find(KEYS).valid.any()
     stranger.close()
 
 
@@ -186,7 +186,7 @@ def test_a_server_that_goes_and_comes_back_costs_a_warning(
     finally:
         server.start()
     assert soon(lambda: not store.writer.waiting, 10)
-    assert store.find(keys_of(1, 2, 3)).given.all()
+    assert store.find(keys_of(1, 2, 3)).valid.all()
     assert store.writer.lost == 0
     assert len([record for record in caplog.records if record.name == "tutors.store"]) == 1
     assert "canary" not in caplog.text
@@ -210,7 +210,7 @@ def test_a_server_that_hangs_holds_up_nobody_for_long(
         with pytest.raises(sql.exc.SQLAlchemyError):
             store.find(keys_of(1))
         put(store, 2)
-        assert not store.find(keys_of(1)).given.any()
+        assert not store.find(keys_of(1)).valid.any()
         store.close()
         assert time.monotonic() - began < 10
         assert store.writer.lost == 1

@@ -126,7 +126,7 @@ def test_unknown_keys_are_silent(store: AdviceStore) -> None:
 
 def test_a_key_asked_twice_is_answered_twice(store: AdviceStore) -> None:
     store.put(KEYS[:1], random_advice(1), words(1))
-    assert store.find(KEYS[[0, 1, 0]]).given.tolist() == [True, False, True]
+    assert store.find(KEYS[[0, 1, 0]]).valid.tolist() == [True, False, True]
 
 
 def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
@@ -203,11 +203,11 @@ def test_the_first_answer_stays(store: AdviceStore, written: bool, monkeypatch: 
 
 def test_silent_rows_are_not_written(store: AdviceStore) -> None:
     given = torch.tensor([True, False, True, False, False, True])
-    store.put(KEYS, random_advice(len(KEYS))._replace(given=given), words(len(KEYS)))
-    assert store.find(KEYS).given.equal(given)
+    store.put(KEYS, random_advice(len(KEYS))._replace(valid=given), words(len(KEYS)))
+    assert store.find(KEYS).valid.equal(given)
     assert store.count() == 3
-    store.put(KEYS, random_advice(len(KEYS))._replace(given=~given), words(len(KEYS)))
-    assert store.find(KEYS).given.all()
+    store.put(KEYS, random_advice(len(KEYS))._replace(valid=~given), words(len(KEYS)))
+    assert store.find(KEYS).valid.all()
 
 
 def test_words_cost_and_time_stand_beside_each_answer(store: AdviceStore, path: Path) -> None:
@@ -232,7 +232,7 @@ def test_more_keys_than_one_query_holds_are_all_found(store: AdviceStore, rows: 
     store.put(keys, advice, words(rows))
     assert store.count() == rows
     assert_same(store.find(keys), advice)
-    assert not store.find(keys + torch.tensor([0, 3])).given.any()
+    assert not store.find(keys + torch.tensor([0, 3])).valid.any()
 
 
 def test_two_stores_on_one_file_share_their_answers(store: AdviceStore, path: Path) -> None:
@@ -271,7 +271,7 @@ def test_two_processes_that_write_the_same_keys_to_one_file_lose_nothing(path: P
     assert all(line for lines in told for line in lines)
     store = AdviceStore(path, {"labels": ["A", "B"]})
     keys = torch.cartesian_prod(torch.arange(20), torch.arange(7))
-    assert store.find(keys).given.all()
+    assert store.find(keys).valid.all()
     store.close()
 
 
@@ -335,7 +335,7 @@ def test_advice_that_is_no_number_is_not_kept(store: AdviceStore) -> None:
     broken = random_advice(len(KEYS))
     broken.label_mass[3], broken.probs[1, 4], broken.probs[2, 0] = math.nan, math.inf, math.nan
     store.put(KEYS, broken, words(len(KEYS)))
-    assert store.find(KEYS).given.tolist() == [True, False, False, False, True, True]
+    assert store.find(KEYS).valid.tolist() == [True, False, False, False, True, True]
     assert store.count() == 3
 
 
@@ -572,7 +572,7 @@ def test_a_damaged_answer_is_no_answer_and_costs_the_others_nothing(
     with sqlite3.connect(path) as file:
         file.execute("update answers set probs = ? where key = 2", (damage,))
     found = store.find(keys_of(1, 2, 3))
-    assert found.given.tolist() == [True, False, True]
+    assert found.valid.tolist() == [True, False, True]
     assert found.probs[[0, 2]].equal(advice.probs[[0, 2]])
     ((keys, rest),) = store.all(10)
     assert keys[:, 0].tolist() == [1, 3]
@@ -588,7 +588,7 @@ def test_answers_of_too_little_label_mass_stay_and_are_not_read(path: Path) -> N
     store.put(keys_of(1, 2, 3), advice, words(3))
     store.close()
     strict = AdviceStore(path, IDENTITY, least_mass=0.5)
-    assert strict.find(keys_of(1, 2, 3)).given.tolist() == [False, True, True]
+    assert strict.find(keys_of(1, 2, 3)).valid.tolist() == [False, True, True]
     assert [keys[:, 0].tolist() for keys, _ in strict.all(10)] == [[2, 3]]
     strict.close()
     assert written(path) == 3
@@ -607,8 +607,8 @@ def test_a_database_that_never_answers_holds_up_nobody_for_long_and_then_nobody_
     began = time.monotonic()
     with pytest.raises(SQLAlchemyError, match=r"no answer within 0\.2 seconds"):
         store.find(keys_of(7))
-    assert not store.find(keys_of(7)).given.any()
-    assert store.find(keys_of(1)).given.all(), "it still waits to be written"
+    assert not store.find(keys_of(7)).valid.any()
+    assert store.find(keys_of(1)).valid.all(), "it still waits to be written"
     store.close()
     assert time.monotonic() - began < 3
     assert "1 answers could not be written" in caplog.text

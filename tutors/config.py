@@ -1,0 +1,88 @@
+"""The settings of a tutor: which one, how it is asked, and how often."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tutors.llm.models import find_model
+from tutors.query import check_query_options
+from tutors.recorded import PREFIX
+
+
+@dataclass(frozen=True)
+class TutorConfig:
+    """A tutor, how it is asked, and how often."""
+
+    tutor: str = "none"
+    """Tutor: none, scripted, llama, vicuna, deepseek, deepseek-llama, tiny (tutors/llm/models.toml), or
+    recorded:STORE."""
+    view: str | None = None
+    """Prompt view of the env, such as full or local for snake, or module:Class of your own; default: the env's
+    first."""
+    tutor_url: tuple[str, ...] = ()
+    """URLs of the model's servers; default: http://127.0.0.1:8000, where one is started if none answers."""
+    tutor_model: str | None = None
+    """Another served model, asked in the tutor's template; for a recorded tutor, the model whose answers are meant."""
+    tutor_key_file: Path | None = None
+    """File with the servers' API key; default: the environment variable TUTOR_API_KEY."""
+    tutor_mode: Literal["label", "text"] = "label"
+    """Form of the answers. label: the log-probabilities of one letter an action; text: free text with
+    <action></action>, after thinking if the model does."""
+    label_permutations: int = 1
+    """Number of orders of the letters that are averaged, up to the number of actions (label mode)."""
+    calibrate: bool = False
+    """Division by the answer to a prompt without a position (label mode)."""
+    tutor_tokens: int = 512
+    """Maximum tokens of an answer, thinking included (text mode)."""
+    tutor_samples: int = 1
+    """Answers sampled for each position, whose shares are the advice (text mode)."""
+    tutor_tries: int = 3
+    """Maximum attempts at a position that gets no legal answer (text mode)."""
+    tutor_wait: float = 10.0
+    """Seconds to wait for a server that is not started here."""
+    tutor_deadline: float = 60.0
+    """Seconds that the queries of one step may take; later answers are not used."""
+    tutor_optional: bool = False
+    """Training without advice as long as no server answers, in place of an error."""
+    min_label_mass: float = 0.01
+    """Minimum probability of all legal letters together, below which there is no advice (label mode)."""
+    tutor_accuracy: float = 1.0
+    """Probability that the scripted tutor names a best action; otherwise it names any legal one."""
+    tutor_stochastic: bool = False
+    """New errors of the scripted tutor at every query, like those of a model that samples its answers."""
+    tutor_depth: int = 4
+    """Discs that the scripted tutor looks ahead (connect4)."""
+    reuse: float = math.inf
+    """Reuse budget: how often an answer is used again: 0, k (the paper: 3) or inf."""
+    consult_from: float = 1.0
+    """Consult probability at the first step (P_init)."""
+    consult_to: float | None = None
+    """Consult probability from step theta on (P_final); default: 0.1, or 1 with a guidance method that is annealed."""
+    theta: int | None = None
+    """Env steps over which the consult probability falls; default: half of the run."""
+    async_tutor: bool = False
+    """Asynchronous tutor: the envs do not wait for answers, which serve later steps."""
+    query_strategy: str = "chance"
+    """Where advice is wanted: chance (with the consult probability), early, importance, mistake, uncertainty or
+    visited."""
+    query_threshold: float | None = None
+    """Threshold of importance and mistake (default 0.2), uncertainty (0.5) and visited (3 visits)."""
+    query_budget: int | None = None
+    """Maximum queries of the run; what the advice table knows costs none. Default: no limit."""
+    query_budget_per_step: int | None = None
+    """Maximum queries of one step of all envs, those of the highest scores. Default: no limit."""
+    no_symmetry: bool = False
+    """Prompts without symmetry: a mirrored board is a query of its own."""
+    advice_store: str | None = None
+    """SQLite file or database URL that keeps all answers; default: advice.sqlite in the run directory."""
+
+    def check(self) -> None:
+        """Raise ValueError for settings that cannot be used."""
+        check_query_options(self.query_strategy, self.query_threshold, self.query_budget, self.query_budget_per_step)
+        if self.query_strategy == "mistake" and self.async_tutor:
+            raise ValueError("--query-strategy mistake requires each step's answer: leave out --async-tutor")
+        if self.tutor not in ("none", "scripted") and not self.tutor.startswith(PREFIX):
+            find_model(self.tutor, self.tutor_model)
+        if self.async_tutor and self.reuse == 0:
+            raise ValueError("--async-tutor takes advice from the table alone: it requires a --reuse above 0")
