@@ -21,7 +21,7 @@ from agents import Agent
 from envs.rng import QUERY_STREAM, CounterRNG
 from training.checkpoint import load_checkpoint
 from training.cli import run_program
-from training.config import EVALUATION_SEED, Config, config_of, evaluation_env, find_device, make_agent, make_env
+from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
 from training.evaluation import Result, judge, play, random_play, tutor_alone
 from tutors import TutorConfig, make_tutor, open_advisor
 from tutors.advice_table import AdviceTable
@@ -76,7 +76,7 @@ class Evaluation:
                     "evaluate.py --who tutor --report --env connect4 --tutor tiny"
                 )
             return Config(env=self.env or Config.env, tutoring=named)
-        config = config_of(self.run)
+        config = load_config(self.run)
         if self.fill and self.env is None and named.tutor != "none":
             return replace(config, tutoring=named)
         if (
@@ -141,7 +141,7 @@ def fill_for(evaluation: Evaluation) -> str:
     config = evaluation.config()
     if evaluation.run is None or config.tutoring.advice_store is None:
         raise ValueError("what is filled, and for whose student? evaluate.py RUN --fill --advice-store FILE")
-    trained = config_of(evaluation.run)
+    trained = load_config(evaluation.run)
     agent = saved_student(evaluation.run, trained, "cpu")
     options = (*config.env_kwargs, *evaluation.env_kwargs)
     patient = replace(config.tutoring, tutor_deadline=max(config.tutoring.tutor_deadline, DEADLINE))

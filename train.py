@@ -31,7 +31,16 @@ from envs.opponents import SelfPlay
 from envs.rng import GUIDANCE_STREAM, QUERY_STREAM, CounterRNG
 from training.checkpoint import write
 from training.cli import run_program
-from training.config import COMMON_FLAGS, EXAMPLES, Config, evaluation_env, find_device, make_agent, make_env, tuned_for
+from training.config import (
+    COMMON_FLAGS,
+    EXAMPLES,
+    Config,
+    defaults_from_flags,
+    evaluation_env,
+    find_device,
+    make_agent,
+    make_env,
+)
 from training.console import QUIET, Progress, progress_for
 from training.episode_review import pause, reading_desk
 from training.evaluation import Result, judge
@@ -386,4 +395,4 @@ class Trainer:
 
 
 if __name__ == "__main__":
-    run_program(train, Config, __doc__, defaults=tuned_for, common=COMMON_FLAGS, examples=EXAMPLES)
+    run_program(train, Config, __doc__, defaults=defaults_from_flags, common=COMMON_FLAGS, examples=EXAMPLES)

@@ -25,7 +25,7 @@ from rich.table import Table
 from agents import AGENTS
 from benchmarks.common import Benchmark, Row, Worker, WorkerError, cell, check_names, served, take_turns, waiting_for
 from train import Trainer
-from training.config import Config, make_agent, make_env, tuned
+from training.config import Config, default_config, make_agent, make_env
 from tutors import DEFAULT_URL, TutorConfig, open_advisor
 from tutors.advisor import Advisor
 from tutors.llm.models import find_model
@@ -202,7 +202,7 @@ def measure_loop(
 
 def config_for(way: Way, algo: str, game: str, tutor: str, folder: Path) -> Config:
     """Return a run that trains in this way; one that warms a store, or finds it warm, does not change its student."""
-    config = tuned(algo, game)
+    config = default_config(algo, game)
     if way.tutor == "none":
         return replace(config, tutoring=TutorConfig(tutor="none"))
     warm = folder / f"{game}.sqlite"

@@ -16,7 +16,7 @@ from benchmarks.common import PEERS_PYTHON, Benchmark, Row, Worker, cell, check_
 from benchmarks.peers import LEARNERS
 from benchmarks.timing import rate
 from train import Trainer
-from training.config import Config, make_agent, make_env, tuned
+from training.config import Config, default_config, make_agent, make_env
 
 SECTIONS = ("act", "env", "store", "play", "learn")  # play: act, env and store where they are one function
 ENVS = {  # the env of each game and its copies
@@ -160,7 +160,7 @@ def measure_training(
 
 def config_for(variant: Variant, algo: str, env: str, preset: str, num_envs: int, device: str) -> Config:
     """Return a run without an end."""
-    config = tuned(algo, env)
+    config = default_config(algo, env)
     config = replace(config, device=device, compile_mode=variant.mode, total_steps=1 << 40, num_envs=num_envs)
     settings = SMALL_OF[algo] if preset == "small" else {}
     config = replace(config, agent=replace(config.agent, **settings, bfloat16=variant.bfloat16))

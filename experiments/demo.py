@@ -14,7 +14,7 @@ from rich.table import Table
 from evaluate import Evaluation, evaluate
 from train import train
 from training.cli import run_program
-from training.config import tuned
+from training.config import default_config
 from training.evaluation import Result
 from training.resume import new_run_dir
 from tutors import DEFAULT_URL, TutorConfig
@@ -44,7 +44,7 @@ class Demo:
 def demo(told: Demo) -> None:
     """Train both students, evaluate all four, and print the table."""
     common = replace(
-        tuned("dqn", "connect4"),
+        default_config("dqn", "connect4"),
         total_steps=told.total_steps,
         env_kwargs=(f"opponent={told.opponent}",),
         seed=told.seed,

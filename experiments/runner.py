@@ -17,7 +17,7 @@ import train
 from experiments.spec import Job
 from training.checkpoint import newest_step
 from training.cli import run_program
-from training.config import Config, tuned_for
+from training.config import Config, defaults_from_flags
 from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
 from tutors.llm.models import find_model, known_models
@@ -126,7 +126,7 @@ def work(errand: Errand) -> None:
     if errand.is_done():  # meanwhile, by another study
         return
     sys.argv = ["train.py", *errand.arguments, *flags]
-    run_program(train.train, Config, train.__doc__, tuned_for)
+    run_program(train.train, Config, train.__doc__, defaults_from_flags)
 
 
 def end_with(study: Any) -> None:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from experiments.stats import evaluations, interval, late
 from training.cli import run_program
-from training.config import tuned, versions
+from training.config import default_config, versions
 from tutors.llm.server import die_with_parent
 
 HERE = Path(__file__).parents[1]
@@ -90,7 +90,7 @@ class Sweep:
 
     def check(self) -> None:
         """Raise ValueError for what is not known."""
-        tuned(self.algo, self.env)
+        default_config(self.algo, self.env)
         if not self.seeds:
             raise ValueError("a sweep wants at least one seed")
 

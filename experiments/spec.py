@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import envs
 from agents.guidance import METHODS
 from envs.registry import unknown_name_message
-from training.config import tuned
+from training.config import default_config
 
 ALONE = "none"  # the tutor of a student that has none
 PARTS = ("students", "games", "tutors", "guidance", "seeds")  # of which a study may do some
@@ -60,7 +60,7 @@ class Grid:
     def __post_init__(self) -> None:
         for student in self.students:
             for game in self.games:
-                tuned(student, game)
+                default_config(student, game)
         for game in self.games:
             if not game.startswith("gym:"):
                 envs.make_game(game)

@@ -25,7 +25,7 @@ from envs.rendering import CELL, DRAWINGS
 from evaluate import saved_student
 from experiments.stats import evaluations
 from training.cli import run_program
-from training.config import EVALUATION_SEED, Config, config_of, evaluation_env
+from training.config import EVALUATION_SEED, Config, evaluation_env, load_config
 from training.evaluation import Result, play, student
 from training.resume import settings
 from training.video import INK, PAPER, check_film, positions, write_film
@@ -90,7 +90,7 @@ def loaded(run: Path) -> tuple[Config, Agent]:
     Raises:
         ValueError: there is no run, or it has no checkpoint.
     """
-    config = config_of(run)
+    config = load_config(run)
     return config, saved_student(run, config, "cpu")
 
 
@@ -219,7 +219,7 @@ def curves(told: Curves) -> None:
     from experiments.report import line
 
     groups: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
-    configs = [dict(settings(asdict(config_of(run)))) for run in told.runs]
+    configs = [dict(settings(asdict(load_config(run)))) for run in told.runs]
     if not configs:
         raise ValueError("whose curves? Name the folders of runs")
     varied = [name for name in configs[0] if name != "seed" and len({str(one.get(name)) for one in configs}) > 1]

@@ -1,16 +1,15 @@
-"""A run: what it was told, and how programs end."""
+"""The settings of a run, and what is made from them."""
 
 import argparse
 import json
-import math
 import os
 import platform
 import subprocess
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -21,14 +20,16 @@ from agents.distributed import rank, world_size
 from agents.guidance import GuidanceConfig
 from envs.base import Env
 from envs.registry import unknown_name_message
+from training.config_json import from_plain, to_plain
 from tutors import TutorConfig
 from tutors.store import without_password
 
-HERE = Path(__file__).parents[1]
-TUNED = HERE / "agents" / "defaults.toml"
-EVALUATION_SEED = 1_000_003  # added to a run's seed: the games of an evaluation are never those of training
+ROOT = Path(__file__).parents[1]
+DEFAULTS_FILE = ROOT / "agents" / "defaults.toml"
+FORMAT = 1  # of config.json; files of versions 0.x have none
+EVALUATION_SEED = 1_000_003  # added to a run's seed: evaluation episodes are never those of training
 
-COMMON_FLAGS = (  # what `train.py --help` shows
+COMMON_FLAGS = (  # fields that `train.py --help` shows
     *("algo", "env", "env_kwargs", "total_steps", "seed", "device", "run_dir", "resume"),
     *("tutor", "guidance"),
 )
@@ -83,56 +84,60 @@ class Config:
     agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="agent")] = field(default_factory=DQNConfig)
 
     def check(self) -> None:
-        """Raise ValueError for what cannot be run."""
+        """Raise ValueError for settings that cannot be run."""
         if self.algo not in AGENTS:
             raise ValueError(unknown_name_message("student", self.algo, AGENTS))
         for name in ("total_steps", "num_envs", "eval_every", "eval_episodes", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.seed < 1 << 31:
-            raise ValueError(f"seed is {self.seed}; it must lie between 0 and 2**31 - 1")
+            raise ValueError(f"seed is {self.seed}; it must be between 0 and 2**31 - 1")
         if self.num_envs % world_size():
-            raise ValueError(f"{self.num_envs} games cannot be split between {world_size()} processes")
+            raise ValueError(f"num_envs is {self.num_envs}; it must be a multiple of {world_size()}, the world size")
         self.agent.check(self.num_envs // world_size())
         self.tutoring.check()
         self.guiding.check(self.algo)
 
     def to_json(self) -> str:
-        """Return everything but passwords, as `config_from_json` reads it; an endless budget is written as a string."""
-        told = asdict(self) | {
-            "run_dir": str(self.run_dir),
-            "resume": None if self.resume is None else str(self.resume),
-        }
-        for name in ("advice_store", "tutor"):  # a recorded tutor's name is a store's, too
-            if told["tutoring"][name] is not None:
-                told["tutoring"][name] = without_password(told["tutoring"][name])
-        if self.tutoring.tutor_key_file is not None:
-            told["tutoring"]["tutor_key_file"] = str(self.tutoring.tutor_key_file)
-        if math.isinf(told["tutoring"]["reuse"]):
-            told["tutoring"]["reuse"] = "inf"
-        return json.dumps(told | {"versions": versions()}, indent=2)
+        """Return all settings and the versions in use as `config_from_json` reads them, without passwords."""
+        settings = {"format": FORMAT, **to_plain(self, without_password), "versions": versions()}
+        return json.dumps(settings, indent=2)
 
 
 def config_from_json(text: str) -> Config:
-    """Return the config that `Config.to_json` wrote."""
-    told = json.loads(text)
-    del told["versions"]
-    agent, tutoring = told.pop("agent"), told.pop("tutoring")
-    agent["hidden"], told["env_kwargs"] = tuple(agent["hidden"]), tuple(told["env_kwargs"])
-    tutoring["reuse"], tutoring["tutor_url"] = float(tutoring["reuse"]), tuple(tutoring["tutor_url"])
-    if tutoring["tutor_key_file"] is not None:
-        tutoring["tutor_key_file"] = Path(tutoring["tutor_key_file"])
-    told["run_dir"] = Path(told["run_dir"])
-    if told.get("resume") is not None:
-        told["resume"] = Path(told["resume"])
-    _, agent_config = AGENTS[told["algo"]]
-    guiding = GuidanceConfig(**told.pop("guiding", {}))  # runs of 0.3.0 have none
-    return Config(**told, agent=agent_config(**agent), tutoring=TutorConfig(**tutoring), guiding=guiding)
+    """Return the config that `Config.to_json` wrote.
+
+    Raises:
+        ValueError: the text is of another version or no config; the message says what is wrong.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        raise ValueError("it is of version 0.x, which this version cannot read: use version 0.7.0 for that run")
+    values.pop("versions", None)
+    if values.get("algo") not in AGENTS:
+        raise ValueError(f"algo is {values.get('algo')!r}; it must be one of {', '.join(AGENTS)}")
+    _, agent_config = AGENTS[values["algo"]]
+    return from_plain(Config, values, overrides={"agent": agent_config})
+
+
+def load_config(run_dir: Path) -> Config:
+    """Return the config of the run in a directory.
+
+    Raises:
+        ValueError: there is no run, or its config.json is not one of this version.
+    """
+    path = run_dir / "config.json"
+    try:
+        return config_from_json(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{run_dir} is no run directory: it has no config.json") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def versions() -> dict[str, str]:
-    """Return which program on which machine makes this run."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Return the versions of the program and its libraries, and the machine."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "commit": commit or "unknown",
@@ -142,51 +147,37 @@ def versions() -> dict[str, str]:
     }
 
 
-def tuned(algo: str, env: str) -> Config:
-    """Return the defaults of a student in a game: those of agents/defaults.toml where it has some.
+def default_config(algo: str, env: str) -> Config:
+    """Return the defaults of a student on an env: those of agents/defaults.toml where it has them.
 
     Raises:
         ValueError: there is no such student.
     """
     if algo not in AGENTS:
         raise ValueError(unknown_name_message("student", algo, AGENTS))
-    found = dict(tomllib.loads(TUNED.read_text()).get(algo, {}).get(env, {}))
-    found.pop("chosen", None)
-    told = {name: found.pop(name) for name in [one.name for one in fields(Config)] if name in found}
-    if "hidden" in found:
-        found["hidden"] = tuple(found["hidden"])
+    settings: dict[str, Any] = dict(tomllib.loads(DEFAULTS_FILE.read_text()).get(algo, {}).get(env, {}))
+    settings.pop("chosen", None)
+    of_run = {one.name: settings.pop(one.name) for one in fields(Config) if one.name in settings}
+    if "hidden" in settings:
+        settings["hidden"] = tuple(settings["hidden"])
     _, agent_config = AGENTS[algo]
-    return Config(algo=algo, env=env, agent=agent_config(**found), **told)
+    return Config(algo=algo, env=env, agent=agent_config(**settings), **of_run)
 
 
-def config_of(folder: Path) -> Config:
-    """Return what the run in a folder was told.
-
-    Raises:
-        ValueError: there is none, or its config.json cannot be read.
-    """
-    try:
-        return config_from_json((folder / "config.json").read_text())
-    except OSError as error:
-        raise ValueError(f"{folder} is no run's folder: it has no config.json") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not one of this version: {error!r}") from error
-
-
-def tuned_for(flags: Sequence[str]) -> Config:
-    """Return the defaults of the student and the game that a command line names, or of the run it goes on with."""
+def defaults_from_flags(args: Sequence[str]) -> Config:
+    """Return the defaults of the student and the env that a command line names, or of the run that it resumes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
     parser.add_argument("--algo", default=Config.algo)
     parser.add_argument("--env", default=Config.env)
-    named, _ = parser.parse_known_args(list(flags))
+    named, _ = parser.parse_known_args(list(args))
     if named.resume is not None:
-        return replace(config_of(Path(named.resume)), run_dir=None, resume=Path(named.resume), force=False)
-    return tuned(named.algo, named.env)
+        return replace(load_config(Path(named.resume)), run_dir=None, resume=Path(named.resume), force=False)
+    return default_config(named.algo, named.env)
 
 
 def make_agent(config: Config, env: Env) -> Agent:
-    """Return a new student of the run's games; with a tutor, one that does with advice what was told."""
+    """Return a new student for an env; with a tutor, one with the configured guidance."""
     agent, _ = AGENTS[config.algo]
     guidance = None
     if config.tutoring.tutor != "none":
@@ -195,34 +186,34 @@ def make_agent(config: Config, env: Env) -> Agent:
 
 
 def make_env(config: Config, device: str) -> Env:
-    """Return the games to train in: this rank's share of them."""
+    """Return the training env: this rank's share of its copies."""
     num_envs = config.num_envs // world_size()
     options = envs.parse_options(config.env_kwargs)
     return envs.make(config.env, num_envs, config.seed, device, rank() * num_envs, **options)
 
 
-def evaluation_env(config: Config, num_envs: int, device: str, others: Sequence[str] = ()) -> Env:
-    """Return the run's game for an evaluation, with luck of its own.
+def evaluation_env(config: Config, num_envs: int, device: str, env_kwargs: Sequence[str] = ()) -> Env:
+    """Return an env for evaluation, with random numbers of its own; `env_kwargs` replace options of training.
 
-    Who learned against itself is evaluated against the default opponent.
+    A student trained by self-play is evaluated against the default opponent.
     """
     options = envs.parse_options(config.env_kwargs)
     if options.get("opponent") == "self":
         options = {}
-    options |= envs.parse_options(others)
+    options |= envs.parse_options(env_kwargs)
     return envs.make(config.env, num_envs, config.seed + EVALUATION_SEED, device, **options)
 
 
 def find_device(name: str) -> str:
-    """Return the device called `name`, which may be auto.
+    """Return the device called `name`; for auto, cuda if available.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: there is no such device.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+        raise ValueError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
     if name not in ("cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))):
         raise ValueError(unknown_name_message("device", name, ("auto", "cpu", "cuda")))
     if ":" in name:

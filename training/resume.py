@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from agents.distributed import broadcast_object, rank, world_size
 from agents.guidance import METHODS
 from training.checkpoint import load_checkpoint
-from training.config import Config, config_of
+from training.config import Config, load_config
 from tutors.store import without_password
 
 RESUME_SAFE = {  # options that change nothing of what is learned
@@ -52,7 +52,7 @@ def resolve_run(config: Config) -> tuple[Config, bool]:
         }
         config = replace(config, tutoring=replace(config.tutoring, **no_queries))
     if source is not None and config.run_dir in (None, source):
-        before = config_of(source)
+        before = load_config(source)
         resuming = not METHODS[method].needs_episode_review or before.guiding.guidance == method
         changed = differences(before, config) if resuming else []
         if changed and not config.force:

@@ -27,7 +27,7 @@ from agents.compile import CUDAGraph, compile_function
 from agents.guidance import METHODS, GuidanceConfig
 from envs.base import State
 from train import Trainer
-from training.config import Config, make_agent, make_env, tuned
+from training.config import Config, default_config, make_agent, make_env
 from tutors import TutorConfig, open_advisor
 from tutors.advisor import Advisor
 from tutors.prompts import VIEWS, make_view
@@ -44,7 +44,9 @@ def fresh_compiler() -> Iterator[None]:
 
 
 def config_of(algo: str, env: str, mode: str, device: str, **further: Any) -> Config:
-    config = replace(tuned(algo, env), num_envs=32, total_steps=10_000, seed=1, compile_mode=mode, device=device)
+    config = replace(
+        default_config(algo, env), num_envs=32, total_steps=10_000, seed=1, compile_mode=mode, device=device
+    )
     told = SMALL | (
         {"learning_starts": 64, "batch_size": 32, "buffer_size": 640} if algo == "dqn" else {"num_steps": 4}
     )

@@ -29,7 +29,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from tests.tutors.llm.test_server import alive, install
 from training.checkpoint import load_checkpoint, save_checkpoint, steps_in
-from training.config import Config, config_of
+from training.config import Config, load_config
 
 SECONDS = 120.0  # that something may take on a busy machine
 
@@ -244,7 +244,7 @@ def test_one_server_is_started_for_all_runs_of_a_tutor_and_ends_after_them(
     assert not list((tmp_path / "runs").glob("*/vllm.log")), "no run started one"
     assert not alive(int(pid.read_text()))
     for folder in tutored(path):
-        assert config_of(folder).tutoring.tutor_url == (free,)
+        assert load_config(folder).tutoring.tutor_url == (free,)
         assert json.loads((folder / "summary.json").read_text())["tutor"]["asked"] > 100
 
 
@@ -281,7 +281,7 @@ def test_servers_that_are_named_are_asked_and_not_started(tmp_path: Path, monkey
         study.run(Run(path, tmp_path / "runs", tutor_url=urls))
         assert min(len(one.asked), len(two.asked)) > 5
     (folder,) = tutored(path)
-    assert config_of(folder).tutoring.tutor_url == urls
+    assert load_config(folder).tutoring.tutor_url == urls
     (folder / "summary.json").unlink()
     with pytest.raises(ValueError, match="1 of 2 runs failed"):
         study.run(Run(path, tmp_path / "runs", tutor_url=urls))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.config import Config, tuned
+from training.config import Config, default_config
 from tutors import TutorConfig
 
 SIZES = {"dqn": {"learning_starts": 256, "batch_size": 32}, "ppo": {"num_steps": 8}, "a2c": {"num_steps": 8}}
@@ -18,7 +18,7 @@ CLOCKS = ("time/", "charts/SPS", "tutor/latency", "tutor/seconds")  # tags of wh
 def small_config(algo: str, env: str, run_dir: Path, **tutoring: Any) -> Config:
     """Return a run of 2,048 env steps with a scripted tutor, or as `tutoring` says."""
     config = replace(
-        tuned(algo, env),
+        default_config(algo, env),
         total_steps=2048,
         num_envs=64,
         eval_every=10_000,

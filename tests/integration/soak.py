@@ -32,7 +32,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import FIRST_ID, Handler, Server, choice
 from train import Trainer
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import Config, make_agent, make_env, tuned
+from training.config import Config, default_config, make_agent, make_env
 from tutors import TutorConfig, open_advisor
 from tutors.advisor import Advisor
 from tutors.llm.client import TRIES
@@ -221,7 +221,9 @@ def soak(seconds: float, folder: Path) -> Account:
     assert child.stdin is not None
     assert child.stdout is not None
     tutoring = TutorConfig(tutor="tiny", tutor_url=(child.stdout.readline().strip(),), tutor_deadline=DEADLINE)
-    config = replace(tuned("dqn", "connect4"), num_envs=64, tutoring=tutoring, device="cpu", total_steps=1 << 30)
+    config = replace(
+        default_config("dqn", "connect4"), num_envs=64, tutoring=tutoring, device="cpu", total_steps=1 << 30
+    )
     config = replace(config, agent=replace(config.agent, hidden=(32,), buffer_size=2000, learning_starts=500))
     account, end = Account(), time.monotonic()
     for life in range(LIVES):
@@ -267,7 +269,7 @@ def a_life(config: Config, folder: Path, begun: int) -> Iterator[tuple[Trainer, 
 
 def shares(config: Config, desk: Advisor, seconds: float) -> list[float]:
     """Return the speeds of a run whose tutor is gone as shares of those of one without a tutor; they take turns."""
-    config = replace(tuned("dqn", "connect4"), tutoring=config.tutoring, device="cpu", total_steps=1 << 30)
+    config = replace(default_config("dqn", "connect4"), tutoring=config.tutoring, device="cpu", total_steps=1 << 30)
     runs, found = {}, []
     for one in (None, desk):
         env = make_env(config, "cpu")

@@ -17,7 +17,7 @@ import tyro
 
 from tests.helpers.paths import GOLDEN
 from train import train
-from training.config import Config, tuned_for
+from training.config import Config, defaults_from_flags
 
 DIGESTS = GOLDEN / "digests.json"
 SIZES = {
@@ -58,7 +58,7 @@ def digest(flags: str, folder: Path) -> dict[str, object]:
     """Train in `folder`, and return what the run came to."""
     told = [*flags.split(), "--run-dir", str(folder), "--progress", "quiet"]
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
-    summary = train(tyro.cli(Config, args=told, default=tuned_for(told), config=config))
+    summary = train(tyro.cli(Config, args=told, default=defaults_from_flags(told), config=config))
     with (folder / "metrics.csv").open() as file:
         rows = [(row["global_step"], row["tag"], row["value"]) for row in csv.DictReader(file)]
     logged = [row for row in rows if row[1].startswith(LOGGED)]

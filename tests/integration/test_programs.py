@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,18 +23,16 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import envs
-from agents import A2CConfig
 from agents.base import Proposal
 from agents.dqn import DQN
 from envs.base import Step
-from envs.opponents import Negamax, tactical
 from tests.helpers.paths import ROOT
 from tests.helpers.programs import program
 from tests.helpers.scripted_server import serving
 from tests.integration.test_query import config_of
 from train import Trainer, train
 from training.checkpoint import load_checkpoint
-from training.config import Config, config_from_json, evaluation_env, make_agent, tuned_for
+from training.config import Config, config_from_json, make_agent
 from training.logger import Log
 from training.resume import new_run_dir
 from training.video import GAP
@@ -455,19 +452,6 @@ def test_every_student_can_be_trained_tutored_and_evaluated(algo: str, flags: st
     assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
 
 
-def test_a_student_s_defaults_are_those_found_for_its_game() -> None:
-    for algo, games in tomllib.loads((ROOT / "agents" / "tuned.toml").read_text()).items():
-        for env, told in games.items():
-            config = tuned_for(["--seed", "4", f"--env={env}", "--algo", algo])
-            assert (config.algo, config.env) == (algo, env)
-            for name, value in told.items():
-                if name != "chosen":
-                    found = getattr(config, name, None) or getattr(config.agent, name)
-                    assert found == (tuple(value) if isinstance(value, list) else value)
-    assert tuned_for([]).algo == Config.algo
-    assert tuned_for(["--env", "gym:Acrobot-v1", "--algo", "a2c"]).agent == A2CConfig()
-
-
 def test_a_curve_and_a_search_write_what_came_out(tmp_path: Path) -> None:
     common = ["--algo", "ppo", "--env", "blackjack", "--total-steps", "8192", "--points", "2", "--seeds", "1", "2"]
     where = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv")]
@@ -573,12 +557,6 @@ def fresh_run(folder: Path) -> Path:
     """The config of a small run."""
     trained(folder / "fresh")
     return folder / "fresh" / "config.json"
-
-
-def test_who_learned_against_itself_is_evaluated_against_another() -> None:
-    config = Config(env_kwargs=("opponent=self", "refresh=5"))
-    assert evaluation_env(config, 2, "cpu").game.opponent is tactical
-    assert isinstance(evaluation_env(config, 2, "cpu", ("opponent=negamax:2",)).game.opponent, Negamax)
 
 
 def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:

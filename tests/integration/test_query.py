@@ -24,7 +24,7 @@ from tests.agents.test_compile import Watcher
 from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, make_desk, some, states
 from train import Trainer, train
 from training.checkpoint import load_checkpoint
-from training.config import Config, config_from_json, make_agent, make_env, tuned
+from training.config import Config, config_from_json, default_config, make_agent, make_env
 from tutors import TutorConfig, open_advisor
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor, Query
@@ -37,7 +37,7 @@ SMALL = {"dqn": {"learning_starts": 256, "batch_size": 32}, "ppo": {"num_steps":
 def config_of(algo: str, env: str, folder: Path, **told: Any) -> Config:
     """A small run with a scripted tutor."""
     config = replace(
-        tuned(algo, env), total_steps=2048, num_envs=64, eval_every=10_000, eval_episodes=16, log_every=256,
+        default_config(algo, env), total_steps=2048, num_envs=64, eval_every=10_000, eval_episodes=16, log_every=256,
         device="cpu", run_dir=folder, tutoring=TutorConfig(**{"tutor": "scripted", "tutor_depth": 1} | told),
     )  # fmt: skip
     return replace(config, agent=replace(config.agent, hidden=(16,), network="mlp", **SMALL[algo]))

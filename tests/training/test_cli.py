@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from training.cli import RENAMED, flags, parse
-from training.config import COMMON_FLAGS, EXAMPLES, Config, tuned_for
+from training.config import COMMON_FLAGS, EXAMPLES, Config, defaults_from_flags
 
 PUBLIC = {  # the names that version 1.0 changed, by those of 0.7
     "--folder": "--run-dir",
@@ -68,7 +68,7 @@ def test_flags_are_those_of_nested_classes_too() -> None:
 
 def test_parse_starts_from_defaults_of_the_command_line() -> None:
     assert parse(["--inner-size", "5"], Outer, defaults=lambda args: Outer(args[1])) == Outer("5", inner=Inner(5))
-    assert parse(["--algo", "ppo", "--run-dir", "x"], Config, defaults=tuned_for).algo == "ppo"
+    assert parse(["--algo", "ppo", "--run-dir", "x"], Config, defaults=defaults_from_flags).algo == "ppo"
 
 
 @pytest.mark.parametrize("asked", ["-h", "--help", "--help-all"])
@@ -87,7 +87,7 @@ def test_help_shows_common_flags_and_help_all_every_flag(asked: str, capsys: pyt
 
 def test_train_help_begins_with_ten_flags(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["--help"], Config, defaults=tuned_for, common=COMMON_FLAGS, examples=EXAMPLES)
+        parse(["--help"], Config, defaults=defaults_from_flags, common=COMMON_FLAGS, examples=EXAMPLES)
     printed = capsys.readouterr().out
     shown = re.findall(r"^\W*(--[a-z-]+) [A-Z[]", printed, re.MULTILINE)  # a flag and the kind of its value
     assert len(shown) == 10
@@ -97,7 +97,7 @@ def test_train_help_begins_with_ten_flags(capsys: pytest.CaptureFixture[str]) ->
 
 def test_train_help_all_has_groups_and_the_flags_of_the_chosen_student(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["--help-all", "--algo", "ppo"], Config, defaults=tuned_for, common=COMMON_FLAGS)
+        parse(["--help-all", "--algo", "ppo"], Config, defaults=defaults_from_flags, common=COMMON_FLAGS)
     printed = capsys.readouterr().out
     for title in ("tutor", "guidance", "agent"):
         assert f"{title} options" in printed

@@ -17,7 +17,7 @@ from tests.helpers.programs import program
 from tests.helpers.small_runs import logged, series, small_config, tensors_in
 from train import Trainer, train
 from training.checkpoint import load_checkpoint, steps_in
-from training.config import Config, config_from_json, tuned
+from training.config import Config, config_from_json, default_config
 from training.resume import StopSignal, differences, lock_run_dir
 from training.state import Checkpointer
 from tutors import TutorConfig
@@ -278,7 +278,7 @@ def test_second_signal_ends_at_once() -> None:
 
 
 def test_differences_name_the_settings() -> None:
-    one = tuned("ppo", "connect4")
+    one = default_config("ppo", "connect4")
     other = replace(one, seed=7, tutoring=replace(one.tutoring, reuse=3.0, tutor_wait=1.0), device="cuda")
     assert differences(one, one) == []
     assert differences(one, other) == ["seed was 1, is 7", "tutoring.reuse was inf, is 3.0"]
@@ -286,8 +286,8 @@ def test_differences_name_the_settings() -> None:
 
 def test_differences_do_not_show_passwords() -> None:
     url = "postgresql://me:secret@host/advice"
-    tutoring = replace(tuned("ppo", "connect4").tutoring, tutor=f"recorded:{url}", advice_store=url)
-    config = replace(tuned("ppo", "connect4"), tutoring=tutoring)
+    tutoring = replace(default_config("ppo", "connect4").tutoring, tutor=f"recorded:{url}", advice_store=url)
+    config = replace(default_config("ppo", "connect4"), tutoring=tutoring)
     saved = config_from_json(config.to_json())
     assert differences(saved, config) == []
     elsewhere = replace(tutoring, tutor="tiny", advice_store=url.replace("host", "other"))

@@ -16,12 +16,12 @@ import envs
 from agents.base import Agent
 from envs.rendering import DRAWINGS
 from training import video as film
-from training.config import Config, evaluation_env, make_agent, make_env, tuned
+from training.config import Config, default_config, evaluation_env, make_agent, make_env
 from training.video import COLUMNS, GAP, LONGEST, ROWS, STRIP, Camera, check_film, contact_sheet, positions, write_film
 
 
 def student_of(game: str, **told: object) -> tuple[Agent, Config]:
-    config = replace(tuned("ppo", game), num_envs=16, device="cpu", **told)
+    config = replace(default_config("ppo", game), num_envs=16, device="cpu", **told)
     return make_agent(config, make_env(config, "cpu")), config
 
 
@@ -66,7 +66,7 @@ def boards_of(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     [(1, [0]), (3, [0, 1, 2]), (12, list(range(12))), (23, list(range(0, 23, 2))), (111, list(range(0, 111, 10)))],
 )
 def test_a_sheet_shows_a_game_evenly_from_the_first_position_to_the_last(number: int, shown: list[int]) -> None:
-    spec = evaluation_env(tuned("ppo", "connect4"), 1, "cpu").spec
+    spec = evaluation_env(default_config("ppo", "connect4"), 1, "cpu").spec
     states = [
         {"mine": torch.tensor([at % 63]), "theirs": torch.tensor([(at // 63) << 7])} for at in range(number)
     ]  # no game, but no two are equal

@@ -21,7 +21,7 @@ from tests.tutors.llm.test_tutor import hire
 from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, expected, some, states
 from train import train
 from training.checkpoint import load_checkpoint
-from training.config import tuned
+from training.config import default_config
 from tutors import TutorConfig
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor, Told
@@ -293,7 +293,7 @@ def test_silence_is_asked_about_again() -> None:
 
 def test_a_run_that_does_not_wait_leaves_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
-    config = tuned("dqn", "connect4")
+    config = default_config("dqn", "connect4")
     told = TutorConfig(tutor="scripted", async_tutor=True)
     summary = train(
         replace(config, tutoring=told, total_steps=6000, num_envs=64, eval_episodes=20, run_dir=tmp_path / "run")

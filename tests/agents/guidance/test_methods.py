@@ -27,7 +27,7 @@ from tests.agents.test_compile import Watcher
 from tests.integration.test_query import config_of, series, tensors
 from train import train
 from training.checkpoint import load_checkpoint
-from training.config import make_agent, make_env, tuned
+from training.config import default_config, make_agent, make_env
 from tutors import TutorConfig
 
 ROWS, ACTIONS, GAMMA = 400, 5, 0.9
@@ -187,7 +187,7 @@ def after_a_rollout(
     guidance: str, game: str, env_kwargs: tuple[str, ...] = (), **settings: Any
 ) -> tuple[OnPolicy, Step]:
     """A PPO student whose rollout is full, with hints that it has learned to look at, and the moment that follows."""
-    config = tuned("ppo", game)
+    config = default_config("ppo", game)
     agent_config = replace(config.agent, num_steps=32, network="mlp", **settings)
     told = {"guiding": GuidanceConfig(guidance), "tutoring": TutorConfig("scripted")}
     config = replace(config, agent=agent_config, num_envs=8, env_kwargs=env_kwargs, **told)
@@ -453,7 +453,7 @@ def test_who_is_told_something_decides_once_more_with_the_same_luck(algo: str) -
 def told_agent(algo: str) -> tuple[Any, Step]:
     """A student of Connect Four that gets hints, and the first moment of 64 games."""
     env = envs.make("connect4", 64, 1)
-    config = replace(tuned(algo, "connect4"), num_envs=64, tutoring=TutorConfig("scripted"))
+    config = replace(default_config(algo, "connect4"), num_envs=64, tutoring=TutorConfig("scripted"))
     return make_agent(replace(config, guiding=GuidanceConfig("hint")), env), env.reset()
 
 

@@ -24,7 +24,7 @@ from evaluate import Evaluation, fill_for, saved_student
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from train import train
-from training.config import config_from_json, tuned
+from training.config import config_from_json, default_config
 from tutors import TutorConfig
 from tutors.base import Advice
 from tutors.prefill import most_met, wandering
@@ -367,7 +367,9 @@ def test_the_positions_met_most_often_are_those_that_a_plain_count_finds() -> No
 def test_what_a_run_s_student_meets_most_often_can_be_asked_about(tmp_path: Path) -> None:
     """By another tutor than the run's; one action in ten is any legal one, the others are the student's."""
     run, store = tmp_path / "run", tmp_path / "advice.sqlite"
-    config = replace(tuned("dqn", "connect4"), total_steps=512, num_envs=64, eval_episodes=8, run_dir=run, device="cpu")
+    config = replace(
+        default_config("dqn", "connect4"), total_steps=512, num_envs=64, eval_episodes=8, run_dir=run, device="cpu"
+    )
     train(replace(config, agent=replace(config.agent, hidden=(16,), learning_starts=128, batch_size=32)))
     line = fill_for(
         Evaluation(run, fill=True, positions=200, tutoring=TutorConfig("scripted", advice_store=str(store)))

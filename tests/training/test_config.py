@@ -1,0 +1,133 @@
+"""Settings: to config.json and back, what is refused, and the defaults of students."""
+
+import json
+import math
+import shutil
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import AGENTS, A2CConfig
+from agents.guidance import GuidanceConfig
+from envs.opponents import Negamax, tactical
+from tests.helpers.paths import GOLDEN, ROOT
+from tests.helpers.programs import program
+from training.config import (
+    Config,
+    config_from_json,
+    default_config,
+    defaults_from_flags,
+    evaluation_env,
+    load_config,
+)
+from tutors import TutorConfig
+
+URL = "postgresql+psycopg://me:canary@here/advice"
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_config_json_round_trip_is_equal(algo: str) -> None:
+    config = default_config(algo, "snake")
+    assert config_from_json(config.to_json()) == config
+    tutor = TutorConfig("tiny", tutor_url=("http://a", "http://b"), tutor_key_file=Path("key"), reuse=3.0, theta=5)
+    guidance = GuidanceConfig("distill")
+    config = replace(
+        config, run_dir=Path("runs/a"), resume=Path("runs/b"), env_kwargs=("size=6",), tutoring=tutor, guiding=guidance
+    )
+    assert config_from_json(config.to_json()) == config
+    assert json.loads(Config().to_json())["tutoring"]["reuse"] == "inf", "JSON has no infinity"
+
+
+def changed(path: str, value: Any) -> str:
+    """A config.json in which one setting is replaced, or removed if `value` is None."""
+    config = json.loads(default_config("ppo", "connect4").to_json())
+    *parents, name = path.split(".")
+    inner = config
+    for parent in parents:
+        inner = inner[parent]
+    if value is None:
+        del inner[name]
+    else:
+        inner[name] = value
+    return json.dumps(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("total_steps", "many", "total_steps is 'many'; it must be of type int"),
+        ("total_steps", 1.5, "total_steps is 1.5; it must be of type int"),
+        ("force", 1, "force is 1; it must be of type bool"),
+        ("env", 3, "env is 3; it must be of type str"),
+        ("run_dir", 3, "run_dir is 3; it must be of type Path"),
+        ("progress", "loud", "progress is 'loud'; it must be of type Literal"),
+        ("agent.hidden", [64, "64"], r"agent.hidden\[1\] is '64'; it must be of type int"),
+        ("agent.hidden", 64, "agent.hidden is 64; it must be of type tuple"),
+        ("agent.gamma", "high", "agent.gamma is 'high'; it must be of type float"),
+        ("tutoring.theta", "x", "tutoring.theta is 'x'; it must be of type int"),
+        ("tutoring", [], r"tutoring is \[\]; it must be of type TutorConfig"),
+        ("guiding.guidance", None, "guiding.guidance is missing"),
+        ("seeds", 3, "seeds is no setting of this version"),
+        ("agent.buffer_size", 3, "agent.buffer_size is no setting of this version"),
+        ("algo", "dqm", "algo is 'dqm'; it must be one of dqn, ppo, a2c"),
+        ("format", 7, "of version 0.x"),
+        ("format", None, "of version 0.x"),
+    ],
+)
+def test_config_json_error_names_the_field(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_from_json(changed(path, value))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_text_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: "):
+        load_config(tmp_path)
+    with pytest.raises(ValueError, match=r"is no run directory: it has no config\.json"):
+        load_config(tmp_path / "nowhere")
+
+
+def test_an_integer_is_a_float_where_one_is_expected() -> None:
+    assert config_from_json(changed("save_minutes", 3)).save_minutes == 3.0
+    assert config_from_json(changed("tutoring.reuse", "inf")).tutoring.reuse == math.inf
+
+
+@pytest.mark.parametrize(
+    "tutor", [TutorConfig(advice_store=URL), TutorConfig(f"recorded:{URL}"), TutorConfig("tiny", tutor_url=(URL,))]
+)
+def test_config_json_has_no_password(tutor: TutorConfig) -> None:
+    text = Config(tutoring=tutor).to_json()
+    assert "canary" not in text
+    assert URL.replace("canary", "***") in text
+
+
+def test_run_of_version_0_7_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "v0.7.0", tmp_path / "run")
+    for command in (("train.py", "--resume", str(tmp_path / "run")), ("evaluate.py", str(tmp_path / "run"))):
+        done = program(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"error: {tmp_path / 'run' / 'config.json'} cannot be read: it is of version 0.x")
+
+
+def test_defaults_are_those_of_the_student_and_the_env() -> None:
+    for algo, envs in tomllib.loads((ROOT / "agents" / "defaults.toml").read_text()).items():
+        for env, settings in envs.items():
+            config = defaults_from_flags(["--seed", "4", f"--env={env}", "--algo", algo])
+            assert (config.algo, config.env) == (algo, env)
+            for name, value in settings.items():
+                if name != "chosen":
+                    found = getattr(config, name) if hasattr(config, name) else getattr(config.agent, name)
+                    assert found == (tuple(value) if isinstance(value, list) else value)
+    assert defaults_from_flags([]).algo == Config.algo
+    assert defaults_from_flags(["--env", "gym:Acrobot-v1", "--algo", "a2c"]).agent == A2CConfig()
+
+
+def test_self_play_is_evaluated_against_another_opponent() -> None:
+    config = Config(env_kwargs=("opponent=self", "refresh=5"))
+    assert evaluation_env(config, 2, "cpu").game.opponent is tactical
+    assert isinstance(evaluation_env(config, 2, "cpu", ("opponent=negamax:2",)).game.opponent, Negamax)
