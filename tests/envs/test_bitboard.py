@@ -1,4 +1,4 @@
-"""Boards of bits against plain Python sets of cells, on boards of one word to seven."""
+"""Bitboards of one to seven words against Python sets of cells."""
 
 import random
 
@@ -21,7 +21,7 @@ words = st.integers(0, 2**63 - 1)
 
 @st.composite
 def boards(draw: st.DrawFn) -> tuple[int, list[Cells]]:
-    """How many words there are, and one to four boards of so many."""
+    """Return the number of words, and one to four boards of that many."""
     width = draw(st.sampled_from(WIDTHS))
     return width, draw(st.lists(st.sets(st.integers(0, WORD * width - 1)), min_size=1, max_size=4))
 
@@ -33,8 +33,8 @@ def pack(sets: list[Cells], width: int) -> Tensor:
     )
 
 
-def some_sets(width: int) -> list[Cells]:
-    """Nothing, everything, one cell, all but one, the cells about the words' seams, and sets from sparse to dense."""
+def chosen_sets(width: int) -> list[Cells]:
+    """Return no cell, all, one, all but one, the cells at the ends of words, and sets from sparse to dense."""
     chance = random.Random(width)
     cells = WORD * width
     seams = {cell for w in range(width) for cell in (WORD * w, WORD * w + 31, WORD * w + 32, WORD * (w + 1) - 1)}
@@ -44,7 +44,7 @@ def some_sets(width: int) -> list[Cells]:
     return [set(), every, seams, every - seams, *one, *[every - cell for cell in one], *sets]
 
 
-def test_a_word_holds_56_cells() -> None:
+def test_num_words_of_56_cells_each() -> None:
     assert WORD == 56
     sizes = {1: 1, 42: 1, 55: 1, 56: 1, 57: 2, 111: 2, 112: 2, 113: 3, 144: 3, 168: 3, 169: 4, 392: 7, 393: 8}
     assert {cells: num_words(cells) for cells in sizes} == sizes
@@ -52,18 +52,18 @@ def test_a_word_holds_56_cells() -> None:
 
 @QUICK
 @given(st.lists(words, min_size=1))
-def test_count_is_how_many_bits_of_each_word_are_set(numbers: list[int]) -> None:
+def test_popcount_equals_bit_count(numbers: list[int]) -> None:
     assert popcount(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
 
 
-def test_count_of_every_word_that_has_one_bit_or_all_but_one_or_a_run_of_bits() -> None:
+def test_popcount_of_single_bits_and_runs_equals_bit_count() -> None:
     full = 2**63 - 1
     numbers = [0, full, *[1 << k for k in range(63)], *[full ^ 1 << k for k in range(63)]]
     numbers += [(1 << high) - (1 << low) for high in range(64) for low in range(high)]
     assert popcount(torch.tensor(numbers)).tolist() == [number.bit_count() for number in numbers]
 
 
-def test_count_keeps_the_shape_and_what_it_was_given() -> None:
+def test_popcount_keeps_shape_and_input() -> None:
     for shape in ((), (1,), (4,), (2, 3), (2, 3, 4), (0, 5)):
         given_bits = torch.full(shape, 0b1011)
         counts = popcount(given_bits)
@@ -73,7 +73,7 @@ def test_count_keeps_the_shape_and_what_it_was_given() -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_bit_sets_one_cell_and_none_beyond_the_last_word(width: int) -> None:
+def test_one_bit_sets_only_its_cell(width: int) -> None:
     cells = torch.arange(WORD * width + 70)
     board = one_bit(cells, width)
     assert board.shape == (len(cells), width)
@@ -82,8 +82,8 @@ def test_bit_sets_one_cell_and_none_beyond_the_last_word(width: int) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_unpack_says_of_each_of_the_first_cells_whether_it_is_set(width: int) -> None:
-    sets = some_sets(width)
+def test_unpack_equals_sets_of_cells(width: int) -> None:
+    sets = chosen_sets(width)
     board = pack(sets, width)
     for cells in {
         1,
@@ -101,14 +101,14 @@ def test_unpack_says_of_each_of_the_first_cells_whether_it_is_set(width: int) ->
 
 @QUICK
 @given(boards())
-def test_unpack_is_the_inverse_of_packing(drawn: tuple[int, list[Cells]]) -> None:
+def test_unpack_inverts_pack(drawn: tuple[int, list[Cells]]) -> None:
     width, sets = drawn
     shown = unpack(pack(sets, width), WORD * width)
     assert [set(row.nonzero()[:, 0].tolist()) for row in shown] == sets
 
 
-def every_nth(sets: list[Cells], width: int) -> tuple[list[int], list[int]]:
-    """What `nth` finds for every n of every set, and the cells by sorting."""
+def cells_by_nth_set_bit(sets: list[Cells], width: int) -> tuple[list[int], list[int]]:
+    """Return what `nth_set_bit` finds for every n of every set, and the cells by sorting."""
     asked = [(row, n) for row, those in enumerate(sets) for n in range(len(those))]
     rows, n = torch.tensor(asked, dtype=torch.int64).view(-1, 2).unbind(1)
     found = nth_set_bit(pack(sets, width)[rows], n)
@@ -117,30 +117,30 @@ def every_nth(sets: list[Cells], width: int) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nth_finds_the_cells_in_order_on_full_sparse_and_dense_boards_and_at_every_seam(width: int) -> None:
-    sets = some_sets(width)
+def test_nth_set_bit_of_chosen_boards_equals_sorted_cells(width: int) -> None:
+    sets = chosen_sets(width)
     ordinary, rare = sets[: 4 + WORD * width] + sets[-19:], sets[4 + WORD * width : -19]
-    found, cells = every_nth(ordinary + rare[:: 9 * width], width)
+    found, cells = cells_by_nth_set_bit(ordinary + rare[:: 9 * width], width)
     assert found == cells
 
 
 @QUICK
 @given(boards())
-def test_nth_finds_the_cells_in_order(drawn: tuple[int, list[Cells]]) -> None:
-    found, cells = every_nth(drawn[1], drawn[0])
+def test_nth_set_bit_of_random_boards_equals_sorted_cells(drawn: tuple[int, list[Cells]]) -> None:
+    found, cells = cells_by_nth_set_bit(drawn[1], drawn[0])
     assert found == cells
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_board_without_an_nth_cell_is_no_error_and_leaves_the_others_alone(width: int) -> None:
-    """A snake that fills its board asks for the first of no empty cells."""
+def test_nth_set_bit_of_empty_board_leaves_other_rows_correct(width: int) -> None:
+    """Snake calls it so when the board is full."""
     last = WORD * width - 1
     board = pack([set(), {0, last}, {last}, {0}], width)
     found = nth_set_bit(board, torch.tensor([0, 1, 1, 0]))
     assert (found[1].item(), found[3].item()) == (last, 0)
 
 
-def test_boards_of_no_games_have_no_cells() -> None:
+def test_zero_boards_give_zero_rows() -> None:
     none = torch.zeros(0, dtype=torch.int64)
     assert one_bit(none, 3).shape == (0, 3)
     assert nth_set_bit(one_bit(none, 3), none).shape == (0,)
@@ -148,6 +148,6 @@ def test_boards_of_no_games_have_no_cells() -> None:
 
 
 @pytest.mark.parametrize("cells", [1, 4, 55, 56, 57, 112, 144, 168])
-def test_a_full_board_has_all_its_cells_and_no_more(cells: int) -> None:
+def test_full_board_sets_exactly_its_cells(cells: int) -> None:
     for width in range(num_words(cells), num_words(cells) + 2):
         assert torch.equal(full_board(cells, width, torch.device("cpu"))[None], pack([set(range(cells))], width))

@@ -1,4 +1,4 @@
-"""CartPole against Gymnasium's own, step by step from the same positions, and its ends."""
+"""CartPole against Gymnasium's, one step from each of many states; its initial states and its time limit."""
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +11,7 @@ from envs.cartpole import CartPole
 NAMES = ("position", "velocity", "angle", "angular_velocity")
 
 
-def test_every_step_is_gymnasium_s_from_the_same_position() -> None:
+def test_step_equals_gymnasium_from_same_state() -> None:
     theirs = gym.make("CartPole-v1").unwrapped
     theirs.reset(seed=1)
     chance, ours, ends = np.random.default_rng(1), CartPole(), 0
@@ -29,16 +29,16 @@ def test_every_step_is_gymnasium_s_from_the_same_position() -> None:
         if min(abs(abs(obs[0]) - 2.4), abs(abs(obs[2]) - 12 * 2 * np.pi / 360)) > 1e-5:
             assert terminated[row].item() == over
             ends += over
-    assert 500 < ends < 2500, "both kinds of moments were seen"
+    assert 500 < ends < 2500, "both terminated and running states occurred"
 
 
-def test_a_game_begins_near_the_middle() -> None:
+def test_reset_is_uniform_near_zero() -> None:
     obs = envs.make("envs.cartpole:CartPole", 4000, seed=1).reset().obs
     assert (obs.abs() <= 0.05).all()
     assert obs.std(0).sub(0.1 / 12**0.5).abs().max() < 0.002
 
 
-def test_a_balanced_pole_is_cut_short_after_500_steps() -> None:
+def test_balanced_pole_is_truncated_after_500_steps() -> None:
     env = VecEnv(CartPole(), 64, seed=2)
     step = env.reset()
     for number in range(1, 501):

@@ -1,6 +1,5 @@
-"""Connect Four against OpenSpiel's, step by step over whole games; drawn boards for every rule; and every
-function on bitboards against the 69 lines and cells of a plain 6 x 7 grid. A game that is written down is read and
-played again.
+"""Connect Four against OpenSpiel's, step by step over whole episodes; drawn boards for every rule; every function on
+bitboards against the 69 lines and cells of a plain 6 x 7 grid; and the notation against replaying it.
 """
 
 import itertools
@@ -33,80 +32,54 @@ from envs.connect4 import (
 )
 from envs.opponents import random
 from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
+from tests.helpers.connect4_boards import (
+    CELLS,
+    FULL_WITHOUT_A_LINE,
+    LINES,
+    Cell,
+    bitboard,
+    board,
+    cell_bit,
+    cells_of,
+    drawn,
+)
 
-Cell = tuple[int, int]  # (row, column), row 0 at the top
-
-CELLS = list(itertools.product(range(6), range(7)))
-LINES = [
-    line
-    for (row, column), (down, right) in itertools.product(CELLS, [(0, 1), (1, 0), (1, 1), (1, -1)])
-    if set(line := [(row + k * down, column + k * right) for k in range(4)]) <= set(CELLS)
-]
-FULL_WITHOUT_A_LINE = "xxooxxo ooxxoox xxooxxo ooxxoox xxooxxo ooxxoox"
-
-GAMES_PLAYED = 10_000
-
-
-def bit(row: int, column: int) -> int:
-    """The bitboard of one cell: seven bits a column, bottom first."""
-    return 1 << 7 * column + 5 - row
-
-
-def bits(cells: set[Cell]) -> int:
-    return sum(bit(*cell) for cell in cells)
-
-
-def board(drawn: str) -> tuple[Tensor, Tensor]:
-    """A drawn position, six rows from the top, as bitboards of x and of o; (1,) each."""
-    rows = drawn.split()
-    assert [len(row) for row in rows] == [7] * 6
-    return tuple(torch.tensor([bits({cell for cell in CELLS if rows[cell[0]][cell[1]] == sign})]) for sign in "xo")
-
-
-def drawn(x: Tensor, o: Tensor) -> str:
-    """The inverse of `board`."""
-    sign = {(0, 0): ".", (1, 0): "x", (0, 1): "o"}
-    at = [[sign[bool(x & bit(r, c)), bool(o & bit(r, c))] for c in range(7)] for r in range(6)]
-    return " ".join("".join(row) for row in at)
-
-
-def cells_of(bitboard: int) -> set[Cell]:
-    return {cell for cell in CELLS if bitboard & bit(*cell)}
+NUM_EPISODES = 10_000
 
 
 def random_sets(count: int, seed: int = 0) -> Tensor:
-    """Bitboards with any cells set, from sparse to dense, reachable or not."""
+    """Return bitboards with any cells set, from sparse to dense, reachable or not."""
     chance = torch.Generator().manual_seed(seed)
     density = torch.rand(count, 1, generator=chance)
     chosen = torch.rand(count, 42, generator=chance) < density
-    return (chosen * torch.tensor([bit(*cell) for cell in CELLS])).sum(1)
+    return (chosen * torch.tensor([cell_bit(*cell) for cell in CELLS])).sum(1)
 
 
-def random_heaps(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two sides' discs that obey gravity, with columns from empty to full; lines of four may occur."""
+def random_discs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return two sides' discs that obey gravity, with columns from empty to full; lines of four may occur."""
     chance = torch.Generator().manual_seed(seed)
     height = torch.randint(0, 7, (count, 7), generator=chance)
     floor = torch.tensor([5 - row for row, _ in CELLS])
     taken = floor < height[:, [column for _, column in CELLS]]
     ours = torch.rand(count, 42, generator=chance) < 0.5
-    cells = torch.tensor([bit(*cell) for cell in CELLS])
+    cells = torch.tensor([cell_bit(*cell) for cell in CELLS])
     return (taken * ours * cells).sum(1), (taken * ~ours * cells).sum(1)
 
 
 def play(position: str, column: int, reply: int) -> tuple[float, bool, str]:
-    """Reward, whether it is over, and the position after x has dropped into `column` and o answered."""
+    """Return the reward, whether the episode ended, and the board after x has dropped into `column` and o replied."""
     game = Connect4(lambda pieces, others, u: torch.full_like(pieces, reply))
     x, o = board(position)
     state, reward, terminated = game.step({"mine": x, "theirs": o}, torch.tensor([column]), torch.zeros(1, 1))
     return reward.item(), terminated.item(), drawn(state["mine"], state["theirs"])
 
 
-class Record(NamedTuple):
-    """One whole game as the env showed it, by student's turns."""
+class Episode(NamedTuple):
+    """One whole episode as the env returned it, by time steps."""
 
     opening: int  # the column of the opponent's opening, -1 if the student moves first
     actions: list[int]
-    replies: list[int]  # -1: there was none
+    replies: list[int]  # -1: no reply
     obs: Tensor  # (turns, 2, 6, 7)
     action_mask: Tensor  # (turns, 7)
     final_obs: Tensor  # (turns, 2, 6, 7)
@@ -115,7 +88,7 @@ class Record(NamedTuple):
 
 
 def column_of_difference(before: Tensor, after: Tensor) -> Tensor:
-    """The column of the disc by which (N, 6, 7) planes differ, -1 where they do not."""
+    """Return the column of the disc by which (N, 6, 7) planes differ, -1 where they do not."""
     added = (after - before).sum(1)
     assert ((added == 0) | (added == 1)).all()
     assert (added.sum(1) <= 1).all()
@@ -123,15 +96,15 @@ def column_of_difference(before: Tensor, after: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def records() -> list[Record]:
-    """The first game of each of many envs, played at random on both sides."""
-    env = VecEnv(Connect4(random), GAMES_PLAYED, seed=1)
-    rng = CounterRNG(1, torch.arange(GAMES_PLAYED), EXPLORATION_STREAM)
+def episodes() -> list[Episode]:
+    """Return the first episode of each of many env copies, with random moves on both sides."""
+    env = VecEnv(Connect4(random), NUM_EPISODES, seed=1)
+    rng = CounterRNG(1, torch.arange(NUM_EPISODES), EXPLORATION_STREAM)
     steps, actions = [env.reset()], []
     for turn in range(21):
         actions.append(sample_legal(steps[-1].action_mask, rng.uniform(turn, 1)[:, 0]))
         steps.append(env.step(actions[-1]))
-    opening = column_of_difference(torch.zeros(GAMES_PLAYED, 6, 7), steps[0].obs[:, 1]).tolist()
+    opening = column_of_difference(torch.zeros(NUM_EPISODES, 6, 7), steps[0].obs[:, 1]).tolist()
     replies = [column_of_difference(step.obs[:, 1], after.final_obs[:, 1]) for step, after in itertools.pairwise(steps)]
     seen, action_mask, final, reward, terminated = (
         torch.stack([getattr(step, field) for step in steps], 1)
@@ -141,7 +114,7 @@ def records() -> list[Record]:
     turns = terminated[:, 1:].float().argmax(1) + 1
     assert terminated[:, 1:].any(1).all()
     return [
-        Record(
+        Episode(
             opening[game],
             actions[game][:n],
             replies[game][:n],
@@ -155,18 +128,18 @@ def records() -> list[Record]:
     ]
 
 
-def test_random_games_go_step_by_step_as_in_open_spiel(records: list[Record]) -> None:
+def test_random_episodes_equal_open_spiel_step_by_step(episodes: list[Episode]) -> None:
     rules = pyspiel.load_game("connect_four")
     ends: Counter[str] = Counter()
-    for index, record in enumerate(records):
+    for index, episode in enumerate(episodes):
         state = rules.new_initial_state()
         student = 0
-        if record.opening >= 0:
+        if episode.opening >= 0:
             student = 1
-            state.apply_action(record.opening)
+            state.apply_action(episode.opening)
         seen, action_mask = [], []
         for action, reply, reward, terminated in zip(
-            record.actions, record.replies, record.rewards, record.terminations, strict=True
+            episode.actions, episode.replies, episode.rewards, episode.terminations, strict=True
         ):
             assert not state.is_terminal()
             assert state.current_player() == student
@@ -181,12 +154,12 @@ def test_random_games_go_step_by_step_as_in_open_spiel(records: list[Record]) ->
             assert terminated == state.is_terminal(), f"game {index}"
             assert reward == (state.returns()[student] if terminated else 0), f"game {index}"
         ends[f"{last} {'line' if reward else 'last disc fills the board'}"] += 1
-        assert action_mask == [[c for c in range(7) if row[c]] for row in record.action_mask.tolist()], f"game {index}"
+        assert action_mask == [[c for c in range(7) if row[c]] for row in episode.action_mask.tolist()], f"game {index}"
         seen.append(state.observation_tensor(student))
         expected = as_planes(seen, student)
-        assert torch.equal(record.obs, expected[:-1]), f"game {index}"
-        assert torch.equal(record.final_obs, expected[1:]), f"game {index}"
-    assert sum(ends.values()) == GAMES_PLAYED
+        assert torch.equal(episode.obs, expected[:-1]), f"game {index}"
+        assert torch.equal(episode.final_obs, expected[1:]), f"game {index}"
+    assert sum(ends.values()) == NUM_EPISODES
     assert ends["student's line"] > 4000
     assert ends["opponent's line"] > 4000
     assert ends["student's last disc fills the board"] >= 5
@@ -194,44 +167,44 @@ def test_random_games_go_step_by_step_as_in_open_spiel(records: list[Record]) ->
 
 
 def as_planes(observations: list[list[float]], student: int) -> Tensor:
-    """OpenSpiel's planes (first mover's, second mover's, empty; row 0 at the bottom) in the form of ours."""
+    """Return OpenSpiel's planes (first mover's, second mover's, empty; row 0 at the bottom) in our form."""
     return torch.tensor(observations).view(-1, 3, 6, 7)[:, [student, 1 - student]].flip(2)
 
 
-def test_a_random_game_lasts_21_plies_on_average(records: list[Record]) -> None:
+def test_random_episode_lasts_21_plies_on_average(episodes: list[Episode]) -> None:
     """RESEARCH.md, section 4: 21.3, so within half its last digit plus 5 standard errors."""
-    plies = torch.tensor([r.final_obs[-1].sum().item() for r in records]).double()
-    standard_error = plies.std().item() / GAMES_PLAYED**0.5
+    plies = torch.tensor([r.final_obs[-1].sum().item() for r in episodes]).double()
+    standard_error = plies.std().item() / NUM_EPISODES**0.5
     assert standard_error < 0.1
     assert abs(plies.mean().item() - 21.3) < 0.05 + 5 * standard_error
 
 
-def test_the_student_moves_first_in_half_of_the_games(records: list[Record]) -> None:
-    """5 standard deviations of a fair coin thrown 10,000 times are 250."""
-    assert abs(sum(record.opening < 0 for record in records) - 5000) < 250
+def test_reset_student_moves_first_in_half_of_episodes(episodes: list[Episode]) -> None:
+    """5 standard deviations of 10,000 fair coins are 250."""
+    assert abs(sum(episode.opening < 0 for episode in episodes) - 5000) < 250
 
 
-def test_the_opponent_opens_in_every_column(records: list[Record]) -> None:
+def test_reset_opponent_opens_in_every_column_equally_often(episodes: list[Episode]) -> None:
     """About 714 of 5000 openings each; a standard deviation is 25."""
-    openings = Counter(record.opening for record in records if record.opening >= 0)
+    openings = Counter(episode.opening for episode in episodes if episode.opening >= 0)
     assert sorted(openings) == list(range(7))
     assert all(abs(number - sum(openings.values()) / 7) < 125 for number in openings.values())
 
 
-def test_there_are_69_lines() -> None:
+def test_grid_has_69_lines() -> None:
     assert len(LINES) == 69
 
 
-def test_num_reset_uniforms_says_who_moves_first_and_what_the_opponent_opens_with() -> None:
-    """In any column, whoever the opponent is."""
+def test_reset_uniforms_decide_first_mover_and_opening() -> None:
+    """In any column, for any opponent."""
     for opponent in (random, lambda pieces, others, u: torch.full_like(pieces, 3)):
         u = torch.tensor([[0.0, 0.0], [0.25, 0.5], [0.499, 1 - 2**-24], [0.5, 0.0], [0.99, 0.5]])
         state = Connect4(opponent).reset(u)
         assert state["mine"].tolist() == [0] * 5
-        assert state["theirs"].tolist() == [bit(5, 0), bit(5, 3), bit(5, 6), 0, 0]
+        assert state["theirs"].tolist() == [cell_bit(5, 0), cell_bit(5, 3), cell_bit(5, 6), 0, 0]
 
 
-def test_num_step_uniforms_and_both_sides_discs_are_given_to_the_opponent_after_the_student_has_moved() -> None:
+def test_step_passes_discs_after_students_move_and_uniforms_to_opponent() -> None:
     asked = []
 
     def opponent(pieces: Tensor, others: Tensor, u: Tensor) -> Tensor:
@@ -243,7 +216,7 @@ def test_num_step_uniforms_and_both_sides_discs_are_given_to_the_opponent_after_
     assert asked == [("....... ....... ....... ....... ...x... x..o...", [0.75])]
 
 
-def test_discs_fall_onto_those_below() -> None:
+def test_step_discs_fall_onto_those_below() -> None:
     before = "....... ....... ....... ....... ...o... x..x..."
     after = "....... ....... ....... ...x... ...o... x..x..o"
     assert play(before, column=3, reply=6) == (0, False, after)
@@ -266,7 +239,7 @@ SWAP = str.maketrans("xo", "ox")
 
 
 @pytest.mark.parametrize("line", WINS)
-def test_four_in_a_line_win_and_are_not_answered(line: str) -> None:
+def test_step_four_in_a_line_win_without_reply(line: str) -> None:
     before, column, _ = WINS[line]
     reward, over, after = play(before, column, reply=column)
     assert (reward, over) == (1, True)
@@ -275,7 +248,7 @@ def test_four_in_a_line_win_and_are_not_answered(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", WINS)
-def test_the_reply_can_win(line: str) -> None:
+def test_step_reply_can_win(line: str) -> None:
     before, column, elsewhere = WINS[line]
     reward, over, after = play(before.translate(SWAP), elsewhere, reply=column)
     assert (reward, over) == (-1, True)
@@ -283,34 +256,34 @@ def test_the_reply_can_win(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", WINS)
-def test_three_in_a_line_do_not_win(line: str) -> None:
+def test_step_three_in_a_line_do_not_win(line: str) -> None:
     before, _, elsewhere = WINS[line]
     assert play(before, elsewhere, reply=elsewhere)[:2] == (0, False)
 
 
-def test_a_line_does_not_run_from_the_top_of_one_column_into_the_next() -> None:
+def test_line_does_not_continue_in_next_column() -> None:
     assert play("x...... x...... x...... o...... o...... o......", column=1, reply=6)[:2] == (0, False)
     assert play("..o.... ..o.... ..o.... ..x.... ..x.... ..x....", column=6, reply=3)[:2] == (0, False)
 
 
-def test_a_line_does_not_run_from_the_right_edge_to_the_left() -> None:
+def test_line_does_not_wrap_around_the_edge() -> None:
     assert play("....... ....... ....... ....... o.....o xx....x", column=5, reply=3)[:2] == (0, False)
     assert play("....... ....... ....... x...... o...... xx...xo", column=6, reply=3)[:2] == (0, False)
 
 
 @pytest.mark.parametrize("column", range(7))
-def test_dropping_into_a_full_column_loses_and_is_not_answered(column: int) -> None:
+def test_step_into_full_column_loses_without_reply(column: int) -> None:
     rows = [f"{'.' * column}{sign}{'.' * (6 - column)}" for sign in "xoxoxo"]
     before = " ".join(rows)
     assert play(before, column, reply=(column + 1) % 7) == (-1, True, before)
 
 
-def test_dropping_into_a_full_column_loses_even_beside_three_in_a_line() -> None:
+def test_step_into_full_column_beside_three_in_a_line_loses() -> None:
     before = "..xoxxx ..oxooo ..xoxxx ..oxooo ..xoxxx ..oxooo"
     assert play(before, column=3, reply=0) == (-1, True, before)
 
 
-def test_a_full_board_without_a_line_is_a_draw() -> None:
+def test_full_board_without_line_is_a_draw() -> None:
     x, o = board(FULL_WITHOUT_A_LINE)
     assert not any(set(line) <= cells_of(side.item()) for line in LINES for side in (x, o))
     below = FULL_WITHOUT_A_LINE.removeprefix("xxooxxo")
@@ -319,13 +292,13 @@ def test_a_full_board_without_a_line_is_a_draw() -> None:
     assert play("x.oo.x." + below, column=4, reply=6)[:2] == (0, False)
 
 
-def test_the_last_disc_can_win() -> None:
+def test_last_disc_can_win() -> None:
     below = " ooxxoox xxooxxo ooxxoox xxooxxo ooxxoox"
     assert play("xxx.oxo" + below, column=3, reply=0) == (1, True, "xxxxoxo" + below)
     assert play("ooo.ox." + below, column=6, reply=3) == (-1, True, "oooooxx" + below)
 
 
-def test_what_is_seen_are_the_students_discs_then_the_opponents_from_the_top() -> None:
+def test_observe_planes_are_student_then_opponent_from_the_top() -> None:
     x, o = board("....... ....... ....... ....... ...o... x..x..o")
     obs, action_mask = Connect4(random).observe({"mine": x, "theirs": o})
     assert obs.shape == (1, 2, 6, 7)
@@ -334,7 +307,7 @@ def test_what_is_seen_are_the_students_discs_then_the_opponents_from_the_top() -
     assert action_mask.tolist() == [[True] * 7]
 
 
-def test_only_columns_with_room_are_legal_and_all_on_a_full_board() -> None:
+def test_action_mask_is_columns_with_room_or_all_on_full_board() -> None:
     game = Connect4(random)
     top = "xxooxxo"
     below = FULL_WITHOUT_A_LINE.removeprefix(top)
@@ -347,73 +320,73 @@ def test_only_columns_with_room_are_legal_and_all_on_a_full_board() -> None:
 
 
 def subsets(size: int) -> Tensor:
-    cells = torch.tensor([bit(*cell) for cell in CELLS])
+    cells = torch.tensor([cell_bit(*cell) for cell in CELLS])
     return torch.combinations(cells, size).sum(1)
 
 
-def test_of_all_sets_of_four_cells_only_the_69_lines_are_four() -> None:
+def test_has_four_of_four_cells_only_for_the_69_lines() -> None:
     fours = subsets(4)
     assert len(fours) == 111_930
-    assert set(fours[has_four(fours)].tolist()) == {bits(set(line)) for line in LINES}
+    assert set(fours[has_four(fours)].tolist()) == {bitboard(set(line)) for line in LINES}
 
 
-def test_a_board_has_four_where_one_of_the_69_lines_is_filled() -> None:
+def test_has_four_of_random_boards_equals_search_of_lines() -> None:
     boards = random_sets(3000)
-    lines = torch.tensor([bits(set(line)) for line in LINES])
+    lines = torch.tensor([bitboard(set(line)) for line in LINES])
     expected = (boards[:, None] & lines == lines).any(1)
     assert 500 < expected.sum() < 2500
     assert torch.equal(has_four(boards), expected)
 
 
 def completing_by_definition(ours: set[Cell]) -> set[Cell]:
-    """Put a disc into each cell and look for a line through it."""
+    """Return the cells where one more disc makes a line through it, by trying each."""
     return {cell for cell in CELLS if any(cell in line and set(line) <= ours | {cell} for line in LINES)}
 
 
-def test_completing_finds_the_cells_where_one_more_disc_makes_a_line_through_it() -> None:
+def test_completing_equals_trying_every_cell() -> None:
     boards = random_sets(1500, seed=2)
     for ours, found in zip(boards.tolist(), completing(boards).tolist(), strict=True):
-        assert found == bits(completing_by_definition(cells_of(ours)))
+        assert found == bitboard(completing_by_definition(cells_of(ours)))
 
 
-def test_of_all_sets_of_three_cells_those_of_a_line_are_completed_by_its_fourth() -> None:
+def test_completing_of_three_cells_is_fourth_of_their_line() -> None:
     expected: dict[int, set[Cell]] = {}
     for line in LINES:
         for cell in line:
-            expected.setdefault(bits(set(line) - {cell}), set()).add(cell)
+            expected.setdefault(bitboard(set(line) - {cell}), set()).add(cell)
     threes = subsets(3)
     for three, found in zip(threes.tolist(), completing(threes).tolist(), strict=True):
-        assert found == bits(expected.get(three, set()))
+        assert found == bitboard(expected.get(three, set()))
 
 
-def test_a_dropped_disc_lies_on_the_lowest_empty_cell_of_its_column() -> None:
-    ours, others = random_heaps(500)
+def test_drop_fills_lowest_empty_cell() -> None:
+    ours, others = random_discs(500)
     for column in range(7):
         dropped = drop(ours, others, torch.full_like(ours, column))
         for mine, theirs, after in zip(ours.tolist(), others.tolist(), dropped.tolist(), strict=True):
             room = [row for row in range(6) if (row, column) not in cells_of(mine | theirs)]
-            assert after == (mine | bit(max(room), column) if room else mine)
+            assert after == (mine | cell_bit(max(room), column) if room else mine)
 
 
-def test_playable_cells_are_the_lowest_empty_ones() -> None:
-    ours, others = random_heaps(500, seed=3)
+def test_playable_equals_lowest_empty_cells() -> None:
+    ours, others = random_discs(500, seed=3)
     for taken, found in zip((ours | others).tolist(), playable(ours | others).tolist(), strict=True):
-        empty = [cell for cell in CELLS if not taken & bit(*cell)]
+        empty = [cell for cell in CELLS if not taken & cell_bit(*cell)]
         assert cells_of(found) == {
             (row, column) for row, column in empty if row == max(r for r, c in empty if c == column)
         }
 
 
-def test_columns_of_cells_are_those_that_hold_one() -> None:
+def test_columns_of_equals_columns_of_set_cells() -> None:
     boards = torch.cat([random_sets(300), torch.tensor([0, BOARD]), subsets(1)])
     for cells, found in zip(boards.tolist(), columns_of(boards).tolist(), strict=True):
         assert found == [any(c == column for _, c in cells_of(cells)) for column in range(7)]
 
 
-def test_a_board_is_full_when_all_42_cells_are_taken() -> None:
-    every = bits(set(CELLS))
+def test_is_full_only_with_all_42_cells() -> None:
+    every = bitboard(set(CELLS))
     assert every == BOARD
-    almost = torch.tensor([every & ~bit(*cell) for cell in CELLS])
+    almost = torch.tensor([every & ~cell_bit(*cell) for cell in CELLS])
     assert is_full(torch.tensor([every, 0])).tolist() == [True, False]
     assert not is_full(almost).any()
 
@@ -421,39 +394,39 @@ def test_a_board_is_full_when_all_42_cells_are_taken() -> None:
 def test_mirror_swaps_left_and_right() -> None:
     boards = torch.cat([random_sets(200), subsets(1)])
     for cells, found in zip(boards.tolist(), mirror(boards).tolist(), strict=True):
-        assert found == bits({(row, 6 - column) for row, column in cells_of(cells)})
+        assert found == bitboard({(row, 6 - column) for row, column in cells_of(cells)})
 
 
-def test_planes_show_each_cell_of_each_board() -> None:
+def test_planes_equal_set_cells() -> None:
     boards = [random_sets(50, seed) for seed in range(3)]
     shown = planes(*boards)
     assert shown.shape == (50, 3, 6, 7)
     assert shown.dtype == torch.float32
     for index, plane in itertools.product(range(50), range(3)):
-        expected = [[float(bool(boards[plane][index] & bit(r, c))) for c in range(7)] for r in range(6)]
+        expected = [[float(bool(boards[plane][index] & cell_bit(r, c))) for c in range(7)] for r in range(6)]
         assert shown[index, plane].tolist() == expected
 
 
-def test_a_position_is_drawn_as_six_lines_from_the_top() -> None:
+def test_draw_six_lines_from_the_top() -> None:
     position = "....... ....... o...... x...... o..x... xo.xo.o"
     x, o = board(position)
     lines = draw(x.item(), o.item()).split("\n")
     assert lines == [" ".join(row) for row in position.split()]
 
 
-def test_the_signs_of_a_drawing_can_be_chosen() -> None:
+def test_draw_with_other_signs() -> None:
     x, o = board("....... ....... ....... ....... ....... xo.....")
     assert draw(x.item(), o.item(), "-12").split("\n")[5] == "1 2 - - - - -"
 
 
-def test_a_drawing_leaves_no_cell_out() -> None:
-    ours, others = random_heaps(50, seed=5)
+def test_draw_shows_every_cell() -> None:
+    ours, others = random_discs(50, seed=5)
     for x, o in zip(ours, others, strict=True):
         assert draw(x.item(), o.item()).replace(" ", "").replace("\n", " ") == drawn(x, o)
 
 
-class Played(NamedTuple):
-    """One game from the deal to its end."""
+class FinishedEpisode(NamedTuple):
+    """One episode from its initial state to its end."""
 
     states: list[State]  # of one row each
     first: str  # student or opponent
@@ -461,8 +434,8 @@ class Played(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def played() -> dict[tuple[str, float], list[Played]]:
-    """Random games by who moved first and who won."""
+def ended() -> dict[tuple[str, float], list[FinishedEpisode]]:
+    """Return random episodes by first mover and winner."""
     number, game = 4000, Connect4(random)
     rng = CounterRNG(6, torch.arange(number), EXPLORATION_STREAM)
     states, rewards, ends = [game.reset(rng.uniform(0, 2))], [], []
@@ -474,18 +447,20 @@ def played() -> dict[tuple[str, float], list[Played]]:
         rewards.append(reward)
         ends.append(terminated)
     lasts = torch.stack(ends).int().argmax(0).tolist()
-    kinds: dict[tuple[str, float], list[Played]] = {}
+    kinds: dict[tuple[str, float], list[FinishedEpisode]] = {}
     for index, last in enumerate(lasts):
         first = "opponent" if states[0]["theirs"][index] else "student"
         won = rewards[last][index].item()
         if len(kinds.setdefault((first, won), [])) < 25:
             rows = torch.tensor([index])
-            kinds[first, won].append(Played([select_rows(state, rows) for state in states[: last + 2]], first, won))
+            kinds[first, won].append(
+                FinishedEpisode([select_rows(state, rows) for state in states[: last + 2]], first, won)
+            )
     return kinds
 
 
-class Reading(NamedTuple):
-    """What a written game says."""
+class ParsedNotation(NamedTuple):
+    """The content of a notation."""
 
     first: str
     result: str
@@ -494,8 +469,8 @@ class Reading(NamedTuple):
     line: str  # the sign that has four in a line, if one has
 
 
-def read(text: str) -> Reading:
-    """Play a written game on a grid of signs; a disc must lie on the lowest empty cell of its column."""
+def parse_notation(text: str) -> ParsedNotation:
+    """Replay a notation on a grid of signs; a disc must lie on the lowest empty cell of its column."""
     first_tag, result_tag, gap, movetext = text.split("\n")
     first = re.fullmatch(r'\[First "(student|opponent)"]', first_tag)[1]
     result = re.fullmatch(r'\[Result "(1-0|0-1|1/2-1/2|\*)"]', result_tag)[1]
@@ -511,10 +486,10 @@ def read(text: str) -> Reading:
         grid[row][column] = sign
     fours = {sign for sign in "xo" for line in LINES if all(grid[r][c] == sign for r, c in line)}
     assert len(fours) <= 1
-    return Reading(first, result, moves, " ".join("".join(row) for row in grid), "".join(fours))
+    return ParsedNotation(first, result, moves, " ".join("".join(row) for row in grid), "".join(fours))
 
 
-RESULTS = {  # (who moved first, the last reward): as chess has it, the first mover's points first
+RESULTS = {  # (first mover, last reward): as in PGN, the first mover's points first
     ("student", 1.0): "1-0",
     ("student", -1.0): "0-1",
     ("student", 0.0): "1/2-1/2",
@@ -529,12 +504,12 @@ def drawing_of(state: State) -> str:
 
 
 @pytest.mark.parametrize("kind", RESULTS, ids=str)
-def test_a_written_game_leads_to_the_same_board_and_result(
-    kind: tuple[str, float], played: dict[tuple[str, float], list[Played]]
+def test_notation_of_whole_episode_replays_to_same_board_and_result(
+    kind: tuple[str, float], ended: dict[tuple[str, float], list[FinishedEpisode]]
 ) -> None:
-    assert len(played[kind]) >= 2
-    for game in played[kind]:
-        told = read(notation(game.states))
+    assert len(ended[kind]) >= 2
+    for game in ended[kind]:
+        told = parse_notation(notation(game.states))
         assert told.first == game.first
         assert told.result == RESULTS[kind]
         assert told.board == drawing_of(game.states[-1])
@@ -542,28 +517,28 @@ def test_a_written_game_leads_to_the_same_board_and_result(
 
 
 @pytest.mark.parametrize("kind", RESULTS, ids=str)
-def test_a_game_in_play_is_written_as_far_as_it_went_and_has_no_result(
-    kind: tuple[str, float], played: dict[tuple[str, float], list[Played]]
+def test_notation_of_unfinished_episode_has_no_result(
+    kind: tuple[str, float], ended: dict[tuple[str, float], list[FinishedEpisode]]
 ) -> None:
-    for game in played[kind][:8]:
-        whole = read(notation(game.states)).moves
+    for game in ended[kind][:8]:
+        whole = parse_notation(notation(game.states)).moves
         for length in range(1, len(game.states)):
-            told = read(notation(game.states[:length]))
+            told = parse_notation(notation(game.states[:length]))
             assert told.moves == whole[: len(told.moves)]
             assert told.board == drawing_of(game.states[length - 1])
             assert told.result == "*"
             assert told.first == (game.first if told.moves else "student")
 
 
-def test_of_several_games_the_first_is_written(played: dict[tuple[str, float], list[Played]]) -> None:
-    game, other = played["student", 1.0][0], played["opponent", -1.0][0]
+def test_notation_of_several_copies_is_of_the_first(ended: dict[tuple[str, float], list[FinishedEpisode]]) -> None:
+    game, other = ended["student", 1.0][0], ended["opponent", -1.0][0]
     together = [
         {name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(game.states, other.states, strict=False)
     ]
     assert notation(together) == notation(game.states[: len(together)])
 
 
-def test_a_game_is_written_as_chess_games_are() -> None:
+def test_notation_equals_written_example() -> None:
     positions = [
         "....... ....... ....... ....... ....... ...o...",
         "....... ....... ....... ....... ...x... o..o...",
@@ -576,18 +551,18 @@ def test_a_game_is_written_as_chess_games_are() -> None:
     assert notation(states[:1]) == '[First "opponent"]\n[Result "*"]\n\n1. d1'
 
 
-def test_a_game_without_a_move_is_written_without_one() -> None:
+def test_notation_without_moves_is_tags_only() -> None:
     nothing = torch.zeros(1, dtype=torch.int64)
     for states in ([], [{"mine": nothing, "theirs": nothing}]):
         assert notation(states) == '[First "student"]\n[Result "*"]\n\n'
 
 
-def test_a_move_into_a_full_column_is_no_move() -> None:
+def test_notation_omits_drop_into_full_column() -> None:
     game = Connect4(lambda pieces, others, u: torch.zeros_like(pieces))
     states = [game.reset(torch.tensor([[0.9, 0.0]]))]
     for _ in range(4):
         states.append(game.step(states[-1], torch.tensor([0]), torch.zeros(1, 1))[0])
-    assert read(notation(states)).moves == ["a1", "a2", "a3", "a4", "a5", "a6"]
+    assert parse_notation(notation(states)).moves == ["a1", "a2", "a3", "a4", "a5", "a6"]
 
 
 @pytest.mark.parametrize(
@@ -606,13 +581,13 @@ def test_a_move_into_a_full_column_is_no_move() -> None:
         (FULL_WITHOUT_A_LINE.replace("xxooxxo", "xoooooo", 1), "student", "0-1"),
     ],
 )
-def test_the_outcome_of_drawn_boards(position: str, first: str, result: str) -> None:
+def test_result_of_drawn_boards(position: str, first: str, result: str) -> None:
     """The last two are full boards whose last disc made a line."""
     x, o = board(position)
     assert result_of((x.item(), o.item()), first) == result
 
 
 @pytest.mark.parametrize("function", [has_four, completing, playable, is_full, mirror])
-def test_functions_of_one_board_take_any_shape(function: Callable[[Tensor], Tensor]) -> None:
+def test_bitboard_functions_accept_any_shape(function: Callable[[Tensor], Tensor]) -> None:
     boards = random_sets(12)
     assert torch.equal(function(boards.view(3, 4)), function(boards).view(3, 4))

@@ -1,5 +1,5 @@
-"""Opponents and the search against slow definitions on a 6 x 7 grid: every line looked at for every move,
-and a negamax that follows one position at a time. Opponents that learn are watched by a policy that keeps what it sees.
+"""Opponents and the search against slow definitions on a 6 x 7 grid: every line checked for every move, and a negamax
+of one position at a time. SelfPlay against a policy that records its inputs.
 """
 
 import itertools
@@ -27,16 +27,16 @@ from envs.opponents import (
     tactical,
 )
 from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
-from tests.envs.test_connect4 import CELLS, FULL_WITHOUT_A_LINE, LINES, Cell, bits, board
+from tests.helpers.connect4_boards import CELLS, FULL_WITHOUT_A_LINE, LINES, Cell, bitboard, board
 
 Grid = list[list[str]]  # six rows from the top: "m" the side to move, "t" the other, "." empty
 
-LUCKS = torch.arange(420) / 420 + 1 / 2000  # 1 to 7 columns divide it into equal parts
+UNIFORMS = torch.arange(420) / 420 + 1 / 2000  # 1 to 7 columns divide it into equal parts
 LINES_THROUGH = {cell: [line for line in LINES if cell in line] for cell in CELLS}
 
 
 def positions(number: int, seed: int, shortest: int = 0) -> tuple[Tensor, Tensor]:
-    """Undecided positions of random play with at least `shortest` discs; the side to move, the other."""
+    """Return undecided boards of random moves with at least `shortest` discs: the side to move, the other."""
     rng = CounterRNG(seed, torch.arange(4096), EXPLORATION_STREAM)
     mover, other = torch.zeros(2, 4096, dtype=torch.int64)
     found = []
@@ -63,7 +63,7 @@ def landing(grid: Grid, column: int) -> Cell | None:
 
 
 def makes_four(grid: Grid, cell: Cell, side: str) -> bool:
-    """Whether a disc of `side` in `cell` would stand in a line of four."""
+    """Return whether a disc of `side` in `cell` would complete a line of four."""
     return any(all(at == cell or grid[at[0]][at[1]] == side for at in line) for line in LINES_THROUGH[cell])
 
 
@@ -77,7 +77,7 @@ def with_disc(grid: Grid, cell: Cell, side: str) -> Grid:
 
 
 def estimate_by_definition(grid: Grid, side: str) -> int:
-    """4 points for each empty cell that completes a line; 2 for a disc in the centre, 1 beside it."""
+    """Return 4 for each empty cell that completes a line, 2 for a disc in the centre column, 1 beside it."""
     value = 0
     for sign, who in ((1, side), (-1, "t" if side == "m" else "m")):
         for row, column in CELLS:
@@ -89,7 +89,7 @@ def estimate_by_definition(grid: Grid, side: str) -> int:
 
 
 def value_by_definition(grid: Grid, side: str, played: int, depth: int) -> int:
-    """The value for `side`, which moves next, `played` of `depth` discs after the root."""
+    """Return the value for `side`, which moves next, `played` of `depth` discs after the root."""
     if all(cell != "." for row in grid for cell in row):
         return 0
     if played == depth:
@@ -116,30 +116,30 @@ def search_by_definition(grid: Grid, depth: int) -> list[int]:
     return values
 
 
-def chosen(opponent: Opponent, mover: Tensor, other: Tensor) -> Counter[int]:
-    """How often each column is chosen over a fine grid of luck; the two bitboards are (1,)."""
-    return Counter(opponent(mover.expand(len(LUCKS)), other.expand(len(LUCKS)), LUCKS).tolist())
+def choices(opponent: Opponent, mover: Tensor, other: Tensor) -> Counter[int]:
+    """Return how often each column is chosen over a fine grid of uniforms; the two bitboards are (1,)."""
+    return Counter(opponent(mover.expand(len(UNIFORMS)), other.expand(len(UNIFORMS)), UNIFORMS).tolist())
 
 
-def evenly(columns: set[int]) -> dict[int, int]:
-    return {column: len(LUCKS) // len(columns) for column in columns}
+def equal_counts(columns: set[int]) -> dict[int, int]:
+    return {column: len(UNIFORMS) // len(columns) for column in columns}
 
 
-def test_random_chooses_every_column_with_room_equally_often() -> None:
+def test_random_chooses_legal_columns_equally_often() -> None:
     for mover, other in zip(*positions(150, seed=1, shortest=8), strict=True):
         grid = grid_of(mover, other)
         action_mask = {column for column in range(7) if landing(grid, column)}
-        assert chosen(random, mover.view(1), other.view(1)) == evenly(action_mask)
+        assert choices(random, mover.view(1), other.view(1)) == equal_counts(action_mask)
 
 
-def test_tactical_wins_if_it_can_blocks_if_it_must_else_chooses_any_column_equally_often() -> None:
+def test_tactical_wins_then_blocks_then_chooses_any() -> None:
     kinds: Counter[str] = Counter()
     for mover, other in zip(*positions(400, seed=2), strict=True):
         grid = grid_of(mover, other)
         wins, blocks = winning_columns(grid, "m"), winning_columns(grid, "t")
         action_mask = {column for column in range(7) if landing(grid, column)}
         kinds["win, not block" if wins and blocks else "win" if wins else "block" if blocks else "any"] += 1
-        assert chosen(tactical, mover.view(1), other.view(1)) == evenly(wins or blocks or action_mask)
+        assert choices(tactical, mover.view(1), other.view(1)) == equal_counts(wins or blocks or action_mask)
     assert min(kinds[kind] for kind in ("win, not block", "win", "block", "any")) >= 10
 
 
@@ -158,22 +158,22 @@ def test_tactical_wins_if_it_can_blocks_if_it_must_else_chooses_any_column_equal
         "an empty board",
         "block on one side or the other",
         "one cell wins and blocks",
-        "rather win than block",
+        "win before block",
         "win on one side or the other",
-        "rather win in a gap than block",
+        "win in a gap before block",
         "a winning cell in the air is out of reach",
     ],
 )
 def test_tactical_on_drawn_boards(position: str, columns: set[int]) -> None:
     """x moves."""
     x, o = board(position)
-    assert chosen(tactical, x, o) == evenly(columns)
+    assert choices(tactical, x, o) == equal_counts(columns)
 
 
-def test_opponents_choose_for_each_game_by_its_own_board_and_luck() -> None:
+def test_opponents_rows_are_independent() -> None:
     mover, other = positions(200, seed=3)
     rng = CounterRNG(7, torch.arange(200), EXPLORATION_STREAM).uniform(0, 1)[:, 0]
-    for opponent in (*OPPONENTS.values(), Negamax(2), taught(leftmost), SelfPlay(1)):
+    for opponent in (*OPPONENTS.values(), Negamax(2), self_play_with(leftmost), SelfPlay(1)):
         together = opponent(mover, other, rng)
         alone = [opponent(mover[i : i + 1], other[i : i + 1], rng[i : i + 1]).item() for i in range(200)]
         assert together.tolist() == alone
@@ -185,40 +185,40 @@ def best_columns(mover: Tensor, other: Tensor, depth: int) -> set[int]:
 
 
 @pytest.mark.parametrize(("depth", "number"), [(1, 60), (2, 40), (3, 8)])
-def test_negamax_chooses_every_best_column_equally_often(depth: int, number: int) -> None:
+def test_negamax_chooses_best_columns_equally_often(depth: int, number: int) -> None:
     sizes = set()
     for mover, other in zip(*positions(number, seed=20 + depth, shortest=6), strict=True):
         best = best_columns(mover, other, depth)
         sizes.add(len(best))
-        assert chosen(Negamax(depth), mover.view(1), other.view(1)) == evenly(best)
+        assert choices(Negamax(depth), mover.view(1), other.view(1)) == equal_counts(best)
     assert len(sizes) > 1
 
 
-def test_negamax_wins_if_it_can_else_plays_the_only_column_that_saves_it() -> None:
+def test_negamax_wins_or_chooses_only_saving_column() -> None:
     kinds: Counter[str] = Counter()
     for mover, other in zip(*positions(150, seed=24), strict=True):
         grid = grid_of(mover, other)
         wins = winning_columns(grid, "m")
         cells = [cell for column in range(7) if (cell := landing(grid, column))]
         saves = {cell[1] for cell in cells if not winning_columns(with_disc(grid, cell, "m"), "t")}
-        found = chosen(Negamax(2), mover.view(1), other.view(1))
+        found = choices(Negamax(2), mover.view(1), other.view(1))
         if wins:
-            assert found == evenly(wins)
+            assert found == equal_counts(wins)
         elif saves:
             assert set(found) <= saves
         kinds["win" if wins else "the only one" if len(saves) == 1 else "other"] += 1
     assert min(kinds["win"], kinds["the only one"]) >= 20
 
 
-def test_negamax_sees_as_far_as_its_depth() -> None:
-    """x wins with its second disc after b or e alike; one disc ahead, e is better for being near the middle."""
+def test_negamax_searches_to_its_depth() -> None:
+    """x wins with its second disc after columns 1 and 4 alike; at depth 1, column 4 is better, nearer the centre."""
     x, o = board("....... ....... ....... ....... ..oo... ..xx...")
-    assert chosen(Negamax(3), x, o) == evenly({1, 4})
-    assert chosen(Negamax(1), x, o) == evenly({4})
+    assert choices(Negamax(3), x, o) == equal_counts({1, 4})
+    assert choices(Negamax(1), x, o) == equal_counts({4})
 
 
 def returns_of(env: Env, student: Opponent) -> Tensor:
-    """The reward with which the first game of each copy ended, (N,)."""
+    """Return the final reward of each copy's first episode, (N,)."""
     rng = CounterRNG(5, torch.arange(env.num_envs), EXPLORATION_STREAM)
     env.reset()
     found = torch.full((env.num_envs,), torch.nan)
@@ -229,7 +229,7 @@ def returns_of(env: Env, student: Opponent) -> Tensor:
     return found
 
 
-def test_negamax_of_depth_2_beats_tactical_on_either_side() -> None:
+def test_negamax_of_depth_2_beats_tactical() -> None:
     """A standard error of 400 games is at most 0.05."""
     against_it = returns_of(VecEnv(connect4_against("negamax:2"), 400, seed=1), tactical).mean()
     with_it = returns_of(VecEnv(connect4_against("tactical"), 400, seed=2), Negamax(2)).mean()
@@ -238,18 +238,18 @@ def test_negamax_of_depth_2_beats_tactical_on_either_side() -> None:
 
 
 def leftmost(obs: Tensor, action_mask: Tensor) -> Tensor:
-    """A policy: the first column with room."""
+    """Choose the first column with room."""
     return action_mask.long().argmax(1)
 
 
-def taught(policy: opponents.Policy) -> SelfPlay:
+def self_play_with(policy: opponents.Policy) -> SelfPlay:
     opponent = SelfPlay(refresh=1)
     opponent.policy = policy
     return opponent
 
 
-class Watched:
-    """A policy that drops anywhere and keeps what it is shown."""
+class RecordingPolicy:
+    """A policy of random legal columns that records its inputs."""
 
     def __init__(self) -> None:
         self.shown: list[tuple[Tensor, Tensor]] = []
@@ -260,16 +260,16 @@ class Watched:
         return sample_legal(action_mask, rng.uniform(len(self.shown), 1)[:, 0])
 
 
-def test_a_copy_of_the_student_plays_at_random_before_it_has_a_policy() -> None:
+def test_self_play_without_policy_equals_random() -> None:
     for mover, other in zip(*positions(60, seed=30, shortest=8), strict=True):
         action_mask = {column for column in range(7) if landing(grid_of(mover, other), column)}
-        assert chosen(SelfPlay(1000), mover.view(1), other.view(1)) == evenly(action_mask)
+        assert choices(SelfPlay(1000), mover.view(1), other.view(1)) == equal_counts(action_mask)
 
 
-def test_a_copy_of_the_student_sees_its_own_discs_first() -> None:
+def test_self_play_observes_own_discs_first() -> None:
     x, o = board("....... ....... ....... ....... ...o... x..x..o")
-    watched = Watched()
-    taught(watched)(o, x, torch.tensor([0.5]))
+    watched = RecordingPolicy()
+    self_play_with(watched)(o, x, torch.tensor([0.5]))
     [(obs, action_mask)] = watched.shown
     assert obs.dtype == torch.float32
     assert obs.shape == (1, 2, 6, 7)
@@ -278,10 +278,10 @@ def test_a_copy_of_the_student_sees_its_own_discs_first() -> None:
     assert action_mask.tolist() == [[True] * 7]
 
 
-def test_in_play_the_copy_sees_what_the_student_left_with_the_sides_exchanged() -> None:
-    """The position in which it moves has the student's new discs, but not yet its own."""
+def test_self_play_in_env_observes_board_after_students_move() -> None:
+    """It observes the student's new disc, but not yet its own."""
     env = VecEnv(connect4_against("self"), 64, seed=3)
-    watched = env.game.opponent.policy = Watched()
+    watched = env.game.opponent.policy = RecordingPolicy()
     rng = CounterRNG(4, torch.arange(64), EXPLORATION_STREAM)
     step = env.reset()
     moved = 0
@@ -302,58 +302,58 @@ def test_in_play_the_copy_sees_what_the_student_left_with_the_sides_exchanged() 
     assert moved > 2000
 
 
-FINE = torch.arange(84_000) / 84_000 + 1 / 200_000  # 5 % of it: 600 numbers for each of 7 columns
+FINE_UNIFORMS = torch.arange(84_000) / 84_000 + 1 / 200_000  # 5 % of it: 600 numbers for each of 7 columns
 
 
 @pytest.mark.parametrize("position", ["....... " * 6, "x.o.o.. o.x.x.. x.o.o.. o.x.x.. x.o.o.. oxxxooo"])
-def test_one_move_in_20_of_the_copy_is_any_legal_column(position: str) -> None:
-    """The policy wants the middle in the first position, and the second column in the other."""
+def test_self_play_chooses_any_legal_column_with_epsilon(position: str) -> None:
+    """The policy chooses the centre of the first board, and the first legal column of the other."""
     x, o = board(position)
     action_mask = legal_columns(x | o)[0].nonzero()[:, 0].tolist()
     wanted = 3 if len(action_mask) == 7 else action_mask[0]
-    opponent = taught(lambda obs, action_mask: torch.full((len(obs),), wanted))
-    found = Counter(opponent(x.expand(len(FINE)), o.expand(len(FINE)), FINE).tolist())
-    share = len(FINE) // 20 / len(action_mask)
+    opponent = self_play_with(lambda obs, action_mask: torch.full((len(obs),), wanted))
+    found = Counter(opponent(x.expand(len(FINE_UNIFORMS)), o.expand(len(FINE_UNIFORMS)), FINE_UNIFORMS).tolist())
+    share = len(FINE_UNIFORMS) // 20 / len(action_mask)
     assert sorted(found) == action_mask
     for column in action_mask:
-        expected = share + (len(FINE) * 19 // 20 if column == wanted else 0)
+        expected = share + (len(FINE_UNIFORMS) * 19 // 20 if column == wanted else 0)
         assert abs(found[column] - expected) <= 2
 
 
-def test_the_copy_follows_its_policy_row_by_row_where_it_does_not_err() -> None:
+def test_self_play_above_epsilon_follows_policy() -> None:
     empty = torch.zeros(700, dtype=torch.int64)
     columns = torch.arange(700) % 7
     u = 0.051 + 0.949 * torch.arange(700) / 700
-    assert torch.equal(taught(lambda obs, action_mask: columns)(empty, empty, u), columns)
+    assert torch.equal(self_play_with(lambda obs, action_mask: columns)(empty, empty, u), columns)
 
 
-def test_a_full_board_reaches_the_policy_with_every_column_legal() -> None:
+def test_self_play_full_board_has_every_column_legal() -> None:
     x, o = board(FULL_WITHOUT_A_LINE)
     almost = board("." + FULL_WITHOUT_A_LINE[1:])
-    watched = Watched()
-    column = taught(watched)(torch.cat([x, almost[0]]), torch.cat([o, almost[1]]), torch.tensor([0.5, 0.5]))
+    watched = RecordingPolicy()
+    column = self_play_with(watched)(torch.cat([x, almost[0]]), torch.cat([o, almost[1]]), torch.tensor([0.5, 0.5]))
     [(_, action_mask)] = watched.shown
     assert action_mask.tolist() == [[True] * 7, [True] + [False] * 6]
     assert column[1] == 0
 
 
-def test_a_new_policy_takes_the_place_of_the_old_one() -> None:
+def test_self_play_policy_can_be_replaced() -> None:
     empty = torch.zeros(3, dtype=torch.int64)
-    opponent = taught(leftmost)
+    opponent = self_play_with(leftmost)
     assert opponent(empty, empty, torch.full((3,), 0.5)).tolist() == [0] * 3
     opponent.policy = lambda obs, action_mask: torch.full((len(obs),), 6)
     assert opponent(empty, empty, torch.full((3,), 0.5)).tolist() == [6] * 3
 
 
 @pytest.mark.parametrize("refresh", [0, -5])
-def test_a_copy_is_refreshed_after_at_least_one_update(refresh: int) -> None:
+def test_self_play_refresh_below_one_raises(refresh: int) -> None:
     with pytest.raises(ValueError, match=f"refresh is {refresh}; .* at least 1 update"):
         SelfPlay(refresh)
     with pytest.raises(ValueError, match=f"refresh is {refresh}; .* at least 1 update"):
         connect4_against("self", refresh=refresh)
 
 
-def test_the_opponents_go_by_their_names() -> None:
+def test_connect4_against_names_opponents() -> None:
     assert OPPONENTS["random"] is random
     assert OPPONENTS["tactical"] is tactical
     assert connect4_against("random").opponent is random
@@ -361,7 +361,7 @@ def test_the_opponents_go_by_their_names() -> None:
     assert connect4_against().opponent is tactical
 
 
-def test_every_game_against_oneself_has_an_opponent_of_its_own() -> None:
+def test_connect4_against_self_makes_separate_opponents() -> None:
     one, other = (connect4_against("self", refresh=number).opponent for number in (7, 8))
     assert isinstance(one, SelfPlay)
     assert (one.refresh, other.refresh) == (7, 8)
@@ -370,8 +370,8 @@ def test_every_game_against_oneself_has_an_opponent_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("depth", range(1, 9))
-def test_a_search_of_1_to_8_discs_goes_by_its_name(depth: int) -> None:
-    """With four cells left it is one search for all depths from 4 on, and cheap."""
+def test_connect4_against_negamax_depths_1_to_8(depth: int) -> None:
+    """With four empty cells, all depths from 4 on are one cheap search."""
     game = connect4_against(f"negamax:{depth}")
     assert isinstance(game, Connect4)
     assert isinstance(game.opponent, Negamax)
@@ -381,13 +381,13 @@ def test_a_search_of_1_to_8_discs_goes_by_its_name(depth: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["negamax:0", "negamax:9", "negamax:100"])
-def test_a_search_of_no_or_of_more_than_8_discs_is_refused(name: str) -> None:
+def test_connect4_against_negamax_depth_out_of_range_raises(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: .* 1 to 8 discs"):
         connect4_against(name)
 
 
 @pytest.mark.parametrize("name", ["negamax:x", "negamax", "negamax:", "negamax:-1", "negamax:2.5", "negamax:²"])
-def test_a_search_without_a_number_is_answered_with_how_it_is_written(name: str) -> None:
+def test_connect4_against_negamax_without_number_raises_with_form(name: str) -> None:
     with pytest.raises(ValueError, match="no opponent is called") as caught:
         connect4_against(name)
     assert repr(name) in str(caught.value)
@@ -395,19 +395,19 @@ def test_a_search_without_a_number_is_answered_with_how_it_is_written(name: str)
 
 
 @pytest.mark.parametrize("name", ["tactical:2", "random:1", "self:3", "Self", ""])
-def test_an_opponent_that_there_is_not_is_answered_with_those_there_are(name: str) -> None:
+def test_connect4_against_unknown_name_raises_with_known_ones(name: str) -> None:
     with pytest.raises(ValueError, match=f"no opponent is called '{name}'") as caught:
         connect4_against(name)
     assert "there are negamax:DEPTH, random, self, tactical" in str(caught.value)
 
 
-def test_middle_counts_centre_discs_twice_and_their_neighbours_once() -> None:
-    cells = torch.tensor([bits({cell}) for cell in CELLS])
+def test_middle_counts_centre_twice_and_neighbours_once() -> None:
+    cells = torch.tensor([bitboard({cell}) for cell in CELLS])
     assert middle(cells).tolist() == [{2: 1, 3: 2, 4: 1}.get(column, 0) for _, column in CELLS]
     assert middle(cells.sum(0, keepdim=True)).tolist() == [6 + 12 + 6]
 
 
-def test_estimate_weighs_threats_and_the_middle() -> None:
+def test_estimate_equals_definition() -> None:
     assert THREAT == 4
     mover, other = positions(300, seed=4)
     expected = [estimate_by_definition(grid_of(m, o), "m") for m, o in zip(mover, other, strict=True)]
@@ -417,13 +417,13 @@ def test_estimate_weighs_threats_and_the_middle() -> None:
 
 
 def searched_positions() -> tuple[Tensor, Tensor]:
-    """Some of every length, some with full columns, some with only a few cells left."""
+    """Return boards of every number of discs, some with full columns, some with only a few empty cells."""
     parts = [positions(16, seed=15), positions(14, seed=16, shortest=24), positions(10, seed=17, shortest=37)]
     return tuple(torch.cat(side) for side in zip(*parts, strict=True))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_search_equals_a_negamax_that_follows_one_position_at_a_time(depth: int) -> None:
+def test_search_equals_negamax_of_single_positions(depth: int) -> None:
     mover, other = searched_positions()
     discs = planes(mover | other).sum((1, 2, 3))
     assert (~legal_columns(mover | other)).any(1).sum() >= 10
@@ -436,7 +436,7 @@ def test_search_equals_a_negamax_that_follows_one_position_at_a_time(depth: int)
         assert found[index].tolist() == search_by_definition(grid, depth), "\n".join(map("".join, grid))
 
 
-def test_the_searched_positions_hold_wins_losses_and_quiet_ends() -> None:
+def test_searched_positions_include_wins_losses_and_draws() -> None:
     assert (WIN, FULL_COLUMN) == (1000, -10_000)
     found = set(search(*searched_positions(), 4).flatten().tolist())
     assert {WIN, WIN - 2, 1 - WIN, 3 - WIN, FULL_COLUMN, 0} <= found
@@ -445,7 +445,7 @@ def test_the_searched_positions_hold_wins_losses_and_quiet_ends() -> None:
 OPEN_TWO = "....... ....... ....... ....... ..oo... ..xx..."
 
 
-def test_a_win_with_the_next_disc_is_worth_most_and_each_disc_until_then_costs_1() -> None:
+def test_search_value_of_win_decreases_with_discs() -> None:
     x, o = board(OPEN_TWO)
     for depth in (3, 4):
         values = search(x, o, depth)[0]
@@ -456,11 +456,11 @@ def test_a_win_with_the_next_disc_is_worth_most_and_each_disc_until_then_costs_1
         assert values[1] == values[5] == WIN
 
 
-def test_a_win_beyond_the_depth_is_not_seen() -> None:
+def test_search_does_not_find_win_beyond_depth() -> None:
     assert search(*board(OPEN_TWO), 2).abs().max() < WIN // 2
 
 
-def test_a_loss_is_worth_as_much_to_the_other_side() -> None:
+def test_search_value_of_loss_is_minus_value_of_win() -> None:
     open_three = board("....... ....... ....... ....... ....... .xxx.oo")[::-1]
     for depth in (2, 3, 4):
         assert search(*open_three, depth).tolist() == [[1 - WIN] * 7]
@@ -470,13 +470,13 @@ def test_a_loss_is_worth_as_much_to_the_other_side() -> None:
     assert (values[[1, 4]].abs() < WIN // 2).all()
 
 
-def test_the_last_disc_into_a_full_board_is_worth_nothing() -> None:
+def test_search_value_of_full_board_is_zero() -> None:
     x, o = board(FULL_WITHOUT_A_LINE.replace("xxooxxo", "xxoox.o", 1))
     for depth in (1, 2, 3, 4):
         assert search(x, o, depth).tolist() == [[FULL_COLUMN] * 5 + [0] + [FULL_COLUMN]]
 
 
-def test_on_the_empty_board_the_centre_is_best_and_columns_are_symmetric() -> None:
+def test_search_of_empty_board_prefers_centre_symmetrically() -> None:
     empty = torch.zeros(1, dtype=torch.int64)
     values = search(empty, empty, 4)[0]
     assert torch.equal(values, values.flip(0))
@@ -484,14 +484,14 @@ def test_on_the_empty_board_the_centre_is_best_and_columns_are_symmetric() -> No
     assert (values[3] > values[[0, 1, 2, 4, 5, 6]]).all()
 
 
-def test_a_mirrored_position_has_mirrored_values() -> None:
+def test_search_of_mirrored_board_is_mirrored() -> None:
     mover, other = searched_positions()
     for depth in (1, 2, 3):
         assert torch.equal(search(mirror(mover), mirror(other), depth), search(mover, other, depth).flip(1))
 
 
 @pytest.mark.parametrize(("depth", "leaves"), list(itertools.product([1, 2, 3], [1, 7, 60, 400])))
-def test_splitting_into_chunks_changes_nothing(depth: int, leaves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_in_chunks_equals_whole(depth: int, leaves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mover, other = searched_positions()
     whole = search(mover, other, depth)
     monkeypatch.setattr(opponents, "MAX_LEAVES", leaves)
@@ -499,7 +499,7 @@ def test_splitting_into_chunks_changes_nothing(depth: int, leaves: int, monkeypa
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
-def test_a_search_holds_no_more_positions_at_once_than_it_promises(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_holds_at_most_max_leaves(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 
     def watched(mine: Tensor, theirs: Tensor) -> Tensor:
@@ -514,13 +514,13 @@ def test_a_search_holds_no_more_positions_at_once_than_it_promises(depth: int, m
 
 
 @pytest.mark.parametrize("depth", [0, -1])
-def test_a_search_looks_at_least_one_disc_ahead(depth: int) -> None:
+def test_search_depth_below_one_raises(depth: int) -> None:
     x, o = board(OPEN_TWO)
     with pytest.raises(ValueError, match=f"depth is {depth}; it must be at least 1 disc"):
         search(x, o, depth)
 
 
-def test_search_does_not_modify_its_positions() -> None:
+def test_search_does_not_modify_boards() -> None:
     mover, other = searched_positions()
     kept = mover.clone(), other.clone()
     search(mover, other, 2)

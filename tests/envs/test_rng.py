@@ -1,6 +1,5 @@
-"""Luck against what it promises: the mixer against Python integers modulo 2**64 and SplitMix64's published
-outputs, games against themselves in other shards, numbers against the uniform distribution, and `sample_legal`
-against an even share for every allowed column.
+"""The mixer against Python integers modulo 2**64 and SplitMix64's published outputs, streams against shards of
+themselves, numbers against the uniform distribution, and `sample_legal` against equal shares of the legal actions.
 """
 
 import itertools
@@ -28,7 +27,7 @@ SPLITMIX64_OF_SEED_0 = (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D18800945
 
 
 def signed(number: int) -> int:
-    """The int64 with the same 64 bits."""
+    """Return the int64 with the same 64 bits."""
     return (number & (1 << 64) - 1) - ((number & 1 << 63) << 1)
 
 
@@ -54,28 +53,28 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]).double())[0, 1].item()
 
 
-def assert_unrelated(a: Tensor, b: Tensor) -> None:
-    """Independent samples correlate by 0 +- 1 / sqrt(n); 5 of these are met by chance once in 1.7 million."""
+def assert_uncorrelated(a: Tensor, b: Tensor) -> None:
+    """Independent samples correlate by 0 +- 1 / sqrt(n); 5 of these occur by chance once in 1.7 million."""
     assert (a == b).float().mean() < 0.001  # 2**-24 by chance
     assert abs(correlation(a, b)) < 5 / a.numel() ** 0.5
 
 
-def test_mix_equals_the_finaliser_of_splitmix64_in_unsigned_integers() -> None:
+def test_splitmix64_equals_finaliser_in_python_integers() -> None:
     inputs = some_integers(2000)
     assert splitmix64(torch.tensor(inputs)).tolist() == [signed(mixed_by_integers(x)) for x in inputs]
 
 
-def test_mix_gives_the_published_outputs_of_splitmix64() -> None:
+def test_splitmix64_gives_published_outputs() -> None:
     counters = [signed((k + 1) * 0x9E3779B97F4A7C15) for k in range(4)]
     assert splitmix64(torch.tensor(counters)).tolist() == [signed(x) for x in SPLITMIX64_OF_SEED_0]
 
 
-def test_mix_is_one_to_one() -> None:
+def test_splitmix64_is_one_to_one() -> None:
     near = torch.arange(-(1 << 18), 1 << 18)
     assert len(splitmix64(near).unique()) == len(near)
 
 
-def test_every_input_bit_moves_about_half_of_the_output_bits() -> None:
+def test_splitmix64_input_bit_flips_half_of_output_bits() -> None:
     x = torch.tensor(some_integers(4000))
     for bit in range(64):
         moved = splitmix64(x) ^ splitmix64(x ^ signed(1 << bit))
@@ -89,12 +88,12 @@ def test_shift_right_fills_with_zeros(bits: int) -> None:
     assert shift_right(torch.tensor(inputs), bits).tolist() == [(x % 2**64) >> bits for x in inputs]
 
 
-def test_uniform_takes_the_top_24_bits() -> None:
+def test_bits_to_uniform_takes_top_24_bits() -> None:
     bits = torch.tensor([0, (1 << 40) - 1, 1 << 40, 1 << 62, -(1 << 63), -1])
     assert bits_to_uniform(bits).tolist() == [0, 0, 2.0**-24, 0.25, 0.5, 1 - 2.0**-24]
 
 
-def test_luck_is_float32_in_0_to_1_and_a_multiple_of_2_to_the_minus_24() -> None:
+def test_uniform_is_float32_below_1_in_multiples_of_2_to_minus_24() -> None:
     u = numbers(games=1000, columns=50)
     assert u.shape == (1000, 50)
     assert u.dtype == torch.float32
@@ -106,7 +105,7 @@ def test_luck_is_float32_in_0_to_1_and_a_multiple_of_2_to_the_minus_24() -> None
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_game_draws_the_same_for_every_number_of_games_and_in_every_shard(stream: int) -> None:
+def test_uniform_is_independent_of_num_envs_and_sharding(stream: int) -> None:
     whole = CounterRNG(5, torch.arange(64), stream)
     seven = CounterRNG(5, torch.arange(7), stream)
     alone = CounterRNG(5, torch.arange(1), stream)
@@ -120,70 +119,70 @@ def test_a_game_draws_the_same_for_every_number_of_games_and_in_every_shard(stre
         assert torch.equal(shuffled.uniform(step, 3), expected[[63, 2, 40]])
 
 
-def test_luck_is_today_what_it_was_yesterday() -> None:
-    """Recorded from this code: other numbers make every seed of every experiment another one."""
+def test_uniform_equals_recorded_numbers() -> None:
+    """Recorded from this code: other numbers would change the result of every seed of every experiment."""
     drawn = CounterRNG(1, torch.tensor([0, 1000]), SAMPLING_STREAM).uniform(7, 3)
     recorded = torch.tensor([[5992421, 3262349, 9937551], [13421653, 16154458, 5280394]])
     assert torch.equal(drawn, recorded * 2.0**-24)
 
 
-def test_two_widths_of_one_stream_share_no_numbers_between_steps() -> None:
+def test_uniform_of_two_widths_shares_no_numbers_between_steps() -> None:
     rng = CounterRNG(1, torch.arange(50), SAMPLING_STREAM)
     wide = torch.stack([rng.uniform(step, 4) for step in range(1, 5)])
     narrow = torch.stack([rng.uniform(step, 1) for step in range(5, 20)])
     assert not torch.isin(narrow, wide).float().mean() > 0.01
 
 
-def test_drawing_leaves_nothing_behind() -> None:
+def test_uniform_keeps_no_state() -> None:
     rng = CounterRNG(0, torch.arange(9), ENV_STREAM)
     first = rng.uniform(4, 2)
     rng.uniform(5, 2)
     assert torch.equal(rng.uniform(4, 2), first)
 
 
-def test_a_step_may_be_a_number_or_a_tensor_on_the_device() -> None:
+def test_uniform_accepts_step_as_number_or_tensor() -> None:
     rng = CounterRNG(0, torch.arange(9), ENV_STREAM)
     assert torch.equal(rng.uniform(torch.tensor(12), 3), rng.uniform(12, 3))
 
 
 @pytest.mark.parametrize(("a", "b"), list(itertools.combinations(STREAMS, 2)))
-def test_streams_of_one_seed_are_unrelated(a: int, b: int) -> None:
-    assert_unrelated(numbers(stream=a), numbers(stream=b))
+def test_streams_of_one_seed_are_uncorrelated(a: int, b: int) -> None:
+    assert_uncorrelated(numbers(stream=a), numbers(stream=b))
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (1, 2), (0, -1), (3, 3 + 2**32), (0, 2**63 - 1)])
-def test_seeds_are_unrelated(a: int, b: int) -> None:
-    assert_unrelated(numbers(seed=a), numbers(seed=b))
+def test_seeds_are_uncorrelated(a: int, b: int) -> None:
+    assert_uncorrelated(numbers(seed=a), numbers(seed=b))
 
 
-def test_no_seed_and_stream_are_another_seed_and_stream() -> None:
+def test_seed_and_stream_pairs_are_distinct() -> None:
     seen = {tuple(numbers(seed, stream, games=3)[:, 0].tolist()) for seed in range(-50, 50) for stream in STREAMS}
     assert len(seen) == 100 * len(STREAMS)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (1, 2), (0, 100), (7, 1_000_000_007)])
-def test_steps_are_unrelated(a: int, b: int) -> None:
-    assert_unrelated(numbers(step=a), numbers(step=b))
+def test_steps_are_uncorrelated(a: int, b: int) -> None:
+    assert_uncorrelated(numbers(step=a), numbers(step=b))
 
 
-def test_columns_are_unrelated_and_steps_share_none() -> None:
+def test_columns_of_two_steps_are_uncorrelated() -> None:
     drawn = torch.cat([numbers(step=step, columns=3) for step in range(2)], 1)
     for a, b in itertools.combinations(range(6), 2):
-        assert_unrelated(drawn[:, a], drawn[:, b])
+        assert_uncorrelated(drawn[:, a], drawn[:, b])
 
 
-def test_neighbouring_games_are_unrelated() -> None:
+def test_neighbouring_env_ids_are_uncorrelated() -> None:
     u = numbers(columns=2)
-    assert_unrelated(u[:-1], u[1:])
+    assert_uncorrelated(u[:-1], u[1:])
 
 
-def test_a_game_in_one_column_is_unrelated_to_its_neighbour_in_the_next() -> None:
+def test_neighbouring_env_ids_and_columns_are_uncorrelated() -> None:
     u = numbers(games=1000, columns=100)
-    assert_unrelated(u[1:, :-1], u[:-1, 1:])
-    assert_unrelated(u[:-1, :-1], u[1:, 1:])
+    assert_uncorrelated(u[1:, :-1], u[:-1, 1:])
+    assert_uncorrelated(u[:-1, :-1], u[1:, 1:])
 
 
-def one_game_over_many_steps() -> Tensor:
+def one_env_over_many_steps() -> Tensor:
     rng = CounterRNG(0, torch.arange(1), ENV_STREAM)
     return torch.cat([rng.uniform(step, 4) for step in range(MANY // 16)])
 
@@ -192,12 +191,12 @@ SAMPLES = {
     "over games": lambda: numbers(),
     "another seed and stream": lambda: numbers(seed=1, stream=EXPLORATION_STREAM),
     "over columns": lambda: numbers(games=1, columns=MANY),
-    "over steps": one_game_over_many_steps,
+    "over steps": one_env_over_many_steps,
 }
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
-def test_luck_is_uniform(sample: str) -> None:
+def test_uniform_is_uniformly_distributed(sample: str) -> None:
     """Chi-square over 256 equal bins has mean 255 and standard deviation 22.6; mean and variance follow n."""
     u = SAMPLES[sample]().flatten().double()
     n = len(u)
@@ -208,15 +207,15 @@ def test_luck_is_uniform(sample: str) -> None:
     assert abs(u.var().item() - 1 / 12) < 5 * (1 / 180 / n) ** 0.5
 
 
-def rows_of_allowed(width: int) -> list[list[bool]]:
+def action_masks(width: int) -> list[list[bool]]:
     return [list(row) for row in itertools.product([False, True], repeat=width) if any(row)]
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 7])
-def test_pick_gives_every_allowed_column_its_exact_share(width: int) -> None:
-    """On a grid of 420 numbers, which 1 to 7 divide, the k-th allowed column owns the k-th equal part."""
+def test_sample_legal_gives_every_legal_action_its_exact_share(width: int) -> None:
+    """On a grid of 420 uniforms, which 1 to 7 divide, the k-th legal action has the k-th equal part."""
     grid = torch.arange(420) / 420 + 1 / 2000
-    for row in rows_of_allowed(width):
+    for row in action_masks(width):
         columns = [column for column in range(width) if row[column]]
         picked = sample_legal(torch.tensor([row]).expand(420, width), grid)
         assert picked.dtype == torch.int64
@@ -224,29 +223,30 @@ def test_pick_gives_every_allowed_column_its_exact_share(width: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
-def test_pick_chooses_only_allowed_columns_at_the_ends_of_luck(number: float) -> None:
-    rows = rows_of_allowed(7)
+def test_sample_legal_at_extreme_uniforms_is_legal(number: float) -> None:
+    rows = action_masks(7)
     picked = sample_legal(torch.tensor(rows), torch.full((len(rows),), number)).tolist()
     assert all(row[column] for row, column in zip(rows, picked, strict=True))
 
 
-def test_pick_stays_in_range_for_the_largest_luck_and_any_number_of_columns() -> None:
-    u = torch.tensor([1 - 2.0**-24])
-    for width in range(1, 600):
-        assert sample_legal(torch.ones(1, width, dtype=torch.bool), u).item() == width - 1
+def test_sample_legal_at_largest_uniform_is_last_action() -> None:
+    """For 1 to 599 legal actions: row k has the first k + 1 of 599."""
+    masks = torch.ones(599, 599, dtype=torch.bool).tril()
+    u = torch.full((599,), 1 - 2.0**-24)
+    assert sample_legal(masks, u).tolist() == list(range(599))
 
 
-def test_a_single_allowed_column_is_always_picked() -> None:
+def test_sample_legal_single_legal_action_is_chosen() -> None:
     u = numbers(games=7000)[:, 0]
     column = torch.arange(7).repeat(1000)
     assert torch.equal(sample_legal(torch.eye(7, dtype=torch.bool)[column], u), column)
 
 
-def test_pick_gives_0_where_nothing_is_allowed() -> None:
+def test_sample_legal_returns_0_where_no_action_is_legal() -> None:
     allowed = torch.tensor([[False, False, False], [False, False, True]])
     assert sample_legal(allowed, torch.tensor([0.9, 0.9])).tolist() == [0, 2]
 
 
-def test_each_row_is_picked_by_its_own_luck() -> None:
+def test_sample_legal_uses_uniform_of_its_row() -> None:
     u = torch.tensor([0.1, 0.4, 0.9])
     assert sample_legal(torch.ones(3, 3, dtype=torch.bool), u).tolist() == [0, 1, 2]

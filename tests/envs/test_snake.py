@@ -1,5 +1,5 @@
-"""Snake against a slow one, a list of cells per game, step by step over whole episodes; drawn boards for every rule;
-and the fruit against an even share for every empty cell.
+"""Snake against a reference that keeps a list of cells, step by step over whole episodes; drawn boards for every rule;
+and the fruit against equal shares of the empty cells.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from envs.snake import DOWN, LEFT, RIGHT, SIGNS, UP, Snake, signs
 Cell = tuple[int, int]  # (row, column), row 0 at the top
 
 MOVES: dict[int, Cell] = {0: (-1, 0), 1: (0, 1), 2: (1, 0), 3: (0, -1)}
-WAYS = {"^": (-1, 0), ">": (0, 1), "v": (1, 0), "<": (0, -1)}
+DIRECTIONS = {"^": (-1, 0), ">": (0, 1), "v": (1, 0), "<": (0, -1)}
 ALMOST_ONE = 1 - 2.0**-24
 
 
@@ -26,17 +26,17 @@ def moved(cell: Cell, by: Cell) -> Cell:
 
 
 @dataclass
-class Slow:
-    """One game as a plain program keeps it."""
+class ReferenceSnake:
+    """One episode, its body a list of cells."""
 
     size: int
     body: list[Cell]  # the head first
     fruit: Cell | None
-    clock: int = 0
+    elapsed_steps: int = 0
 
     def move(self, action: int) -> str:
-        """Play one action and say what happened; a new fruit is for others to place."""
-        self.clock += 1
+        """Apply an action and return what happened; the caller places a new fruit."""
+        self.elapsed_steps += 1
         head = moved(self.body[0], MOVES[action])
         if not self.inside(head):
             return "wall"
@@ -53,11 +53,11 @@ class Slow:
         return 0 <= cell[0] < self.size and 0 <= cell[1] < self.size
 
     def action_mask(self) -> list[bool]:
-        """All but back into the neck."""
+        """Return True for all actions but back into the neck."""
         return [len(self.body) == 1 or moved(self.body[0], by) != self.body[1] for by in MOVES.values()]
 
     def safe(self) -> list[int]:
-        """The moves that do not kill, the nearest to the fruit first; any move where all kill."""
+        """Return the actions that do not kill, nearest to the fruit first; all actions where all kill."""
         ends = {action: moved(self.body[0], by) for action, by in MOVES.items()}
         safe = [action for action, cell in ends.items() if self.inside(cell) and cell not in self.body[:-1]]
         return sorted(safe, key=lambda action: self.far(ends[action])) or list(MOVES)
@@ -67,7 +67,7 @@ class Slow:
         return abs(cell[0] - self.fruit[0]) + abs(cell[1] - self.fruit[1])
 
     def marks(self) -> list[tuple[int, int, int, float]]:
-        """What is not 0 in the observation: (plane, row, column, value)."""
+        """Return the non-zero entries of the observation: (plane, row, column, value)."""
         head, tail = self.body[0], self.body[-1]
         marks = [(0, *cell, 1.0) for cell in self.body] + [(1, *head, 1.0), (2, *tail, 1.0)]
         if self.fruit is not None:
@@ -78,8 +78,8 @@ class Slow:
         return marks
 
 
-def planes(games: list[Slow], size: int) -> Tensor:
-    """The observations of slow games, (N, 6, size, size)."""
+def planes(games: list[ReferenceSnake], size: int) -> Tensor:
+    """Return the observations of reference snakes, (N, 6, size, size)."""
     marks = [
         (((row * 6 + p) * size + r) * size + c, v) for row, game in enumerate(games) for p, r, c, v in game.marks()
     ]
@@ -89,23 +89,25 @@ def planes(games: list[Slow], size: int) -> Tensor:
 
 
 def cells_of(plane: Tensor) -> list[Cell]:
-    """Where each board (N, size, size) has its one cell; (-1, -1) where it has none."""
+    """Return the one cell that is set on each board (N, size, size); (-1, -1) where no cell is."""
     size = plane.shape[-1]
     assert (plane.flatten(1).sum(1) <= 1).all()
     found = torch.where(plane.flatten(1).any(1), plane.flatten(1).argmax(1), -1).tolist()
     return [divmod(place, size) if place >= 0 else (-1, -1) for place in found]
 
 
-def dealt(obs: Tensor) -> list[Slow]:
-    """Fresh games as they are shown: a head and a fruit on another cell."""
-    games = [Slow(obs.shape[-1], [h], f) for h, f in zip(cells_of(obs[:, 1]), cells_of(obs[:, 3]), strict=True)]
+def initial_snakes(obs: Tensor) -> list[ReferenceSnake]:
+    """Return reference snakes from initial observations: a head, and a fruit on another cell."""
+    games = [
+        ReferenceSnake(obs.shape[-1], [h], f) for h, f in zip(cells_of(obs[:, 1]), cells_of(obs[:, 3]), strict=True)
+    ]
     assert all(game.inside(game.body[0]) and game.inside(game.fruit) for game in games)
     assert all(game.fruit != game.body[0] for game in games)
     return games
 
 
-def choose(game: Slow, row: int, chance: random.Random) -> int:
-    """By the game's number: greedy, greedy with detours, random but careful, or any move, illegal ones among them."""
+def choose(game: ReferenceSnake, row: int, chance: random.Random) -> int:
+    """Choose by the copy's number: greedy, greedy with detours, any safe action, or any action, legal or not."""
     kind = row % 4
     if kind == 0 or (kind == 1 and chance.random() < 0.7):
         return game.safe()[0]
@@ -117,22 +119,22 @@ def choose(game: Slow, row: int, chance: random.Random) -> int:
 @pytest.mark.parametrize(
     ("size", "time_limit", "death_reward", "num_envs", "steps", "expected"),
     [
-        (2, 5, -1.0, 500, 40, {"wall": 1500, "body": 30, "full": 1500, "time": 500, "full at the last moment": 100}),
-        (3, 15, 0.0, 500, 60, {"wall": 1500, "body": 100, "full": 70, "time": 500, "full at the last moment": 5}),
+        (2, 5, -1.0, 500, 40, {"wall": 1500, "body": 30, "full": 1500, "time": 500, "full at the time limit": 100}),
+        (3, 15, 0.0, 500, 60, {"wall": 1500, "body": 100, "full": 70, "time": 500, "full at the time limit": 5}),
         (3, 200, -0.5, 100, 100, {"wall": 500, "body": 60, "full": 80}),
-        (5, 25, 0.0, 500, 60, {"wall": 700, "body": 35, "time": 300, "wall at the last moment": 5}),
+        (5, 25, 0.0, 500, 60, {"wall": 700, "body": 35, "time": 300, "wall at the time limit": 5}),
         (8, 40, -0.25, 200, 120, {"wall": 300, "body": 20, "time": 200}),
         (12, 30, 0.0, 500, 60, {"wall": 200, "body": 5, "time": 400}),
         (12, 300, -2.0, 60, 320, {"wall": 120, "body": 20, "time": 5}),
     ],
 )
-def test_random_episodes_go_step_by_step_as_in_a_slow_snake(
+def test_random_episodes_equal_reference_snake_step_by_step(
     size: int, time_limit: int, death_reward: float, num_envs: int, steps: int, expected: dict[str, int]
 ) -> None:
     env = VecEnv(Snake(size, time_limit, death_reward), num_envs, seed=size)
     chance, ends = random.Random(size), Counter[str]()
     step = env.reset()
-    games = dealt(step.obs)
+    games = initial_snakes(step.obs)
     assert torch.equal(step.obs, planes(games, size))
     for _ in range(steps):
         actions = [choose(game, row, chance) for row, game in enumerate(games)]
@@ -145,18 +147,18 @@ def test_random_episodes_go_step_by_step_as_in_a_slow_snake(
                 assert fruit not in game.body
                 game.fruit = fruit
         over = [what in ("wall", "body", "full") for what in happened]
-        late = [game.clock >= time_limit and not end for game, end in zip(games, over, strict=True)]
+        late = [game.elapsed_steps >= time_limit and not end for game, end in zip(games, over, strict=True)]
         rewards = {"wall": death_reward, "body": death_reward, "full": 1.0, "ate": 1.0, "moved": 0.0}
         assert step.terminated.tolist() == over
         assert step.truncated.tolist() == late
         assert step.reward.tolist() == [rewards[what] for what in happened]
         assert step.final_action_mask.tolist() == [game.action_mask() for game in games]
         assert torch.equal(step.final_obs, planes(games, size))
-        fresh = dealt(step.obs[ended]) if (ended := step.terminated | step.truncated).any() else []
+        fresh = initial_snakes(step.obs[ended]) if (ended := step.terminated | step.truncated).any() else []
         for row, (what, end, cut) in enumerate(zip(happened, over, late, strict=True)):
             if end or cut:
                 ends["time" if cut else what] += 1
-                ends[f"{what} at the last moment"] += end and games[row].clock == time_limit
+                ends[f"{what} at the time limit"] += end and games[row].elapsed_steps == time_limit
                 games[row] = fresh.pop(0)
         assert step.action_mask.tolist() == [game.action_mask() for game in games]
         assert torch.equal(step.obs, planes(games, size))
@@ -165,12 +167,12 @@ def test_random_episodes_go_step_by_step_as_in_a_slow_snake(
 
 
 def cells_in_order(board: str) -> tuple[list[Cell], Cell | None, int]:
-    """Body from the tail to the head, fruit and size of a drawn board."""
+    """Return the body from the tail to the head, the fruit and the size of a drawn board."""
     lines = board.split()
     size = len(lines)
     assert [len(line) for line in lines] == [size] * size
     at = {(row, column): lines[row][column] for row in range(size) for column in range(size)}
-    onto = {cell: moved(cell, WAYS[sign]) for cell, sign in at.items() if sign in WAYS}
+    onto = {cell: moved(cell, DIRECTIONS[sign]) for cell, sign in at.items() if sign in DIRECTIONS}
     (head,) = [cell for cell, sign in at.items() if sign == "@"]
     (tail,) = {head, *onto} - set(onto.values())
     body = [tail]
@@ -181,7 +183,7 @@ def cells_in_order(board: str) -> tuple[list[Cell], Cell | None, int]:
 
 
 def drawn(obs: Tensor) -> list[str]:
-    """The observations (N, 6, size, size) as boards; the tail is the cell that no other leads to."""
+    """Return observations (N, 6, size, size) as drawn boards; the tail is the cell to which no other leads."""
     body, head, tail, fruit, down, right = obs.unbind(1)
     ways = 4 * (down == 0) * (right == 0)
     ways = ways + 2 * (down == 1) + (right == 1) + 3 * (right == -1)
@@ -193,38 +195,38 @@ def drawn(obs: Tensor) -> list[str]:
 
 
 def grid(cells: int) -> Tensor:
-    """Luck (cells + 2, 1) that reaches every one of so many cells, or of fewer, the lowest and the highest included."""
+    """Return uniforms (cells + 2, 1) that select each of up to that many cells, the smallest and largest included."""
     return torch.tensor([0.0, *((k + 0.5) / cells for k in range(cells)), ALMOST_ONE])[:, None]
 
 
 def with_fruit(game: Snake, state: State, fruit: Cell | None) -> State:
-    """The one game of many in which the fruit is there."""
+    """Return the row of a state in which the fruit is in that cell."""
     found = cells_of(game.observe(state)[0][:, 3])
     return select_rows(state, torch.tensor([found.index(fruit or (-1, -1))]))
 
 
-def begun(game: Snake, head: Cell, fruit: Cell) -> State:
-    """A game that begins with its head and fruit there."""
+def state_with(game: Snake, head: Cell, fruit: Cell) -> State:
+    """Return an initial state with that head and fruit."""
     every = grid(game.size**2)
     heads = cells_of(game.observe(game.reset(every.expand(-1, 2)))[0][:, 1])
     return with_fruit(game, game.reset(torch.cat([every[heads.index(head)].expand(len(every), 1), every], 1)), fruit)
 
 
-def all_luck(game: Snake, state: State, action: int) -> tuple[State, Tensor, Tensor]:
-    """Play one action in one game with every luck."""
+def step_with_all_uniforms(game: Snake, state: State, action: int) -> tuple[State, Tensor, Tensor]:
+    """Return the results of one action in one state under every uniform."""
     u = grid(game.size**2)
     many = select_rows(state, torch.zeros(len(u), dtype=torch.int64))
     return game.step(many, torch.full((len(u),), action), u)
 
 
 def position(game: Snake, board: str) -> State:
-    """A drawn position, come to by playing: from the tail's cell on, every cell of the body had a fruit."""
+    """Return the state of a drawn board, reached by steps: from the tail on, every cell of the body had a fruit."""
     body, last_fruit, size = cells_in_order(board)
     assert size == game.size
-    state = begun(game, body[0], [*body, last_fruit][1])
+    state = state_with(game, body[0], [*body, last_fruit][1])
     for k, cell in enumerate(body[1:], 1):
         (action,) = [action for action, by in MOVES.items() if moved(body[k - 1], by) == cell]
-        after, reward, _ = all_luck(game, state, action)
+        after, reward, _ = step_with_all_uniforms(game, state, action)
         assert (reward == 1).all()
         state = with_fruit(game, after, [*body, last_fruit][k + 1])
     assert drawn(game.observe(state)[0]) == [" ".join(board.split())]
@@ -232,14 +234,14 @@ def position(game: Snake, board: str) -> State:
 
 
 def outcomes(board: str, action: int, death_reward: float = -1.0) -> set[tuple[float, bool, str]]:
-    """(reward, terminated, board) after an action in a drawn position, with every luck."""
+    """Return every possible (reward, terminated, board) after an action on a drawn board."""
     game = Snake(len(board.split()), death_reward=death_reward)
-    after, reward, terminated = all_luck(game, position(game, board), action)
+    after, reward, terminated = step_with_all_uniforms(game, position(game, board), action)
     return set(zip(reward.tolist(), terminated.tolist(), drawn(game.observe(after)[0]), strict=True))
 
 
 def fruit_anywhere(board: str) -> list[str]:
-    """The drawn board with a fruit on each of its empty cells."""
+    """Return the drawn board with a fruit on each of its empty cells in turn."""
     return [board[:k] + "*" + board[k + 1 :] for k, sign in enumerate(board) if sign == "."]
 
 
@@ -248,7 +250,7 @@ def action_mask(board: str) -> list[int]:
     return game.observe(position(game, board))[1][0].nonzero()[:, 0].tolist()
 
 
-def test_the_moves_are_up_right_down_left() -> None:
+def test_actions_are_up_right_down_left() -> None:
     assert (UP, RIGHT, DOWN, LEFT) == (0, 1, 2, 3)
     board = "*.. .@. ..."
     assert outcomes(board, UP) == {(0, False, "*@. ... ...")}
@@ -257,13 +259,13 @@ def test_the_moves_are_up_right_down_left() -> None:
     assert outcomes(board, LEFT) == {(0, False, "*.. @.. ...")}
 
 
-def test_the_body_follows_the_head() -> None:
+def test_body_follows_head() -> None:
     assert outcomes("*... .v.. .>>@ ....", UP) == {(0, False, "*... ...@ .>>^ ....")}
     assert outcomes("*... ...@ .>>^ ....", LEFT) == {(0, False, "*... ..@< ..>^ ....")}
     assert outcomes("*... ..v< ..@^ ....", LEFT) == {(0, False, "*... ..v< .@<. ....")}
 
 
-def test_eating_pays_1_and_leaves_the_tail_where_it_is() -> None:
+def test_fruit_pays_1_and_keeps_tail() -> None:
     for before, action, after in [
         ("... .@* ...", RIGHT, "... .>@ ..."),
         ("... *@. ...", LEFT, "... @<. ..."),
@@ -273,13 +275,13 @@ def test_eating_pays_1_and_leaves_the_tail_where_it_is() -> None:
         assert outcomes(before, action) == {(1, False, board) for board in fruit_anywhere(after)}
 
 
-def test_the_head_may_follow_into_the_cell_that_the_tail_leaves() -> None:
+def test_head_may_enter_cell_that_tail_leaves() -> None:
     assert outcomes(">v. @<. ..*", UP) == {(0, False, "@v. ^<. ..*")}
     assert outcomes("*>v .@< ...", UP) == {(0, False, "*@v .^< ...")}
     assert outcomes(">>v ^*v @<<", UP) == {(0, False, ">>v @*v ^<<")}
 
 
-def test_the_head_may_not_run_into_any_other_cell_of_the_body() -> None:
+def test_head_dies_in_any_other_cell_of_body() -> None:
     for board, action in [
         (">>v .@< *..", UP),  # one cell before the tail
         (">>>v ..@< .*.. ....", UP),
@@ -288,14 +290,14 @@ def test_the_head_may_not_run_into_any_other_cell_of_the_body() -> None:
         assert outcomes(board, action) == {(-1, True, board)}
 
 
-def test_a_snake_of_two_that_turns_back_lives_and_one_of_three_dies() -> None:
+def test_turning_back_lives_with_two_cells_and_dies_with_three() -> None:
     assert outcomes(">@. ... ..*", LEFT) == {(0, False, "@<. ... ..*")}
     assert outcomes("..* .@. .^.", DOWN) == {(0, False, "..* .v. .@.")}
     assert outcomes(">>@ ... ..*", LEFT) == {(-1, True, ">>@ ... ..*")}
     assert outcomes("v.. v.. @.*", UP) == {(-1, True, "v.. v.. @.*")}
 
 
-def test_only_the_way_back_into_the_neck_is_illegal() -> None:
+def test_action_mask_forbids_only_the_neck() -> None:
     assert action_mask("... .@. ..*") == [UP, RIGHT, DOWN, LEFT]
     assert action_mask("@.. ... ..*") == [UP, RIGHT, DOWN, LEFT]  # a wall is allowed
     assert action_mask("... >@. ..*") == [UP, RIGHT, DOWN]
@@ -305,7 +307,7 @@ def test_only_the_way_back_into_the_neck_is_illegal() -> None:
     assert action_mask(">>v .@< *..") == [UP, DOWN, LEFT]  # so is the body
 
 
-def test_a_snake_of_one_may_turn_back() -> None:
+def test_snake_of_one_cell_may_turn_back() -> None:
     game = Snake(3)
     state, _, _ = game.step(position(game, "*.. .@. ..."), torch.tensor([RIGHT]), torch.zeros(1, 1))
     assert game.observe(state)[1].tolist() == [[True] * 4]
@@ -315,8 +317,8 @@ def test_a_snake_of_one_may_turn_back() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 8, 12])
-def test_every_wall_kills_and_no_edge_leads_to_the_other(size: int) -> None:
-    """With a fruit where the neighbouring row or the other side would be, which must not be eaten."""
+def test_every_wall_kills_without_wrapping(size: int) -> None:
+    """A fruit lies where the neighbouring row or the other side would be, and must not be eaten."""
     last = size - 1
     walls = [
         ((0, last), RIGHT, (1, 0)),
@@ -330,8 +332,8 @@ def test_every_wall_kills_and_no_edge_leads_to_the_other(size: int) -> None:
     ]
     game = Snake(size, death_reward=-0.5)
     for head, action, fruit in walls:
-        before = begun(game, head, fruit)
-        after, reward, terminated = all_luck(game, before, action)
+        before = state_with(game, head, fruit)
+        after, reward, terminated = step_with_all_uniforms(game, before, action)
         assert terminated.all()
         assert (reward == -0.5).all()
         obs, moves = game.observe(after)
@@ -339,7 +341,7 @@ def test_every_wall_kills_and_no_edge_leads_to_the_other(size: int) -> None:
         assert (moves == game.observe(before)[1]).all()
 
 
-def test_the_position_of_a_death_is_the_last_one_alive() -> None:
+def test_final_state_of_death_is_last_one_alive() -> None:
     board = "*.>v ..^@ .>^. ...."
     for death_reward in (0.0, -1.0, 0.25):
         assert outcomes(board, RIGHT, death_reward) == {(death_reward, True, board)}
@@ -349,64 +351,64 @@ def test_the_position_of_a_death_is_the_last_one_alive() -> None:
     assert torch.equal(game.observe(after)[1], game.observe(before)[1])
 
 
-def test_death_pays_nothing_unless_told() -> None:
+def test_death_reward_defaults_to_zero() -> None:
     game = Snake(3)
     _, reward, terminated = game.step(position(game, "@.. ... ..*"), torch.tensor([UP]), torch.zeros(1, 1))
     assert (reward.tolist(), terminated.tolist()) == ([0.0], [True])
     assert reward.dtype == torch.float32
 
 
-def test_filling_the_board_ends_the_game_and_leaves_no_fruit() -> None:
+def test_filling_board_terminates_without_fruit() -> None:
     assert outcomes(">v *@", LEFT) == {(1, True, ">v @<")}
     assert outcomes(">>v v<< >@*", RIGHT) == {(1, True, ">>v v<< >>@")}
     assert outcomes(">>v ^*v ^@<", UP) == {(1, True, ">>v ^@v ^^<")}
 
 
 def cycle(size: int) -> list[Cell]:
-    """A way over all cells of a board of even size that comes back to where it began."""
+    """Return a closed path over all cells of a board of even size."""
     rows = [[(row, column) for column in range(1, size)][:: -1 if row % 2 else 1] for row in range(size)]
     return [*itertools.chain(*rows), *((row, 0) for row in range(size - 1, -1, -1))]
 
 
 def serpentine(size: int) -> list[Cell]:
-    """A way over all cells of a board, row by row."""
+    """Return a path over all cells of a board, row by row."""
     return [cell for row in range(size) for cell in [(row, c) for c in range(size)][:: -1 if row % 2 else 1]]
 
 
 @pytest.mark.parametrize(("size", "room"), [(2, 3), (3, 0), (5, 0), (6, 30), (8, 24), (11, 0), (12, 20)])
-def test_a_snake_fills_the_board_whatever_its_size(size: int, room: int) -> None:
-    """The fruit lies one cell ahead, and where `room` is left anywhere; every luck is tried at every step."""
+def test_snake_fills_boards_of_several_sizes(size: int, room: int) -> None:
+    """The fruit lies one cell ahead, and anywhere once `room` cells are empty; each step runs under all uniforms."""
     game, chance = Snake(size), random.Random(size)
     way = serpentine(size) if size % 2 else cycle(size)
-    slow, state = Slow(size, [way[0]], way[1]), begun(game, way[0], way[1])
+    reference, state = ReferenceSnake(size, [way[0]], way[1]), state_with(game, way[0], way[1])
     for k in itertools.count(1):
-        (action,) = [a for a, by in MOVES.items() if moved(slow.body[0], by) == way[k % size**2]]
-        what = slow.move(action)
-        state, reward, terminated = all_luck(game, state, action)
+        (action,) = [a for a, by in MOVES.items() if moved(reference.body[0], by) == way[k % size**2]]
+        what = reference.move(action)
+        state, reward, terminated = step_with_all_uniforms(game, state, action)
         assert (reward == (what in ("ate", "full"))).all()
         assert (terminated == (what == "full")).all()
         if what == "full":
             break
         fruits = set(cells_of(game.observe(state)[0][:, 3]))
         if what == "ate":
-            empty = sorted(set(way) - set(slow.body))
+            empty = sorted(set(way) - set(reference.body))
             assert fruits == set(empty)
-            slow.fruit = chance.choice(empty) if len(empty) <= room else way[k + 1]
+            reference.fruit = chance.choice(empty) if len(empty) <= room else way[k + 1]
         else:
-            assert fruits == {slow.fruit}
-        state = with_fruit(game, state, slow.fruit)
+            assert fruits == {reference.fruit}
+        state = with_fruit(game, state, reference.fruit)
         obs, moves = game.observe(state)
-        assert torch.equal(obs, planes([slow], size))
-        assert moves.tolist() == [slow.action_mask()]
-    assert torch.equal(game.observe(select_rows(state, torch.tensor([0])))[0], planes([slow], size))
+        assert torch.equal(obs, planes([reference], size))
+        assert moves.tolist() == [reference.action_mask()]
+    assert torch.equal(game.observe(select_rows(state, torch.tensor([0])))[0], planes([reference], size))
     assert not game.observe(state)[0][:, 3].any()
     assert k >= size**2 - 1 + 5 * (room > 3)
 
 
-def test_filling_the_board_at_the_time_limit_is_no_truncation() -> None:
-    """A snake that eats at each of its first three steps fills the 2 x 2 board as the clock runs out."""
+def test_filling_board_at_time_limit_is_not_truncation() -> None:
+    """A snake that eats in each of its first three steps fills the 2 x 2 board at the time limit."""
     env = VecEnv(Snake(2, time_limit=3), 300, seed=1)
-    games = dealt(env.reset().obs)
+    games = initial_snakes(env.reset().obs)
     for _ in range(3):
         step = env.step(torch.tensor([game.safe()[0] for game in games]))
         for game, fruit in zip(games, cells_of(step.final_obs[:, 3]), strict=True):
@@ -419,7 +421,7 @@ def test_filling_the_board_at_the_time_limit_is_no_truncation() -> None:
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8])
-def test_every_head_and_fruit_of_a_deal_are_equally_likely(size: int) -> None:
+def test_reset_heads_and_fruits_are_equally_likely(size: int) -> None:
     cells = size**2
     heads, fruits = ((torch.arange(n) + 0.5) / n for n in (cells, cells - 1))
     state = Snake(size).reset(torch.cartesian_prod(heads, fruits))
@@ -432,7 +434,7 @@ def test_every_head_and_fruit_of_a_deal_are_equally_likely(size: int) -> None:
 
 
 @pytest.mark.parametrize("board", ["... .@* ...", ">v. *@. ...", "v<< v.^ >@*", ">@ .*"])
-def test_the_next_fruit_is_as_likely_on_every_empty_cell(board: str) -> None:
+def test_next_fruit_is_equally_likely_on_empty_cells(board: str) -> None:
     game = Snake(len(board.split()))
     body, fruit, size = cells_in_order(board)
     (action,) = [action for action, by in MOVES.items() if moved(body[-1], by) == fruit]
@@ -443,8 +445,8 @@ def test_the_next_fruit_is_as_likely_on_every_empty_cell(board: str) -> None:
     assert Counter(cells_of(game.observe(after)[0][:, 3])) == dict.fromkeys(empty, 50)
 
 
-def test_fruits_of_an_env_are_spread_evenly() -> None:
-    """First fruits of 3 x 3 boards: 9 cells, 8,000 games; by Hoeffding a share is off by 0.03 once in 10**6."""
+def test_vec_env_heads_and_fruits_are_uniform() -> None:
+    """9 cells, 8,000 copies: by Hoeffding's inequality a share is off by 0.03 once in 10**6."""
     obs = VecEnv(Snake(3), 8000, seed=3).reset().obs
     for plane in (1, 3):
         shares = obs[:, plane].flatten(1).mean(0)
@@ -452,13 +454,13 @@ def test_fruits_of_an_env_are_spread_evenly() -> None:
 
 
 @pytest.mark.parametrize("size", range(2, 30))
-def test_no_luck_is_too_high_or_too_low_for_a_deal(size: int) -> None:
+def test_reset_at_extreme_uniforms_is_in_range(size: int) -> None:
     u = torch.tensor([*itertools.product([0.0, 2.0**-24, 0.5, ALMOST_ONE], repeat=2)])
     obs, _ = Snake(size).observe(Snake(size).reset(u))
-    assert torch.equal(obs, planes(dealt(obs), size))
+    assert torch.equal(obs, planes(initial_snakes(obs), size))
 
 
-def test_a_body_lies_across_the_seam_of_two_words() -> None:
+def test_body_across_two_words_moves() -> None:
     """Of 8 x 8 cells the last one is in the second word; of 12 x 12 cells words end after cells 55 and 111."""
     above = " ".join(["........"] * 6)
     assert outcomes(f"{above} *....... .....>@.", RIGHT) == {(0, False, f"{above} *....... ......>@")}
@@ -483,7 +485,7 @@ def test_a_body_lies_across_the_seam_of_two_words() -> None:
     }
 
 
-def test_signs_draw_what_look_shows() -> None:
+def test_signs_equal_observation() -> None:
     assert SIGNS == "^>v<.@*"
     env, chance = VecEnv(Snake(5), 200, seed=4), random.Random(4)
     step = env.reset()
@@ -492,12 +494,12 @@ def test_signs_draw_what_look_shows() -> None:
             " ".join("".join(SIGNS[code] for code in row) for row in board) for board in signs(env.state, 5).tolist()
         ]
         assert boards == drawn(step.obs)
-        games = [Slow(5, body[::-1], fruit) for body, fruit, _ in map(cells_in_order, boards)]
+        games = [ReferenceSnake(5, body[::-1], fruit) for body, fruit, _ in map(cells_in_order, boards)]
         step = env.step(torch.tensor([game.safe()[chance.random() < 0.2 and len(game.safe()) > 1] for game in games]))
     assert max(len(game.body) for game in games) > 8
 
 
-def test_the_spec_says_what_a_snake_needs() -> None:
+def test_spec_of_options() -> None:
     spec = Snake().spec
     assert (spec.obs_shape, spec.num_actions, spec.time_limit) == ((6, 12, 12), 4, 4000)
     assert (Snake(5).spec.obs_shape, Snake(5, time_limit=7).spec.time_limit) == ((6, 5, 5), 7)
@@ -505,16 +507,16 @@ def test_the_spec_says_what_a_snake_needs() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 0, -3])
-def test_a_board_of_less_than_2_x_2_is_an_error(size: int) -> None:
+def test_size_below_two_raises(size: int) -> None:
     with pytest.raises(ValueError, match=f"size is {size}; .* at least 2 x 2"):
         Snake(size)
 
 
 @pytest.mark.parametrize("time_limit", [0, -1])
-def test_a_game_without_a_step_is_an_error(time_limit: int) -> None:
+def test_time_limit_below_one_raises(time_limit: int) -> None:
     with pytest.raises(ValueError, match=f"time_limit is {time_limit}; .* at least 1 step"):
         Snake(time_limit=time_limit)
 
 
-def test_the_smallest_board_and_the_shortest_game_are_none() -> None:
+def test_smallest_size_and_time_limit_are_accepted() -> None:
     assert Snake(2, time_limit=1).spec.time_limit == 1
