@@ -72,8 +72,6 @@ def train(config: Config) -> dict[str, Any]:
         raise ValueError(f"--compile-mode graph requires a CUDA device; on {device} use compile")
     config, resuming = resolve_run(replace(config, device=device))
     source = load_source(config, resuming, device)
-    if device == "cpu" and config.tutoring.tutor not in ("none", "scripted"):
-        torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
     env = make_env(config, device)
     if config.tutoring.tutor != "none":
         make_view(env.game, config.tutoring.view, not config.tutoring.no_symmetry)  # fails before there is a run_dir
@@ -82,6 +80,8 @@ def train(config: Config) -> dict[str, Any]:
         stack.callback(shutdown)
         log, progress = stack.enter_context(open_logs(config, source))
         advisor = open_advisor_in_turn(config, env, progress, stack)
+        if device == "cpu" and advisor is not None and advisor.tutor.shares_cpu:
+            torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
         trainer = Trainer(config, env, agent, advisor, log, progress)
         if source is not None:
             load = trainer.state.load_state_dict if resuming else trainer.state.load_student

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from benchmarks.timing import nothing_to_wait_for
 from envs.registry import unknown_name_message
-from tutors.llm.client import Client
 from tutors.llm.models import Model
-from tutors.llm.server import server_for
+from tutors.llm.pool import EndpointPool
+from tutors.llm.server import running_server
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = Path("runs/benchmarks")  # where results go that are not published
@@ -146,18 +146,18 @@ def waiting_for(device: str) -> Callable[[], None]:
 
 
 @contextmanager
-def served(model: Model, url: str) -> Iterator[Client]:
-    """Yield a client of the server of `model` at `url`, which is started if nothing answers there.
+def served(model: Model, url: str) -> Iterator[EndpointPool]:
+    """Yield a pool of the server of `model` at `url`, which is started if nothing answers there.
 
     Raises:
         TutorError: no server can be had.
     """
     with ExitStack() as stack:
-        client = Client(url, deadline=QUERY_DEADLINE_S)
-        stack.callback(client.close)
+        pool = EndpointPool([url], QUERY_DEADLINE_S)
+        stack.callback(pool.close)
         status = stack.enter_context(Console(stderr=True).status(""))
-        stack.enter_context(server_for(model, client, True, 0, SCRATCH / "vllm.log", status.update))
-        yield client
+        stack.enter_context(running_server(model, url, 0, SCRATCH / "vllm.log", status.update))
+        yield pool
 
 
 def cell(value: float | None, digits: str, scale: float = 1.0) -> str:

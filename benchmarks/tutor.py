@@ -20,8 +20,8 @@ from benchmarks.common import Benchmark, Row, WorkerError, cell, peer, served
 from envs.base import State, cat_states, num_rows, select_rows
 from envs.rng import EXPLORATION_STREAM, CounterRNG, sample_legal
 from tutors import DEFAULT_URL
-from tutors.llm.label_logprobs import LabelWay
-from tutors.llm.models import fill, find_model
+from tutors.llm.label_logprobs import LabelLogprobs
+from tutors.llm.models import fill_template, find_model
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
@@ -66,8 +66,8 @@ class Tutor(Benchmark):
             for batch in self.batches
             for program in (OURS, OPENAI)
         ]
-        with served(model, self.url) as client:
-            tutor = VllmTutor(view, model, [client], LabelWay(view, min_mass=0.0))
+        with served(model, self.url) as pool:
+            tutor = VllmTutor(view, model, pool, LabelLogprobs(view, min_mass=0.0))
             tutor.advise(take(fresh, max(self.batches)))  # the server has seen a batch of that size, and the rules
             for row in rows * self.repeats:
                 if row["program"] == OURS:
@@ -98,7 +98,7 @@ def ask(tutor: VllmTutor, fresh: Iterator[State], row: Row, seconds: float) -> N
         advice = tutor.advise(state)
         spent, ours = spent + time.perf_counter() - began, ours + time.process_time() - busy
         asked += row["batch"]
-        assert advice.valid.all(), "a silent tutor cannot be timed"
+        assert advice.valid.all(), "without advice there is nothing to time"
     row["runs"].append(asked / spent)
     row["shares"].append(ours / spent)
     row["tokens"].append((tutor.stats["prompt_tokens"] - tokens) / asked)
@@ -110,11 +110,12 @@ def ask_one_by_one(tutor: VllmTutor, fresh: Iterator[State], row: Row, benchmark
     if not benchmark.peers.exists():
         row["error"] = f"there is no {benchmark.peers}"
         return
-    line = tutor.lines[0]
+    served = tutor.pool.endpoints[0].served
+    assert served is not None
     count = min(8 * row["batch"] + 8, MAX_OPENAI_PROMPTS)
-    prompts = [fill(tutor.model.brief, words) for words in tutor.view.render(take(fresh, count))]
-    ids = list(getattr(line.dialect, "ids", {}).values())
-    settings = {"url": benchmark.url, "model": line.served, "ids": ids, "prompts": prompts, "at_once": row["batch"]}
+    prompts = [fill_template(tutor.model.answer_template, words) for words in tutor.view.render(take(fresh, count))]
+    ids = list(getattr(served.api, "label_ids", {}).values())
+    settings = {"url": benchmark.url, "model": served.name, "ids": ids, "prompts": prompts, "at_once": row["batch"]}
     try:
         row["runs"].append(peer("questions", settings, benchmark.peers, is_on_stdin=True).run()["rate"])
     except WorkerError as error:

@@ -18,9 +18,8 @@ from training.config import default_config
 from training.evaluation import Result
 from training.resume import new_run_dir
 from tutors import DEFAULT_URL, TutorConfig
-from tutors.llm.client import Client
 from tutors.llm.models import find_model
-from tutors.llm.server import server_for
+from tutors.llm.server import running_server
 
 console = Console(highlight=False)
 
@@ -54,12 +53,10 @@ def demo(told: Demo) -> None:
     tutored, alone = (replace(config, run_dir=new_run_dir(config)) for config in (tutored, common))
     with ExitStack() as stack:
         if told.tutor != "scripted":
-            client = Client(DEFAULT_URL)
-            stack.callback(client.close)
             log = tutored.run_dir / "vllm.log"
             with console.status("") as status:
                 model = find_model(told.tutor)
-                stack.enter_context(server_for(model, client, True, 0, log, status.update))
+                stack.enter_context(running_server(model, DEFAULT_URL, 0, log, status.update))
         summary = train(tutored)
         train(alone)
         who = {

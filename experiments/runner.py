@@ -21,7 +21,7 @@ from training.config import Config, defaults_from_flags
 from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
 from tutors.llm.models import find_model, known_models
-from tutors.llm.server import Say
+from tutors.llm.server import ShowStatus
 
 LEAVES_WITHIN = 60.0  # seconds in which a run that was told to stop has saved and is gone
 
@@ -64,7 +64,7 @@ Done = tuple[Errand, int]  # an errand, as it ends, with its exit code
 Way = Callable[[list[Errand]], Iterator[Done]]  # of doing errands
 
 
-def all_of(errands: list[Errand], urls: tuple[str, ...], logs: Path, say: Say, do: Way) -> Iterator[Done]:
+def all_of(errands: list[Errand], urls: tuple[str, ...], logs: Path, say: ShowStatus, do: Way) -> Iterator[Done]:
     """Do all errands, those of one served tutor after those of another.
 
     A tutor's servers are those at `urls`, or one is found here or started for as long as its errands last. One that
@@ -78,15 +78,16 @@ def all_of(errands: list[Errand], urls: tuple[str, ...], logs: Path, say: Say, d
             yield one.failed(f"it goes on with {one.first}, which is not done")
     for tutor, part in parts.items():
         with ExitStack() as stack:
-            found = []
+            found: list[str] = []
             if tutor is not None:
                 told = TutorConfig(tutor, tutor_url=urls)
                 try:
-                    found = connect_servers(told, find_model(tutor), logs / f"vllm_{tutor}.txt", say, stack)
+                    pool = connect_servers(told, find_model(tutor), logs / f"vllm_{tutor}.txt", say, stack)
+                    found = [client.url for client in pool.clients]
                 except TutorError as error:
                     yield from [one.failed(str(error)) for one in part]
                     continue
-            yield from do([one.asking([client.url for client in found]) for one in part])
+            yield from do([one.asking(found) for one in part])
 
 
 def here(errands: list[Errand], most: int) -> Iterator[Done]:

@@ -28,7 +28,7 @@ from tutors.advisor import EXPERT_DEPTH, Advisor
 from tutors.base import Advice, TutorError, no_advice_counts
 from tutors.episode_analyst import Analyst, Finding, Reader
 from tutors.episodes import LAST, MATTERS, Episode, as_told, expert_values, gaps, words_of
-from tutors.llm.server import Say
+from tutors.llm.server import ShowStatus
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 
@@ -47,7 +47,7 @@ def reading_desk(config: Config, env: Env) -> Advisor:
     return Advisor(view, Reader(view, told.tutor), table, None)
 
 
-def pause(config: Config, agent: Agent, desk: Advisor, say: Say) -> str:
+def pause(config: Config, agent: Agent, desk: Advisor, say: ShowStatus) -> str:
     """Collect games of the student, have them read, take over what is said of them, and return what it came to.
 
     A server that is started for it is needed no longer than that.

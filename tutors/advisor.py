@@ -63,7 +63,6 @@ class Advisor:
         table: what is known.
         store: what was ever answered.
         async_tutor: whether the games go on while the tutor is asked.
-        cancel: makes a call of the tutor come back at once, from another thread.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Advisor:
         table: AdviceTable,
         store: AdviceStore | None,
         async_tutor: bool = False,
-        cancel: Callable[[], None] = lambda: None,
     ) -> None:
         self.view, self.tutor, self.table, self.store = view.to(table.keys.device), tutor, table, store
         self.asked = (
@@ -86,7 +84,7 @@ class Advisor:
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
         self.reported: dict[str, float] = {}
         self.talking = threading.Lock()  # one talk with the tutor at a time, whoever has it
-        self.clerk = Clerk(self._ask, cancel) if async_tutor else None
+        self.clerk = Clerk(self._ask, tutor.cancel) if async_tutor else None
         self.ring: Ring | None = None  # made when it is known what positions look like
 
     def fill_table(self) -> None:

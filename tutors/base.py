@@ -5,7 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,18 +33,28 @@ class Advice(NamedTuple):
         return Advice(*(tensor.to(device) for tensor in self))
 
 
-class Tutor(Protocol):
-    """Gives advice. A failure is no advice, counted by kind; never an exception, never an illegal action."""
+class Tutor:
+    """Gives advice. A failure is no advice, counted by kind; never an exception, never an illegal action.
+
+    What this class defines is right for a tutor that answers at once, without a server.
+    """
 
     name: str
     identity: dict[str, Any]  # the tutor and its settings: the advice store keeps answers of each identity apart
     stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: positions without an answer
+    shares_cpu: bool = False  # whether a server on this machine computes its answers
 
     def advise(self, state: State) -> Advice:
         """Return advice for every row of `state`, canonical positions of a view, on the CPU or on its device."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Make a call of `advise` that another thread waits for end at once, with an exception."""
+        return
 
     def report(self) -> dict[str, float]:
         """Return what the tutor's own side measured since the last report, as TensorBoard tags."""
+        return {}
 
 
 def no_advice_counts(stats: Mapping[str, float]) -> dict[str, Any]:

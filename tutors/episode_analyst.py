@@ -2,28 +2,24 @@
 
 A served model answers the first in JSON under a schema, which vLLM enforces, and the second with a letter, whose
 log-probabilities are the answer. What it says is checked here all the same, and asked for again where it is not right;
-what still is not after so many tries is silence, counted by kind. A script that searches is the control.
+what still is not after so many tries is no answer, counted by kind. A script that searches is the control.
 """
 
-import asyncio
 import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from envs.base import State, num_rows
 from envs.rng import bits_to_uniform, splitmix64
-from tutors.base import Advice, TutorError
+from tutors.base import Advice, Tutor
 from tutors.episodes import MATTERS, Episode, expert_values, gaps, longest, rules_of, tell
-from tutors.llm.api import Answer, Labels, Text, Trouble, Wanted
-from tutors.llm.client import Client, RequestError
-from tutors.llm.endpoint import Line
-from tutors.llm.label_logprobs import softmax
+from tutors.llm.api import Failure, LabelRequest, TextRequest
 from tutors.llm.models import Model
+from tutors.llm.pool import EndpointPool
 from tutors.prompts.base import ANSWER, PromptView
 
 MOST = 5  # steps of a game that are named
@@ -53,16 +49,16 @@ class Analyst(Protocol):
     """Whoever reads games."""
 
     name: str
-    stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: games without an answer
+    stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: episodes without an answer
 
     def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
-        """Return the steps of each game that mattered; none where the analyst is silent."""
+        """Return the steps of each game that mattered; none where there is no answer."""
 
     def prefers(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
-        """Return the chance that the first of two games was played better; None where the analyst is silent."""
+        """Return the chance that the first of two games was played better; None where there is no answer."""
 
 
-class Reader:
+class Reader(Tutor):
     """In a tutor's place at the desk of a student whose games were read: nobody is asked about single positions.
 
     Args:
@@ -78,10 +74,6 @@ class Reader:
     def advise(self, state: State) -> Advice:
         """Return no advice."""
         return Advice.no_advice(num_rows(state), len(self.view.labels))
-
-    def report(self) -> dict[str, float]:
-        """Return nothing."""
-        return {}
 
 
 class ScriptedAnalyst:
@@ -140,85 +132,68 @@ class VllmAnalyst:
     """A served language model.
 
     Args:
-        view: how games are told.
-        model: who is asked, and in which template.
-        clients: the servers, which share the questions.
-        tokens: of an answer in JSON.
-        tries: how often a question is asked until its answer is right.
+        view: how episodes are put into words.
+        model: the model that is asked, and its template.
+        pool: its servers, closed by whoever made it.
+        max_tokens: of an answer in JSON.
+        max_tries: how often a question is asked until its answer is right.
 
     Raises:
         TutorError: a server does not answer, or serves another model.
     """
 
-    def __init__(self, view: PromptView, model: Model, clients: Sequence[Client], tokens: int, tries: int) -> None:
-        self.view, self.model, self.clients, self.tokens, self.tries = view, model, clients, tokens, tries
+    def __init__(self, view: PromptView, model: Model, pool: EndpointPool, max_tokens: int, max_tries: int) -> None:
+        self.view = view
+        self.model = model
+        self.pool = pool
+        self.max_tokens = max_tokens
+        self.max_tries = max_tries
         self.name = model.name
         self.stats: Counter[str] = Counter()
 
     def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
-        words = [f"{rules_of(self.view)}\n\n{TASK}\n\n{tell(self.view, episode)}" for episode in episodes]
-        found: list[list[Finding] | Trouble] = [Trouble("deadline")] * len(episodes)
-        lines, left = None, list(range(len(episodes)))
+        prompts = [f"{rules_of(self.view)}\n\n{TASK}\n\n{tell(self.view, episode)}" for episode in episodes]
         schema = json.dumps(schema_of(self.view.labels, longest(episodes)))
-        for attempt in range(self.tries):
-            wanted = Text(self.tokens, 1, TEMPERATURE if attempt else 0.0, attempt, schema)
-            lines = lines or self._lines(Text(1))
-            answers = self._ask(lines, [words[row] for row in left], wanted)
-            for row, answer in zip(left, answers, strict=True):
-                found[row] = answer if isinstance(answer, Trouble) else read(str(answer[0]), self.view, episodes[row])
-            left = [row for row in left if isinstance(found[row], Trouble)]
-            if not left:
+        found: list[list[Finding] | Failure] = [Failure("deadline")] * len(episodes)
+        rows = list(range(len(episodes)))
+        self._connect(TextRequest(max_tokens=1))
+        for attempt in range(self.max_tries):
+            temperature = TEMPERATURE if attempt else 0.0
+            request = TextRequest(self.max_tokens, temperature=temperature, seed=attempt, json_schema=schema)
+            outputs = self.pool.generate([prompts[row] for row in rows], request)
+            for row, output in zip(rows, outputs, strict=True):
+                found[row] = output if isinstance(output, Failure) else read(str(output[0]), self.view, episodes[row])
+            rows = [row for row in rows if isinstance(found[row], Failure)]
+            if not rows:
                 break
-        return [[] if isinstance(one, Trouble) else one for one in self._counted(found)]
+        self._count_failures(found)
+        return [[] if isinstance(one, Failure) else one for one in found]
 
     def prefers(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
-        words = []
+        prompts = []
         for pair in pairs:
             games = "\n\n".join(
                 f"Game {name}\n\n{tell(self.view, one)}" for name, one in zip(LETTERS, pair, strict=True)
             )
-            words.append(f"{rules_of(self.view)}\n\n{CHOICE}\n\n{games}\n\n{ANSWER}")
-        wanted = Labels(LETTERS)
-        answers = self._ask(self._lines(wanted), words, wanted)
-        said = [one if isinstance(one, Trouble) else softmax([float(log) for log in one])[0] for one in answers]
-        troubles = [Trouble("nan") if isinstance(one, float) and math.isnan(one) else one for one in said]
-        return [None if isinstance(one, Trouble) else one for one in self._counted(troubles)]
+            prompts.append(f"{rules_of(self.view)}\n\n{CHOICE}\n\n{games}\n\n{ANSWER}")
+        request = LabelRequest(LETTERS)
+        self._connect(request)
+        outputs = self.pool.generate(prompts, request)
+        answers = [output if isinstance(output, Failure) else first_label_probability(output) for output in outputs]
+        self._count_failures(answers)
+        return [None if isinstance(answer, Failure) else answer for answer in answers]
 
-    def _counted(self, answers: list[Any]) -> list[Any]:
-        """Return the answers, and count what is silence."""
-        self.stats.update(f"no_advice/{one}" for one in answers if isinstance(one, Trouble))
-        return answers
+    def _connect(self, request: LabelRequest | TextRequest) -> None:
+        self.pool.connect(self.model, request, [self.view.content_free_prompt()], self.stats)
 
-    def _lines(self, wanted: Wanted) -> list[Line]:
-        """Return the servers, each met with a first question of this kind."""
-        lines = [
-            Line(client, self.model, wanted, [self.view.content_free_prompt()], Counter()) for client in self.clients
-        ]
-        for line in lines:
-            try:
-                line.meet()
-            except RequestError as error:
-                raise TutorError(f"{line.client.url} does not answer a first question: {error.kind}") from None
-            line.stats = self.stats
-        return lines
+    def _count_failures(self, answers: Sequence[object]) -> None:
+        self.stats.update(f"no_advice/{answer.kind}" for answer in answers if isinstance(answer, Failure))
 
-    def _ask(self, lines: list[Line], words: list[str], wanted: Wanted) -> list[Answer]:
-        """Return the answers to all questions, each asked once."""
-        answers: list[Answer] = [Trouble("deadline")] * len(words)
 
-        async def ask() -> None:
-            parts = [list(range(len(words)))[turn :: len(lines)] for turn in range(len(lines))]
-            await asyncio.gather(
-                *(
-                    line.ask([words[row] for row in rows], wanted, answers, rows)
-                    for line, rows in zip(lines, parts, strict=True)
-                )
-            )
-
-        client = lines[0].client
-        with suppress(RequestError):  # what came in time is there
-            client.run(client.within(client.deadline, ask()))
-        return answers
+def first_label_probability(logprobs: tuple[float, ...] | tuple[str, ...]) -> float | Failure:
+    """Return the probability of the first label among all; a failure where none is possible."""
+    probability = torch.tensor(logprobs, dtype=torch.float64).softmax(0)[0].item()
+    return Failure("low_label_mass") if math.isnan(probability) else probability
 
 
 def schema_of(labels: Sequence[str], steps: int) -> dict[str, Any]:
@@ -234,7 +209,7 @@ def schema_of(labels: Sequence[str], steps: int) -> dict[str, Any]:
     return {"type": "object", "properties": named, "required": ["critical"], "additionalProperties": False}
 
 
-def read(text: str, view: PromptView, episode: Episode) -> list[Finding] | Trouble:
+def read(text: str, view: PromptView, episode: Episode) -> list[Finding] | Failure:
     """Return the findings of an answer, or what is wrong with it; a step that is named twice counts once.
 
     What follows a thought's end counts, from the first brace to the last.
@@ -243,20 +218,20 @@ def read(text: str, view: PromptView, episode: Episode) -> list[Finding] | Troub
     try:
         named = json.loads(text[text.index("{") : text.rindex("}") + 1], strict=False)["critical"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return Trouble("not_json")
+        return Failure("not_json")
     if not isinstance(named, list):
-        return Trouble("not_json")
+        return Failure("not_json")
     action_mask, found = view.action_mask(episode.told), dict[int, Finding]()
     for one in named[:MOST]:
         if not isinstance(one, dict):
-            return Trouble("not_json")
+            return Failure("not_json")
         step, action, reward = one.get("step"), one.get("action"), one.get("reward")
         if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step <= len(episode.actions):
-            return Trouble("no_such_step")
+            return Failure("no_such_step")
         if action not in view.labels or not action_mask[step - 1, view.labels.index(action)]:
-            return Trouble("illegal_action")
+            return Failure("illegal_action")
         if not isinstance(reward, int | float) or isinstance(reward, bool) or not -1 <= reward <= 1:
-            return Trouble("reward_out_of_range")
+            return Failure("reward_out_of_range")
         reason = str(one.get("reason", ""))[:LONGEST]
         found.setdefault(step - 1, Finding(step - 1, view.labels.index(action), float(reward), reason))
     return list(found.values())

@@ -10,12 +10,12 @@ from tutors.advisor import Advisor
 from tutors.base import Tutor
 from tutors.config import TutorConfig
 from tutors.episode_analyst import Analyst, ScriptedAnalyst, VllmAnalyst
-from tutors.llm.client import Client
-from tutors.llm.label_logprobs import LabelWay
+from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import Model, find_model
-from tutors.llm.server import Say, server_for
-from tutors.llm.text_generation import TextWay
-from tutors.llm.tutor import VllmTutor
+from tutors.llm.pool import EndpointPool
+from tutors.llm.server import ShowStatus, running_server, wait_for_server
+from tutors.llm.text_generation import TextGeneration
+from tutors.llm.tutor import AnswerMode, VllmTutor
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.recorded import PREFIX, RecordedTutor
@@ -27,7 +27,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 @contextmanager
 def open_advisor(
-    config: TutorConfig, game: Game, seed: int, folder: Path, device: str, say: Say = print
+    config: TutorConfig, game: Game, seed: int, folder: Path, device: str, say: ShowStatus = print
 ) -> Iterator[Advisor | None]:
     """Yield a desk at which the tutor that `config` names answers, or None where it names none.
 
@@ -56,21 +56,21 @@ def open_advisor(
             config.min_label_mass if config.tutor_mode == "label" else 0.0,
         )
         stack.callback(store.close)
-        cancel = tutor.cancel if isinstance(tutor, VllmTutor) else do_nothing
-        desk = Advisor(view, tutor, table, store, config.async_tutor, cancel)
+        desk = Advisor(view, tutor, table, store, config.async_tutor)
         stack.callback(desk.close)
         desk.fill_table()
         yield desk
 
 
-def do_nothing() -> None:
-    """Cancel what cannot be waited for."""
-
-
 def make_tutor(
-    config: TutorConfig, view: PromptView, spec: Spec, seed: int, log: Path, say: Say, stack: ExitStack
+    config: TutorConfig, view: PromptView, spec: Spec, seed: int, log: Path, say: ShowStatus, stack: ExitStack
 ) -> Tutor:
-    """Return the tutor; `stack` lets go of it."""
+    """Return the tutor that `config` names; `stack` closes it.
+
+    Raises:
+        ValueError: no tutor has that name, or the recorded one has no such answers.
+        TutorError: the tutor is not available.
+    """
     if config.tutor == "scripted":
         return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed, config.tutor_stochastic)
     if config.tutor.startswith(PREFIX):
@@ -78,38 +78,48 @@ def make_tutor(
         stack.callback(tutor.close)
         return tutor
     model = find_model(config.tutor, config.tutor_model)
-    way: LabelWay | TextWay
+    mode: AnswerMode
     if config.tutor_mode == "label":
-        way = LabelWay(view, config.label_permutations, config.calibrate, config.min_label_mass)
+        mode = LabelLogprobs(view, config.label_permutations, config.calibrate, config.min_label_mass)
     else:
-        way = TextWay(view, bool(model.closing), config.tutor_tokens, config.tutor_samples, config.tutor_tries)
-    return VllmTutor(view, model, connect_servers(config, model, log, say, stack), way, config.tutor_optional)
+        thinks = bool(model.closing)
+        mode = TextGeneration(view, thinks, config.tutor_tokens, config.tutor_samples, config.tutor_tries)
+    pool = connect_servers(config, model, log, say, stack)
+    return VllmTutor(view, model, pool, mode, config.tutor_optional)
 
 
-def make_analyst(config: TutorConfig, view: PromptView, seed: int, log: Path, say: Say, stack: ExitStack) -> Analyst:
-    """Return who reads a student's games; `stack` lets go of it.
+def make_analyst(
+    config: TutorConfig, view: PromptView, seed: int, log: Path, say: ShowStatus, stack: ExitStack
+) -> Analyst:
+    """Return the analyst that `config` names; `stack` closes it.
 
     Raises:
-        ValueError: nobody has that name, or who has cannot read games.
-        TutorError: the tutor cannot be had.
+        ValueError: no analyst has that name, or the tutor of that name cannot analyse episodes.
+        TutorError: the analyst is not available.
     """
     if config.tutor == "scripted":
         return ScriptedAnalyst(view, config.tutor_accuracy, config.tutor_depth, seed)
     if config.tutor == "none" or config.tutor.startswith(PREFIX):
         raise ValueError(f"--tutor {config.tutor} cannot read a student's games")
     model = find_model(config.tutor, config.tutor_model)
-    return VllmAnalyst(
-        view, model, connect_servers(config, model, log, say, stack), config.tutor_tokens, config.tutor_tries
-    )
+    pool = connect_servers(config, model, log, say, stack)
+    return VllmAnalyst(view, model, pool, config.tutor_tokens, config.tutor_tries)
 
 
-def connect_servers(config: TutorConfig, model: Model, log: Path, say: Say, stack: ExitStack) -> list[Client]:
-    """Return the way to each server, which is started if need be; `stack` lets go of all."""
-    clients: list[Client] = []
-    for url in config.tutor_url or (DEFAULT_URL,):
-        beside = clients[0] if clients else None
-        clients.append(Client(url, config.tutor_deadline, config.tutor_key_file, beside))
-        stack.callback(clients[-1].close)
-        if not config.tutor_optional:
-            stack.enter_context(server_for(model, clients[-1], not config.tutor_url, config.tutor_wait, log, say))
-    return clients
+def connect_servers(config: TutorConfig, model: Model, log: Path, say: ShowStatus, stack: ExitStack) -> EndpointPool:
+    """Return the pool of the servers that `config` names, or of one that is started here; `stack` closes all.
+
+    Raises:
+        ValueError: a URL is no http(s) URL, or the key file holds no key.
+        TutorError: a server does not answer in time.
+    """
+    pool = EndpointPool(config.tutor_url or (DEFAULT_URL,), config.tutor_deadline, config.tutor_key_file)
+    stack.callback(pool.close)
+    if config.tutor_optional:
+        return pool
+    if config.tutor_url:
+        for client in pool.clients:
+            wait_for_server(model, client.url, config.tutor_wait, say, config.tutor_key_file)
+    else:
+        stack.enter_context(running_server(model, DEFAULT_URL, config.tutor_wait, log, say, config.tutor_key_file))
+    return pool

@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from envs.base import Spec, State
-from tutors.base import Advice, Warner
+from tutors.base import Advice, Tutor, Warner
 from tutors.prompts.base import PromptView
 from tutors.store import AdviceStore, question_of, reason, recorded_identities, without_password
 
 PREFIX = "recorded:"  # of the tutor's name; the store's file or URL follows
 
 
-class RecordedTutor:
+class RecordedTutor(Tutor):
     """Repeats the answers of a store.
 
     Args:
@@ -61,9 +61,6 @@ class RecordedTutor:
         if unknown := int((~advice.valid).sum()):
             self.stats["no_advice/not_recorded"] += unknown
         return advice
-
-    def report(self) -> dict[str, float]:
-        return {}
 
     def close(self) -> None:
         """Let go of the store."""

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from envs.base import State
 from envs.rng import bits_to_uniform, sample_legal, splitmix64
-from tutors.base import Advice
+from tutors.base import Advice, Tutor
 from tutors.prompts.base import PromptView
 
 
-class ScriptedTutor:
+class ScriptedTutor(Tutor):
     """Names one of the search's best moves with probability `accuracy`, else any legal one.
 
     Like a language model at temperature 0 it says the same about a position whenever it is asked; unless it is `fresh`,
@@ -53,9 +53,6 @@ class ScriptedTutor:
         action = sample_legal(torch.where(right[:, None], best, action_mask), bits_to_uniform(splitmix64(chance)))
         self.stats["asked"] += rows
         return one_hot(action, action_mask.shape[1])
-
-    def report(self) -> dict[str, float]:
-        return {}
 
 
 def one_hot(action: Tensor, num_actions: int) -> Advice:

@@ -27,7 +27,7 @@ from experiments.study import Report, Run
 from tests.experiments.test_study import ALONE_ONCE, BEGUN, TINY, summaries, told, written
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
-from tests.tutors.llm.test_server import alive, install
+from tests.helpers.vllm_program import install_vllm, is_alive
 from training.checkpoint import load_checkpoint, save_checkpoint, steps_in
 from training.config import Config, load_config
 
@@ -237,12 +237,12 @@ def test_one_server_is_started_for_all_runs_of_a_tutor_and_ends_after_them(
     free: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, SERVED)
-    pid = install(tmp_path, monkeypatch, broken=False)
+    pid = install_vllm(tmp_path, monkeypatch, broken=False)
     study.run(Run(path, tmp_path / "runs"))
     assert len(summaries(path)) == 4
     assert (tmp_path / "runs" / "logs" / "vllm_tiny.txt").read_text() == "loading\n"
     assert not list((tmp_path / "runs").glob("*/vllm.log")), "no run started one"
-    assert not alive(int(pid.read_text()))
+    assert not is_alive(int(pid.read_text()))
     for folder in tutored(path):
         assert load_config(folder).tutoring.tutor_url == (free,)
         assert json.loads((folder / "summary.json").read_text())["tutor"]["asked"] > 100
@@ -264,7 +264,7 @@ def test_a_tutor_that_cannot_be_had_fails_its_own_runs_only(
     free: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, SERVED.replace('["tiny"]', '["tiny", "scripted:0.9"]'))
-    install(tmp_path, monkeypatch, broken=True)
+    install_vllm(tmp_path, monkeypatch, broken=True)
     with pytest.raises(ValueError, match="2 of 6 runs failed"):
         study.run(Run(path, tmp_path / "runs"))
     assert summaries(path).keys() == {folder.name for folder in folders_of(path)} - {one.name for one in tutored(path)}
@@ -275,7 +275,7 @@ def test_a_tutor_that_cannot_be_had_fails_its_own_runs_only(
 
 def test_servers_that_are_named_are_asked_and_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, SERVED.replace("[1, 2]", "[1]"))
-    pid = install(tmp_path, monkeypatch, broken=False)
+    pid = install_vllm(tmp_path, monkeypatch, broken=False)
     with serving() as one, serving() as two:
         urls = one.url, two.url
         study.run(Run(path, tmp_path / "runs", tutor_url=urls))

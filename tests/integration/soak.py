@@ -3,7 +3,7 @@
 `python -m tests.integration.soak --seconds 600` prints what came of it and ends with 1 if anything leaked or was
 miscounted. The server is a process of its own, so that memory, files and threads are the trainer's alone; what a
 request meets with is decided by a hash of its prompts, so that a second try meets with the same, and the server knows
-what silence must come of it. On the way the run is stopped and goes on from its checkpoint, time and again. When the
+what failures must come of it. On the way the run is stopped and goes on from its checkpoint, time and again. When the
 server is gone, training is timed beside training without a tutor.
 """
 
@@ -35,7 +35,8 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import Config, default_config, make_agent, make_env
 from tutors import TutorConfig, open_advisor
 from tutors.advisor import Advisor
-from tutors.llm.client import TRIES
+from tutors.base import no_advice_counts
+from tutors.llm.client import MAX_TRIES
 
 DEADLINE = 1.0  # seconds that a step's questions may take
 SAMPLES = 40  # of memory, files and threads
@@ -126,8 +127,8 @@ ALWAYS: list[tuple[str, Mischief, int]] = [  # (what all its rows are counted as
     ("low_label_mass", logs(every=-9999.0), 1),
     ("low_label_mass", logs(every=-30.0), 1),
     ("status_307", status(307, Location="http://127.0.0.1:9/"), 1),
-    ("status_500", status(500), TRIES),
-    ("reset", half, TRIES),
+    ("status_500", status(500), MAX_TRIES),
+    ("reset", half, MAX_TRIES),
     ("deadline", never, 1),
     ("deadline", drip, 1),
 ]
@@ -142,7 +143,7 @@ class Saboteur:
     """Decides what each request meets with, and keeps account."""
 
     def __init__(self) -> None:
-        self.no_advice: Counter[str] = Counter()  # rows, by the kind of silence that must come of them
+        self.no_advice: Counter[str] = Counter()  # rows, by the kind of failure that must come of them
         self.done: Counter[str] = Counter()  # requests
         self.met: set[str] = set()
         self.lock = threading.Lock()
@@ -216,7 +217,7 @@ class Account:
 
 def soak(seconds: float, folder: Path) -> Account:
     """Train for so long, and return what came of it."""
-    command = [sys.executable, "-c", "import tests.soak; tests.integration.soak.serve()"]
+    command = [sys.executable, "-c", "from tests.integration.soak import serve; serve()"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert child.stdin is not None
     assert child.stdout is not None
@@ -230,10 +231,10 @@ def soak(seconds: float, folder: Path) -> Account:
         end += seconds / LIVES
         gc.collect()  # a training holds itself in cycles
         with a_life(config, folder, account.steps) as (training, step):
-            breaker = training.desk.tutor.lines[0].breaker
+            breaker = training.desk.tutor.pool.endpoints[0].breaker
             due = time.monotonic()
             while time.monotonic() < end:
-                breaker.worked()  # it has tests of its own: here it would hide the others' work
+                breaker.record_success()  # it has tests of its own: here it would hide the others' work
                 step, _ = training.round(step)
                 if time.monotonic() >= due:
                     due += seconds / SAMPLES
@@ -242,9 +243,7 @@ def soak(seconds: float, folder: Path) -> Account:
             account.steps, counts = training.global_step, training.desk.counts
             account.rows, account.answered = counts["told"], counts["answered"]
             stats = training.desk.tutor.stats
-            account.no_advice = {
-                kind.removeprefix("no_advice/"): n for kind, n in stats.items() if kind.startswith("no_advice/")
-            }
+            account.no_advice = no_advice_counts(stats)
             if life == LIVES - 1:
                 child.stdin.close()
                 told = json.loads(child.stdout.read())

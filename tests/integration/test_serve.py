@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from envs.base import State, num_rows, select_rows
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from tutors.base import TutorError
-from tutors.llm.client import Client
-from tutors.llm.label_logprobs import LabelWay
+from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import find_model
-from tutors.llm.server import server_for
+from tutors.llm.pool import EndpointPool
+from tutors.llm.server import running_server
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
 from tutors.tiny import recipe as recipes
@@ -42,12 +43,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("there is no .venv-vllm: make setup")
     with serving() as free:
         url = free.url
-    client = Client(url)
     tiny = find_model("tiny")
     model = replace(tiny, serve=("--served-model-name", "tiny", "deepseek", *tiny.serve))
-    with server_for(model, client, True, 0, tmp_path_factory.mktemp("vllm") / "log", print):
+    with running_server(model, url, 0, tmp_path_factory.mktemp("vllm") / "log", print):
         yield url
-    client.close()
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +83,8 @@ def test_vllm_answers_as_the_model_does(
     place: tuple[str, str],
 ) -> None:
     view, reader, asked = EVERY_VIEW[place], readers[place], positions[place]
-    client = Client(url)
-    advice = VllmTutor(view, find_model("tiny"), [client], LabelWay(view)).advise(asked)
-    client.close()
+    with closing(EndpointPool([url])) as pool:
+        advice = VllmTutor(view, find_model("tiny"), pool, LabelLogprobs(view)).advise(asked)
     assert advice.valid.all()
     with torch.no_grad():
         logits = reader.logits(asked)
@@ -134,10 +132,11 @@ def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> N
 
 
 def test_a_model_that_is_not_served_is_refused_by_name(url: str) -> None:
-    client = Client(url)
-    with pytest.raises(TutorError, match="serves tiny, deepseek, not llama"):
-        VllmTutor(VIEW, find_model("llama"), [client], LabelWay(VIEW))
-    client.close()
+    with (
+        closing(EndpointPool([url])) as pool,
+        pytest.raises(TutorError, match="serves tiny, deepseek, not llama"),
+    ):
+        VllmTutor(VIEW, find_model("llama"), pool, LabelLogprobs(VIEW))
 
 
 def test_no_server_and_no_weights_ends_with_code_2_and_three_ways_out(tmp_path: Path) -> None:

@@ -310,15 +310,15 @@ BUGS = [
     Bug(
         "games are asked about once",
         "tutors/episode_analyst.py",
-        "for attempt in range(self.tries):",
+        "for attempt in range(self.max_tries):",
         "for attempt in range(1):",
         "tutors/test_episode_analyst.py",
     ),
     Bug(
         "the schema is not sent",
         "tutors/llm/api.py",
-        "if wanted.schema else {}",
-        "if False else {}",
+        'body["structured_outputs"] = {"json": json.loads(request.json_schema)}',
+        "pass",
         "tutors/test_episode_analyst.py",
     ),
     Bug(

@@ -19,7 +19,7 @@ from envs.connect4 import mirror
 from envs.rng import sample_legal, splitmix64
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
-from tutors.base import Advice
+from tutors.base import Advice, Tutor
 from tutors.prompts import make_view
 from tutors.store import AdviceStore, identity_of
 
@@ -27,7 +27,7 @@ VIEW = make_view(envs.make_game("connect4"))
 SPEC = envs.make("connect4", 1).spec
 
 
-class Witness:
+class Witness(Tutor):
     """Answers by key, is silent about every key that is a multiple of `mute`, and remembers."""
 
     name = "witness"

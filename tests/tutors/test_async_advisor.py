@@ -15,9 +15,9 @@ from torch import Tensor
 
 from envs.base import State, select_rows
 from tests.agents.test_compile import Watcher
+from tests.helpers.llm_tutors import connect_tutor
 from tests.helpers.scripted_server import Handler, serving
 from tests.integration.test_query import config_of, metrics, tensors
-from tests.tutors.llm.test_tutor import hire
 from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, expected, some, states
 from train import train
 from training.checkpoint import load_checkpoint
@@ -245,7 +245,7 @@ def test_closing_does_not_wait_for_a_server_that_never_answers() -> None:
         return True
 
     with serving() as server:
-        tutor = hire(server.url, deadline=60)
+        tutor = connect_tutor(server.url)
         server.misbehave = never
         desk = Advisor(
             VIEW, tutor, AdviceTable(7, math.inf, capacity=1 << 10), None, async_tutor=True, cancel=tutor.cancel
@@ -255,7 +255,7 @@ def test_closing_does_not_wait_for_a_server_that_never_answers() -> None:
         time.sleep(0.3)
         began = time.monotonic()
         desk.close()
-        tutor.lines[0].client.close()
+        tutor.pool.close()
         assert time.monotonic() - began < 3
         assert desk.clerk is not None
         assert not desk.clerk.thread.is_alive()

@@ -14,9 +14,9 @@ from envs.base import State, cat_states
 from tests.helpers.scripted_server import Server, serving
 from tutors.episode_analyst import MOST, Finding, ScriptedAnalyst, VllmAnalyst, read, schema_of
 from tutors.episodes import Episode, as_told, expert_values, gaps, tell
-from tutors.llm.api import Trouble
-from tutors.llm.client import Client
+from tutors.llm.api import Failure
 from tutors.llm.models import Model
+from tutors.llm.pool import EndpointPool
 from tutors.prompts import make_view
 
 VIEW = make_view(envs.make_game("connect4"))
@@ -143,20 +143,20 @@ def test_an_answer_in_json_is_what_it_says() -> None:
 )
 def test_an_answer_that_is_not_right_is_none(change: dict[str, Any], kind: str) -> None:
     answer = {"critical": [GOOD["critical"][0] | change]}
-    assert read(json.dumps(answer), VIEW, episode(BLUNDER)) == Trouble(kind)
+    assert read(json.dumps(answer), VIEW, episode(BLUNDER)) == Failure(kind)
 
 
 @pytest.mark.parametrize(
     "text", ["", "no", "{", "[]", '{"critical": 3}', '{"critical": [3]}', "{}", "{" * 100_000 + "}"]
 )
 def test_what_is_no_answer_is_none(text: str) -> None:
-    assert read(text, VIEW, episode(BLUNDER)) == Trouble("not_json")
+    assert read(text, VIEW, episode(BLUNDER)) == Failure("not_json")
 
 
 def test_a_full_column_cannot_be_better() -> None:
     full = episode([3, 3, 3, 3, 3, 3, 0])
     answer = {"critical": [{"step": 7, "reason": "", "action": "D", "reward": 0}]}
-    assert read(json.dumps(answer), VIEW, full) == Trouble("illegal_action")
+    assert read(json.dumps(answer), VIEW, full) == Failure("illegal_action")
 
 
 def test_ten_thousand_answers_of_any_kind_never_break_anything() -> None:
@@ -166,7 +166,7 @@ def test_ten_thousand_answers_of_any_kind_never_break_anything() -> None:
         for _ in range(chance.randint(1, 8)):
             letters[chance.randrange(len(letters))] = chance.choice('{}[]":,0123456789.eE-ABtrue \n\\')
         found = read("".join(letters), VIEW, game)
-        if not isinstance(found, Trouble):
+        if not isinstance(found, Failure):
             assert all(0 <= one.step < 6 and 0 <= one.action < 7 and -1 <= one.reward <= 1 for one in found)
 
 
@@ -178,9 +178,9 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def analyst(server: Server) -> Iterator[VllmAnalyst]:
-    client = Client(server.url, 20)
-    yield VllmAnalyst(VIEW, MODEL, [client], 300, 3)
-    client.close()
+    pool = EndpointPool([server.url], deadline_s=20)
+    yield VllmAnalyst(VIEW, MODEL, pool, 300, 3)
+    pool.close()
 
 
 def test_games_are_asked_about_in_one_request_under_a_schema(server: Server, analyst: VllmAnalyst) -> None:
@@ -200,7 +200,7 @@ def test_games_are_asked_about_in_one_request_under_a_schema(server: Server, ana
     assert analyst.stats["asked"] == 2
 
 
-def test_what_is_not_right_is_asked_again_and_then_silence(server: Server, analyst: VllmAnalyst) -> None:
+def test_malformed_answer_is_asked_for_again_and_then_counted(server: Server, analyst: VllmAnalyst) -> None:
     """Of three games one is right at once, one the second time, one never."""
     games = [episode([3, 3][:1]), episode([3, 0]), episode(BLUNDER)]
     texts = [tell(VIEW, game) for game in games]
@@ -254,3 +254,13 @@ def test_a_server_that_goes_away_costs_the_games_and_no_more(server: Server, ana
     server.misbehave = never
     assert analyst.critical([episode(BLUNDER)] * 3) == [[]] * 3
     assert analyst.stats["no_advice/status_500"] == 3
+
+
+def test_comparison_without_a_possible_letter_is_no_answer(server: Server, analyst: VllmAnalyst) -> None:
+    def answer(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
+        log = -9999.0 if "Game A" in prompt else -1.0
+        return {"index": index, "text": "A", "logprobs": {"top_logprobs": [{"token_id:65": log, "token_id:66": log}]}}
+
+    server.answer = answer  # type: ignore[method-assign]
+    assert analyst.prefers([(episode(BLUNDER), episode(BLUNDER[:5]))]) == [None]
+    assert analyst.stats["no_advice/low_label_mass"] == 1

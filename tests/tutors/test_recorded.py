@@ -1,4 +1,4 @@
-"""Tutors that repeat a store, against what was put into it: the same answers, silence elsewhere, no network."""
+"""Tutors that repeat a store, against what was put into it: the same answers, no advice elsewhere, no network."""
 
 import csv
 import json
@@ -15,8 +15,8 @@ import torch
 
 import envs
 from envs.base import State, select_rows
+from tests.helpers.llm_tutors import positions_of
 from tests.helpers.paths import ROOT
-from tests.tutors.llm.test_label_logprobs import told
 from tutors import TutorConfig, open_advisor
 from tutors.base import Advice
 from tutors.prompts import make_view
@@ -25,7 +25,7 @@ from tutors.recorded import RecordedTutor
 from tutors.store import AdviceStore, identity_of
 
 GAME = envs.make_game("connect4")
-VIEW, STATE = told("connect4")
+VIEW, STATE = positions_of("connect4")
 LLAMA = {"tutor": "meta-llama/Llama", "template": "<s>{words}", "mode": "label", "permutations": 1, "calibrated": False}
 SMALL = (
     "--env",
@@ -53,7 +53,7 @@ def record(path: Path, state: State, tutor: dict[str, object], view: PromptView 
 
 
 @contextmanager
-def repeating(path: Path, who: str | None = None) -> Iterator[RecordedTutor]:
+def recorded_tutor(path: Path, who: str | None = None) -> Iterator[RecordedTutor]:
     tutor = RecordedTutor(str(path), GAME.spec, VIEW, who)
     try:
         yield tutor
@@ -70,13 +70,13 @@ def no_network(*_args: object, **_kwargs: object) -> None:
     raise AssertionError("a recorded tutor asks nobody")
 
 
-def test_what_was_recorded_is_repeated_bit_by_bit_and_the_rest_is_silence_and_counted(
+def test_recorded_answers_are_repeated_bit_by_bit_and_the_rest_is_counted_as_no_advice(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = record(path, select_rows(STATE, torch.arange(7)), LLAMA)
     monkeypatch.setattr(socket, "socket", no_network)
     order = torch.tensor([9, 3, 0, 11, 3, 6])
-    with repeating(path) as tutor:
+    with recorded_tutor(path) as tutor:
         advice = tutor.advise(select_rows(STATE, order))
         assert tutor.advise(select_rows(STATE, order)).probs.equal(advice.probs)
         assert tutor.stats == {"asked": 12, "no_advice/not_recorded": 4}
@@ -90,38 +90,38 @@ def test_what_was_recorded_is_repeated_bit_by_bit_and_the_rest_is_silence_and_co
 
 def test_it_answers_under_the_identity_of_the_recording(path: Path) -> None:
     record(path, STATE, LLAMA)
-    with repeating(path) as tutor:
+    with recorded_tutor(path) as tutor:
         assert tutor.identity == LLAMA
         assert tutor.name == "recorded"
 
 
-def test_a_store_of_two_tutors_wants_one_of_them_named(path: Path) -> None:
+def test_store_of_two_tutors_requires_the_name_of_one(path: Path) -> None:
     first = record(path, STATE, LLAMA, seed=1)
     second = record(path, STATE, LLAMA | {"tutor": "Qwen", "permutations": 7}, seed=2)
-    with pytest.raises(ValueError, match="--tutor-model") as error, repeating(path):
+    with pytest.raises(ValueError, match="--tutor-model") as error, recorded_tutor(path):
         pass
     assert "meta-llama/Llama (calibrated False, mode label, permutations 1)" in str(error.value)
     assert "Qwen (calibrated False, mode label, permutations 7)" in str(error.value)
     for who, advice in (("Llama", first), ("Qwen", second), ("permutations 7", second)):
-        with repeating(path, who) as tutor:
+        with recorded_tutor(path, who) as tutor:
             assert tutor.advise(STATE).probs.equal(advice.probs)
     for who in ("gemma", "mode label", ""):
-        with pytest.raises(ValueError, match="--tutor-model"), repeating(path, who):
+        with pytest.raises(ValueError, match="--tutor-model"), recorded_tutor(path, who):
             pass
 
 
 @pytest.mark.parametrize("view", [make_view(envs.make_game("snake"), "full"), make_view(envs.make_game("blackjack"))])
 def test_answers_about_another_game_are_refused_and_named(path: Path, view: PromptView) -> None:
-    record(path, told(view.game, view.name)[1], LLAMA, view)
+    record(path, positions_of(view.game, view.name)[1], LLAMA, view)
     with (
         pytest.raises(ValueError, match=f"no answers about connect4 board, only {view.game} {view.name}"),
-        repeating(path),
+        recorded_tutor(path),
     ):
         pass
 
 
-def test_answers_in_another_view_or_to_other_words_are_refused(path: Path) -> None:
-    full, state = told("snake", "full")
+def test_answers_in_another_view_or_to_other_prompts_are_refused(path: Path) -> None:
+    full, state = positions_of("snake", "full")
     record(path, state, LLAMA, full)
     snake = envs.make_game("snake")
     with pytest.raises(ValueError, match="no answers about snake local, only snake full"):
@@ -134,7 +134,7 @@ def test_answers_in_another_view_or_to_other_words_are_refused(path: Path) -> No
 
 def test_a_store_without_an_answer_is_refused(path: Path) -> None:
     AdviceStore(path, identity_of(GAME.spec, VIEW, LLAMA)).close()
-    with pytest.raises(ValueError, match="no answers about connect4 board, only none"), repeating(path):
+    with pytest.raises(ValueError, match="no answers about connect4 board, only none"), recorded_tutor(path):
         pass
 
 
@@ -153,10 +153,10 @@ def another_database(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda path: None, a_text, a_folder, another_database])
-def test_what_is_no_store_is_refused_by_its_name_and_left_alone(path: Path, make: Callable[[Path], None]) -> None:
+def test_file_that_is_no_store_is_refused_by_name_and_left_alone(path: Path, make: Callable[[Path], None]) -> None:
     make(path)
     was = path.read_bytes() if path.is_file() else path.exists()
-    with pytest.raises(ValueError, match=r"advice\.sqlite") as error, repeating(path):
+    with pytest.raises(ValueError, match=r"advice\.sqlite") as error, recorded_tutor(path):
         pass
     assert "\n" not in str(error.value)
     if make is a_text:
@@ -165,9 +165,9 @@ def test_what_is_no_store_is_refused_by_its_name_and_left_alone(path: Path, make
         assert not path.exists(), "a store that is not there is not made"
 
 
-def test_a_store_that_is_lost_in_mid_run_is_silence(path: Path) -> None:
+def test_store_lost_in_mid_run_is_no_advice(path: Path) -> None:
     record(path, STATE, LLAMA)
-    with repeating(path) as tutor:
+    with recorded_tutor(path) as tutor:
         with tutor.store.engine.begin() as connection:
             connection.exec_driver_sql("DROP TABLE answers")
         advice = tutor.advise(STATE)

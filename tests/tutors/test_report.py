@@ -20,7 +20,7 @@ from tests.helpers.probes import Echo
 from tests.helpers.programs import program
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
-from tutors.base import Advice
+from tutors.base import Advice, Tutor
 from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import PromptView
 from tutors.report import (
@@ -63,7 +63,7 @@ class EchoView(PromptView):
         return torch.nn.functional.one_hot(state["hidden"], 4)
 
 
-class Sayer:
+class Sayer(Tutor):
     """Says what it is told to say of each position, and keeps what it was asked."""
 
     name, identity = "sayer", {"tutor": "sayer"}

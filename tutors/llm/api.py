@@ -1,197 +1,215 @@
-"""The two ways in which servers of language models are spoken to, and what their answers hold.
+"""The two HTTP APIs that servers of language models speak: how a request is written, and what its reply holds.
 
-vLLM takes many prompts in one request, rendered by us, and returns the log-probability of any token. Every other
-OpenAI-compatible server takes a conversation, which it renders itself, and returns some top log-probabilities.
+vLLM's completions API takes many prompts a request, in our template, and returns the log-probability of any token.
+Every other OpenAI-compatible server takes one conversation a request, renders it itself, and returns a few of the top
+log-probabilities.
 
-An answer is what a reader may rely on: log-probabilities that are numbers, texts that are strings; or the kind of
-trouble. What a server sends is data, whatever it is.
+A reply is data, whatever it holds: an `Output` is checked here, or it is a `Failure`.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from tutors.llm.models import Model, fill
+from tutors.llm.models import Model, fill_template
 
-TOP = 20  # log-probabilities that a chat server is asked for, the most that most of them give
-NOTHING = -1000.0  # a log-probability from which on a label counts as impossible: vLLM writes -9999 for minus infinity
+MAX_PROMPTS_PER_REQUEST = 1024  # of the completions API
+MAX_TOP_LOGPROBS = 20  # that most chat servers return
+IMPOSSIBLE_LOGPROB = -1000.0  # at or below it a label counts as impossible: vLLM writes -9999 for minus infinity
+MAX_LOGPROB = 1e-3  # a log-probability above 0 by more than rounding is malformed
 
-
-class Trouble(str):
-    """Why there is no answer: the kind of silence that comes of it."""
-
-    __slots__ = ()
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Ask for the log-probability of each of these letters as the next token."""
+class Failure:
+    """Why there is no output, or no advice."""
 
-    letters: tuple[str, ...]
+    kind: str  # an identifier: counted under tutor/no_advice/<kind>
 
 
 @dataclass(frozen=True)
-class Text:
-    """Ask for so many texts a prompt."""
+class LabelRequest:
+    """Ask for the log-probability of each label as the next token."""
 
-    tokens: int  # at most, each
-    samples: int = 1
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Ask for generated text; the fields are those of vLLM's SamplingParams."""
+
+    max_tokens: int
+    n: int = 1  # texts for each prompt
     temperature: float = 0.0
     seed: int = 0
-    schema: str = ""  # a JSON schema that the server must keep to
+    json_schema: str = ""  # that the server must enforce
+
+    def sampling_params(self) -> dict[str, Any]:
+        """Return the settings that both APIs write in the same way."""
+        return {"n": self.n, "max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
 
 
-Wanted = Labels | Text
-Answer = tuple[float, ...] | tuple[str, ...] | Trouble  # a log-probability for each letter, or texts
+Request = LabelRequest | TextRequest
+Output = tuple[float, ...] | tuple[str, ...] | Failure  # of one prompt: a log-probability for each label, or texts
 
 
-class Dialect(Protocol):
-    """How a server is asked."""
+class API(Protocol):
+    """How requests are written and replies are read."""
 
     path: str
-    chunk: int  # prompts a request
+    max_prompts: int  # in one request
 
-    def body(self, model: str, words: Sequence[str], wanted: Wanted) -> dict[str, Any]:
-        """Return the request that asks these questions."""
+    def body(self, model: str, prompts: Sequence[str], request: Request) -> dict[str, Any]:
+        """Return the JSON body that asks `model` about `prompts`."""
 
-    def read(self, reply: dict[str, Any], count: int, wanted: Wanted) -> list[Answer]:
-        """Return the answers to `count` questions in the order of asking."""
+    def parse(self, reply: dict[str, Any], num_prompts: int, request: Request) -> list[Output]:
+        """Return one output a prompt, in the order of the prompts."""
 
 
-class Completions:
-    """vLLM's: `/v1/completions`, many prompts a request, any token's log-probability (0.26 or later).
+class CompletionsAPI:
+    """vLLM's `/v1/completions` (0.26 or later): many prompts a request, the log-probability of any token.
 
     Args:
-        model: whose templates the prompts are rendered with.
-        ids: the served model's token for each letter.
+        model: whose template the prompts are rendered in.
+        label_ids: the token id of each label in the served model's vocabulary.
     """
 
-    path, chunk = "/v1/completions", 1024
+    path, max_prompts = "/v1/completions", MAX_PROMPTS_PER_REQUEST
 
-    def __init__(self, model: Model, ids: dict[str, int]) -> None:
-        self.model, self.ids = model, ids
+    def __init__(self, model: Model, label_ids: dict[str, int]) -> None:
+        self.model = model
+        self.label_ids = label_ids
 
-    def body(self, model: str, words: Sequence[str], wanted: Wanted) -> dict[str, Any]:
-        if isinstance(wanted, Labels):
+    def body(self, model: str, prompts: Sequence[str], request: Request) -> dict[str, Any]:
+        if isinstance(request, LabelRequest):
             return {
                 "model": model,
-                "prompt": [fill(self.model.brief, text) for text in words],
+                "prompt": [fill_template(self.model.answer_template, prompt) for prompt in prompts],
                 "max_tokens": 1,
                 "temperature": 0,
                 "logprobs": 1,
-                "logprob_token_ids": [self.ids[letter] for letter in wanted.letters],
+                "logprob_token_ids": [self.label_ids[label] for label in request.labels],
                 "return_tokens_as_token_ids": True,
             }
-        template = self.model.brief if wanted.schema else self.model.template  # thinking is no JSON
-        prompts = [fill(template, text) for text in words]
-        bound = {"structured_outputs": {"json": json.loads(wanted.schema)}} if wanted.schema else {}
-        return {"model": model, "prompt": prompts, "n": wanted.samples} | sampling(wanted) | bound
+        # A schema binds the very next token, so the thinking that a template begins must be closed before it.
+        template = self.model.answer_template if request.json_schema else self.model.template
+        body: dict[str, Any] = {"model": model, "prompt": [fill_template(template, prompt) for prompt in prompts]}
+        if request.json_schema:
+            body["structured_outputs"] = {"json": json.loads(request.json_schema)}
+        return body | request.sampling_params()
 
-    def read(self, reply: dict[str, Any], count: int, wanted: Wanted) -> list[Answer]:
-        samples = 1 if isinstance(wanted, Labels) else wanted.samples
-        choices = sort_choices(reply, count * samples)
-        if isinstance(wanted, Labels):
-            keys = [f"token_id:{self.ids[letter]}" for letter in wanted.letters]
-            return [logs_of(dig(choice, "logprobs", "top_logprobs", 0), keys) for choice in choices]
-        texts = [text_of(dig(choice, "text")) for choice in choices]
-        return [gather(texts[start : start + samples]) for start in range(0, len(texts), samples)]
-
-
-class Chat:
-    """Everybody's: `/v1/chat/completions`, one conversation a request; labels only as far as the top log-probs go."""
-
-    path, chunk = "/v1/chat/completions", 1
-
-    def body(self, model: str, words: Sequence[str], wanted: Wanted) -> dict[str, Any]:
-        asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": words[0]}]}
-        if isinstance(wanted, Labels):
-            return asked | {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
-        bound: dict[str, Any] = {}
-        if wanted.schema:
-            named = {"name": "answer", "schema": json.loads(wanted.schema), "strict": True}
-            bound = {"response_format": {"type": "json_schema", "json_schema": named}}
-        return asked | {"n": wanted.samples} | sampling(wanted) | bound
-
-    def read(self, reply: dict[str, Any], count: int, wanted: Wanted) -> list[Answer]:
-        if isinstance(wanted, Text):
-            choices = sort_choices(reply, wanted.samples)
-            return [gather([text_of(dig(choice, "message", "content")) for choice in choices])]
-        top = dig(sort_choices(reply, 1)[0], "logprobs", "content", 0, "top_logprobs")
-        if not isinstance(top, list):
-            return [top if isinstance(top, Trouble) else Trouble("malformed")]
-        logs = dict.fromkeys(wanted.letters, -math.inf)  # a letter that is not among the top is taken for impossible
-        for entry in top:
-            letter, log = dig(entry, "token"), dig(entry, "logprob")
-            if not isinstance(letter, str) or isinstance(letter, Trouble) or not is_log(log):
-                return [Trouble("malformed")]
-            letter = letter.strip()  # with and without a space before it: two tokens, one letter
-            if letter in logs:
-                logs[letter] = add_logs(logs[letter], as_float(log))
-        return [tuple(logs.values())]
+    def parse(self, reply: dict[str, Any], num_prompts: int, request: Request) -> list[Output]:
+        if isinstance(request, LabelRequest):
+            keys = [f"token_id:{self.label_ids[label]}" for label in request.labels]
+            return list(parse_choices(reply, num_prompts, lambda choice: completion_logprobs(choice, keys)))
+        texts = parse_choices(reply, num_prompts * request.n, lambda choice: as_text(choice["text"]))
+        return [join_samples(texts[start : start + request.n]) for start in range(0, len(texts), request.n)]
 
 
-def sampling(wanted: Text) -> dict[str, Any]:
-    """Return the settings that both dialects write alike."""
-    return {"max_tokens": wanted.tokens, "temperature": wanted.temperature, "seed": wanted.seed}
+class ChatAPI:
+    """OpenAI's `/v1/chat/completions`: one conversation a request, labels only among the top log-probabilities."""
+
+    path, max_prompts = "/v1/chat/completions", 1
+
+    def body(self, model: str, prompts: Sequence[str], request: Request) -> dict[str, Any]:
+        (prompt,) = prompts
+        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+        if isinstance(request, LabelRequest):
+            return body | {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": MAX_TOP_LOGPROBS}
+        if request.json_schema:
+            schema = {"name": "answer", "schema": json.loads(request.json_schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body | request.sampling_params()
+
+    def parse(self, reply: dict[str, Any], num_prompts: int, request: Request) -> list[Output]:
+        assert num_prompts == 1, "a chat request holds one conversation"
+        if isinstance(request, LabelRequest):
+            labels = request.labels
+            return list(parse_choices(reply, 1, lambda choice: chat_logprobs(choice, labels)))
+        return [join_samples(parse_choices(reply, request.n, lambda choice: as_text(choice["message"]["content"])))]
 
 
-def sort_choices(reply: dict[str, Any], count: int) -> list[Any]:
-    """Return the choice of each index; Trouble where there is none, or two."""
-    sorted_: list[Any] = [Trouble("no_answer")] * count
+class MalformedError(Exception):
+    """A reply does not hold what was asked for."""
+
+
+def parse_choices(reply: dict[str, Any], count: int, parse: Callable[[Any], Parsed]) -> list[Parsed | Failure]:
+    """Return what `parse` makes of the choice of each index, 0 to `count` - 1.
+
+    A missing choice is the failure `no_answer`. One that comes twice, or that `parse` cannot read, is `malformed`.
+    """
     choices = reply.get("choices")
+    by_index: dict[int, list[Any]] = {}
     for choice in choices if isinstance(choices, list) else []:
-        index = dig(choice, "index")
-        if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < count:
-            is_first = sorted_[index] == "no_answer" and isinstance(sorted_[index], Trouble)
-            sorted_[index] = choice if is_first else Trouble("malformed")
-    return sorted_
-
-
-def dig(found: Any, *path: str | int) -> Any:
-    """Return what lies at `path` within JSON, the Trouble that was met on the way, or that there is no such path."""
-    for step in path:
-        if isinstance(found, Trouble):
-            return found
+        index = choice.get("index") if isinstance(choice, dict) else None
+        if type(index) is int:  # True is an int as well
+            by_index.setdefault(index, []).append(choice)
+    parsed: list[Parsed | Failure] = []
+    for index in range(count):
+        found = by_index.get(index, [])
         try:
-            found = found[step]
-        except (TypeError, KeyError, IndexError):
-            return Trouble("malformed")
-    return found
+            parsed.append(parse(found[0]) if len(found) == 1 else Failure("malformed" if found else "no_answer"))
+        except (MalformedError, TypeError, KeyError, IndexError):  # the last three: no such path in the JSON
+            parsed.append(Failure("malformed"))
+    return parsed
 
 
-def is_log(log: Any) -> bool:
-    """Whether this is a log-probability: a number, not above 0 but for rounding."""
-    return isinstance(log, int | float) and not isinstance(log, bool) and log <= 1e-3
+def completion_logprobs(choice: Any, keys: Sequence[str]) -> tuple[float, ...]:
+    """Return the log-probabilities of the tokens `keys` in a choice of the completions API."""
+    logprobs = choice["logprobs"]["top_logprobs"][0]
+    return tuple(as_logprob(logprobs[key]) for key in keys)
 
 
-def as_float(log: float) -> float:
-    """Return a log-probability, which may be a whole number too large for a float."""
-    return float(log) if log > NOTHING else -math.inf
+def chat_logprobs(choice: Any, labels: Sequence[str]) -> tuple[float, ...]:
+    """Return the log-probabilities of `labels` in a choice of the chat API.
+
+    A label with and without a space before it is two tokens, whose probabilities are added. A label that is not among
+    the top counts as impossible.
+    """
+    top = choice["logprobs"]["content"][0]["top_logprobs"]
+    if not isinstance(top, list):
+        raise MalformedError
+    logprobs = dict.fromkeys(labels, -math.inf)
+    for entry in top:
+        label, logprob = as_text(entry["token"]).strip(), as_logprob(entry["logprob"])
+        if label in logprobs:
+            logprobs[label] = logaddexp(logprobs[label], logprob)
+    return tuple(logprobs.values())
 
 
-def logs_of(found: Any, keys: list[str]) -> Answer:
-    """Return the log-probabilities under `keys`."""
-    logs = [dig(found, key) for key in keys]
-    troubles = [log for log in logs if not is_log(log)]
-    if troubles:
-        return troubles[0] if isinstance(troubles[0], Trouble) else Trouble("malformed")
-    return tuple(as_float(log) for log in logs)
+def join_samples(texts: Sequence[str | Failure]) -> Output:
+    """Return the texts that came for one prompt, or the first failure where none did."""
+    received = tuple(text for text in texts if isinstance(text, str))
+    failures = [text for text in texts if isinstance(text, Failure)]
+    return received or failures[0]
 
 
-def text_of(found: Any) -> str:
-    """Return a text, or the Trouble in its place."""
-    return found if isinstance(found, str) else Trouble("malformed")
+def as_logprob(value: Any) -> float:
+    """Return a log-probability of a reply: not above 0, minus infinity from IMPOSSIBLE_LOGPROB on.
+
+    Raises:
+        MalformedError: it is no number, or not a log-probability.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value <= MAX_LOGPROB:  # NaN is not
+        raise MalformedError
+    return float(value) if value > IMPOSSIBLE_LOGPROB else -math.inf  # a huge integer would not fit a float
 
 
-def gather(texts: list[str]) -> Answer:
-    """Return the texts that came, or the first Trouble where none did."""
-    came = tuple(text for text in texts if not isinstance(text, Trouble))
-    return came or Trouble(texts[0])
+def as_text(value: Any) -> str:
+    """Return a text of a reply.
+
+    Raises:
+        MalformedError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise MalformedError
+    return value
 
 
-def add_logs(left: float, right: float) -> float:
-    """Return the log of the sum of two probabilities."""
+def logaddexp(left: float, right: float) -> float:
+    """Return log(exp(left) + exp(right)), also where both are minus infinity."""
     high, low = max(left, right), min(left, right)
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))

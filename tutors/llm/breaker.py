@@ -1,4 +1,4 @@
-"""A circuit breaker: stop asking a server that fails, and look now and then whether it is back.
+"""A circuit breaker: stop sending requests to a server that fails, and probe now and then whether it has recovered.
 
 Source of the idea: Nygard, Release It!, 2007, section 5.2.
 """
@@ -6,40 +6,47 @@ Source of the idea: Nygard, Release It!, 2007, section 5.2.
 import time
 from collections.abc import Callable
 
-OPENS_AFTER = 5  # failures in a row
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two looks
+MAX_FAILURES = 5  # in a row, until the breaker opens
+MIN_PROBE_INTERVAL_S = 1.0
+MAX_PROBE_INTERVAL_S = 60.0
 
 
 class Breaker:
-    """Closed: questions go out. Open: none do, until a look at the server finds it well."""
+    """Closed: requests are sent. Open: none is, until a probe succeeds. The interval between probes doubles."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.failures = 0
-        self.wait = FIRST_WAIT
-        self.look_at = 0.0
+        self.failures = 0  # in a row
+        self.probe_interval_s = MIN_PROBE_INTERVAL_S
+        self.retry_at = 0.0  # on the clock: when an open breaker should be probed
 
     @property
     def is_open(self) -> bool:
-        """Whether questions must not go out."""
-        return self.failures >= OPENS_AFTER
+        """Whether no request must be sent."""
+        return self.failures >= MAX_FAILURES
 
     @property
-    def wants_a_look(self) -> bool:
-        """Whether it is time to see if the server is back."""
-        return self.is_open and self.clock() >= self.look_at
+    def should_probe(self) -> bool:
+        """Whether it is time to probe if the server has recovered."""
+        return self.is_open and self.clock() >= self.retry_at
 
-    def failed(self) -> None:
-        """Take note of a question, or of a look, that failed."""
+    def record_failure(self) -> None:
+        """Count a request, or a probe, that failed."""
         if self.is_open:
-            self.wait = min(2 * self.wait, LONGEST_WAIT)
+            self.probe_interval_s = min(2 * self.probe_interval_s, MAX_PROBE_INTERVAL_S)
         self.failures += 1
-        self.look_at = self.clock() + self.wait
+        self.retry_at = self.clock() + self.probe_interval_s
 
-    def worked(self) -> None:
-        """Take note of an answer."""
-        self.failures, self.wait = 0, FIRST_WAIT
+    def record_success(self) -> None:
+        """Take note of a reply."""
+        self.failures = 0
+        self.probe_interval_s = MIN_PROBE_INTERVAL_S
 
-    def recovered(self) -> None:
-        """Take note of a look that found the server well: one more failure opens the breaker again."""
-        self.failures = OPENS_AFTER - 1
+    def open(self) -> None:
+        """Open at once, whatever the number of failures; the next probe is after the interval."""
+        self.failures = max(self.failures, MAX_FAILURES - 1)
+        self.record_failure()
+
+    def half_open(self) -> None:
+        """Take note of a probe that succeeded: requests are sent, and one more failure opens the breaker again."""
+        self.failures = MAX_FAILURES - 1

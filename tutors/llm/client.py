@@ -1,11 +1,13 @@
-"""HTTP to the server of a language model: deadlines, bounded tries, no redirects; the only file that opens a socket."""
+"""HTTP to a server of language models: deadlines, bounded retries, no redirects; the only file that opens a socket."""
 
 import asyncio
+import ipaddress
 import json
 import os
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -13,129 +15,128 @@ import tenacity
 
 from tutors.base import TutorError
 
-KEY = "TUTOR_API_KEY"  # the variable that may hold a server's key
-TRIES = 3
-LONGEST_PAUSE = 10.0  # seconds before a second try, whatever the server asks for
-LARGEST_ANSWER = 64 << 20  # bytes
-IDLE = 4.0  # seconds after which a connection is not used again: vLLM closes its end after 5
+API_KEY_VARIABLE = "TUTOR_API_KEY"
+MAX_TRIES = 3  # of one request
+LIST_DEADLINE_S = 2.0  # for the list of served models
+MIN_RETRY_WAIT_S = 0.1
+MAX_RETRY_WAIT_S = 10.0  # whatever Retry-After asks for
+MAX_REPLY_BYTES = 64 << 20
+KEEPALIVE_S = 4.0  # an idle connection is not used again after it: vLLM closes its end after 5 s
+
+Result = TypeVar("Result")
 
 
 class RequestError(Exception):
-    """A request that came to nothing, of one kind."""
+    """A request failed, in a way that needs no person to act.
 
-    def __init__(self, kind: str, again: bool = False, pause: float = 0.1) -> None:
+    Args:
+        kind: an identifier, counted under tutor/no_advice/<kind>.
+        is_retryable: whether a second try may succeed.
+        retry_wait_s: seconds to wait before it.
+    """
+
+    def __init__(self, kind: str, is_retryable: bool = False, retry_wait_s: float = MIN_RETRY_WAIT_S) -> None:
         super().__init__(kind)
-        self.kind, self.again, self.pause = kind, again, pause
+        self.kind = kind
+        self.is_retryable = is_retryable
+        self.retry_wait_s = retry_wait_s
 
 
 class Client:
-    """HTTP to one server: total deadlines, bounded tries, no redirects, an event loop.
+    """HTTP to one server. The session is opened by the first request, on the event loop that runs it.
 
     Args:
         url: of the server, such as http://127.0.0.1:8000.
-        deadline: seconds that one call may take, all tries together.
-        key_file: holds the key that the server wants, if it is not in the variable TUTOR_API_KEY.
-        beside: another client, whose event loop this one shares, so that both can be waited for at once.
+        key_file: holds the API key, if it is not in the variable TUTOR_API_KEY.
 
     Raises:
-        ValueError: the URL is none, or the key cannot be read.
+        ValueError: `url` is no http(s) URL, or the key file holds no key.
     """
 
-    def __init__(
-        self, url: str, deadline: float = 60.0, key_file: Path | None = None, beside: "Client | None" = None
-    ) -> None:
+    def __init__(self, url: str, key_file: Path | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"a tutor's URL looks like http://127.0.0.1:8000, not {url!r}")
-        self.url, self.deadline = url.rstrip("/"), deadline
-        key = os.environ.get(KEY) if key_file is None else read_key(key_file)
+        self.url = url.rstrip("/")
+        key = os.environ.get(API_KEY_VARIABLE) if key_file is None else read_key(key_file)
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.runner: asyncio.Runner = asyncio.Runner() if beside is None else beside.runner
-        self.owns_runner = beside is None
         self.session: aiohttp.ClientSession | None = None
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run `work` on this client's event loop until it is done."""
-        return self.runner.run(work)
+    async def __aenter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
-        """Close every connection and, if it is ours, the loop."""
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
         if self.session is not None:
-            self.runner.run(self.session.close())
-        if self.owns_runner:
-            self.runner.close()
+            await self.session.close()
+            self.session = None
 
-    def models(self, deadline: float = 2.0) -> dict[str, str] | None:
-        """Return the names of the models served and what each really is, or None where no server answers.
+    async def list_models(self) -> dict[str, str] | None:
+        """Return each served model's name with the id or folder that it was loaded from, None if no server answers.
 
         Raises:
-            RequestError: something answers, but not as vLLM does.
+            RequestError: something answers, but not as a server of language models does.
+            TutorError: the server refuses the key.
         """
         try:
-            return self.run(self.within(deadline, self.list_models()))
+            body = await with_deadline(LIST_DEADLINE_S, self.request("GET", "/v1/models"))
         except RequestError as error:
-            if error.again or error.kind == "deadline":
+            if error.is_retryable or error.kind == "deadline":
                 return None
             raise
-
-    async def list_models(self) -> dict[str, str]:
-        """Return the names of the models served, each with the id or folder that it was loaded from."""
-        body = await self.once("GET", "/v1/models")
         try:
             return {str(model["id"]): str(model.get("root") or model["id"]) for model in body["data"]}
         except (KeyError, TypeError, AttributeError):
             raise RequestError("no_list_of_models") from None
 
-    async def within(self, deadline: float, work: Awaitable[Any]) -> Any:
-        """Run `work` for at most `deadline` seconds; a total, not one per read."""
-        try:
-            async with asyncio.timeout(deadline):
-                return await work
-        except TimeoutError:
-            raise RequestError("deadline") from None
-
-    async def post(self, path: str, body: dict[str, object]) -> Any:
-        """Return the JSON answer to `body`, tried at most TRIES times."""
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON reply to `body`, tried at most MAX_TRIES times. Raises as `request` does."""
         retry = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.again),
-            stop=tenacity.stop_after_attempt(TRIES),
-            wait=pause_of,
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.is_retryable),
+            stop=tenacity.stop_after_attempt(MAX_TRIES),
+            wait=retry_wait_s,
             reraise=True,
         )
-        return await retry(self.once, "POST", path, body)
+        return await retry(self.request, "POST", path, body)
 
-    async def once(self, method: str, path: str, body: dict[str, object] | None = None) -> Any:
-        """Return the JSON answer to one request.
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the JSON reply to one request.
 
         Raises:
-            RequestError: it did not work.
-            TutorError: it cannot work before a person mends something.
+            RequestError: it failed; a second try may succeed.
+            TutorError: it will fail until a person acts.
         """
-        status, raw, pause = await self.fetch(method, path, body)
-        return read(status, raw, pause, self.url)
+        status, raw, retry_after_s = await self.fetch(method, path, body)
+        return parse_reply(status, raw, retry_after_s, self.url)
 
-    async def text(self, path: str) -> str:
-        """Return what a page says.
+    async def get_text(self, path: str) -> str:
+        """Return the text of a page.
 
         Raises:
-            RequestError: it is not there.
+            RequestError: there is no such page.
         """
         status, raw, _ = await self.fetch("GET", path)
         if status != 200:
             raise RequestError(f"status_{status}")
         return raw.decode(errors="replace")
 
-    async def fetch(self, method: str, path: str, body: dict[str, object] | None = None) -> tuple[int, bytes, float]:
-        """Return (status, body, seconds to wait before a second try) of the answer to one request.
+    async def fetch(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes, float]:
+        """Return (status, body, seconds to wait before a second try) of the reply to one request.
 
         Raises:
-            RequestError: none came.
+            RequestError: there is no reply.
         """
         if self.session is None:
-            connector = aiohttp.TCPConnector(keepalive_timeout=IDLE)
-            timeout = aiohttp.ClientTimeout(total=None)  # `within` bounds the whole call
             self.session = aiohttp.ClientSession(
-                headers=self.headers, connector=connector, timeout=timeout, trust_env=False
+                headers=self.headers,
+                connector=aiohttp.TCPConnector(keepalive_timeout=KEEPALIVE_S),
+                timeout=aiohttp.ClientTimeout(total=None),  # `with_deadline` bounds the whole call
+                trust_env=False,
             )
         try:
             request = self.session.request(method, self.url + path, json=body, allow_redirects=False)
@@ -143,48 +144,71 @@ class Client:
                 raw = bytearray()  # bytes would be copied with every piece
                 async for piece in response.content.iter_any():
                     raw += piece
-                    if len(raw) > LARGEST_ANSWER:
+                    if len(raw) > MAX_REPLY_BYTES:
                         raise RequestError("too_large")
-                status, pause = response.status, response.headers.get("Retry-After")
-        except aiohttp.ClientConnectorError as error:
-            kind = "certificate" if isinstance(error, aiohttp.ClientConnectorCertificateError) else "refused"
-            raise RequestError(kind, again=kind == "refused") from None
+                status, retry_after = response.status, response.headers.get("Retry-After")
+        except aiohttp.ClientConnectorCertificateError:
+            raise RequestError("certificate") from None
+        except aiohttp.ClientConnectorError:
+            raise RequestError("refused", is_retryable=True) from None
         except (aiohttp.ClientError, OSError):
-            raise RequestError("reset", again=True) from None
-        return status, bytes(raw), seconds(pause)
+            raise RequestError("reset", is_retryable=True) from None
+        return status, bytes(raw), parse_retry_after(retry_after)
+
+
+async def with_deadline(seconds: float, work: Awaitable[Result]) -> Result:
+    """Await `work` for at most `seconds`, a total over everything that it waits for.
+
+    Raises:
+        RequestError: `deadline`.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise RequestError("deadline") from None
+
+
+def is_local(url: str) -> bool:
+    """Return whether `url` is on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_key(path: Path) -> str:
-    """Return the key that a file holds.
+    """Return the API key in a file.
 
     Raises:
-        ValueError: it holds none that can be sent.
+        ValueError: there is none that can be sent.
     """
     try:
         key = path.read_text().strip()
     except (OSError, UnicodeDecodeError):
-        raise ValueError(f"the key's file {path} cannot be read") from None
+        raise ValueError(f"the key file {path} cannot be read") from None
     if not key or not key.isascii() or not key.isprintable():
-        raise ValueError(f"the key's file {path} holds no key")
+        raise ValueError(f"the key file {path} holds no key")
     return key
 
 
-def read(status: int, raw: bytes, pause: float, url: str) -> Any:
-    """Return what a server's answer holds, or raise what it means."""
+def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str) -> dict[str, Any]:
+    """Return the JSON object of a reply. Raises as `Client.request` does."""
+    if status in (401, 403):
+        raise TutorError(
+            f"{url} refuses the API key: set {API_KEY_VARIABLE}, or name a file that holds the key (--tutor-key-file)"
+        )
+    if status in (429, 503):
+        raise RequestError(f"status_{status}", is_retryable=True, retry_wait_s=retry_after_s)
+    if status >= 500:
+        raise RequestError(f"status_{status}", is_retryable=True)
+    if status != 200:
+        raise RequestError(f"status_{status}")
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
         body = None
-    if status in (401, 403):
-        raise TutorError(
-            f"{url} refuses the key: put the right one into the variable {KEY}, or a file (--tutor-key-file)"
-        )
-    if status in (429, 503):
-        raise RequestError(f"status_{status}", again=True, pause=pause)
-    if status >= 500:
-        raise RequestError(f"status_{status}", again=True)
-    if status != 200:
-        raise RequestError(f"status_{status}")
     if not isinstance(body, dict):
         raise RequestError("not_json")
     if body.get("error") is not None:
@@ -192,15 +216,15 @@ def read(status: int, raw: bytes, pause: float, url: str) -> Any:
     return body
 
 
-def pause_of(attempt: tenacity.RetryCallState) -> float:
-    """Return the seconds to wait after a try that failed."""
+def retry_wait_s(attempt: tenacity.RetryCallState) -> float:
+    """Return the seconds to wait after a failed attempt."""
     error = attempt.outcome and attempt.outcome.exception()
-    return error.pause if isinstance(error, RequestError) else 0.0
+    return error.retry_wait_s if isinstance(error, RequestError) else 0.0
 
 
-def seconds(text: str | None) -> float:
-    """Return how long Retry-After asks to wait, at least a tenth of a second and at most LONGEST_PAUSE."""
+def parse_retry_after(value: str | None) -> float:
+    """Return the seconds that a Retry-After header asks to wait, from MIN_RETRY_WAIT_S to MAX_RETRY_WAIT_S."""
     try:
-        return min(max(0.1, float(text or 0)), LONGEST_PAUSE)  # in this order, NaN is a tenth
+        return min(max(MIN_RETRY_WAIT_S, float(value or 0)), MAX_RETRY_WAIT_S)  # in this order, NaN is the minimum
     except ValueError:
-        return 1.0  # a date: wait a little
+        return 1.0  # a date

@@ -1,7 +1,7 @@
-"""The line to one server: who answers there, in which dialect, and whether it is worth asking now.
+"""One server of a language model: which model it serves, through which API, and whether it may be asked now.
 
-A line is closed where the server fails again and again (its breaker is open), and where another model answers than the
-one that was met first: whose advice that would be, nobody knows. It is looked at now and then, and opens by itself.
+Requests stop while the server fails again and again (its breaker is open), and while it serves another model than at
+the start, since nobody knows whose advice that would be. Probes find out when it is READY again.
 """
 
 import asyncio
@@ -11,274 +11,358 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from tutors.base import TutorError, Warner
-from tutors.llm.api import Answer, Chat, Completions, Dialect, Labels, Trouble, Wanted
-from tutors.llm.breaker import OPENS_AFTER, Breaker
-from tutors.llm.client import IDLE, Client, RequestError
-from tutors.llm.label_logprobs import softmax
-from tutors.llm.models import Model, fill
+from tutors.llm.api import API, ChatAPI, CompletionsAPI, Failure, LabelRequest, Output, Request
+from tutors.llm.breaker import Breaker
+from tutors.llm.client import KEEPALIVE_S, Client, RequestError, with_deadline
+from tutors.llm.label_logprobs import softmax_or_zeros
+from tutors.llm.models import Model, fill_template
 
-AT_ONCE = 64  # requests under way where each holds one question
-SAME = 0.2  # how far a model's answer may lie from its first to the same question: batches change logits slightly
-MOST_TOKENS = 1 << 40  # of one answer that are believed: a number too large for a float could not be logged
-SAMPLE = 1 << 20  # bytes at either end of a file of weights that tell it from others
+MAX_CONCURRENT_REQUESTS = 64  # to one server
+MAX_PROBABILITY_CHANGE = 0.2  # of a label between two replies of one model: batching changes logits slightly
+MAX_USAGE_TOKENS = 1 << 40  # of one reply that are believed: a larger number could not be logged as a float
+WEIGHTS_SAMPLE_BYTES = 1 << 20  # at either end of a file of weights, hashed to tell it from others
 
 logger = logging.getLogger(__name__)
 
 
-class StrangeModelError(TutorError):
-    """Another model is served than the one that is meant."""
+class EndpointState(Enum):
+    """Whether a server may be asked."""
+
+    UNKNOWN = "it has not been reached yet"
+    READY = "it may be asked"
+    DOWN = "it failed again and again"
+    WRONG_MODEL = "it serves another model than the one it is asked for"
 
 
-class Line:
+class ModelIdentity(NamedTuple):
+    """Whose answers these are: what several servers, and a server before and after a restart, must agree on."""
+
+    fingerprint: str
+    uses_chat: bool  # whether the server renders the prompts itself
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What is found out about a server when it is connected."""
+
+    name: str  # under which the model is served
+    identity: ModelIdentity
+    api: API
+    reply_name: Any  # the model's name in the server's replies
+    content_free_outputs: list[Output]  # by which the model is recognised
+
+
+class WrongModelError(TutorError):
+    """Another model is served than the one that is asked for."""
+
+
+class Endpoint:
     """One server.
 
     Args:
-        client: how it is reached.
-        model: who is to answer there, and in which template.
-        wanted: what it will be asked for.
-        blanks: questions by whose answers it is known again.
+        client: HTTP to it.
+        model: the model that must be served, and its template.
+        request: the kind of request that it will get.
+        content_free_prompts: prompts without a position, sent first; their outputs tell the model from others.
         stats: counts prompts (asked), requests, prompt_tokens and answer_tokens.
     """
 
     def __init__(
-        self, client: Client, model: Model, wanted: Wanted, blanks: Sequence[str], stats: Counter[str]
+        self,
+        client: Client,
+        model: Model,
+        request: Request,
+        content_free_prompts: Sequence[str],
+        stats: Counter[str],
     ) -> None:
-        self.client, self.model, self.wanted, self.blanks, self.stats = client, model, wanted, list(blanks), stats
+        self.client = client
+        self.model = model
+        self.request = request
+        self.content_free_prompts = list(content_free_prompts)
+        self.stats = stats
         self.breaker = Breaker()
         self.warn = Warner(logger)
-        self.served = ""  # under which name; empty until the server has been met
-        self.dialect: Dialect
-        self.first: list[Answer] = []  # its first answers to the blanks
-        self.answerer: Any = None  # who it says has answered
-        self.fingerprint = ""
-        self.expected = ""  # whose advice this must be, where that is known from elsewhere
-        self.chats: bool | None = None  # whether it must be asked in a chat's words, where that is known
-        self.is_strange = False  # another model answers
-        self.heard_at = -math.inf  # when it last answered
+        self.served: ServedModel | None = None  # None until it is connected
+        self.has_wrong_model = False
+        self.last_reply_at = -math.inf  # time.monotonic()
 
-    def meet(self) -> None:
-        """Find the model among those served, and the dialect in which it answers as is wanted.
+    @property
+    def state(self) -> EndpointState:
+        """Whether the server may be asked, as far as is known."""
+        if self.has_wrong_model:
+            return EndpointState.WRONG_MODEL
+        if self.served is None:
+            return EndpointState.UNKNOWN
+        return EndpointState.DOWN if self.breaker.is_open else EndpointState.READY
+
+    @property
+    def is_available(self) -> bool:
+        """Whether prompts may be sent."""
+        return self.state is EndpointState.READY
+
+    @property
+    def should_probe(self) -> bool:
+        """Whether it is time to see which model is there: after some idle seconds, or while the breaker is open."""
+        is_idle = time.monotonic() - self.last_reply_at > KEEPALIVE_S
+        return self.breaker.should_probe or (is_idle and not self.breaker.is_open)
+
+    async def connect(self, expected: ModelIdentity | None, timeout_s: float) -> None:
+        """Find the model among those served, and the API through which it answers requests of this kind.
+
+        Args:
+            expected: the identity that it must have, None for any.
+            timeout_s: seconds for the first requests.
 
         Raises:
-            RequestError: not now, perhaps later.
-            TutorError: not before a person mends something.
+            RequestError: it does not work now, perhaps later.
+            WrongModelError: another model is served.
+            TutorError: it will not work until a person acts.
         """
-        served = self._list()
+        served = await self._list_models()
         names = [name for name in (self.model.name, self.model.model) if name in served]
         if not names:
-            raise StrangeModelError(
+            raise WrongModelError(
                 f"{self.client.url} serves {', '.join(served) or 'nothing'}, not {self.model.name} "
                 f"({self.model.model}); name a served model with --tutor-model, or ask another server"
             )
         found = fingerprint(served[names[0]])
-        if self.expected and found != self.expected:
-            raise StrangeModelError(f"{self.client.url} serves {found}, others {self.expected}: one model is meant")
-        dialect, first = self.client.run(self._within(self._try_dialects(names[0])))
-        if self.chats is not None and isinstance(dialect, Chat) != self.chats:
-            raise StrangeModelError(f"{self.client.url} must be asked in other words than those of this run's answers")
-        self.dialect, self.first = dialect, first
-        self.served, self.fingerprint, self.heard_at = names[0], found, time.monotonic()
+        if expected is not None and found != expected.fingerprint:
+            raise WrongModelError(
+                f"{self.client.url} serves {found}, not {expected.fingerprint}: all servers must serve one model"
+            )
+        connected = await with_deadline(timeout_s, self._choose_api(names[0], found))
+        if expected is not None and connected.identity != expected:
+            raise WrongModelError(f"{self.client.url} offers another API than the one that this run's answers came by")
+        self.served = connected
+        self.last_reply_at = time.monotonic()
 
-    def is_open(self) -> bool:
-        """Return whether questions may go out. After a silence of some seconds it is seen first who is there."""
-        if self.breaker.wants_a_look or (not self.breaker.is_open and time.monotonic() - self.heard_at > IDLE):
-            self._look()
-        return not self.breaker.is_open
+    async def probe(self, expected: ModelIdentity | None, timeout_s: float) -> None:
+        """Update `state`: connect, or check that the model is still the same.
 
-    async def ask(self, words: Sequence[str], wanted: Wanted, answers: list[Answer], places: Sequence[int]) -> None:
-        """Put the answers to `words` at these places of `answers`; what takes too long leaves them as they are."""
-        room = asyncio.Semaphore(AT_ONCE)
-
-        async def work(part: slice) -> None:
-            async with room:
-                await self._ask(words[part], wanted, answers, places[part])
-
+        Raises:
+            TutorError: it will not work until a person acts.
+        """
         try:
-            async with asyncio.TaskGroup() as group:
-                for start in range(0, len(words), self.dialect.chunk):
-                    group.create_task(work(slice(start, start + self.dialect.chunk)))
-        except* TutorError as errors:
-            raise errors.exceptions[0] from None
+            if self.served is None:
+                await self.connect(expected, timeout_s)
+            else:
+                await self._check_model(self.served, timeout_s)
+        except RequestError:
+            self.breaker.record_failure()
+        except WrongModelError as error:
+            self._set_wrong_model(str(error))
+        else:
+            self.has_wrong_model = False
+            if self.breaker.is_open:
+                self.breaker.half_open()
 
-    async def _ask(self, words: Sequence[str], wanted: Wanted, answers: list[Answer], places: Sequence[int]) -> None:
-        """Ask in one request. One that the server calls bad is halved until the bad question is found."""
-        said: list[Answer] = [Trouble("breaker")] * len(words)
-        if not self.breaker.is_open:
-            self.stats["asked"] += len(words)
-            self.stats["requests"] += 1
-            try:
-                said = await self._request(words, wanted)
-            except RequestError as failed:
-                if failed.kind == "status_400" and len(words) > 1:
-                    half = len(words) // 2
-                    await self._ask(words[:half], wanted, answers, places[:half])
-                    await self._ask(words[half:], wanted, answers, places[half:])
-                    return
-                if failed.kind == "status_404":
-                    self._estrange(f"{self.client.url} no longer serves {self.served}")
-                elif failed.kind != "status_400":
-                    self.breaker.failed()
-                said = [Trouble("other_model" if self.is_strange else failed.kind)] * len(words)
-        for place, answer in zip(places, said, strict=True):
-            answers[place] = answer
+    async def generate(self, prompts: Sequence[str], request: Request, timeout_s: float) -> list[Output]:
+        """Return one output a prompt, in their order; those that take longer than `timeout_s` are failures.
 
-    async def _request(self, words: Sequence[str], wanted: Wanted) -> list[Answer]:
-        """Return the answers to one request, which only the model that was met first may give."""
-        reply = await self.client.post(self.dialect.path, self.dialect.body(self.served, words, wanted))
-        answerer = reply.get("model")
-        if isinstance(answerer, str) and answerer != self.answerer:
-            self._estrange(f"{self.client.url} answers as {answerer[:80]!a}")
-            return [Trouble("other_model")] * len(words)
-        self.breaker.worked()
-        self.heard_at = time.monotonic()
-        usage = reply.get("usage")
-        for name, count in (("prompt_tokens", "prompt_tokens"), ("completion_tokens", "answer_tokens")):
-            spent = usage.get(name) if isinstance(usage, dict) else None
-            self.stats[count] += spent if isinstance(spent, int) and 0 <= spent <= MOST_TOKENS else 0
-        return self.dialect.read(reply, len(words), wanted)
+        Raises:
+            TutorError: it will not work until a person acts.
+        """
+        assert self.served is not None, "connect comes first"
+        size = self.served.api.max_prompts
+        chunks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
-    def _list(self) -> dict[str, str]:
-        """Return the models served: their names, and what each was loaded from.
+        async def ask(chunk: Sequence[str]) -> list[Output]:
+            async with slots:
+                return await self._ask(chunk, request)
+
+        tasks = [asyncio.create_task(ask(chunk)) for chunk in chunks]
+        try:
+            _, late = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+        if late:
+            self.breaker.record_failure()
+        return [
+            output
+            for task, chunk in zip(tasks, chunks, strict=True)
+            for output in ([Failure("deadline")] * len(chunk) if task.cancelled() else task.result())
+        ]
+
+    async def _ask(self, prompts: Sequence[str], request: Request) -> list[Output]:
+        """Return the outputs of one request. One that the server calls bad is halved to find the bad prompt."""
+        if self.breaker.is_open:
+            return [Failure("breaker")] * len(prompts)
+        self.stats["asked"] += len(prompts)
+        self.stats["requests"] += 1
+        try:
+            return await self._post(prompts, request)
+        except RequestError as error:
+            if error.kind == "status_400" and len(prompts) > 1:
+                half = len(prompts) // 2
+                return [*await self._ask(prompts[:half], request), *await self._ask(prompts[half:], request)]
+            if error.kind == "status_404":
+                self._set_wrong_model(f"{self.client.url} no longer serves {self.model.name}")
+            elif error.kind != "status_400":
+                self.breaker.record_failure()
+            return [Failure("other_model" if self.has_wrong_model else error.kind)] * len(prompts)
+
+    async def _post(self, prompts: Sequence[str], request: Request) -> list[Output]:
+        """Return the outputs of one request, unless another model has answered it."""
+        assert self.served is not None
+        api = self.served.api
+        reply = await self.client.post(api.path, api.body(self.served.name, prompts, request))
+        reply_name = reply.get("model")
+        if isinstance(reply_name, str) and reply_name != self.served.reply_name:
+            self._set_wrong_model(f"{self.client.url} answers as {reply_name[:80]!a}")
+            return [Failure("other_model")] * len(prompts)
+        self.breaker.record_success()
+        self.last_reply_at = time.monotonic()
+        self.stats["prompt_tokens"] += usage_tokens(reply, "prompt_tokens")
+        self.stats["answer_tokens"] += usage_tokens(reply, "completion_tokens")
+        return api.parse(reply, len(prompts), request)
+
+    async def _list_models(self) -> dict[str, str]:
+        """Return the names of the models served, with what each was loaded from.
 
         Raises:
             RequestError: no server is there, or none of language models.
         """
-        served = self.client.models()
+        served = await self.client.list_models()
         if served is None:
             raise RequestError("refused")
         return served
 
-    async def _try_dialects(self, name: str) -> tuple[Dialect, list[Answer]]:
-        """Return the first dialect in which the blanks are answered, and the answers."""
-        ids = await self._label_ids(name)
-        kind = "no_answer"
-        for dialect in ([] if ids is None else [Completions(self.model, ids)]) + [Chat()]:
+    async def _choose_api(self, name: str, found: str) -> ServedModel:
+        """Return the model with the first API that answers the content-free prompts."""
+        wants_labels = isinstance(self.request, LabelRequest)
+        label_ids = await self._label_ids(name)
+        apis: list[API] = [ChatAPI()] if label_ids is None else [CompletionsAPI(self.model, label_ids), ChatAPI()]
+        reason = "no_answer"
+        for api in apis:
             try:
-                answers, self.answerer = await self._ask_blanks(dialect, name)
+                outputs, reply_name = await self._ask_content_free(api, name)
             except RequestError as error:
-                if error.again or error.kind == "deadline":
+                if error.is_retryable or error.kind == "deadline":
                     raise
-                kind = error.kind
+                reason = error.kind
                 continue
-            kinds = [str(answer) for answer in answers if isinstance(answer, Trouble)]
-            if not kinds and (not isinstance(self.wanted, Labels) or all(map(has_mass, answers))):
-                if isinstance(self.wanted, Labels) and isinstance(dialect, Chat):
-                    self.warn(
-                        "chat", f"{self.client.url} shows the most likely tokens only: rare letters count as never"
-                    )
-                return dialect, answers
-            kind = kinds[0] if kinds else "no letter among the most likely tokens"
-        if isinstance(self.wanted, Labels):
+            failures = [output for output in outputs if isinstance(output, Failure)]
+            if failures:
+                reason = failures[0].kind
+            elif wants_labels and not all(map(has_possible_label, outputs)):
+                reason = "no label among the most likely tokens"
+            else:
+                uses_chat = isinstance(api, ChatAPI)
+                if wants_labels and uses_chat:
+                    self.warn("chat", f"{self.client.url} returns top log-probabilities only: rare labels count as 0")
+                return ServedModel(name, ModelIdentity(found, uses_chat), api, reply_name, outputs)
+        if wants_labels:
             raise TutorError(
-                f"{self.client.url} does not return the log-probabilities of letters ({kind}): that takes vLLM 0.26 or "
-                "later, or a chat with top log-probabilities. To ask for words instead: --tutor-mode text"
+                f"{self.client.url} does not return the log-probabilities of labels ({reason}): that requires vLLM "
+                "0.26 or later, or a chat API with top log-probabilities. To ask for text instead: --tutor-mode text"
             )
-        raise TutorError(f"{self.client.url} does not answer a question ({kind})")
+        raise TutorError(f"{self.client.url} does not answer a prompt ({reason})")
 
-    async def _ask_blanks(self, dialect: Dialect, name: str) -> tuple[list[Answer], Any]:
-        """Return the answers to the blanks, and who says that they are his; nothing of it is counted."""
-        answers: list[Answer] = []
-        for start in range(0, len(self.blanks), dialect.chunk):
-            part = self.blanks[start : start + dialect.chunk]
-            reply = await self.client.post(dialect.path, dialect.body(name, part, self.wanted))
-            answers += dialect.read(reply, len(part), self.wanted)
-        return answers, reply.get("model")
+    async def _ask_content_free(self, api: API, name: str) -> tuple[list[Output], Any]:
+        """Return the outputs of the content-free prompts, and the model's name in the reply; nothing is counted."""
+        outputs: list[Output] = []
+        for start in range(0, len(self.content_free_prompts), api.max_prompts):
+            prompts = self.content_free_prompts[start : start + api.max_prompts]
+            reply = await self.client.post(api.path, api.body(name, prompts, self.request))
+            outputs += api.parse(reply, len(prompts), self.request)
+        return outputs, reply.get("model")
 
     async def _label_ids(self, name: str) -> dict[str, int] | None:
-        """Return the served model's token for each letter where an answer begins; None where it is not vLLM's."""
-        before = fill(self.model.brief, self.blanks[0])
-        begun = await self._tokens(name, before)
-        if begun is None or not isinstance(self.wanted, Labels):
-            return None if begun is None else {}
-        ids = {}
-        for letter in self.wanted.letters:
-            tokens = await self._tokens(name, before + self.model.before_label + letter) or []
-            if tokens[:-1] != begun:
-                count = len(tokens) - len(begun)
+        """Return the token id of each label after a prompt, none for text; None where the server is not vLLM."""
+        prompt = fill_template(self.model.answer_template, self.content_free_prompts[0])
+        prompt_ids = await self._tokenize(name, prompt)
+        if prompt_ids is None:
+            return None
+        label_ids = {}
+        for label in self.request.labels if isinstance(self.request, LabelRequest) else ():
+            token_ids = await self._tokenize(name, prompt + self.model.before_label + label) or []
+            if token_ids[:-1] != prompt_ids:
+                count = len(token_ids) - len(prompt_ids)
                 raise TutorError(
-                    f"{name} reads the label {letter!r} as {count} tokens after its prompt; it must be one"
+                    f"{name} reads the label {label!r} as {count} tokens after its prompt; it must be one token"
                 )
-            ids[letter] = tokens[-1]
-        return ids
+            label_ids[label] = token_ids[-1]
+        return label_ids
 
-    async def _tokens(self, name: str, text: str) -> list[int] | None:
-        """Return a text as the served model reads it, None where the server does not say."""
+    async def _tokenize(self, name: str, text: str) -> list[int] | None:
+        """Return the token ids of a text in the served model's vocabulary, None where the server does not say."""
         try:
-            tokens = (await self.client.post("/tokenize", {"model": name, "prompt": text})).get("tokens")
+            token_ids = (await self.client.post("/tokenize", {"model": name, "prompt": text})).get("tokens")
         except RequestError as error:
-            if error.again:
+            if error.is_retryable:
                 raise
             return None
-        is_list = isinstance(tokens, list) and tokens and all(isinstance(token, int) for token in tokens)
-        return tokens if is_list else None
+        is_list = isinstance(token_ids, list) and token_ids and all(isinstance(token, int) for token in token_ids)
+        return token_ids if is_list else None
 
-    def _look(self) -> None:
-        """See who is there, and open or close the line accordingly. A refused key is raised, as TutorError."""
-        try:
-            if self.served:
-                self._recognise()
-            else:
-                self.meet()
-        except RequestError:
-            self.breaker.failed()
-        except StrangeModelError as error:
-            self._estrange(str(error))
-        else:
-            if self.breaker.is_open:
-                self.breaker.recovered()
-            self.is_strange = False
-
-    def _recognise(self) -> None:
-        """Check that the model is the one that was met first.
+    async def _check_model(self, served: ServedModel, timeout_s: float) -> None:
+        """Check that the model is the one that was connected.
 
         Raises:
-            RequestError: nobody is there.
-            TutorError: it is another one.
+            RequestError: no server is there.
+            WrongModelError: it is another one.
         """
-        served = self._list()
-        if fingerprint(served.get(self.served, "")) != self.fingerprint:
-            raise StrangeModelError(f"{self.client.url} serves {', '.join(served) or 'nothing'}")
-        self.heard_at = time.monotonic()
-        if not isinstance(self.wanted, Labels):
-            return  # a text costs too much, and varies
-        answers, _ = self.client.run(self._within(self._ask_blanks(self.dialect, self.served)))
-        for answer, known in zip(answers, self.first, strict=True):
-            if isinstance(answer, Trouble) or isinstance(known, Trouble) or distance(answer, known) > SAME:
-                raise StrangeModelError(f"{self.client.url} answers otherwise than before, under the same name")
+        listed = await self._list_models()
+        if fingerprint(listed.get(served.name, "")) != served.identity.fingerprint:
+            raise WrongModelError(f"{self.client.url} serves {', '.join(listed) or 'nothing'}")
+        self.last_reply_at = time.monotonic()
+        if not isinstance(self.request, LabelRequest):
+            return  # generated text costs too much, and varies
+        outputs, _ = await with_deadline(timeout_s, self._ask_content_free(served.api, served.name))
+        for output, known in zip(outputs, served.content_free_outputs, strict=True):
+            if probability_change(output, known) > MAX_PROBABILITY_CHANGE:
+                raise WrongModelError(f"{self.client.url} answers otherwise than before, under the same name")
 
-    async def _within(self, work: Any) -> Any:
-        return await self.client.within(self.client.deadline, work)
-
-    def _estrange(self, what: str) -> None:
-        """Close the line until the model is back."""
-        self.is_strange = True
-        self.breaker.failures = max(self.breaker.failures, OPENS_AFTER - 1)
-        self.breaker.failed()
+    def _set_wrong_model(self, what: str) -> None:
+        """Stop requests until the model is back."""
+        self.has_wrong_model = True
+        self.breaker.open()
         self.warn("other_model", f"{what}: its advice is not used, and not kept, until {self.model.name} is back")
 
 
-def has_mass(answer: Answer) -> bool:
-    """Return whether any letter is possible at all."""
-    return any(log > -math.inf for log in answer if isinstance(log, float))
+def has_possible_label(output: Output) -> bool:
+    """Return whether any label of an output is possible."""
+    return not isinstance(output, Failure) and any(
+        isinstance(logprob, float) and logprob > -math.inf for logprob in output
+    )
 
 
-def distance(answer: Answer, known: Answer) -> float:
-    """Return how far two answers lie apart at most, as distributions over the letters."""
-    pairs = zip(softmax([float(log) for log in answer]), softmax([float(log) for log in known]), strict=True)
-    return max(abs(left - right) for left, right in pairs)
+def usage_tokens(reply: dict[str, Any], name: str) -> int:
+    """Return a count of tokens in a reply's `usage`, 0 where it is none that can be believed."""
+    usage = reply.get("usage")
+    tokens = usage.get(name) if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) and 0 <= tokens <= MAX_USAGE_TOKENS else 0
+
+
+def probability_change(output: Output, known: Output) -> float:
+    """Return the largest difference between two outputs as distributions over the labels; infinite for a failure."""
+    if isinstance(output, Failure) or isinstance(known, Failure):
+        return math.inf
+    probs = softmax_or_zeros(torch.tensor([output, known], dtype=torch.float64))
+    return (probs[0] - probs[1]).abs().max().item()
 
 
 def fingerprint(root: str) -> str:
-    """Return what tells a model's answers from another's: its id, or for a folder here a hash of its weights."""
+    """Return what tells a model's answers from another's: its id, or a hash of its weights for a local folder."""
     weights = Path(root) / "model.safetensors"
     if not root or not weights.is_file():
         return root
     size = weights.stat().st_size
     with weights.open("rb") as file:
-        begin = file.read(SAMPLE)
-        file.seek(max(size - SAMPLE, 0))
-        return hashlib.sha256(begin + file.read(SAMPLE) + str(size).encode()).hexdigest()
+        first = file.read(WEIGHTS_SAMPLE_BYTES)
+        file.seek(max(size - WEIGHTS_SAMPLE_BYTES, 0))
+        return hashlib.sha256(first + file.read(WEIGHTS_SAMPLE_BYTES) + str(size).encode()).hexdigest()

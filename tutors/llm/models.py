@@ -6,37 +6,38 @@ from pathlib import Path
 
 from envs.registry import unknown_name_message
 
-HERE = Path(__file__).parent
+MODELS_FILE = Path(__file__).parent / "models.toml"
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model: what it is called, how it is asked and how it is served."""
+    """One language model: its name, its prompt template and how it is served."""
 
     name: str  # of the tutor, and under which a server may serve it
     model: str  # its id on the Hugging Face hub, or a folder
-    template: str  # holds {words}
-    serve: tuple[str, ...] = ()  # flags of the server
+    template: str  # the chat template with {words} in place of the user's message
+    serve: tuple[str, ...] = ()  # flags of `vllm serve`
     closing: str = ""  # ends the thinking that the template begins
-    before_label: str = ""  # between prompt and label, where the tokens need it
+    before_label: str = ""  # between prompt and label, where the tokenizer requires it
 
     @property
-    def brief(self) -> str:
-        """The template after which the next token is the answer."""
+    def answer_template(self) -> str:
+        """The template after which the next token is the answer: thinking is closed."""
         return self.template + self.closing
 
 
 def known_models() -> dict[str, Model]:
     """Return all models by name."""
-    entries = tomllib.loads((HERE / "models.toml").read_text())
+    entries = tomllib.loads(MODELS_FILE.read_text())
     return {
-        name: Model(name, **entry | {"model": local(entry["model"]), "serve": tuple(entry["serve"])})
+        name: Model(name, **entry | {"model": resolve_model(entry["model"]), "serve": tuple(entry["serve"])})
         for name, entry in entries.items()
     }
 
 
-def find_model(name: str, served: str | None = None) -> Model:
-    """Return the model called `name`; `served` takes the place of its id.
+def find_model(name: str, served_name: str | None = None) -> Model:
+    """Return the model called `name`; `served_name` replaces its name and id, not its template.
 
     Raises:
         ValueError: no model has that name.
@@ -45,15 +46,15 @@ def find_model(name: str, served: str | None = None) -> Model:
     if name not in models:
         raise ValueError(unknown_name_message("language model", name, [*models, "scripted", "recorded:STORE"]))
     model = models[name]
-    return model if served is None else replace(model, name=served, model=served)
+    return model if served_name is None else replace(model, name=served_name, model=served_name)
 
 
-def fill(template: str, words: str) -> str:
-    """Return a question as a model is asked it."""
-    return template.replace("{words}", words)
+def fill_template(template: str, prompt: str) -> str:
+    """Return `prompt` in a model's template. The prompt may hold braces of its own."""
+    return template.replace("{words}", prompt)
 
 
-def local(model: str) -> str:
-    """Return the full path of a model that lies in this repository, else the id as it is."""
-    folder = HERE.parents[1] / model
+def resolve_model(model: str) -> str:
+    """Return the full path of a model in a folder of this repository, or the id of any other."""
+    folder = REPOSITORY / model
     return str(folder) if folder.is_dir() else model

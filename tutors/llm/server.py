@@ -1,9 +1,10 @@
-"""Find the server that a tutor answers from, or start one here as a child process.
+"""Find the server of a tutor, or start one here as a child process.
 
-A child costs some 30 to 90 seconds until it answers, on two cores without a GPU. It ends with this
-program, however that ends: on leaving the `with` block, and by the kernel if we are killed.
+A child takes some 30 to 90 seconds to answer, on two cores without a GPU. It ends with this program, however that ends:
+on leaving the `with` block, and by the kernel if we are killed.
 """
 
+import asyncio
 import ctypes
 import os
 import shlex
@@ -17,40 +18,42 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tutors.base import TutorError
-from tutors.llm.client import Client, RequestError
+from tutors.llm.client import Client, RequestError, is_local
 from tutors.llm.models import Model
 
-HERE = Path(__file__).parents[2]
-STARTS_WITHIN = 900.0  # seconds that a child may take: it may have to fetch and load the weights
-STOPS_WITHIN = 15.0
+REPOSITORY = Path(__file__).parents[2]
+START_TIMEOUT_S = 900.0  # of a child: it may have to download and load the weights
+STOP_TIMEOUT_S = 15.0
+POLL_INTERVAL_S = 1.0
+MAX_ERROR_CHARS = 300
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
-Say = Callable[[str], None]  # shows one line of progress
+ShowStatus = Callable[[str], None]  # shows one line of progress
 
 
 @contextmanager
-def server_for(model: Model, client: Client, start: bool, wait: float, log: Path, say: Say) -> Iterator[None]:
-    """See to it that a server answers at `client.url` while the block runs.
+def running_server(
+    model: Model, url: str, wait_s: float, log: Path, show: ShowStatus, key_file: Path | None = None
+) -> Iterator[None]:
+    """Keep a server at `url` while the block runs: the one that answers there, else one that is started here.
 
     Args:
-        start: whether a server may be started here if none answers.
-        wait: seconds to wait for a server that is not ours to start.
+        model: the model to serve.
+        url: where the server answers, or is started.
+        wait_s: seconds to wait for a server where none can be started.
         log: where a child's output goes.
+        show: shows one line of progress.
+        key_file: see `Client`.
 
     Raises:
-        TutorError: no server can be had.
+        TutorError: there is no server, and none can be started.
     """
-    if listed(client) is not None:
-        yield
-        return
-    command = serve_command(model, client.url) if start else None
+    command = None if served_models(url, key_file) is not None else serve_command(model, url)
     if command is None:
-        wait_for(client, wait, say, lambda: None)
-        if listed(client) is None:
-            raise TutorError(f"no server answers at {client.url}\n{ways_out(model, client.url)}")
+        wait_for_server(model, url, wait_s, show, key_file)
         yield
         return
-    say(f"starting vLLM for {model.name}; its output goes to {log}")
+    show(f"starting vLLM for {model.name}; its output goes to {log}")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         child = subprocess.Popen(
@@ -58,43 +61,70 @@ def server_for(model: Model, client: Client, start: bool, wait: float, log: Path
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | surroundings(),
+            env=os.environ | child_environment(),
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
     try:
-        wait_for(client, STARTS_WITHIN, say, child.poll)
-        if listed(client) is None:
-            raise TutorError(f"vLLM did not start: {last_error(log)}\n{ways_out(model, client.url)}")
+        if not wait_until_served(url, START_TIMEOUT_S, show, key_file, child.poll):
+            raise TutorError(f"vLLM did not start: {last_error(log)}\n{help_message(model, url)}")
         yield
     finally:
         stop(child)
 
 
-def listed(client: Client) -> dict[str, str] | None:
-    """Return the models that the server lists, or None where there is no server."""
+def wait_for_server(model: Model, url: str, wait_s: float, show: ShowStatus, key_file: Path | None = None) -> None:
+    """Wait until a server answers at `url`.
+
+    Raises:
+        TutorError: none does within `wait_s` seconds.
+    """
+    if not wait_until_served(url, wait_s, show, key_file):
+        raise TutorError(f"no server answers at {url}\n{help_message(model, url)}")
+
+
+def wait_until_served(
+    url: str,
+    wait_s: float,
+    show: ShowStatus,
+    key_file: Path | None,
+    exit_code: Callable[[], int | None] = lambda: None,
+) -> bool:
+    """Wait until a server answers, `wait_s` seconds are over or its process has ended; return whether it answers."""
+    start = time.monotonic()
+    while served_models(url, key_file) is None:
+        waited = time.monotonic() - start
+        if waited >= wait_s or exit_code() is not None:
+            return False
+        show(f"waiting for {url}: {waited:.0f} s")
+        time.sleep(min(POLL_INTERVAL_S, wait_s))
+    return True
+
+
+def served_models(url: str, key_file: Path | None = None) -> dict[str, str] | None:
+    """Return the models that a server lists, with what each was loaded from; None where no server answers.
+
+    Raises:
+        TutorError: what answers is no server of language models, cannot be trusted, or refuses the key.
+        ValueError: see `Client`.
+    """
+
+    async def list_models() -> dict[str, str] | None:
+        async with Client(url, key_file) as client:
+            return await client.list_models()
+
     try:
-        return client.models()
+        return asyncio.run(list_models())
     except RequestError as error:
         if error.kind == "certificate":
-            raise TutorError(f"{client.url} shows a certificate that this machine does not trust") from None
-        raise TutorError(f"{client.url} is not a server of language models: /v1/models says {error.kind}") from None
-
-
-def wait_for(client: Client, wait: float, say: Say, ended: Callable[[], int | None]) -> None:
-    """Wait until the server answers, `wait` seconds are over, or what we wait for has ended."""
-    began = time.monotonic()
-    while (passed := time.monotonic() - began) < wait and ended() is None:
-        if listed(client) is not None:
-            return
-        say(f"waiting for {client.url}: {passed:.0f} s")
-        time.sleep(min(1.0, wait))
+            raise TutorError(f"{url} has a certificate that this machine does not trust") from None
+        raise TutorError(f"{url} is no server of language models: /v1/models gives {error.kind}") from None
 
 
 def serve_command(model: Model, url: str) -> list[str] | None:
-    """Return how a server is started here, or None where vLLM is not installed or `url` is elsewhere."""
-    python = HERE / ".venv-vllm" / "bin" / "python"
-    if urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"):
+    """Return the command that starts a server here; None where vLLM is not installed or `url` is another machine's."""
+    python = REPOSITORY / ".venv-vllm" / "bin" / "python"
+    if not is_local(url):
         return None
     if python.exists():
         program = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model"]
@@ -106,14 +136,14 @@ def serve_command(model: Model, url: str) -> list[str] | None:
 
 
 def serve_flags(model: Model, url: str) -> list[str]:
-    """Return what follows `vllm serve`: only this machine may ask, and the model's own sampling is off."""
+    """Return what follows `vllm serve`: only this machine may ask, and the model's own sampling settings are off."""
     parts = urlsplit(url)
     port = str(parts.port or (443 if parts.scheme == "https" else 80))
-    here = ["--host", "127.0.0.1", "--port", port, "--generation-config", "vllm"]
-    return [model.model, "--served-model-name", model.name, *here, *model.serve]
+    address = ["--host", "127.0.0.1", "--port", port, "--generation-config", "vllm"]
+    return [model.model, "--served-model-name", model.name, *address, *model.serve]
 
 
-def surroundings() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return the variables that a child gets on top of ours."""
     return {
         "VLLM_NO_USAGE_STATS": "1",
@@ -122,19 +152,19 @@ def surroundings() -> dict[str, str]:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent does. Linux; elsewhere `stop` must do."""
+    """Ask the kernel to end this process when its parent does. Linux only; elsewhere `stop` must do."""
     if os.uname().sysname == "Linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End a child and all that it started: politely, then not."""
+    """End a child and all its processes: by SIGTERM, then by SIGKILL."""
     try:
         os.killpg(child.pid, signal.SIGTERM)
-        child.wait(STOPS_WITHIN)
+        child.wait(STOP_TIMEOUT_S)
     except (ProcessLookupError, subprocess.TimeoutExpired):
         pass
-    finally:  # also when a second Ctrl-C cuts the waiting short
+    finally:  # also when a second Ctrl-C interrupts the wait
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
@@ -144,15 +174,15 @@ def last_error(log: Path) -> str:
     """Return the line of a child's output that says most about its end."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
-    return (errors or lines or ["it said nothing"])[-1][:300]
+    return (errors or lines or ["no output"])[-1][:MAX_ERROR_CHARS]
 
 
-def ways_out(model: Model, url: str) -> str:
-    """Say what a person can do when a tutor cannot be had."""
+def help_message(model: Model, url: str) -> str:
+    """Return what a person can do where no server answers."""
     serve = shlex.join(["vllm", "serve", *serve_flags(model, url)])
     tiny = "  --tutor tiny: a small language model of this repository, which `make setup` can serve on any machine\n"
     return (
-        f"ways out:\n  serve it, and say where with --tutor-url if it is not here:\n    {serve}\n"
-        f"{tiny if model.name != 'tiny' else ''}"
+        f"possible ways:\n  start a server, and name its URL with --tutor-url if it is not on this machine:\n"
+        f"    {serve}\n{tiny if model.name != 'tiny' else ''}"
         "  --tutor scripted: a search in place of a language model"
     )

@@ -1,18 +1,18 @@
-"""vLLM's own numbers, as its `/metrics` shows them."""
+"""vLLM's own numbers, from its Prometheus page `/metrics`."""
 
 import math
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tutors.base import TutorError
-from tutors.llm.client import Client, RequestError
+from tutors.llm.client import Client, RequestError, with_deadline
 
-DEADLINE = 2.0  # seconds: a report must not hold up the training
-LEVELS = {  # how it stands now
+METRICS_DEADLINE_S = 2.0  # a report must not hold up training
+GAUGES = {
     "vllm:num_requests_waiting": "vllm/requests_waiting",
     "vllm:num_requests_running": "vllm/requests_running",
 }
-COUNTS = {  # how often since the server's start
+COUNTERS = {  # since the server's start
     "vllm:prompt_tokens_total": "vllm/prompt_tokens",
     "vllm:generation_tokens_total": "vllm/generation_tokens",
     "vllm:prefix_cache_queries_total": "vllm/prefix_cache_queries",
@@ -20,32 +20,33 @@ COUNTS = {  # how often since the server's start
 }
 
 
-def read_metrics(client: Client) -> dict[str, float]:
-    """Return what a server says of itself, by tag, summed over its engines; nothing where it says nothing."""
+async def read_metrics(client: Client) -> dict[str, float]:
+    """Return a server's numbers by tag, summed over its engines; none where the page cannot be read."""
     try:
-        text = client.run(client.within(DEADLINE, client.text("/metrics")))
+        text = await with_deadline(METRICS_DEADLINE_S, client.get_text("/metrics"))
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    except (RequestError, TutorError, ValueError, KeyError):  # the last two: not what Prometheus writes
+    except (RequestError, TutorError, ValueError, KeyError):  # the last two: the page is not Prometheus'
         return {}
-    tags = LEVELS | COUNTS
-    found: dict[str, float] = {}
+    tags = GAUGES | COUNTERS
+    metrics: dict[str, float] = {}
     for sample in samples:
         if sample.name in tags and math.isfinite(sample.value):
-            found[tags[sample.name]] = found.get(tags[sample.name], 0.0) + sample.value
-    return found
+            metrics[tags[sample.name]] = metrics.get(tags[sample.name], 0.0) + sample.value
+    return metrics
 
 
-def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
-    """Return how a server stands, and what it has counted between two readings; all of it if it has begun anew."""
-    shown = {tag: now[tag] for tag in LEVELS.values() if tag in now}
-    for tag in COUNTS.values():
+def metrics_since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    """Return gauges as they are, and counters as their increase; the whole counter if the server was restarted."""
+    metrics = {tag: now[tag] for tag in GAUGES.values() if tag in now}
+    for tag in COUNTERS.values():
         if tag in now:
-            shown[tag] = now[tag] - before.get(tag, 0.0) if now[tag] >= before.get(tag, 0.0) else now[tag]
-    return shown
+            increase = now[tag] - before.get(tag, 0.0)
+            metrics[tag] = increase if increase >= 0 else now[tag]
+    return metrics
 
 
-def add(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Return the sums over several servers, and the share of their tokens that was cached already."""
+def sum_metrics(parts: list[dict[str, float]]) -> dict[str, float]:
+    """Return the sums over several servers, with the prefix caches' hit rate in place of their counters."""
     total = {tag: sum(part.get(tag, 0.0) for part in parts) for tag in {tag for part in parts for tag in part}}
     queries, hits = (total.pop(tag, 0.0) for tag in ("vllm/prefix_cache_queries", "vllm/prefix_cache_hits"))
     return total | ({"vllm/prefix_cache_hit_rate": hits / queries} if queries else {})

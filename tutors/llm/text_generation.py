@@ -1,112 +1,145 @@
-"""Ask for free text, as the papers do: the model may think, and its answer stands inside `<action></action>`.
+"""Text mode, as in the papers: the model may think, and its answer stands in `<action></action>`.
 
-One question costs a prompt and up to some hundred tokens of answer; a model that thinks wants a thousand. An answer
-without a legal letter is asked for again, with some temperature and another seed, and after so many tries the tutor is
-silent. Of several samples the shares of the letters are the advice.
+One position costs a prompt and up to some hundred generated tokens; a model that thinks requires a thousand. A text
+without a legal action is asked for again, at a higher temperature and with another seed, `max_tries` times. Advice is
+the share of each action among several samples.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from envs.base import State
-from tutors.llm.api import Answer, Text, Trouble, Wanted
-from tutors.llm.label_logprobs import Verdict
+from tutors.base import Advice
+from tutors.llm.api import Failure, Output, TextRequest
+from tutors.llm.label_logprobs import ParsedOutputs
+from tutors.llm.models import Model
 from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
-TAGGED = "Give the letter of one option as <action>LETTER</action>."
-TEMPERATURE = 0.7  # of several samples, and of a second try: at 0 a model would say the same again
-LONGEST = 100_000  # characters of an answer that are looked at
-AGAIN = frozenset({"unfinished", "no_action", "two_actions", "unknown_action", "illegal_action"})
+ACTION_TAG_PROMPT = "Give the letter of one option as <action>LETTER</action>."
+TEMPERATURE = 0.7  # of several samples, and of a second try: at 0 a model would repeat itself
+MAX_PARSED_CHARS = 100_000  # of a text, from its end
+RETRYABLE_KINDS = frozenset({"unfinished", "no_action", "two_actions", "unknown_action", "illegal_action"})
 
 
-class TextWay:
-    """Free text.
+class TextGeneration:
+    """Text mode.
 
     Args:
-        view: the words and the letters.
-        thinks: whether the prompt begins the model's thinking, so that an answer only counts after its end.
-        tokens: of one answer, thinking included.
-        samples: answers to each question.
-        tries: how often a question without a legal answer is asked.
+        view: the prompts and the labels.
+        thinks: whether the template begins the model's thinking, so that an action only counts after its end.
+        max_tokens: of one text, thinking included.
+        samples: texts for each prompt.
+        max_tries: how often a position is asked about until an action is legal.
 
     Raises:
-        ValueError: one of the numbers makes no sense.
+        ValueError: a number is below 1.
     """
 
-    def __init__(self, view: PromptView, thinks: bool, tokens: int = 512, samples: int = 1, tries: int = 3) -> None:
-        if min(tokens, samples, tries) < 1:
-            raise ValueError(f"{tokens} tokens, {samples} samples and {tries} tries: each must be at least 1")
-        self.view, self.thinks, self.tokens, self.samples, self.tries = view, thinks, tokens, samples, tries
-        self.identity = {"mode": "text", "tokens": tokens, "samples": samples, "tries": tries}
+    prompts_per_position = 1
 
-    def wanted(self, attempt: int) -> Wanted:
-        """Return what a server is asked for the first time (0), and again."""
-        warm = self.samples > 1 or attempt > 0
-        return Text(self.tokens, self.samples, TEMPERATURE if warm else 0.0, attempt)
+    def __init__(
+        self, view: PromptView, thinks: bool, max_tokens: int = 512, samples: int = 1, max_tries: int = 3
+    ) -> None:
+        if min(max_tokens, samples, max_tries) < 1:
+            raise ValueError(f"{max_tokens} tokens, {samples} samples and {max_tries} tries: each must be at least 1")
+        self.view = view
+        self.thinks = thinks
+        self.max_tokens = max_tokens
+        self.samples = samples
+        self.max_tries = max_tries
+        self.identity = {"mode": "text", "tokens": max_tokens, "samples": samples, "tries": max_tries}
 
-    def questions(self, state: State) -> list[list[str]]:
-        """Return the words of each position, asking for an answer in tags."""
-        return [[tagged(words)] for words in self.view.render(state)]
+    def for_chat(self) -> "TextGeneration":
+        """Return the mode for a server that renders the prompts itself, and may not show that the model thinks."""
+        mode = copy.copy(self)
+        mode.thinks = False
+        return mode
 
-    def blanks(self) -> list[str]:
-        """Return a question that any answer to shows that there can be answers."""
-        return [tagged(self.view.content_free_prompt())]
+    def template(self, model: Model) -> str:
+        """Return the template that prompts are rendered in."""
+        return model.template
 
-    def learn_blanks(self, answers: Sequence[Answer]) -> None:
-        """Learn nothing: a text without a position says nothing about letters."""
+    def request(self, attempt: int) -> TextRequest:
+        """Return what a server is asked for at the first try (0), and at later ones."""
+        temperature = TEMPERATURE if self.samples > 1 or attempt > 0 else 0.0
+        return TextRequest(self.max_tokens, self.samples, temperature, seed=attempt)
 
-    def judge(self, answers: Sequence[Answer], action_mask: list[bool]) -> tuple[Verdict, float]:
-        """Return the actions' shares of the legal answers, or the first trouble; and the share of legal answers."""
-        (texts,) = answers
-        if isinstance(texts, Trouble):
-            return texts, 0.0
-        read = [read_action(str(text), self.view.labels, self.thinks) for text in texts]
-        counts = [0] * len(action_mask)
-        trouble: Trouble | None = None
-        for action in read:
-            if isinstance(action, int) and action_mask[action]:
-                counts[action] += 1
-            else:
-                trouble = trouble or (action if isinstance(action, Trouble) else Trouble("illegal_action"))
-        found = sum(counts)
-        if not found:
-            return trouble or Trouble("no_answer"), 0.0
-        return [count / found for count in counts], found / self.samples
+    def render(self, state: State) -> list[str]:
+        """Return one prompt a position."""
+        return [with_action_tag(prompt) for prompt in self.view.render(state)]
+
+    def content_free_prompts(self) -> list[str]:
+        """Return one prompt without a position: any output shows that the server answers."""
+        return [with_action_tag(self.view.content_free_prompt())]
+
+    def parse(
+        self, outputs: Sequence[Output], action_mask: Tensor, content_free: Sequence[Output] = ()
+    ) -> ParsedOutputs:
+        """Return the advice in the outputs of B positions' prompts.
+
+        A position without a legal action has the first text's failure. The label mass is the share of legal actions.
+
+        Args:
+            outputs: B, in the order of `render`.
+            action_mask: (B, A) bool.
+            content_free: not used: a text about no position says nothing about labels.
+        """
+        counts = torch.zeros(action_mask.shape, dtype=torch.float64)
+        failures: list[Failure | None] = []
+        for row, (output, mask) in enumerate(zip(outputs, action_mask.tolist(), strict=True)):
+            actions, failure = self._legal_actions(output, mask)
+            for action in actions:
+                counts[row, action] += 1
+            failures.append(None if actions else failure)
+        total = counts.sum(1, keepdim=True)  # (B, 1)
+        probs = counts / total.clamp(min=1)
+        return ParsedOutputs(Advice(probs.float(), total[:, 0] > 0, (total[:, 0] / self.samples).float()), failures)
+
+    def _legal_actions(self, output: Output, mask: Sequence[bool]) -> tuple[list[int], Failure | None]:
+        """Return the legal actions that the texts of one prompt name, and the first failure."""
+        if isinstance(output, Failure):
+            return [], output
+        parsed = [parse_action(str(text), self.view.labels, self.thinks) for text in output]
+        checked = [
+            Failure("illegal_action") if isinstance(action, int) and not mask[action] else action for action in parsed
+        ]
+        failures = [action for action in checked if isinstance(action, Failure)]
+        return [action for action in checked if isinstance(action, int)], next(iter(failures), None)
 
 
-def is_worth_another_try(verdict: Verdict) -> bool:
-    """Return whether an answer came that only said nothing legal."""
-    return isinstance(verdict, Trouble) and verdict in AGAIN
+def with_action_tag(prompt: str) -> str:
+    """Return a prompt that asks for an action in tags in place of a label."""
+    return f"{prompt.replace(f' {LETTER_ONLY}', '').removesuffix(ANSWER).rstrip()}\n\n{ACTION_TAG_PROMPT}"
 
 
-def tagged(words: str) -> str:
-    """Return a question that asks for tags in place of a letter."""
-    return f"{words.replace(f' {LETTER_ONLY}', '').removesuffix(ANSWER).rstrip()}\n\n{TAGGED}"
+def parse_action(text: str, labels: Sequence[str], thinks: bool) -> int | Failure:
+    """Return the action that a text names, or what is wrong with it.
 
-
-def read_action(text: str, labels: Sequence[str], thinks: bool) -> int | Trouble:
-    """Return the action that an answer names, or what is wrong with it.
-
-    Only what follows the last `</think>` counts, and only what stands in tags there. A letter may be small or in quotes
-    where it stands alone, and have words beside it where it is a capital ("B) hit"). Two answers that differ are none.
+    Only what follows the last `</think>` counts, and of that only what stands in tags. A label may be lower case or in
+    quotes where it stands alone, and have words beside it where it is upper case ("B) hit"). Two different actions
+    count as none.
     """
-    text = text[-LONGEST:]
+    text = text[-MAX_PARSED_CHARS:]
     _, closed, answer = text.rpartition("</think>")
     if (thinks and not closed) or "<think>" in answer:
-        return Trouble("unfinished")
-    said = re.findall(r"<action>([^<]*)</action>", answer, re.IGNORECASE)
-    if not said:
-        return Trouble("no_action")
-    actions = {action_of(one, labels) for one in said}
+        return Failure("unfinished")
+    tagged = re.findall(r"<action>([^<]*)</action>", answer, re.IGNORECASE)
+    if not tagged:
+        return Failure("no_action")
+    actions = {action_of(content, labels) for content in tagged}
     if len(actions) > 1:
-        return Trouble("two_actions")
+        return Failure("two_actions")
     (action,) = actions
-    return Trouble("unknown_action") if action is None else action
+    return Failure("unknown_action") if action is None else action
 
 
-def action_of(said: str, labels: Sequence[str]) -> int | None:
-    """Return the action of the only letter that is named, None where that is not clear."""
-    alone = re.fullmatch(r"[\W_]*([^\W_])[\W_]*", said)  # no sign fits twice: linear in the text
-    words = {alone[1].upper()} if alone else set(re.findall(r"\w+", said))
+def action_of(content: str, labels: Sequence[str]) -> int | None:
+    """Return the action of the only label in a tag's content, None where that is not clear."""
+    alone = re.fullmatch(r"[\W_]*([^\W_])[\W_]*", content)  # no character fits twice: linear in the text
+    words = {alone[1].upper()} if alone else set(re.findall(r"\w+", content))
     named = words.intersection(labels)
     return labels.index(named.pop()) if len(named) == 1 else None

@@ -25,7 +25,7 @@ from envs.blackjack_exact import CELLS, optimum, value_of
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
-from tutors.base import Advice
+from tutors.base import Advice, Tutor
 from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import PromptView
 from tutors.tiny.model import Llama, Shape
@@ -54,7 +54,7 @@ class Recipe:
     seed: int = 1
 
 
-class Reader:
+class Reader(Tutor):
     """The model as it reads one view: asked like the served one, the question in, a letter out. It is a tutor."""
 
     name = "reader"
@@ -86,10 +86,6 @@ class Reader:
         probs = torch.cat(parts).masked_fill(~self.view.action_mask(state), -torch.inf).softmax(1)
         sure = torch.ones(len(probs))
         return Advice(probs, sure.bool(), sure)
-
-    def report(self) -> dict[str, float]:
-        """Return nothing: no server is behind it."""
-        return {}
 
 
 @dataclass

@@ -10,18 +10,26 @@ from random import Random
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
+from tests.helpers.llm_tutors import MODEL, VIEW, connect_tutor, connected_tutor, endpoint, failures, positions
 from tests.helpers.scripted_server import Handler, serving
-from tests.tutors.llm.test_tutor import MODEL, VIEW, positions, silences
-from tutors.llm.api import NOTHING, TOP, Chat, Completions, Labels, Text, Trouble, add_logs
-from tutors.llm.client import Client
-from tutors.llm.label_logprobs import LabelWay
+from tutors.llm.api import (
+    IMPOSSIBLE_LOGPROB,
+    MAX_TOP_LOGPROBS,
+    ChatAPI,
+    CompletionsAPI,
+    Failure,
+    LabelRequest,
+    TextRequest,
+    logaddexp,
+)
+from tutors.llm.label_logprobs import LabelLogprobs, ParsedOutputs
 from tutors.llm.models import Model, find_model
-from tutors.llm.text_generation import TextWay
-from tutors.llm.tutor import VllmTutor
+from tutors.llm.text_generation import TextGeneration
 from tutors.prompts import make_view
 
 LETTERS = ("A", "B", "C", "D")
@@ -34,7 +42,7 @@ seeds = st.integers(0, 2**32).map(Random)  # Hypothesis' own recursive strategie
 TOKENS = [f"token_id:{number}" for number in IDS.values()]
 KEYS = ["choices", "index", "logprobs", "top_logprobs", "message", "content", "text", "usage", "model", "token"]
 WORDS = [*LETTERS, " A", "", "no_answer", "malformed", "<action>A</action>"]
-NUMBERS = [0, -0.0, 1, True, -1, 5e-324, 1e-3, -30.5, NOTHING, -9999, 1e308, -1e308, 10**400, -(10**400)]
+NUMBERS = [0, -0.0, 1, True, -1, 5e-324, 1e-3, -30.5, IMPOSSIBLE_LOGPROB, -9999, 1e308, -1e308, 10**400, -(10**400)]
 NUMBERS += [math.nan, math.inf, -math.inf]
 TEXTS = ["<action>A</action>", "<action>C</action>", "</think><action>b</action>", "hm"]
 FRAGMENTS = ["<action>", "</action>", "<ACTION>", "<think>", "</think>", "\n", " ", "<", ">", "/", "_", "**", "'", '"']
@@ -105,75 +113,79 @@ def reply_of(rng: Random) -> dict[str, Any]:
     return {"choices": choices} | rng.choice([{}, {"usage": anything(rng)}, {"model": anything(rng)}])
 
 
-def some_legal(rng: Random) -> list[bool]:
-    action_mask = [rng.random() < 0.6 for _ in LETTERS]
-    return action_mask if any(action_mask) else [True] * len(LETTERS)
+def random_mask(rng: Random) -> torch.Tensor:
+    """Which actions are legal, (1, A) bool, at least one."""
+    action_mask = torch.tensor([[rng.random() < 0.6 for _ in LETTERS]])
+    return action_mask if action_mask.any() else torch.ones_like(action_mask)
 
 
-def saying(rng: Random) -> str:
+def random_text(rng: Random) -> str:
     return "".join(rng.choice(FRAGMENTS) for _ in range(rng.randint(0, 12)))
 
 
-def assert_sound(verdict: list[float] | Trouble, mass: float, action_mask: list[bool]) -> None:
-    """A distribution over the legal actions, or a kind of silence; and a share of something."""
-    assert 0 <= mass <= 1 + 1e-9
-    if isinstance(verdict, Trouble):
-        assert verdict.isidentifier(), "a kind is counted under its name"
+def assert_sound(parsed: ParsedOutputs, action_mask: torch.Tensor) -> None:
+    """A distribution over the legal actions, or a failure and no advice; and a label mass."""
+    (probs, given, label_mass), (failure,) = parsed
+    assert probs.shape == action_mask.shape == (1, len(LETTERS))
+    assert 0 <= label_mass <= 1 + 1e-6
+    assert given == (failure is None)
+    if failure is not None:
+        assert failure.kind.isidentifier(), "a kind is counted under its name"
+        assert not probs.any()
         return
-    assert isinstance(verdict, list)
-    assert len(verdict) == len(action_mask)
-    assert all(share >= 0 and (may or share == 0) for share, may in zip(verdict, action_mask, strict=True))
-    assert math.isclose(sum(verdict), 1)
+    assert (probs >= 0).all()
+    assert not probs[~action_mask].any()
+    assert math.isclose(probs.sum(), 1, abs_tol=1e-6)
 
 
 @MANY
 @given(rng=seeds)
-def test_ten_thousand_replies_about_letters_give_a_distribution_or_silence(rng: Random) -> None:
+def test_ten_thousand_label_replies_give_a_distribution_or_a_failure(rng: Random) -> None:
     for _ in range(EACH):
-        reply, action_mask = reply_of(rng), some_legal(rng)
-        dialect, count = rng.choice([(Chat(), 1), (Completions(MODEL, IDS), 1), (Completions(MODEL, IDS), 2)])
-        answers = dialect.read(reply, count, Labels(LETTERS))
-        assert len(answers) == count
-        way = LabelWay(SNAKE, permutations=count, calibrate=rng.random() < 0.5)
-        if not any(isinstance(answer, Trouble) for answer in answers):
-            way.learn_blanks(answers[::-1])
-        for answer in answers:
-            if not isinstance(answer, Trouble):
-                assert len(answer) == len(LETTERS)
-                assert all(isinstance(log, float) and not math.isnan(log) and log < 2 for log in answer)
-        assert_sound(*way.judge(answers, action_mask), action_mask)
+        reply, action_mask = reply_of(rng), random_mask(rng)
+        api, count = rng.choice([(ChatAPI(), 1), (CompletionsAPI(MODEL, IDS), 1), (CompletionsAPI(MODEL, IDS), 2)])
+        outputs = api.parse(reply, count, LabelRequest(LETTERS))
+        assert len(outputs) == count
+        mode = LabelLogprobs(SNAKE, permutations=count, calibrate=rng.random() < 0.5)
+        for output in outputs:
+            if not isinstance(output, Failure):
+                assert len(output) == len(LETTERS)
+                assert all(isinstance(log, float) and not math.isnan(log) and log < 2 for log in output)
+        content_free = [] if any(isinstance(output, Failure) for output in outputs) else outputs[::-1]
+        assert_sound(mode.parse(outputs, action_mask, content_free), action_mask)
 
 
 @MANY
 @given(rng=seeds)
-def test_ten_thousand_replies_in_words_give_a_distribution_or_silence(rng: Random) -> None:
+def test_ten_thousand_text_replies_give_a_distribution_or_a_failure(rng: Random) -> None:
     for _ in range(EACH):
-        reply, action_mask, samples = reply_of(rng), some_legal(rng), rng.randint(1, 2)
-        dialect, count = rng.choice([(Chat(), 1), (Completions(MODEL, IDS), 1), (Completions(MODEL, IDS), 2)])
-        way = TextWay(SNAKE, thinks=rng.random() < 0.2, samples=samples)
-        answers = dialect.read(reply, count, way.wanted(0))
-        assert len(answers) == count
-        for answer in answers:
-            if not isinstance(answer, Trouble):
-                assert 1 <= len(answer) <= samples
-                assert all(type(text) is str for text in answer)
-            assert_sound(*way.judge([answer], action_mask), action_mask)
+        reply, action_mask, samples = reply_of(rng), random_mask(rng), rng.randint(1, 2)
+        api, count = rng.choice([(ChatAPI(), 1), (CompletionsAPI(MODEL, IDS), 1), (CompletionsAPI(MODEL, IDS), 2)])
+        mode = TextGeneration(SNAKE, thinks=rng.random() < 0.2, samples=samples)
+        outputs = api.parse(reply, count, mode.request(0))
+        assert len(outputs) == count
+        for output in outputs:
+            if not isinstance(output, Failure):
+                assert 1 <= len(output) <= samples
+                assert all(type(text) is str for text in output)
+            assert_sound(mode.parse([output], action_mask), action_mask)
 
 
-def test_the_random_replies_are_not_so_random_that_none_says_anything() -> None:
+def test_random_replies_hold_enough_outputs_and_enough_failures() -> None:
     rng = Random(0)
-    for dialect in (Chat(), Completions(MODEL, IDS)):
-        for wanted in (Labels(LETTERS), Text(9)):
-            answers = [dialect.read(reply_of(rng), 1, wanted)[0] for _ in range(2000)]
-            assert 100 < sum(isinstance(answer, Trouble) for answer in answers) < 1900
+    for api in (ChatAPI(), CompletionsAPI(MODEL, IDS)):
+        for request in (LabelRequest(LETTERS), TextRequest(9)):
+            outputs = [api.parse(reply_of(rng), 1, request)[0] for _ in range(2000)]
+            assert 100 < sum(isinstance(output, Failure) for output in outputs) < 1900
 
 
 @MANY
 @given(rng=seeds)
-def test_fault_20_ten_thousand_texts_of_a_model_give_a_legal_action_or_silence(rng: Random) -> None:
+def test_fault_20_ten_thousand_texts_of_a_model_give_a_legal_action_or_a_failure(rng: Random) -> None:
     for _ in range(EACH):
-        said, action_mask = tuple(saying(rng) for _ in range(rng.randint(1, 3))), some_legal(rng)
-        assert_sound(*TextWay(SNAKE, rng.random() < 0.5, samples=len(said)).judge([said], action_mask), action_mask)
+        texts, action_mask = tuple(random_text(rng) for _ in range(rng.randint(1, 3))), random_mask(rng)
+        mode = TextGeneration(SNAKE, rng.random() < 0.5, samples=len(texts))
+        assert_sound(mode.parse([texts], action_mask), action_mask)
 
 
 @MANY
@@ -181,10 +193,10 @@ def test_fault_20_ten_thousand_texts_of_a_model_give_a_legal_action_or_silence(r
 def test_one_pair_of_tags_after_the_thinking_is_always_found(rng: Random) -> None:
     letter = rng.choice(LETTERS)
     after = "".join(rng.choice("abc D.<\n") for _ in range(rng.randint(0, 20)))
-    said = f"{saying(rng)}</think><action>{letter}</action>{after}"
-    verdict, mass = TextWay(SNAKE, thinks=True).judge([(said,)], [True] * 4)
-    assert verdict == [float(letter == label) for label in LETTERS]
-    assert mass == 1
+    text = f"{random_text(rng)}</think><action>{letter}</action>{after}"
+    advice, _ = TextGeneration(SNAKE, thinks=True).parse([(text,)], torch.ones(1, 4, dtype=torch.bool))
+    assert advice.probs.tolist() == [[float(letter == label) for label in LETTERS]]
+    assert advice.label_mass == 1
 
 
 @pytest.mark.parametrize("mode", ["label", "text"])
@@ -201,17 +213,15 @@ def test_hundreds_of_random_bodies_leave_every_position_answered_or_counted(mode
 
     with serving() as server:
         server.is_vllm, server.misbehave = is_vllm, misbehave
-        client = Client(server.url)
-        way = LabelWay(VIEW) if mode == "label" else TextWay(VIEW, thinks=False, tries=2)
-        tutor = VllmTutor(VIEW, Model("tiny", "tiny", "{words}"), [client], way)
+        answer_mode = LabelLogprobs(VIEW) if mode == "label" else TextGeneration(VIEW, thinks=False, max_tries=2)
+        tutor = connect_tutor(server.url, mode=answer_mode, model=Model("tiny", "tiny", "{words}"))
         rows = given_rows = 0
 
         def advise(body: bytes) -> None:
             nonlocal rows, given_rows
             spared[:] = [body]
-            line = tutor.lines[0]
-            line.breaker.worked()
-            line.is_strange = False
+            endpoint(tutor).breaker.record_success()
+            endpoint(tutor).has_wrong_model = False
             advice = tutor.advise(state)
             rows += len(advice.valid)
             given_rows += int(advice.valid.sum())
@@ -224,9 +234,9 @@ def test_hundreds_of_random_bodies_leave_every_position_answered_or_counted(mode
             for _ in range(bodies):
                 advise(rng.randbytes(rng.randint(0, 40)) if rng.random() < 0.1 else json.dumps(reply_of(rng)).encode())
         finally:
-            client.close()
+            tutor.pool.close()
     assert rows == 3 * bodies
-    assert sum(silences(tutor).values()) + given_rows == rows
+    assert sum(failures(tutor).values()) + given_rows == rows
 
 
 @pytest.mark.parametrize(
@@ -236,9 +246,7 @@ def test_hundreds_of_random_bodies_leave_every_position_answered_or_counted(mode
     ids=repr,
 )
 def test_tokens_are_counted_where_they_are_numbers(usage: object) -> None:
-    with serving() as server:
-        client = Client(server.url)
-        tutor = VllmTutor(VIEW, MODEL, [client], LabelWay(VIEW))
+    with serving() as server, connected_tutor(server.url) as tutor:
 
         def misbehave(handler: Handler, body: dict) -> bool:
             choices = [server.answer(row, prompt, body) for row, prompt in enumerate(body["prompt"])]
@@ -246,52 +254,63 @@ def test_tokens_are_counted_where_they_are_numbers(usage: object) -> None:
             return True
 
         server.misbehave = misbehave
-        try:
-            assert tutor.advise(positions(2)).valid.all()
-        finally:
-            client.close()
+        assert tutor.advise(positions(2)).valid.all()
     assert tutor.stats["prompt_tokens"] == tutor.stats["answer_tokens"] == 0
 
 
-def test_a_chat_s_letters_are_summed_with_and_without_a_space_and_the_rest_is_impossible() -> None:
+def test_chat_labels_are_summed_with_and_without_a_space_and_the_rest_is_impossible() -> None:
     shares = {"A": 0.3, " A": 0.2, "C": 0.1, "Ab": 0.2, "d": 0.1}
     top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
     reply = {"choices": [{"index": 0, "logprobs": {"content": [{"top_logprobs": top}]}}]}
-    (logs,) = Chat().read(reply, 1, Labels(LETTERS))
+    (logs,) = ChatAPI().parse(reply, 1, LabelRequest(LETTERS))
     assert [math.exp(log) for log in logs] == pytest.approx([0.5, 0, 0.1, 0])
-    body = Chat().body("m", ["Hello"], Labels(LETTERS))
+    body = ChatAPI().body("m", ["Hello"], LabelRequest(LETTERS))
     assert body["messages"] == [{"role": "user", "content": "Hello"}]
-    assert (body["logprobs"], body["top_logprobs"], body["max_tokens"], body["temperature"]) == (True, TOP, 1, 0)
+    assert (body["logprobs"], body["top_logprobs"], body["max_tokens"], body["temperature"]) == (
+        True,
+        MAX_TOP_LOGPROBS,
+        1,
+        0,
+    )
 
 
-def test_a_letter_as_rare_as_can_be_is_impossible() -> None:
-    tops = {"token_id:65": -0.5, "token_id:66": NOTHING, "token_id:67": NOTHING + 1, "token_id:68": -9999}
+def test_label_below_the_smallest_log_probability_is_impossible() -> None:
+    tops = {
+        "token_id:65": -0.5,
+        "token_id:66": IMPOSSIBLE_LOGPROB,
+        "token_id:67": IMPOSSIBLE_LOGPROB + 1,
+        "token_id:68": -9999,
+    }
     reply = {"choices": [{"index": 0, "logprobs": {"top_logprobs": [tops]}}]}
-    assert Completions(MODEL, IDS).read(reply, 1, Labels(LETTERS)) == [(-0.5, -math.inf, NOTHING + 1, -math.inf)]
+    assert CompletionsAPI(MODEL, IDS).parse(reply, 1, LabelRequest(LETTERS)) == [
+        (-0.5, -math.inf, IMPOSSIBLE_LOGPROB + 1, -math.inf)
+    ]
 
 
-def test_some_samples_that_did_not_come_leave_the_others() -> None:
+def test_missing_samples_leave_the_others() -> None:
     reply = {"choices": [{"index": 1, "text": "b"}, {"index": 0, "text": None}, {"index": 3, "text": 5}]}
-    assert Completions(MODEL, IDS).read(reply, 2, Text(9, samples=2)) == [("b",), "no_answer"]
-    assert Completions(MODEL, IDS).read({"choices": [{"index": 0}]}, 1, Text(9, samples=2)) == ["malformed"]
+    assert CompletionsAPI(MODEL, IDS).parse(reply, 2, TextRequest(9, n=2)) == [("b",), Failure("no_answer")]
+    assert CompletionsAPI(MODEL, IDS).parse({"choices": [{"index": 0}]}, 1, TextRequest(9, n=2)) == [
+        Failure("malformed")
+    ]
 
 
-def test_an_index_that_is_true_is_none() -> None:
+def test_index_true_is_no_index() -> None:
     reply = {"choices": [{"index": True, "text": "b"}, {"index": 0, "text": "a"}]}
-    assert Completions(MODEL, IDS).read(reply, 2, Text(9)) == [("a",), "no_answer"]
+    assert CompletionsAPI(MODEL, IDS).parse(reply, 2, TextRequest(9)) == [("a",), Failure("no_answer")]
 
 
 def test_probabilities_are_summed_by_their_logs() -> None:
-    assert add_logs(math.log(0.2), math.log(0.3)) == pytest.approx(math.log(0.5))
-    assert add_logs(-math.inf, -3.0) == add_logs(-3.0, -math.inf) == -3.0
-    assert add_logs(-math.inf, -math.inf) == -math.inf
+    assert logaddexp(math.log(0.2), math.log(0.3)) == pytest.approx(math.log(0.5))
+    assert logaddexp(-math.inf, -3.0) == logaddexp(-3.0, -math.inf) == -3.0
+    assert logaddexp(-math.inf, -math.inf) == -math.inf
 
 
-def test_what_is_asked_under_a_schema_does_not_begin_with_a_thought() -> None:
+def test_prompt_under_a_schema_does_not_begin_the_thinking() -> None:
     """The schema binds the very next token, which could close no thinking that the template has opened."""
     model = find_model("deepseek")
-    dialect = Completions(model, {})
+    api = CompletionsAPI(model, {})
     for schema, ending in (("{}", model.closing), ("", "<think>\n")):
-        (prompt,) = dialect.body("deepseek", ["words"], Text(10, schema=schema))["prompt"]
+        (prompt,) = api.body("deepseek", ["words"], TextRequest(10, json_schema=schema))["prompt"]
         assert prompt.endswith(ending)
         assert "words" in prompt

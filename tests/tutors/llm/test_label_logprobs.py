@@ -1,4 +1,4 @@
-"""Labels dealt anew and divided by a blank's, against tutors that like a letter and tutors that know an action.
+"""Permutations and calibration, against tutors that prefer a label and tutors that know an action.
 
 A scripted tutor reads of a prompt only its text: which letter stands for what it finds in the rules or the options.
 """
@@ -13,13 +13,11 @@ import pytest
 import torch
 
 import envs
-from envs.base import State, select_rows
-from envs.rng import sample_legal
+from tests.helpers.llm_tutors import MODEL, failures, positions_of
 from tests.helpers.scripted_server import Server, serving
-from tests.tutors.llm.test_tutor import MODEL, silences
-from tutors.llm.api import Labels, Trouble
-from tutors.llm.client import Client
-from tutors.llm.label_logprobs import RAREST, LabelWay, softmax
+from tutors.llm.api import Failure, LabelRequest, Output
+from tutors.llm.label_logprobs import MIN_CONTENT_FREE_LOGPROB, LabelLogprobs, softmax_or_zeros
+from tutors.llm.pool import EndpointPool
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import PromptView
@@ -30,21 +28,7 @@ MEANINGS = {  # how a view's rules or options name its actions, in order; (.) is
     ("snake", "full"): (r"(\w) is up", r"(\w) is right", r"(\w) is down", r"(\w) is left"),
     ("snake", "local"): (r"(\w) is ahead", r"(\w) is right", r"(\w) is behind", r"(\w) is left"),
 }
-Mind = Callable[[str], dict[str, float]]  # the probability of each letter as the answer to a prompt
-
-
-def told(game: str, name: str | None = None, moves: int = 3, count: int = 12) -> tuple[PromptView, State]:
-    """A view and different positions, told."""
-    view = make_view(envs.make_game(game), name)
-    env = envs.make(game, 300, seed=5)
-    step = env.reset()
-    generator = torch.manual_seed(0)
-    for _ in range(moves):
-        step = env.step(sample_legal(step.action_mask, torch.rand(len(step.action_mask), generator=generator)))
-    state, _ = view.canonicalize(env.state)
-    distinct, which = view.key(state).unique(dim=0, return_inverse=True)
-    rows = torch.zeros(len(distinct), dtype=torch.int64).scatter_(0, which, torch.arange(len(which)))
-    return view, select_rows(state, rows[:count])
+LabelProbabilities = Callable[[str], dict[str, float]]  # the probability of each letter as the answer to a prompt
 
 
 def letter_of(view: PromptView, prompt: str, action: int) -> str:
@@ -63,11 +47,11 @@ def offered(prompt: str) -> set[str]:
 
 
 @contextmanager
-def minded(view: PromptView, mind: Mind, **how: Any) -> Iterator[tuple[VllmTutor, Server]]:
-    """A tutor of this mind."""
+def tutor_with(view: PromptView, probabilities: LabelProbabilities, **how: Any) -> Iterator[tuple[VllmTutor, Server]]:
+    """A tutor whose model answers with these probabilities."""
 
     def answer(index: int, prompt: str, body: dict) -> dict:
-        shares = mind(prompt)
+        shares = probabilities(prompt)
         probs = [shares.get(chr(token), 0.0) for token in body["logprob_token_ids"]]
         logs = [math.log(prob) if prob else -9999.0 for prob in probs]
         keys = [f"token_id:{token}" for token in body["logprob_token_ids"]]
@@ -75,39 +59,39 @@ def minded(view: PromptView, mind: Mind, **how: Any) -> Iterator[tuple[VllmTutor
 
     with serving() as server:
         server.answer = answer
-        client = Client(server.url)
+        pool = EndpointPool([server.url])
         try:
-            tutor = VllmTutor(view, MODEL, [client], LabelWay(view, **how))
+            tutor = VllmTutor(view, MODEL, pool, LabelLogprobs(view, **how))
             server.asked.clear()
             yield tutor, server
         finally:
-            client.close()
+            pool.close()
 
 
-def likes_a(_prompt: str) -> dict[str, float]:
+def prefers_a(_prompt: str) -> dict[str, float]:
     return {"A": 0.7} | dict.fromkeys("BCDEFG", 0.05)
 
 
 @pytest.mark.parametrize(("game", "name"), EVERY)
-def test_a_liking_for_one_letter_is_averaged_away(game: str, name: str) -> None:
-    view, state = told(game, name)
+def test_preference_for_one_label_is_averaged_away(game: str, name: str) -> None:
+    view, state = positions_of(game, name)
     action_mask = view.action_mask(state)
     whole = action_mask.all(1)
-    with minded(view, likes_a, permutations=len(view.labels)) as (tutor, _):
+    with tutor_with(view, prefers_a, permutations=len(view.labels)) as (tutor, _):
         probs = tutor.advise(state).probs
     if whole.any():
         torch.testing.assert_close(probs[whole], torch.full_like(probs[whole], 1 / len(view.labels)))
     assert not probs[~action_mask].any()
     legal_only = probs.masked_fill(~action_mask, 1).amin(1), probs.amax(1)
-    torch.testing.assert_close(*legal_only, msg="each legal action bears each letter once, so all are equal")
-    with minded(view, likes_a) as (tutor, _):
-        assert (tutor.advise(state).probs[whole, 0] > 0.5).all(), "asked once, the liking shows"
+    torch.testing.assert_close(*legal_only, msg="each legal action has each label once, so all are equal")
+    with tutor_with(view, prefers_a) as (tutor, _):
+        assert (tutor.advise(state).probs[whole, 0] > 0.5).all(), "asked once, the preference shows"
 
 
 @pytest.mark.parametrize(("game", "name"), EVERY)
 @pytest.mark.parametrize("calibrate", [False, True])
-def test_who_knows_an_action_by_its_meaning_keeps_it_under_any_letter(game: str, name: str, calibrate: bool) -> None:
-    view, state = told(game, name)
+def test_tutor_that_knows_the_action_keeps_it_under_any_label(game: str, name: str, calibrate: bool) -> None:
+    view, state = positions_of(game, name)
     count = len(view.labels)
     action_mask = view.action_mask(state)
     words = view.render(state)
@@ -124,7 +108,7 @@ def test_who_knows_an_action_by_its_meaning_keeps_it_under_any_letter(game: str,
             shares[letter_of(view, prompt, by_position[position])] += 0.6
         return shares
 
-    with minded(view, knows, permutations=count, calibrate=calibrate) as (tutor, server):
+    with tutor_with(view, knows, permutations=count, calibrate=calibrate) as (tutor, server):
         advice = tutor.advise(state)
         asked = [prompt for body in server.asked for prompt in body["prompt"]]
     assert advice.probs.argmax(1).tolist() == list(best.values())
@@ -138,51 +122,51 @@ def test_who_knows_an_action_by_its_meaning_keeps_it_under_any_letter(game: str,
 
 @pytest.mark.parametrize("permutations", [1, 2, 3, 4])
 def test_prompts_are_permutations_times_positions_and_their_answers_are_averaged(permutations: int) -> None:
-    view, state = told("snake", "full")
-    with minded(view, likes_a, permutations=permutations) as (tutor, server):
+    view, state = positions_of("snake", "full")
+    with tutor_with(view, prefers_a, permutations=permutations) as (tutor, server):
         advice = tutor.advise(state)
         assert sum(len(body["prompt"]) for body in server.asked) == permutations * 12 == tutor.stats["asked"]
-    ways = LabelWay(view, permutations)
+    mode = LabelLogprobs(view, permutations)
     for row, action_mask in enumerate(view.action_mask(state).tolist()):
         expected = [0.0] * 4
-        for told_anew in ways.views:
-            shares = [likes_a("")[label] * may for label, may in zip(told_anew.labels, action_mask, strict=True)]
+        for relabelled in mode.views:
+            shares = [prefers_a("")[label] * may for label, may in zip(relabelled.labels, action_mask, strict=True)]
             for action in range(4):
                 expected[action] += shares[action] / sum(shares) / permutations
         assert advice.probs[row].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("game", "name"), EVERY)
-def test_every_order_is_another_and_with_all_of_them_each_action_bears_each_letter(game: str, name: str) -> None:
+def test_orders_differ_and_with_all_of_them_each_action_has_each_label(game: str, name: str) -> None:
     view = make_view(envs.make_game(game), name)
     for permutations in range(1, len(view.labels) + 1):
-        way = LabelWay(view, permutations)
-        dealt = [one.labels for one in way.views]
-        assert dealt[0] == view.labels
-        assert len(set(dealt)) == len(dealt) == permutations
+        mode = LabelLogprobs(view, permutations)
+        relabelled = [one.labels for one in mode.views]
+        assert relabelled[0] == view.labels
+        assert len(set(relabelled)) == len(relabelled) == permutations
         for action in range(len(view.labels)):
-            assert len({labels[action] for labels in dealt}) == permutations
-        assert all(sorted(labels) == sorted(view.labels) for labels in dealt)
+            assert len({labels[action] for labels in relabelled}) == permutations
+        assert all(sorted(labels) == sorted(view.labels) for labels in relabelled)
 
 
 @pytest.mark.parametrize(("game", "name"), EVERY)
-def test_words_with_the_letters_in_their_own_order_are_the_words(game: str, name: str) -> None:
-    view, state = told(game, name)
+def test_relabelling_with_the_same_labels_changes_no_prompt(game: str, name: str) -> None:
+    view, state = positions_of(game, name)
     same = view.relabelled(view.labels)
     assert same.render(state) == view.render(state)
     assert same.content_free_prompt() == view.content_free_prompt()
 
 
 @pytest.mark.parametrize(("game", "name"), EVERY)
-def test_a_letter_stands_for_the_same_action_wherever_it_is_written(game: str, name: str) -> None:
-    view, state = told(game, name)
+def test_label_stands_for_the_same_action_wherever_it_is_written(game: str, name: str) -> None:
+    view, state = positions_of(game, name)
     action_mask = view.action_mask(state).tolist()
     for labels in [view.labels[::-1], view.labels[1:] + view.labels[:1]]:
-        dealt = view.relabelled(labels)
-        assert dealt.instructions == dealt.render_instructions()
+        relabelled = view.relabelled(labels)
+        assert relabelled.instructions == relabelled.render_instructions()
         assert view.labels == make_view(envs.make_game(game), name).labels, "the view itself is left as it was"
-        for text, own, may in zip(dealt.render(state), view.render(state), action_mask, strict=True):
-            assert [letter_of(dealt, text, action) for action in range(len(labels))] == list(labels)
+        for text, own, may in zip(relabelled.render(state), view.render(state), action_mask, strict=True):
+            assert [letter_of(relabelled, text, action) for action in range(len(labels))] == list(labels)
             assert offered(text) == {label for label, action_mask in zip(labels, may, strict=True) if action_mask}
             position = re.compile(r"top row first:\n(.*)\nOptions|Ahead.*\nOptions|Your sum.*\nOptions", re.DOTALL)
             assert position.search(text)[0] == position.search(own)[0], "nothing but the letters changes"
@@ -201,30 +185,30 @@ class Fixed(PromptView):
     game, name, version, labels, instructions = "connect4", "fixed", 1, tuple("ABCDEFG"), "A is left."
 
 
-def test_a_view_that_cannot_deal_its_letters_anew_is_refused() -> None:
+def test_view_that_cannot_be_relabelled_is_refused() -> None:
     view = Fixed(envs.make_game("connect4"))
-    assert LabelWay(view).views == [view]
+    assert LabelLogprobs(view).views == [view]
     with pytest.raises(ValueError, match=r"fixed of connect4.*--label-permutations"):
-        LabelWay(view, permutations=2)
+        LabelLogprobs(view, permutations=2)
 
 
 @pytest.mark.parametrize("permutations", [0, -1, 8])
-def test_more_ways_than_letters_are_refused(permutations: int) -> None:
-    with pytest.raises(ValueError, match=f"{permutations} permutations of 7 letters; there can be 1 to 7"):
-        LabelWay(make_view(envs.make_game("connect4")), permutations)
+def test_more_permutations_than_labels_are_refused(permutations: int) -> None:
+    with pytest.raises(ValueError, match=f"{permutations} permutations of 7 labels; possible are 1 to 7"):
+        LabelLogprobs(make_view(envs.make_game("connect4")), permutations)
 
 
-def calibrated_by_definition(probs: list[float], blank: list[float], action_mask: list[bool]) -> list[float]:
-    """p / p_blank over the legal actions, without a logarithm; a blank counts as exp(RAREST) at least."""
+def calibrated_by_definition(probs: list[float], content_free: list[float], action_mask: list[bool]) -> list[float]:
+    """p / p_content_free over the legal actions, without a logarithm, and with a lower bound of the divisor."""
     weights = [
-        prob / max(before, math.exp(RAREST)) if may else 0.0
-        for prob, before, may in zip(probs, blank, action_mask, strict=True)
+        prob / max(before, math.exp(MIN_CONTENT_FREE_LOGPROB)) if may else 0.0
+        for prob, before, may in zip(probs, content_free, action_mask, strict=True)
     ]
     return [weight / sum(weights) for weight in weights]
 
 
 @pytest.mark.parametrize(
-    ("probs", "blank", "action_mask"),
+    ("probs", "content_free", "action_mask"),
     [
         ([0.4, 0.3, 0.1, 0.1], [0.5, 0.2, 0.1, 0.1], [True, True, True, True]),
         ([0.4, 0.3, 0.1, 0.1], [0.5, 0.2, 0.1, 0.1], [False, True, True, False]),
@@ -235,106 +219,155 @@ def calibrated_by_definition(probs: list[float], blank: list[float], action_mask
         ([0.0, 0.0, 0.2, 0.0], [0.5, 0.2, 0.1, 0.1], [True, True, True, True]),
     ],
 )
-def test_calibration_divides_by_what_is_answered_without_a_position(
-    probs: list[float], blank: list[float], action_mask: list[bool]
+def test_calibration_divides_by_the_content_free_output(
+    probs: list[float], content_free: list[float], action_mask: list[bool]
 ) -> None:
     view = make_view(envs.make_game("snake"), "full")
-    way = LabelWay(view, calibrate=True)
-    way.learn_blanks([logs_of(blank)])
-    verdict, mass = way.judge([logs_of(probs)], action_mask)
-    assert verdict == pytest.approx(calibrated_by_definition(probs, blank, action_mask), rel=1e-9)
-    assert mass == pytest.approx(sum(prob for prob, may in zip(probs, action_mask, strict=True) if may))
-    plain = LabelWay(view)
-    plain.learn_blanks([logs_of(blank)])
+    mode = LabelLogprobs(view, calibrate=True)
+    advice, _ = mode.parse([logs_of(probs)], torch.tensor([action_mask]), [logs_of(content_free)])
+    assert advice.probs[0].tolist() == pytest.approx(
+        calibrated_by_definition(probs, content_free, action_mask), rel=1e-6
+    )
+    assert advice.label_mass.item() == pytest.approx(
+        sum(prob for prob, may in zip(probs, action_mask, strict=True) if may)
+    )
+    plain = LabelLogprobs(view)
     weights = [prob if may else 0.0 for prob, may in zip(probs, action_mask, strict=True)]
-    assert plain.judge([logs_of(probs)], action_mask)[0] == pytest.approx([weight / sum(weights) for weight in weights])
+    advice, _ = plain.parse([logs_of(probs)], torch.tensor([action_mask]), [logs_of(content_free)])
+    assert advice.probs[0].tolist() == pytest.approx([weight / sum(weights) for weight in weights])
 
 
 def logs_of(probs: list[float]) -> tuple[float, ...]:
     return tuple(math.log(prob) if prob else -math.inf for prob in probs)
 
 
-def test_calibration_takes_a_liking_for_a_letter_away_at_the_price_of_one_prompt() -> None:
-    view, state = told("blackjack")
-    with minded(view, likes_a, calibrate=True) as (tutor, server):
+def test_calibration_removes_a_preference_for_a_label_for_one_prompt() -> None:
+    view, state = positions_of("blackjack")
+    with tutor_with(view, prefers_a, calibrate=True) as (tutor, server):
         advice = tutor.advise(state)
         assert sum(len(body["prompt"]) for body in server.asked) == 12
     torch.testing.assert_close(advice.probs, torch.full((12, 2), 0.5))
     torch.testing.assert_close(advice.label_mass, torch.full((12,), 0.75))
 
 
-def test_each_order_is_divided_by_its_own_blank() -> None:
-    way = LabelWay(make_view(envs.make_game("snake"), "local"), permutations=4)
-    assert way.blanks() == [one.content_free_prompt() for one in way.views]
-    assert len(set(way.blanks())) == 4
-    way = LabelWay(make_view(envs.make_game("blackjack")), permutations=2, calibrate=True)
-    way.learn_blanks([logs_of([0.6, 0.1]), logs_of([0.1, 0.6])])
-    verdict, _ = way.judge([logs_of([0.6, 0.1]), logs_of([0.1, 0.6])], [True, True])
-    assert verdict == pytest.approx([0.5, 0.5])
-    verdict, _ = way.judge([logs_of([0.1, 0.6]), logs_of([0.1, 0.6])], [True, True])
-    assert verdict == pytest.approx([(1 / 37 + 1 / 2) / 2, (36 / 37 + 1 / 2) / 2])
+def test_each_order_is_divided_by_its_own_content_free_output() -> None:
+    mode = LabelLogprobs(make_view(envs.make_game("snake"), "local"), permutations=4)
+    assert mode.content_free_prompts() == [one.content_free_prompt() for one in mode.views]
+    assert len(set(mode.content_free_prompts())) == 4
+    mode = LabelLogprobs(make_view(envs.make_game("blackjack")), permutations=2, calibrate=True)
+    content_free = [logs_of([0.6, 0.1]), logs_of([0.1, 0.6])]
+    outputs = [logs_of([0.6, 0.1]), logs_of([0.1, 0.6])] + [logs_of([0.1, 0.6])] * 2
+    advice, _ = mode.parse(outputs, torch.ones(2, 2, dtype=torch.bool), content_free)
+    assert advice.probs[0].tolist() == pytest.approx([0.5, 0.5])
+    assert advice.probs[1].tolist() == pytest.approx([(1 / 37 + 1 / 2) / 2, (36 / 37 + 1 / 2) / 2])
 
 
 def test_the_label_mass_is_what_is_on_legal_letters_averaged_over_the_orders() -> None:
     view = make_view(envs.make_game("blackjack"))
-    way = LabelWay(view, permutations=2)
-    assert way.judge([logs_of([0.2, 0.1]), logs_of([0.5, 0.4])], [True, True])[1] == pytest.approx(0.6)
-    verdict, mass = way.judge([logs_of([0.2, 0.1]), logs_of([0.5, 0.1])], [True, False])
-    assert verdict == [1, 0]
-    assert mass == pytest.approx((0.2 + 0.1) / 2), "the second time the legal action bears the letter B"
+    mode = LabelLogprobs(view, permutations=2)
+    assert parse_one(mode, [logs_of([0.2, 0.1]), logs_of([0.5, 0.4])], [True, True])[1] == pytest.approx(0.6)
+    probs, mass, _ = parse_one(mode, [logs_of([0.2, 0.1]), logs_of([0.5, 0.1])], [True, False])
+    assert probs == [1, 0]
+    assert mass == pytest.approx((0.2 + 0.1) / 2), "the second time the legal action has the label B"
 
 
-def test_too_little_label_mass_is_silence_and_shows_what_there_was() -> None:
+def test_too_little_label_mass_is_no_advice_and_shows_what_there_was() -> None:
     view = make_view(envs.make_game("blackjack"))
-    way = LabelWay(view, min_mass=0.3)
-    assert isinstance(way.judge([logs_of([0.2, 0.11])], [True, True])[0], list)
-    verdict, mass = way.judge([logs_of([0.2, 0.09])], [True, True])
-    assert isinstance(verdict, Trouble)
-    assert verdict == "low_label_mass"
-    assert mass == pytest.approx(0.29)
-    assert way.judge([logs_of([0.2, 0.5])], [True, False]) == ("low_label_mass", pytest.approx(0.2))
+    mode, low = LabelLogprobs(view, min_mass=0.3), Failure("low_label_mass")
+    assert parse_one(mode, [logs_of([0.2, 0.11])], [True, True])[2] is None
+    assert parse_one(mode, [logs_of([0.2, 0.09])], [True, True]) == ([0, 0], pytest.approx(0.29), low)
+    assert parse_one(mode, [logs_of([0.2, 0.5])], [True, False]) == ([0, 0], pytest.approx(0.2), low)
 
 
-def test_without_any_legal_letter_there_is_silence_even_where_no_mass_is_asked_for() -> None:
-    way = LabelWay(make_view(envs.make_game("blackjack")), min_mass=0)
-    assert way.judge([logs_of([0.0, 0.9])], [True, False]) == ("low_label_mass", 0)
-    assert way.judge([(-math.inf, -math.inf)], [True, True]) == ("low_label_mass", 0)
+def test_no_possible_legal_label_is_no_advice_even_where_any_mass_will_do() -> None:
+    mode, low = LabelLogprobs(make_view(envs.make_game("blackjack")), min_mass=0), Failure("low_label_mass")
+    assert parse_one(mode, [logs_of([0.0, 0.9])], [True, False]) == ([0, 0], 0, low)
+    assert parse_one(mode, [(-math.inf, -math.inf)], [True, True]) == ([0, 0], 0, low)
 
 
 def test_rounding_never_makes_the_mass_more_than_one() -> None:
-    way = LabelWay(make_view(envs.make_game("blackjack")))
-    assert way.judge([(1e-4, -0.5)], [True, True])[1] == 1
+    mode = LabelLogprobs(make_view(envs.make_game("blackjack")))
+    assert parse_one(mode, [(1e-4, -0.5)], [True, True])[1] == 1
 
 
-def test_one_order_without_an_answer_is_no_answer() -> None:
-    way = LabelWay(make_view(envs.make_game("blackjack")), permutations=2)
-    assert way.judge([logs_of([0.2, 0.1]), Trouble("reset")], [True, True]) == ("reset", 0)
+def test_one_order_without_an_output_is_no_advice_for_its_position_alone() -> None:
+    mode = LabelLogprobs(make_view(envs.make_game("blackjack")), permutations=2, min_mass=0)
+    fine, failure = logs_of([0.2, 0.1]), Failure("reset")
+    outputs = [fine, failure, fine, fine, failure, Failure("deadline")]
+    advice, failures = mode.parse(outputs, torch.ones(3, 2, dtype=torch.bool))
+    assert failures == [failure, None, failure]
+    assert advice.valid.tolist() == [False, True, False]
+    assert advice.probs[::2].tolist() == [[0, 0]] * 2
+    assert advice.label_mass.tolist() == pytest.approx([0, 0.3, 0])
 
 
-def test_one_order_that_was_refused_makes_only_its_position_silent() -> None:
-    view, state = told("blackjack")
+def parse_one(
+    mode: LabelLogprobs, outputs: list[Output], mask: list[bool]
+) -> tuple[list[float], float, Failure | None]:
+    """The probabilities, label mass and failure of one position."""
+    advice, (failure,) = mode.parse(outputs, torch.tensor([mask]))
+    assert advice.valid.tolist() == [failure is None]
+    return advice.probs[0].tolist(), advice.label_mass.item(), failure
+
+
+def by_definition(
+    logprobs: list[list[float]], orders: list[list[int]], mask: list[bool], prior: list[list[float]]
+) -> list[float]:
+    """The mean over the orders of the softmax over legal actions, in Python floats, one label at a time."""
+    total = [0.0] * len(mask)
+    for label_logs, order, before in zip(logprobs, orders, prior, strict=True):
+        weights = [
+            math.exp(label_logs[label]) / math.exp(before[label]) if may else 0.0
+            for label, may in zip(order, mask, strict=True)
+        ]
+        total = [one + weight / sum(weights) for one, weight in zip(total, weights, strict=True)]
+    return [one / len(orders) for one in total]
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+@pytest.mark.parametrize("permutations", [1, 3, 7])
+def test_parse_equals_its_definition_to_float32_rounding(permutations: int, calibrate: bool) -> None:
+    view = make_view(envs.make_game("connect4"))
+    mode = LabelLogprobs(view, permutations, calibrate, min_mass=0)
+    chance = torch.Generator().manual_seed(permutations)
+    logprobs = (8 * torch.randn(50, permutations, 7, generator=chance, dtype=torch.float64)).log_softmax(2)
+    prior = torch.randn(permutations, 7, generator=chance, dtype=torch.float64).log_softmax(1)
+    mask = torch.rand(50, 7, generator=chance) < 0.6
+    mask[:, 0] = True
+    outputs = [tuple(output) for output in logprobs.flatten(0, 1).tolist()]
+    advice, _ = mode.parse(outputs, mask, [tuple(output) for output in prior.tolist()])
+    orders = [[view.labels.index(label) for label in one.labels] for one in mode.views]
+    divisor = prior.tolist() if calibrate else [[0.0] * 7] * permutations
+    expected = [
+        by_definition(position, orders, legal, divisor)
+        for position, legal in zip(logprobs.tolist(), mask.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(advice.probs, torch.tensor(expected), rtol=2e-7, atol=1e-9)
+
+
+def test_one_order_with_low_mass_leaves_only_its_position_without_advice() -> None:
+    view, state = positions_of("blackjack")
     poison = view.relabelled(("B", "A")).render(state)[5]
 
-    def mind(prompt: str) -> dict[str, float]:
-        return {} if poison in prompt else likes_a(prompt)
+    def probabilities(prompt: str) -> dict[str, float]:
+        return {} if poison in prompt else prefers_a(prompt)
 
-    with minded(view, mind, permutations=2, min_mass=0.5) as (tutor, _):
+    with tutor_with(view, probabilities, permutations=2, min_mass=0.5) as (tutor, _):
         advice = tutor.advise(state)
         assert (~advice.valid).nonzero()[:, 0].tolist() == [5]
-        assert silences(tutor) == {"low_label_mass": 1}
+        assert failures(tutor) == {"low_label_mass": 1}
     assert advice.label_mass[5].item() == pytest.approx(0.75 / 2)
 
 
-def test_what_is_asked_for_are_the_letters_in_the_view_s_own_order() -> None:
+def test_request_has_the_labels_in_the_view_s_own_order() -> None:
     view = make_view(envs.make_game("snake"), "full")
-    way = LabelWay(view, permutations=4, calibrate=True)
-    assert way.wanted(0) == Labels(view.labels)
-    assert way.tries == 1
-    assert way.identity == {"mode": "label", "permutations": 4, "calibrated": True}
+    mode = LabelLogprobs(view, permutations=4, calibrate=True)
+    assert mode.request(0) == LabelRequest(view.labels)
+    assert mode.max_tries == 1
+    assert mode.identity == {"mode": "label", "permutations": 4, "calibrated": True}
 
 
 def test_softmax_holds_at_both_ends() -> None:
-    assert softmax([-math.inf, 0.0, -math.inf]) == [0, 1, 0]
-    assert softmax([-5000.0, -5000.0]) == [0.5, 0.5]
-    assert softmax([700.0, 0.0, 700.0]) == pytest.approx([0.5, 0, 0.5])
-    assert softmax([-math.inf] * 3) == [0, 0, 0]
+    logs = torch.tensor([[-math.inf, 0.0, -math.inf], [-5000.0] * 3, [700.0, 0.0, 700.0], [-math.inf] * 3])
+    expected = torch.tensor([[0, 1, 0], [1 / 3] * 3, [0.5, 0, 0.5], [0, 0, 0]])
+    torch.testing.assert_close(softmax_or_zeros(logs), expected)

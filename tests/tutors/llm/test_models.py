@@ -13,7 +13,7 @@ import jinja2
 import pytest
 
 from tests.helpers.paths import GOLDEN
-from tutors.llm.models import Model, fill, find_model, known_models
+from tutors.llm.models import Model, fill_template, find_model, known_models
 
 TEMPLATES = GOLDEN / "templates"
 QUESTION = "What is 2 + 2?"
@@ -69,7 +69,7 @@ FIRST = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_question_is_written_as_published(name: str) -> None:
-    assert fill(find_model(name).template, QUESTION) == (TEMPLATES / f"{name}.txt").read_bytes().decode()
+    assert fill_template(find_model(name).template, QUESTION) == (TEMPLATES / f"{name}.txt").read_bytes().decode()
 
 
 @pytest.mark.parametrize("question", [QUESTION, "Two\n\nparagraphs with {braces} and <tags>:"])
@@ -83,7 +83,7 @@ def test_the_published_template_renders_the_same(name: str, question: str) -> No
         roles={"user": "USER", "assistant": "ASSISTANT"},
         seps=[" ", "</s>"],
     )  # fmt: skip
-    assert fill(find_model(name).template, question) == rendered.removeprefix(FIRST.get(name, ""))
+    assert fill_template(find_model(name).template, question) == rendered.removeprefix(FIRST.get(name, ""))
 
 
 @pytest.mark.parametrize("name", known_models())
@@ -99,9 +99,9 @@ def test_every_model_of_the_paper_has_a_golden_file() -> None:
 
 def test_for_a_letter_the_thinking_that_a_template_begins_is_ended() -> None:
     for name, model in known_models().items():
-        assert model.brief == model.template + model.closing
+        assert model.answer_template == model.template + model.closing
         assert ("<think>" in model.template) == ("</think>" in model.closing), name
-    assert fill(find_model("deepseek").brief, QUESTION) == (
+    assert fill_template(find_model("deepseek").answer_template, QUESTION) == (
         "<｜User｜>What is 2 + 2?<｜Assistant｜><think>\n\n</think>\n\n"
     )
     assert find_model("llama").closing == find_model("vicuna").closing == ""
@@ -109,7 +109,7 @@ def test_for_a_letter_the_thinking_that_a_template_begins_is_ended() -> None:
 
 
 def test_a_question_may_hold_braces_of_its_own() -> None:
-    assert fill("<s>{words}</s>", "a {word} and {0}") == "<s>a {word} and {0}</s>"
+    assert fill_template("<s>{words}</s>", "a {word} and {0}") == "<s>a {word} and {0}</s>"
 
 
 def test_another_served_model_is_asked_in_the_template() -> None:

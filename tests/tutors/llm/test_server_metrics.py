@@ -1,16 +1,15 @@
-"""vLLM's own numbers: pages as it writes them, and nonsense, against sums by hand."""
+"""vLLM's metrics: pages as it writes them, and malformed ones, against sums by hand."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from random import Random
 
 import pytest
 
+from tests.helpers.llm_tutors import connected_tutor, positions
 from tests.helpers.scripted_server import Server, serving
-from tests.tutors.llm.test_tutor import MODEL, VIEW, hire, positions
-from tutors.llm.client import Client
-from tutors.llm.label_logprobs import LabelWay
-from tutors.llm.server_metrics import add, read_metrics, since
-from tutors.llm.tutor import VllmTutor
+from tutors.llm.pool import EndpointPool
+from tutors.llm.server_metrics import metrics_since, read_metrics, sum_metrics
 
 PAGE = """\
 # HELP python_info Python platform information
@@ -65,15 +64,20 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    client = Client(server.url)
-    yield client
-    client.close()
+def pool(server: Server) -> Iterator[EndpointPool]:
+    pool = EndpointPool([server.url])
+    yield pool
+    pool.close()
 
 
-def test_a_page_is_read_and_summed_over_the_engines(server: Server, client: Client) -> None:
+def metrics_of(pool: EndpointPool) -> dict[str, float]:
+    """What the page of a pool's first server says."""
+    return pool.run(read_metrics(pool.clients[0]))
+
+
+def test_page_is_parsed_and_summed_over_the_engines(server: Server, pool: EndpointPool) -> None:
     server.metrics = page()
-    assert read_metrics(client) == {
+    assert metrics_of(pool) == {
         "vllm/requests_running": 5,
         "vllm/requests_waiting": 7,
         "vllm/prefix_cache_queries": 400,
@@ -84,12 +88,12 @@ def test_a_page_is_read_and_summed_over_the_engines(server: Server, client: Clie
 
 
 @pytest.mark.parametrize("text", NONSENSE, ids=lambda text: repr(text)[:40])
-def test_a_page_that_says_nothing_is_no_number(server: Server, client: Client, text: str) -> None:
+def test_malformed_page_gives_no_metrics(server: Server, pool: EndpointPool, text: str) -> None:
     server.metrics = text
-    assert read_metrics(client) == {}
+    assert metrics_of(pool) == {}
 
 
-def test_two_hundred_damaged_pages_are_numbers_or_none(server: Server, client: Client) -> None:
+def test_two_hundred_damaged_pages_give_numbers_or_nothing(server: Server, pool: EndpointPool) -> None:
     u = Random(1)
     for _ in range(200):
         text = list(page())
@@ -97,87 +101,78 @@ def test_two_hundred_damaged_pages_are_numbers_or_none(server: Server, client: C
             place = u.randrange(len(text))
             text[place : place + u.randint(0, 2)] = u.choice(['"', "{", "}", "\n", "#", "e", "-", ",", "\\", "é"])
         server.metrics = "".join(text)
-        assert all(isinstance(value, float) for value in read_metrics(client).values())
+        assert all(isinstance(value, float) for value in metrics_of(pool).values())
 
 
-def test_a_server_without_such_a_page_has_no_numbers(server: Server, client: Client) -> None:
+def test_server_without_the_page_has_no_metrics(server: Server, pool: EndpointPool) -> None:
     server.metrics_status = 404
     server.metrics = page()
-    assert read_metrics(client) == {}
+    assert metrics_of(pool) == {}
 
 
-def test_a_server_that_is_gone_has_no_numbers() -> None:
+def test_server_that_is_gone_has_no_metrics() -> None:
     with serving() as gone:
         url = gone.url
-    client = Client(url)
-    assert read_metrics(client) == {}
-    client.close()
+    with closing(EndpointPool([url])) as pool:
+        assert metrics_of(pool) == {}
 
 
-def test_counts_are_told_as_what_was_added_and_levels_as_they_are() -> None:
+def test_counters_are_reported_as_increases_and_gauges_as_they_are() -> None:
     before = {"vllm/requests_waiting": 9.0, "vllm/prompt_tokens": 100.0, "vllm/generation_tokens": 5.0}
     before |= {"vllm/prefix_cache_queries": 1000.0, "vllm/prefix_cache_hits": 900.0}
     now = {"vllm/requests_waiting": 4.0, "vllm/prompt_tokens": 130.0, "vllm/generation_tokens": 5.0}
     now |= {"vllm/prefix_cache_queries": 1040.0, "vllm/prefix_cache_hits": 910.0}
-    assert add([since(before, now)]) == {
+    assert sum_metrics([metrics_since(before, now)]) == {
         "vllm/requests_waiting": 4,
         "vllm/prompt_tokens": 30,
         "vllm/generation_tokens": 0,
         "vllm/prefix_cache_hit_rate": 0.25,
     }
-    assert since({}, {}) == {}
-    assert since(before, {}) == {}
+    assert metrics_since({}, {}) == {}
+    assert metrics_since(before, {}) == {}
 
 
-def test_nothing_asked_is_no_hit_rate() -> None:
+def test_no_queries_give_no_hit_rate() -> None:
     same = {"vllm/prefix_cache_queries": 40.0, "vllm/prefix_cache_hits": 9.0}
-    assert add([since(same, same)]) == {}
-    assert add([]) == {}
+    assert sum_metrics([metrics_since(same, same)]) == {}
+    assert sum_metrics([]) == {}
 
 
-def test_several_servers_are_added_and_their_rates_weighted() -> None:
+def test_servers_are_summed_and_their_hit_rates_weighted() -> None:
     parts = [{"vllm/requests_waiting": 2.0, "vllm/prefix_cache_queries": 30.0, "vllm/prefix_cache_hits": 30.0}]
     parts.append({"vllm/requests_waiting": 3.0, "vllm/prefix_cache_queries": 10.0, "vllm/prefix_cache_hits": 0.0})
-    assert add(parts) == {"vllm/requests_waiting": 5.0, "vllm/prefix_cache_hit_rate": 0.75}
+    assert sum_metrics(parts) == {"vllm/requests_waiting": 5.0, "vllm/prefix_cache_hit_rate": 0.75}
 
 
-def test_a_restarted_server_counts_from_nothing() -> None:
+def test_restarted_server_counts_from_0() -> None:
     before = {"vllm/prompt_tokens": 500.0, "vllm/prefix_cache_queries": 400.0, "vllm/prefix_cache_hits": 300.0}
     now = {"vllm/prompt_tokens": 30.0, "vllm/prefix_cache_queries": 20.0, "vllm/prefix_cache_hits": 10.0}
-    assert since(before, now) == now
+    assert metrics_since(before, now) == now
 
 
-def test_the_tutor_reports_what_was_added_since_it_was_hired(server: Server) -> None:
+def test_tutor_reports_the_increase_since_it_was_connected(server: Server) -> None:
     server.metrics = page()
-    tutor = hire(server.url)
-    server.metrics = page(prompt=560, generation=21, queries=500, hits=390)
-    tutor.advise(positions(1))
-    assert tutor.report() == {
-        "vllm/requests_running": 5,
-        "vllm/requests_waiting": 7,
-        "vllm/prompt_tokens": 60,
-        "vllm/generation_tokens": 1,
-        "vllm/prefix_cache_hit_rate": pytest.approx(0.9),
-    }
-    server.metrics = page(prompt=560, generation=21, queries=500, hits=390)
-    assert tutor.report()["vllm/prompt_tokens"] == 0
-    server.metrics = "gone"
-    assert tutor.report() == {}
-    tutor.lines[0].client.close()
+    with connected_tutor(server.url) as tutor:
+        server.metrics = page(prompt=560, generation=21, queries=500, hits=390)
+        tutor.advise(positions(1))
+        assert tutor.report() == {
+            "vllm/requests_running": 5,
+            "vllm/requests_waiting": 7,
+            "vllm/prompt_tokens": 60,
+            "vllm/generation_tokens": 1,
+            "vllm/prefix_cache_hit_rate": pytest.approx(0.9),
+        }
+        server.metrics = page(prompt=560, generation=21, queries=500, hits=390)
+        assert tutor.report()["vllm/prompt_tokens"] == 0
+        server.metrics = "gone"
+        assert tutor.report() == {}
 
 
-def test_the_numbers_of_several_servers_are_summed() -> None:
-    with serving() as one, serving() as other:
-        first = Client(one.url)
-        clients = [first, Client(other.url, beside=first)]
-        try:
-            tutor = VllmTutor(VIEW, MODEL, clients, LabelWay(VIEW))
-            one.metrics, other.metrics = page(), page(prompt=1)
-            shown = tutor.report()
-            tutor.lines[1].breaker.failures = 5
-            assert tutor.report()["vllm/requests_waiting"] == 7, "a server that fails is not asked"
-        finally:
-            for client in clients[::-1]:
-                client.close()
+def test_metrics_of_several_servers_are_summed() -> None:
+    with serving() as one, serving() as other, connected_tutor(one.url, other.url) as tutor:
+        one.metrics, other.metrics = page(), page(prompt=1)
+        shown = tutor.report()
+        tutor.pool.endpoints[1].breaker.failures = 5
+        assert tutor.report()["vllm/requests_waiting"] == 7, "a server that fails is not asked"
     assert shown["vllm/requests_waiting"] == 14
     assert shown["vllm/prompt_tokens"] == 1500 + 1001

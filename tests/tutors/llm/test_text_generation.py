@@ -9,13 +9,26 @@ import pytest
 import torch
 
 import envs
-from agents.policy import TEMPERATURE
+from tests.helpers.llm_tutors import (
+    MODEL,
+    VIEW,
+    connect_tutor,
+    failures,
+    position_with_full_favourite_column,
+    positions,
+)
 from tests.helpers.scripted_server import Handler, Server, serving
-from tests.tutors.llm.test_tutor import MODEL, VIEW, a_full_column, positions, silences
-from tutors.llm.api import Text, Trouble
-from tutors.llm.client import Client
+from tutors.llm.api import Failure, TextRequest
 from tutors.llm.models import Model
-from tutors.llm.text_generation import AGAIN, LONGEST, TAGGED, TextWay, read_action, tagged
+from tutors.llm.text_generation import (
+    ACTION_TAG_PROMPT,
+    MAX_PARSED_CHARS,
+    RETRYABLE_KINDS,
+    TEMPERATURE,
+    TextGeneration,
+    parse_action,
+    with_action_tag,
+)
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import ANSWER, LETTER_ONLY
@@ -24,7 +37,7 @@ LETTERS = tuple("ABCDEFG")
 B, D = 1, 3
 THINKING = Model("tiny", "tiny", "<s>{words}</s><think>\n", closing="\n</think>\n\n")
 
-SAID = [  # an answer of a model that does not think, or has thought in silence
+TEXTS = [  # of a model that does not think, or does not show it
     ("<action>D</action>", D),
     ("I take the middle.\n<action>D</action> It wins.", D),
     ("<ACTION>D</Action>", D),
@@ -56,7 +69,7 @@ SAID = [  # an answer of a model that does not think, or has thought in silence
     ("D</action>", "no_action"),
     ("<action>D<action>", "no_action"),
     ("<action>D</action" + "x" * 10_000, "no_action"),
-    ("<action>D</action>" + "x" * LONGEST, "no_action"),  # only the end of a very long text is looked at
+    ("<action>D</action>" + "x" * MAX_PARSED_CHARS, "no_action"),  # only the end of a very long text is looked at
     ("<action></action>", "unknown_action"),
     ("<action> </action>", "unknown_action"),
     ("<action>column 9</action>", "unknown_action"),
@@ -80,15 +93,15 @@ SAID = [  # an answer of a model that does not think, or has thought in silence
 
 
 @contextmanager
-def telling(server: Server, model: Model = MODEL, deadline: float = 60, **how: Any) -> Iterator[VllmTutor]:
+def text_tutor(server: Server, model: Model = MODEL, deadline_s: float = 60, **how: Any) -> Iterator[VllmTutor]:
     """A tutor that is asked in words; what it was asked at the start is forgotten."""
-    client = Client(server.url, deadline)
+    mode = TextGeneration(VIEW, bool(model.closing), **how)
+    tutor = connect_tutor(server.url, mode=mode, model=model, deadline_s=deadline_s)
+    server.asked.clear()
     try:
-        tutor = VllmTutor(VIEW, model, [client], TextWay(VIEW, bool(model.closing), **how))
-        server.asked.clear()
         yield tutor
     finally:
-        client.close()
+        tutor.pool.close()
 
 
 @pytest.fixture
@@ -97,7 +110,12 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def saying(server: Server, *texts: str) -> None:
+def action_or_failure(expected: int | str) -> int | Failure:
+    """An action as it is, the kind of a failure as one."""
+    return Failure(expected) if isinstance(expected, str) else expected
+
+
+def answering(server: Server, *texts: str) -> None:
     """Let the first request be answered in the first text, the next in the second; the last one stays."""
     left = list(texts)
 
@@ -108,11 +126,9 @@ def saying(server: Server, *texts: str) -> None:
     server.misbehave = misbehave
 
 
-@pytest.mark.parametrize(("text", "expected"), SAID, ids=lambda said: repr(said)[:40])
-def test_fault_20_an_answer_is_read_or_it_is_said_what_is_wrong_with_it(text: str, expected: int | str) -> None:
-    read = read_action(text, LETTERS, thinks=False)
-    assert read == expected
-    assert isinstance(read, Trouble) == isinstance(expected, str)
+@pytest.mark.parametrize(("text", "expected"), TEXTS, ids=lambda said: repr(said)[:40])
+def test_fault_20_text_is_parsed_into_an_action_or_a_failure(text: str, expected: int | str) -> None:
+    assert parse_action(text, LETTERS, thinks=False) == action_or_failure(expected)
 
 
 @pytest.mark.parametrize(
@@ -129,57 +145,57 @@ def test_fault_20_an_answer_is_read_or_it_is_said_what_is_wrong_with_it(text: st
     ids=lambda said: repr(said)[:40],
 )
 def test_where_the_prompt_begins_the_thinking_only_what_follows_its_end_counts(text: str, expected: int | str) -> None:
-    assert read_action(text, LETTERS, thinks=True) == expected
+    assert parse_action(text, LETTERS, thinks=True) == action_or_failure(expected)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "<action>" + "_" * (LONGEST - 99) + "ab</action>",
-        "<action>" + "(" * (LONGEST - 99),
+        "<action>" + "_" * (MAX_PARSED_CHARS - 99) + "ab</action>",
+        "<action>" + "(" * (MAX_PARSED_CHARS - 99),
         "<action><" * 11_000,
         "</think" * 14_000,
     ],
     ids=["underscores", "brackets", "tags", "ends"],
 )
-def test_reading_a_long_answer_takes_no_time(text: str) -> None:
+def test_parsing_a_long_text_takes_no_time(text: str) -> None:
     began = time.process_time()
-    read_action(text, LETTERS, thinks=False)
+    parse_action(text, LETTERS, thinks=False)
     assert time.process_time() - began < 1
 
 
 def test_the_letters_are_those_of_the_game() -> None:
-    assert read_action("<action>B</action>", "AB", thinks=False) == 1
-    assert read_action("<action>C</action>", "AB", thinks=False) == "unknown_action"
+    assert parse_action("<action>B</action>", "AB", thinks=False) == 1
+    assert parse_action("<action>C</action>", "AB", thinks=False) == Failure("unknown_action")
 
 
 @pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
-def test_a_question_asks_for_tags_where_it_asked_for_a_letter(game: str, name: str) -> None:
+def test_prompt_asks_for_tags_in_place_of_a_label(game: str, name: str) -> None:
     view = make_view(envs.make_game(game), name)
     env = envs.make(game, 20)
     env.reset()
     state, _ = view.canonicalize(env.state)
-    way = TextWay(view, thinks=False)
-    for words, (asked,) in zip(view.render(state), way.questions(state), strict=True):
-        assert asked.endswith(f"\n\n{TAGGED}")
-        assert asked.count(TAGGED) == 1
+    mode = TextGeneration(view, thinks=False)
+    for words, asked in zip(view.render(state), mode.render(state), strict=True):
+        assert asked.endswith(f"\n\n{ACTION_TAG_PROMPT}")
+        assert asked.count(ACTION_TAG_PROMPT) == 1
         assert ANSWER not in asked
         assert LETTER_ONLY not in asked
         rest = words.removesuffix(ANSWER).rstrip()
-        assert asked.removesuffix(f"\n\n{TAGGED}").split() == rest.replace(LETTER_ONLY, "").split()
+        assert asked.removesuffix(f"\n\n{ACTION_TAG_PROMPT}").split() == rest.replace(LETTER_ONLY, "").split()
         assert asked.splitlines()[-3] == rest.splitlines()[-1], "the position stands at the end"
-    (blank,) = way.blanks()
-    assert blank == tagged(view.content_free_prompt())
+    (blank,) = mode.content_free_prompts()
+    assert blank == with_action_tag(view.content_free_prompt())
     assert ANSWER not in blank
 
 
 def test_a_question_is_asked_in_the_template_with_its_thinking_left_open(server: Server) -> None:
     server.text = "hm</think><action>D</action>"
     state = positions(5)
-    with telling(server, THINKING, tokens=77) as tutor:
+    with text_tutor(server, THINKING, max_tokens=77) as tutor:
         assert tutor.advise(state).valid.all()
     (body,) = server.asked
-    assert body["prompt"] == [f"<s>{tagged(words)}</s><think>\n" for words in VIEW.render(state)]
+    assert body["prompt"] == [f"<s>{with_action_tag(words)}</s><think>\n" for words in VIEW.render(state)]
     assert body["max_tokens"] == 77
     assert body["temperature"] == 0
     assert body["n"] == 1
@@ -188,7 +204,7 @@ def test_a_question_is_asked_in_the_template_with_its_thinking_left_open(server:
 
 
 def test_advice_is_the_letter_and_costs_what_the_server_says(server: Server) -> None:
-    with telling(server) as tutor:
+    with text_tutor(server) as tutor:
         advice = tutor.advise(positions(3))
         assert advice.valid.all()
         assert advice.probs.equal(torch.eye(7)[[D, D, D]])
@@ -205,29 +221,29 @@ def test_advice_is_the_letter_and_costs_what_the_server_says(server: Server) -> 
         ("<think>hm", "unfinished"),
     ],
 )
-def test_fault_20_what_says_nothing_is_asked_again_and_then_silent_once(server: Server, text: str, kind: str) -> None:
+def test_fault_20_text_without_an_action_is_retried_and_counted_once(server: Server, text: str, kind: str) -> None:
     server.text = text
-    with telling(server, tries=3) as tutor:
+    with text_tutor(server, max_tries=3) as tutor:
         advice = tutor.advise(positions(4))
         assert not advice.valid.any()
         assert not advice.probs.any()
-        assert silences(tutor) == {kind: 4}
+        assert failures(tutor) == {kind: 4}
         assert tutor.stats["asked"] == 12
     assert [len(body["prompt"]) for body in server.asked] == [4, 4, 4]
     assert [body["temperature"] for body in server.asked] == [0, TEMPERATURE, TEMPERATURE]
     assert len({body["seed"] for body in server.asked}) == 3
 
 
-def test_fault_20_a_full_column_is_asked_again(server: Server) -> None:
-    with telling(server) as tutor:
-        saying(server, "<action>D</action>", "<action>D</action>", "<action>E</action>")
-        advice = tutor.advise(a_full_column())
+def test_fault_20_illegal_action_is_asked_for_again(server: Server) -> None:
+    with text_tutor(server) as tutor:
+        answering(server, "<action>D</action>", "<action>D</action>", "<action>E</action>")
+        advice = tutor.advise(position_with_full_favourite_column())
         assert advice.probs.tolist() == [[0, 0, 0, 0, 1, 0, 0]]
-        assert silences(tutor) == {}
+        assert failures(tutor) == {}
         assert len(server.asked) == 3
-        saying(server, "<action>D</action>")
-        assert not tutor.advise(a_full_column()).valid.any()
-        assert silences(tutor) == {"illegal_action": 1}
+        answering(server, "<action>D</action>")
+        assert not tutor.advise(position_with_full_favourite_column()).valid.any()
+        assert failures(tutor) == {"illegal_action": 1}
 
 
 def test_only_the_positions_without_a_legal_answer_are_asked_again(server: Server) -> None:
@@ -238,28 +254,28 @@ def test_only_the_positions_without_a_legal_answer_are_asked_again(server: Serve
         mute = "\n".join(stubborn) in prompt and body["temperature"] == 0
         return {"index": index, "text": "hm" if mute else "<action>B</action>"}
 
-    with telling(server) as tutor:
+    with text_tutor(server) as tutor:
         server.answer = answer
         assert tutor.advise(state).valid.all()
         assert tutor.stats["asked"] == 7
-        assert silences(tutor) == {}
+        assert failures(tutor) == {}
     assert [len(body["prompt"]) for body in server.asked] == [6, 1]
 
 
 @pytest.mark.parametrize("tries", [1, 2, 5])
 def test_there_are_so_many_tries_and_no_more(server: Server, tries: int) -> None:
     server.text = "hm"
-    with telling(server, tries=tries) as tutor:
+    with text_tutor(server, max_tries=tries) as tutor:
         tutor.advise(positions(2))
-        assert silences(tutor) == {"no_action": 2}
+        assert failures(tutor) == {"no_action": 2}
     assert len(server.asked) == tries
 
 
-def test_a_failure_of_the_server_is_no_reason_to_ask_again(server: Server) -> None:
-    with telling(server) as tutor:
+def test_server_failure_is_not_asked_again(server: Server) -> None:
+    with text_tutor(server) as tutor:
         server.misbehave = lambda handler, _body: handler.reply(200, {"error": {"message": "no"}}) or True
         tutor.advise(positions(2))
-        assert silences(tutor) == {"error_in_200": 2}
+        assert failures(tutor) == {"error_in_200": 2}
     assert len(server.asked) == 1
 
 
@@ -269,7 +285,7 @@ def test_the_shares_of_several_samples_are_the_advice(server: Server) -> None:
     def answer(index: int, prompt: str, body: dict) -> dict:
         return {"index": index, "text": said[index % 5]}
 
-    with telling(server, samples=5) as tutor:
+    with text_tutor(server, samples=5) as tutor:
         server.answer = answer
         advice = tutor.advise(positions(3, moves=1))
         assert tutor.stats["asked"] == 3
@@ -284,18 +300,22 @@ def test_samples_belong_to_their_own_question(server: Server) -> None:
     def answer(index: int, prompt: str, body: dict) -> dict:
         return {"index": index, "text": f"<action>{LETTERS[index // 2]}</action>"}
 
-    with telling(server, samples=2) as tutor:
+    with text_tutor(server, samples=2) as tutor:
         server.answer = answer
         assert tutor.advise(positions(7)).probs.equal(torch.eye(7))
 
 
-def test_the_first_trouble_is_the_kind_of_silence_and_no_label_mass_is_counted() -> None:
-    way = TextWay(VIEW, thinks=False, samples=2)
-    action_mask = [True] * 6 + [False]
-    assert way.judge([("<action>G</action>", "hm")], action_mask) == ("illegal_action", 0)
-    assert way.judge([("hm", "<action>G</action>")], action_mask) == ("no_action", 0)
-    assert way.judge([("hm", "<action>F</action>")], action_mask) == ([0, 0, 0, 0, 0, 1, 0], 0.5)
-    assert way.judge([Trouble("reset")], action_mask) == ("reset", 0)
+def test_first_failure_is_counted_and_adds_no_label_mass() -> None:
+    mode = TextGeneration(VIEW, thinks=False, samples=2)
+    outputs = [
+        ("<action>G</action>", "hm"), ("hm", "<action>G</action>"), ("hm", "<action>F</action>"), Failure("reset")
+    ]  # fmt: skip
+    action_mask = torch.tensor([[True] * 6 + [False]]).expand(4, 7)
+    advice, failures = mode.parse(outputs, action_mask)
+    assert failures == [Failure("illegal_action"), Failure("no_action"), None, Failure("reset")]
+    assert advice.valid.tolist() == [False, False, True, False]
+    assert advice.probs.tolist() == [[0] * 7, [0] * 7, [0, 0, 0, 0, 0, 1, 0], [0] * 7]
+    assert advice.label_mass.tolist() == [0, 0, 0.5, 0]
 
 
 def test_the_deadline_is_over_all_tries(server: Server) -> None:
@@ -304,61 +324,61 @@ def test_the_deadline_is_over_all_tries(server: Server) -> None:
         return False
 
     server.text = "hm"
-    with telling(server, deadline=1, tries=50) as tutor:
+    with text_tutor(server, deadline_s=1, max_tries=50) as tutor:
         server.misbehave = slow
         began = time.monotonic()
         assert not tutor.advise(positions(2)).valid.any()
         assert 0.9 < time.monotonic() - began < 1.2
-        assert sum(silences(tutor).values()) == 2
+        assert sum(failures(tutor).values()) == 2
     assert 2 <= len(server.asked) <= 3
 
 
-def test_a_server_that_knows_chat_only_is_asked_in_words(server: Server) -> None:
+def test_chat_server_is_asked_for_text(server: Server) -> None:
     server.is_vllm = False
     state = positions(70)  # more than go out at once
-    with telling(server, tokens=33, samples=2) as tutor:
+    with text_tutor(server, max_tokens=33, samples=2) as tutor:
         advice = tutor.advise(state)
         assert advice.valid.all()
         assert advice.probs.argmax(1).tolist() == [D] * 70
         assert tutor.identity["template"] == "the server's own"
     assert len(server.asked) == 70
     asked = {body["messages"][0]["content"] for body in server.asked}
-    assert asked == {tagged(words) for words in VIEW.render(state)}
+    assert asked == {with_action_tag(words) for words in VIEW.render(state)}
     for body in server.asked:
         assert len(body["messages"]) == 1
         assert (body["max_tokens"], body["n"], body["temperature"]) == (33, 2, TEMPERATURE)
 
 
-def test_chat_that_says_nothing_is_asked_again_too(server: Server) -> None:
+def test_chat_without_an_action_is_asked_again_too(server: Server) -> None:
     server.is_vllm = False
     server.text = "hm"
-    with telling(server, tries=2) as tutor:
+    with text_tutor(server, max_tries=2) as tutor:
         assert not tutor.advise(positions(3)).valid.any()
-        assert silences(tutor) == {"no_action": 3}
+        assert failures(tutor) == {"no_action": 3}
     assert sorted(body["seed"] for body in server.asked) == [0, 0, 0, 1, 1, 1]
 
 
-def test_each_try_has_another_seed_and_only_the_first_of_one_sample_is_cold() -> None:
-    one, many = TextWay(VIEW, False, tokens=9), TextWay(VIEW, False, tokens=9, samples=4)
-    assert [one.wanted(attempt) for attempt in range(3)] == [
-        Text(9, 1, 0.0, 0), Text(9, 1, TEMPERATURE, 1), Text(9, 1, TEMPERATURE, 2)
+def test_each_try_has_another_seed_and_only_the_first_of_one_sample_has_temperature_0() -> None:
+    one, many = TextGeneration(VIEW, False, max_tokens=9), TextGeneration(VIEW, False, max_tokens=9, samples=4)
+    assert [one.request(attempt) for attempt in range(3)] == [
+        TextRequest(9, 1, 0.0, 0), TextRequest(9, 1, TEMPERATURE, 1), TextRequest(9, 1, TEMPERATURE, 2)
     ]  # fmt: skip
-    assert [many.wanted(attempt).temperature for attempt in range(2)] == [TEMPERATURE, TEMPERATURE]
+    assert [many.request(attempt).temperature for attempt in range(2)] == [TEMPERATURE, TEMPERATURE]
     assert TEMPERATURE > 0
 
 
-def test_whose_advice_it_is_tells_how_it_was_asked_for(server: Server) -> None:
-    with telling(server, THINKING, tokens=9, samples=2, tries=4) as tutor:
+def test_identity_holds_how_the_text_was_generated(server: Server) -> None:
+    with text_tutor(server, THINKING, max_tokens=9, samples=2, max_tries=4) as tutor:
         assert tutor.identity == {
             "tutor": "tiny", "template": THINKING.template, "mode": "text", "tokens": 9, "samples": 2, "tries": 4
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"samples": 0}, {"tries": 0}, {"tries": -1}])
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"samples": 0}, {"max_tries": 0}, {"max_tries": -1}])
 def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        TextWay(VIEW, False, **wrong)
+        TextGeneration(VIEW, False, **wrong)
 
 
-def test_no_trouble_of_the_server_itself_is_asked_again() -> None:
-    assert {"unfinished", "no_action", "two_actions", "unknown_action", "illegal_action"} == AGAIN
+def test_only_failures_of_the_text_are_retryable() -> None:
+    assert {"unfinished", "no_action", "two_actions", "unknown_action", "illegal_action"} == RETRYABLE_KINDS
