@@ -25,11 +25,12 @@ from training.config import EVALUATION_SEED, Config, evaluation_env, find_device
 from training.evaluation import Result, judge, play, random_play, tutor_alone
 from tutors import TutorConfig, make_tutor, open_advisor
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Advisor
+from tutors.advisor import Advisor, advisor_summary
 from tutors.base import TutorError
-from tutors.prefill import DEADLINE, Fill, fill, wandering
+from tutors.positions import NUM_ENVS, sample_positions, student_play
+from tutors.prefill import DEADLINE_S, Fill, fill
 from tutors.prompts import VIEWS, make_view
-from tutors.report import GAMES, Report, gather, report
+from tutors.report import Report, report
 from tutors.store import AdviceStore, identity_of, without_password
 
 
@@ -116,7 +117,7 @@ def evaluate(evaluation: Evaluation) -> Result:
         if desk is None:
             raise ValueError(f"{evaluation.run} had no tutor")
         result = play(tutor_alone(desk, rng), env)
-        told = desk.summary()
+        told = advisor_summary(desk.tutor.name, desk.counters())
         if told["no_advice"]:
             print(f"no advice, random actions instead: {told['no_advice']}", file=sys.stderr)
         if not desk.counts["answered"] + desk.counts["stored"]:
@@ -144,8 +145,8 @@ def fill_for(evaluation: Evaluation) -> str:
     trained = load_config(evaluation.run)
     agent = saved_student(evaluation.run, trained, "cpu")
     options = (*config.env_kwargs, *evaluation.env_kwargs)
-    patient = replace(config.tutoring, tutor_deadline=max(config.tutoring.tutor_deadline, DEADLINE))
-    return fill(Fill(config.env, options, evaluation.positions, config.seed, patient), wandering(agent.greedy))
+    patient = replace(config.tutoring, tutor_deadline=max(config.tutoring.tutor_deadline, DEADLINE_S))
+    return fill(Fill(config.env, options, evaluation.positions, config.seed, patient), student_play(agent.greedy))
 
 
 def reports(evaluation: Evaluation) -> list[Report]:
@@ -166,7 +167,7 @@ def reports(evaluation: Evaluation) -> list[Report]:
     if tutoring.tutor == "none":
         raise ValueError(f"{evaluation.run} had no tutor" if evaluation.run else "whose advice? Name it with --tutor")
     seed = config.seed + EVALUATION_SEED
-    env = evaluation_env(config, GAMES, find_device(evaluation.device), evaluation.env_kwargs)
+    env = evaluation_env(config, NUM_ENVS, find_device(evaluation.device), evaluation.env_kwargs)
     alone = tutoring.view is not None or evaluation.run is not None
     names = [tutoring.view] if alone else list(VIEWS.get(env.spec.name, {})) or [None]
     log = picture_of(evaluation).parent / "vllm.log"
@@ -181,7 +182,7 @@ def reports(evaluation: Evaluation) -> list[Report]:
             if tutoring.advice_store is not None:
                 store = AdviceStore(tutoring.advice_store, identity_of(env.spec, view, tutor.identity))
                 stack.callback(store.close)
-            positions = gather(env, view, evaluation.positions, seed)
+            positions = sample_positions(env, view, evaluation.positions, seed)
             table = AdviceTable(env.spec.num_actions, math.inf, evaluation.positions)
             found.append(report(Advisor(view, tutor, table, store), positions, tutoring.tutor_depth))
     return found

@@ -51,10 +51,10 @@ from training.state import Checkpointer, TrainState, check_finite
 from training.timing import Stopwatch, untimed
 from training.video import Camera
 from tutors import open_advisor
-from tutors.advisor import Advisor, Query
-from tutors.base import TutorError
+from tutors.advisor import Advisor, Lookup, advisor_metrics, advisor_summary
+from tutors.base import Advice, TutorError
 from tutors.prompts import make_view
-from tutors.query import QueryBudget, QueryRequest, QueryStrategy, consult_probability
+from tutors.query import AdviceQuery, QueryBudget, QueryStrategy, consult_probability
 from tutors.store import without_password
 
 
@@ -172,18 +172,17 @@ class Trainer:
         self.log = log
         self.progress = progress
         env_ids = torch.arange(env.first_env_id, env.first_env_id + env.num_envs, device=env.device)
-        self.rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
         self.guidance_rng = CounterRNG(config.seed, env_ids, GUIDANCE_STREAM)
         tutoring = config.tutoring
-        self.asking = QueryStrategy(tutoring.query_strategy, tutoring.query_threshold, agent.has_policy, env.device)
-        limits = (
-            None if most is None else shard_size(most)
-            for most in (tutoring.query_budget, tutoring.query_budget_per_step)
-        )
-        self.rations = QueryBudget(*limits, env.device)
+        strategy = QueryStrategy(tutoring.query_strategy, tutoring.query_threshold, agent.has_policy, env.device)
+        limits = (tutoring.query_budget, tutoring.query_budget_per_step)
+        budget = QueryBudget(*(None if limit is None else shard_size(limit) for limit in limits), env.device)
         opponent = getattr(env.game, "opponent", None)
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
-        self.state = TrainState(env, agent, advisor, self.asking, self.rations, self.opponent)
+        self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent)
+        strength = self.guidance.strength if self.guidance.is_annealed else None
+        rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
+        self.query = AdviceQuery(strategy, budget, rng, env.steps, self.consult_probability, strength)
         self.actions = torch.arange(env.spec.num_actions, device=env.device)
         self.timer = Stopwatch()
         self.timed: Any = self.timer  # times a part of a rollout step; in a compiled one there is no clock
@@ -193,7 +192,7 @@ class Trainer:
         self.logged_at = time.monotonic()
         self.logged_step = 0
         if advisor is not None:
-            advisor.make_ring(env.state)
+            advisor.allocate(env.state)
         self.compile()
 
     def compile(self) -> None:
@@ -208,7 +207,7 @@ class Trainer:
                 compile_methods(mode, self, "look_up", "follow")
             return
         self.timed = untimed
-        waits = self.advisor is not None and self.advisor.clerk is None
+        waits = self.advisor is not None and self.advisor.waits
         for name in ("decide", "advance") if waits else ("rollout_step",):
             compile_methods(mode, self, name)
             setattr(self, name, partial(self.timer, "play", getattr(self, name)))
@@ -256,7 +255,7 @@ class Trainer:
             step = self.rollout_step(step)
             state.global_step += self.config.num_envs
             if self.advisor is not None:
-                self.timer("tutor", self.advisor.tend)
+                self.timer("tutor", self.advisor.step)
         state.updates += 1
         stats = self.timer("learn", self.agent.update, step)
         if self.opponent is not None:
@@ -265,24 +264,26 @@ class Trainer:
 
     def rollout_step(self, step: Step) -> Step:
         """Act once in all env copies, and return the step that this leads to."""
-        decision, query = self.decide(step)
-        if query is not None and self.advisor is not None and self.advisor.clerk is None:
-            self.timer("tutor", self.advisor.ask, query.told, query.missing, query.advice)
-        return self.advance(step, decision, query)
+        decision, lookup = self.decide(step)
+        advice = None
+        if self.advisor is not None and lookup is not None:
+            timed = self.timer if self.advisor.waits else self.timed
+            advice = timed("tutor", self.advisor.resolve, lookup)
+        return self.advance(step, decision, advice)
 
-    def decide(self, step: Step) -> tuple[Decision, Query | None]:
-        """Return the student's own decision, and where advice is wanted."""
+    def decide(self, step: Step) -> tuple[Decision, Lookup | None]:
+        """Return the student's own decision, and what the table knows where advice is wanted."""
         decision = self.timed("act", self.agent.act, step.obs, step.action_mask)
         return decision, None if self.advisor is None else self.timed("tutor", self.look_up, step, decision)
 
-    def advance(self, step: Step, decision: Decision, query: Query | None) -> Step:
+    def advance(self, step: Step, decision: Decision, advice: Advice | None) -> Step:
         """Act on the decision and the advice, store the transition, and return the step that this leads to."""
         self.state.action_counts[0].add_((decision.action[:, None] == self.actions).sum(0))
-        if query is None:
+        if advice is None:
             next_step = self.timed("env", self.env.step, decision.action)
             self.timed("store", self.agent.observe, step, decision, decision.action, next_step, next_step.reward)
         else:
-            next_step = self.advance_guided(step, decision, self.timed("tutor", self.follow, step, decision, query))
+            next_step = self.advance_guided(step, decision, self.timed("tutor", self.follow, decision, advice))
         self.state.episode_stats.add(next_step)
         self.state.env_steps += self.config.num_envs
         return next_step.as_initial()
@@ -298,32 +299,18 @@ class Trainer:
         self.timed("store", self.agent.observe, step, decision, action, next_step, reward, advice, followed, bonus)
         return next_step
 
-    def look_up(self, step: Step, decision: Decision) -> Query:
-        """Return where advice is wanted, what the table knows of it, and where a question is put."""
-        desk = self.advisor
-        assert desk is not None
-        told = desk.tell(step.state)
-        u = self.rng.uniform(self.env.steps, 2)
-        wish = self.asking.wish(told.keys, decision.scores, step.action_mask, self.consult_probability(), u)
-        if self.guidance.is_annealed:
-            wanted = wish.wanted & (self.guidance.strength > 0)
-            wish = QueryRequest(wanted, wish.score, wish.u)  # Dynamo of PyTorch 2.11 cannot return what _replace made
-        advice = desk.look_up(told, wish.wanted)
-        missing = self.rations.admit(told.keys, wish, wish.wanted & ~advice.valid)
-        if desk.clerk is not None:
-            desk.queue(told, missing)
-        return Query(told, wish, advice, missing)
-
-    def follow(self, step: Step, decision: Decision, query: Query) -> Tensor:
-        """Return the advice to follow, (N, A) in the env's own actions; zeros where there is none."""
+    def look_up(self, step: Step, decision: Decision) -> Lookup:
+        """Return what the table knows of the positions where advice is wanted, and which others to ask about."""
         assert self.advisor is not None
-        advice = self.advisor.turn_back(query.told, query.advice)
+        return self.query.select(self.advisor, step, decision)
+
+    def follow(self, decision: Decision, advice: Advice) -> Tensor:
+        """Count the advice, and return what of it is to be followed, (N, A); zeros where there is none."""
         best = advice.probs.argmax(1)
-        same = advice.valid & (best == decision.greedy)
+        agrees = advice.valid & (best == decision.greedy)
         self.state.action_counts[1].add_(((best[:, None] == self.actions) & advice.valid[:, None]).sum(0))
-        self.state.agreement += torch.stack([same.sum(), advice.valid.sum()])
-        followed = self.asking.heed(query.wish.wanted, advice.valid & ~same, self.rations)
-        return advice.probs * (advice.valid & followed)[:, None]
+        self.state.agreement += torch.stack([agrees.sum(), advice.valid.sum()])
+        return self.query.filter_followed(advice, decision).probs
 
     def consult_probability(self) -> Tensor:
         """Return the chance that a position is asked about now, 0-d."""
@@ -358,9 +345,13 @@ class Trainer:
         """Return what there is to log about the tutor since the last report."""
         agreed, advised = all_reduce_sum(self.state.agreement).tolist()
         self.state.agreement.zero_()
-        values = advisor.report(all_gather_sum) | all_gather_sum(self.rations.report())
+        counters = all_gather_sum(advisor.counters())
+        values = advisor_metrics(self.state.tutor_counters, counters) | advisor.gauges()
+        self.state.tutor_counters = counters
+        for name, left in all_gather_sum(self.query.budget.counters()).items():
+            values[f"tutor/{name}"] = float(left)
         values["tutor/agreement"] = agreed / max(advised, 1)
-        if self.asking.method == "chance":
+        if self.query.strategy.name == "chance":
             values["tutor/consult_probability"] = float(self.consult_probability())
         if self.guidance.is_annealed or self.guidance.needs_episode_review:
             values["tutor/strength"] = float(self.guidance.strength)
@@ -384,7 +375,8 @@ class Trainer:
         seconds = time.monotonic() - self.state.started
         tutor = None
         if self.advisor is not None:
-            tutor = self.advisor.summary(all_gather_sum) | all_gather_sum(self.rations.summary())
+            tutor = advisor_summary(self.advisor.tutor.name, all_gather_sum(self.advisor.counters()))
+            tutor |= all_gather_sum(self.query.budget.counters())
         return {
             "global_step": self.state.global_step,
             "wall_seconds": round(seconds, 2),

@@ -222,7 +222,7 @@ def counts(desk: Advisor | None) -> tuple[int, int, int]:
     """Return how many questions the tutor has had, and in how many positions advice was wanted and known."""
     if desk is None:
         return 0, 0, 0
-    _, consulted, hits = desk.tally.tolist()
+    _, consulted, hits = desk.lookups.tolist()
     return desk.tutor.stats["asked"], consulted, hits
 
 

@@ -24,10 +24,10 @@ from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from training.config import Config, evaluation_env
 from tutors import make_analyst
 from tutors.advice_table import AdviceTable
-from tutors.advisor import EXPERT_DEPTH, Advisor
+from tutors.advisor import Advisor
 from tutors.base import Advice, TutorError, no_advice_counts
 from tutors.episode_analyst import Analyst, Finding, Reader
-from tutors.episodes import LAST, MATTERS, Episode, as_told, expert_values, gaps, words_of
+from tutors.episodes import EXPERT_DEPTH, LAST, MATTERS, Episode, as_told, expert_values, gaps, words_of
 from tutors.llm.server import ShowStatus
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView

@@ -59,6 +59,7 @@ class TrainState:
         self.agreement = torch.zeros(2, device=env.device)  # advice equal to the student's greedy action; all advice
         # how often each action was the student's decision, and the tutor's advice
         self.action_counts = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)
+        self.tutor_counters: dict[str, float] = {}  # of the advisor, of all ranks, when they were last logged
         self.was_loaded = False
         self.started = time.monotonic()
 
@@ -76,6 +77,7 @@ class TrainState:
             "opponent": None if self.opponent is None else self.opponent.state_dict(),
             "env_steps": self.env_steps,
             "agreement": self.agreement,
+            "tutor_counters": self.tutor_counters,
             "action_counts": self.action_counts,
             "seconds": time.monotonic() - self.started,
         }
@@ -92,6 +94,7 @@ class TrainState:
             self.advisor.load_state_dict(state["advisor"])
             self.query_budget.load_state_dict(state["query_budget"])
             self.agreement.copy_(state["agreement"])
+            self.tutor_counters = dict(state["tutor_counters"])
 
     def load_student(self, state: dict[str, Any]) -> None:
         """Take over another run's student and where its envs stand; tutor, guidance and counts begin anew."""

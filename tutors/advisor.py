@@ -1,11 +1,11 @@
-"""The front desk: what is known already, and who must be asked, now or while the games go on."""
+"""The advisor: advice about positions from the table, then the store, then the tutor."""
 
 import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,82 +13,63 @@ from torch import Tensor
 
 from envs.base import State, select_rows
 from tutors.advice_table import UNLIMITED, AdviceTable
-from tutors.async_advisor import Clerk, Ring
 from tutors.base import Advice, Tutor, no_advice_counts
+from tutors.positions import unique_rows
 from tutors.prompts.base import PromptView
-from tutors.query import QueryRequest
 from tutors.store import AdviceStore, Cost
 
-RING = 8192  # questions that wait at most, where the games do not
-LOGGED = ("consulted", "asked", "prompt_tokens", "answer_tokens", "seconds", "store_failures")
-EXPERT_DEPTH = 4  # how far ahead the expert looks with whose moves advice is compared
+LOGGED_COUNTERS = ("consulted", "asked", "prompt_tokens", "answer_tokens", "seconds", "store_failures")
 
 
-Together = Callable[[Mapping[str, float]], dict[str, float]]
+class CanonicalPositions(NamedTuple):
+    """N positions in the form in which a view puts them to a tutor."""
 
-
-class Told(NamedTuple):
-    """N positions as a view tells them."""
-
-    state: State  # what is told
-    turned: Tensor  # (N,) int64: the transform that led there
+    state: State
+    transform: Tensor  # (N,) int64: which row of the view's symmetry led to each
     keys: Tensor  # (N, 2) int64
 
 
-class Query(NamedTuple):
-    """What is said at the desk before anybody is asked."""
+class Lookup(NamedTuple):
+    """What is known of N positions before anybody is asked."""
 
-    told: Told
-    wish: QueryRequest
-    advice: Advice  # what the table knows, in the actions as they are told
-    missing: Tensor  # (N,) bool: where a question is put
+    positions: CanonicalPositions
+    advice: Advice  # of the table, where advice is wanted; in the canonical positions' actions
+    misses: Tensor  # (N,) bool: which positions the store and the tutor are to be asked about
 
 
 class Advisor:
-    """Answers a step's questions from the table, then from the store, then by asking the tutor.
+    """Answers from the advice table, then from the store, then by asking the tutor and waiting.
 
-    Equal questions of one step are asked once, whatever the reuse budget; a budget counts later uses. The
-    store is read only where answers may be used without end: a budget of k says to ask again.
+    Equal positions of one step are one query, whatever the reuse budget; the budget counts later uses. The store is
+    read only with an unlimited reuse budget: a budget of k means to ask again.
 
-    A desk that waits answers every question in the step in which it comes up. That costs one read-back a step, and the
-    time of the tutor where something is not known. With `async_tutor` a step gets what the table holds, with none;
-    the rest is asked by a clerk meanwhile, and is in the table some steps later: call `tend` between two steps.
-
-    `tell`, `look_up`, `queue` and `turn_back` are functions of tensors, for `agents.compile`; `ask` and `tend` are the
-    host's part; `answer` is a whole step.
+    `canonicalize` and `lookup` are functions of tensors on the device, safe to compile and to capture. `resolve` is
+    the host's part: one read-back a step, and the store's and the tutor's time if something is not known.
 
     Args:
-        view: how positions are told.
+        view: the prompt view.
         tutor: who is asked.
-        table: what is known.
-        store: what was ever answered.
-        async_tutor: whether the games go on while the tutor is asked.
+        table: the cache on the device.
+        store: every answer so far; None: nothing is kept.
     """
 
-    def __init__(
-        self,
-        view: PromptView,
-        tutor: Tutor,
-        table: AdviceTable,
-        store: AdviceStore | None,
-        async_tutor: bool = False,
-    ) -> None:
-        self.view, self.tutor, self.table, self.store = view.to(table.keys.device), tutor, table, store
-        self.asked = (
-            view if async_tutor else self.view
-        )  # of positions that are asked about: those of a clerk are the host's
-        # filled: into the table at the start; stored: found in the store; told (of which
-        # answered), calls: the tutor's
+    waits: ClassVar[bool] = True  # whether `resolve` waits for answers, and is no function of tensors alone
+
+    def __init__(self, view: PromptView, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
+        self.view = view.to(table.keys.device)
+        self.query_view = self.view  # of the positions that the tutor is asked about
+        self.tutor = tutor
+        self.table = table
+        self.store = store
+        # filled: answers put into the table at the start; stored: found in the store; queried: positions that the tutor
+        # was asked about, of which answered; calls: of the tutor
         self.counts: Counter[str] = Counter()
-        self.tally = torch.zeros(3, dtype=torch.int64, device=table.keys.device)  # positions, consulted, hits
-        self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over answers, with the tutor
-        self.reported: dict[str, float] = {}
-        self.talking = threading.Lock()  # one talk with the tutor at a time, whoever has it
-        self.clerk = Clerk(self._ask, tutor.cancel) if async_tutor else None
-        self.ring: Ring | None = None  # made when it is known what positions look like
+        self.lookups = torch.zeros(3, dtype=torch.int64, device=table.keys.device)  # positions, consulted, hits
+        self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over queried positions; of the tutor's calls
+        self.tutor_lock = threading.Lock()  # one call of the tutor at a time, whichever thread makes it
 
     def fill_table(self) -> None:
-        """Put into the table what the store knows, as far as it holds it, where answers may be used without end."""
+        """Put what the store knows into the table, as far as it has room; only with an unlimited reuse budget."""
         if self.store is not None and self.table.budget == UNLIMITED:
             device = self.table.keys.device
             try:
@@ -98,197 +79,124 @@ class Advisor:
             except SQLAlchemyError as error:
                 self.store.failed(error)
 
-    def advise(self, state: State, wanted: Tensor) -> Advice:
-        """Return advice for the rows of `state` that want it (N,) bool, in the games' own actions."""
-        return self.answer(self.tell(state), wanted)
+    def allocate(self, state: State) -> None:
+        """Allocate what depends on the shape of the env's positions, before a step is compiled or captured."""
 
     @torch.no_grad()
-    def tell(self, state: State) -> Told:
-        """Return the positions as they are told to the tutor."""
-        canonical, turned = self.view.canonicalize(state)
-        return Told(canonical, turned, self.view.key(canonical))
+    def canonicalize(self, state: State) -> CanonicalPositions:
+        """Return the env's positions in canonical form, with their keys."""
+        canonical, transform = self.view.canonicalize(state)
+        return CanonicalPositions(canonical, transform, self.view.key(canonical))
 
     @torch.no_grad()
-    def answer(self, told: Told, wanted: Tensor, admit: Callable[[Tensor], Tensor] = lambda missing: missing) -> Advice:
-        """Return advice for the rows that want it (N,) bool, in the games' own actions.
-
-        `admit` says about which of the rows that the table does not know (N,) bool a question is put.
-        """
-        advice = self.look_up(told, wanted)
-        missing = admit(wanted & ~advice.valid)
-        if self.clerk is None:
-            self.ask(told, missing, advice)
-        else:
-            self.make_ring(told.state)
-            self.queue(told, missing)
-        return self.turn_back(told, advice)
+    def lookup(self, positions: CanonicalPositions, wanted: Tensor) -> Lookup:
+        """Return what the table knows of the positions about which advice is wanted, (N,) bool."""
+        advice = self.table.get(positions.keys, wanted)
+        self.lookups += torch.stack([torch.ones_like(wanted).sum(), wanted.sum(), advice.valid.sum()])
+        return Lookup(positions, advice, wanted & ~advice.valid)
 
     @torch.no_grad()
-    def look_up(self, told: Told, wanted: Tensor) -> Advice:
-        """Return what the table knows of the rows that want it, in the actions as they are told."""
-        advice = self.table.get(told.keys, wanted)
-        self.tally += torch.stack([torch.ones_like(wanted).sum(), wanted.sum(), advice.valid.sum()])
-        return advice
-
-    @torch.no_grad()
-    def ask(self, told: Told, missing: Tensor, advice: Advice) -> None:
-        """Ask about the rows that are `missing` (N,) bool, and write the answers into `advice`."""
-        rows = missing.nonzero()[:, 0]
+    def resolve(self, lookup: Lookup) -> Advice:
+        """Ask about the misses, wait for the answers, and return all advice in the env's own actions."""
+        positions, advice = lookup.positions, lookup.advice
+        rows = lookup.misses.nonzero()[:, 0]
         if len(rows):
-            answers = self._answer(select_rows(told.state, rows), told.keys[rows])
-            for known, new in zip(advice, answers, strict=True):
-                known[rows] = new
+            answers = self._answer(select_rows(positions.state, rows), positions.keys[rows])
+            advice = Advice(*(old.index_copy(0, rows, new) for old, new in zip(advice, answers, strict=True)))
+        return self.to_env_actions(positions, advice)
 
-    def make_ring(self, state: State) -> None:
-        """Make room for questions about positions of as many games as are in `state`, where the games do not wait."""
-        if self.clerk is not None and self.ring is None:
-            told = self.tell(state)
-            self.ring = Ring(told.state, max(RING, 4 * len(told.keys)))
+    def advise(self, state: State, wanted: Tensor) -> Advice:
+        """Return advice about the positions of `state` where it is wanted, (N,) bool, in the env's own actions."""
+        return self.resolve(self.lookup(self.canonicalize(state), wanted))
 
-    def queue(self, told: Told, missing: Tensor) -> None:
-        """Leave the questions about the rows that are `missing` (N,) bool to the clerk."""
-        assert self.ring is not None, "make_ring comes first"
-        self.ring.add(told.keys, told.state, missing)
+    def to_env_actions(self, positions: CanonicalPositions, advice: Advice) -> Advice:
+        """Return advice about canonical positions in the env's own actions."""
+        probs = advice.probs.gather(1, self.view.symmetry[positions.transform])
+        return Advice(probs, advice.valid, advice.label_mass)
 
-    def turn_back(self, told: Told, advice: Advice) -> Advice:
-        """Return the same advice in the games' own actions."""
-        return advice._replace(probs=advice.probs.gather(1, self.view.symmetry[told.turned]))
-
-    def tend(self) -> None:
-        """Put what the clerk brings into the table, and hand over what has come up meanwhile. Never waits.
+    def step(self) -> None:
+        """Do what is due between two steps of the env, without waiting; nothing here.
 
         Raises:
-            TutorError: the tutor cannot be had any longer before a person mends something.
+            TutorError: the tutor is unavailable until the user acts.
         """
-        if self.clerk is None or self.ring is None:
-            return
-        done = self.clerk.collect()
-        if done is not None:
-            keys, advice, dropped = done
-            self.counts["dropped"] += dropped
-            if len(keys):
-                keys, *answers = (sent(tensor, self.table.keys.device) for tensor in (keys, *advice))
-                self.table.put(keys, Advice(*answers))
-        if not self.clerk.is_busy and (self.ring.count.is_cuda or self.ring.count):  # a look that costs nothing here
-            self.clerk.hand(self.ring.drain())
-        elif done is not None:
-            self.clerk.known = set()  # nothing came up while these were asked
 
     def close(self) -> None:
-        """Let go of the clerk; what has not been answered will not be."""
-        if self.clerk is not None and not self.clerk.close():
-            logging.getLogger(__name__).warning("the tutor's thread does not end; it is left alone")
+        """Release what the advisor itself holds; tutor and store are closed by who opened them."""
 
-    def report(self, together: Together = dict) -> dict[str, float]:
-        """Return what came up since the last report, as TensorBoard tags. Reads the table's load back.
-
-        `all_gather_sum` adds up the counts of all desks of a run.
-        """
-        total = together(self._counted())
-        new = defaultdict(float, {name: total[name] - self.reported.get(name, 0) for name in total})
-        self.reported = total
-        no_advice = {f"tutor/{kind}": new[kind] for kind in total if kind.startswith("no_advice/")}
-        return {
-            **{f"tutor/{part}": new[part] for part in LOGGED},
-            "tutor/wanted": new["consulted"] / max(new["positions"], 1),
-            "tutor/hit_rate": new["hits"] / max(new["consulted"], 1),
-            "tutor/latency_ms": 1000 * new["seconds"] / max(new["calls"], 1),
-            "tutor/label_mass": new["label_mass"] / max(new["told"], 1),
-            "tutor/expert_agreement": new["expert_agreed"] / max(new["answered"], 1),
-            "tutor/table_load": float(self.table.load()),
-            **({} if self.clerk is None else {"tutor/dropped": new["dropped"]}),
-            **no_advice,
-            **self._servers(),
-        }
-
-    def _counted(self) -> dict[str, float]:
-        """Return everything that is counted; copies, since a clerk may be counting."""
-        tally = dict(zip(("positions", "consulted", "hits"), self.tally.tolist(), strict=True))
+    def counters(self) -> dict[str, float]:
+        """Return everything that was counted since the start of the run, on this rank; one read-back."""
+        lookups = dict(zip(("positions", "consulted", "hits"), self.lookups.tolist(), strict=True))
         failures = 0 if self.store is None else self.store.failures
-        return {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **tally, "store_failures": failures}
+        return {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **lookups, "store_failures": failures}
 
-    def _servers(self) -> dict[str, float]:
-        """Return what the tutor's own side has to say, unless it is being asked just now."""
-        if not self.talking.acquire(blocking=False):
-            return {}
+    def gauges(self) -> dict[str, float]:
+        """Return the table's load and what the tutor's side measured, as TensorBoard tags; one read-back.
+
+        The tutor is not waited for: while it is being asked, its part is left out.
+        """
+        load = {"tutor/table_load": float(self.table.load())}
+        if not self.tutor_lock.acquire(blocking=False):
+            return load
         try:
-            return self.tutor.report()
+            return load | self.tutor.report()
         finally:
-            self.talking.release()
-
-    def summary(self, together: Together = dict) -> dict[str, object]:
-        """Return what a whole run came to, at all desks."""
-        told = Counter(together(self._counted()))
-        return {
-            "name": self.tutor.name,
-            **{part: told[part] for part in ("consulted", "asked", "prompt_tokens", "answer_tokens")},
-            "expert_agreement": round(told["expert_agreed"] / max(told["answered"], 1), 4),
-            **{part: told[part] for part in ("filled", "stored", "store_failures", "hits")},
-            "hit_rate": round(told["hits"] / max(told["consulted"], 1), 4),
-            "no_advice": no_advice_counts(told),
-            "seconds": round(told["seconds"], 2),
-            **({} if self.clerk is None else {"dropped": told["dropped"]}),
-        }
+            self.tutor_lock.release()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is known and what was counted. Questions that nobody has answered yet are not in it."""
+        """Return the table and the counts; queries without an answer yet are not in it."""
         return {
             "identity": None if self.store is None else self.store.digest,
             "table": self.table.state_dict(),
-            "tally": self.tally,
+            "lookups": self.lookups,
             "counts": dict(self.counts),
             "stats": dict(self.tutor.stats),
             "sums": dict(self.sums),
-            "reported": dict(self.reported),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` returned; another tutor, or one that is asked otherwise, begins a new table."""
+        """Take over what `state_dict` returned, but the table only if the tutor and its prompts are the same."""
         if state["identity"] == (None if self.store is None else self.store.digest):
             self.table.load_state_dict(state["table"])
         else:
-            logging.getLogger(__name__).warning("the tutor or its questions changed: its earlier answers are not used")
-        self.tally.copy_(state["tally"])
+            logging.getLogger(__name__).warning("the tutor or its prompts changed: its earlier answers are not used")
+        self.lookups.copy_(state["lookups"])
         for ours, saved in ((self.counts, "counts"), (self.tutor.stats, "stats"), (self.sums, "sums")):
             ours.clear()
             ours.update(state[saved])
-        self.reported = dict(state["reported"])
 
     def _answer(self, state: State, keys: Tensor) -> Advice:
-        """Return advice for positions that the table does not know, each different one asked once."""
-        distinct, which = keys.unique(dim=0, return_inverse=True)
-        first = torch.full_like(distinct[:, 0], len(keys))
-        first.scatter_reduce_(0, which, torch.arange(len(keys), device=keys.device), "amin")
+        """Return advice about positions that the table does not know, each different one asked about once."""
+        distinct, inverse, first = unique_rows(keys)
         answers = self._ask(select_rows(state, first), distinct)
         self.table.put(distinct, answers)
-        return Advice(*(tensor[which] for tensor in answers))
+        return Advice(*(part[inverse] for part in answers))
 
     def _ask(self, state: State, keys: Tensor) -> Advice:
-        """Return advice about distinct positions from the store, and from the tutor where it has none."""
-        answers = self._stored(keys)
-        rows = (~answers.valid).nonzero()[:, 0]
-        if len(rows):
-            asked = select_rows(state, rows)
-            said, cost = self._talk(asked)
-            said = said.to(keys.device)
-            for known, new in zip(answers, said, strict=True):
-                known[rows] = new
-            self._keep(asked, keys[rows], said, cost)
-        return answers
+        """Return advice about distinct positions from the store, and from the tutor where the store has none."""
+        stored = self._read_store(keys)
+        rows = (~stored.valid).nonzero()[:, 0]
+        if not len(rows):
+            return stored
+        queried = select_rows(state, rows)
+        answers, cost = self._query_tutor(queried)
+        answers = answers.to(keys.device)
+        self._record(queried, keys[rows], answers, cost)
+        return Advice(*(old.index_copy(0, rows, new) for old, new in zip(stored, answers, strict=True)))
 
-    def _talk(self, state: State) -> tuple[Advice, Cost]:
-        """Return what the tutor says, and what each answer cost."""
-        with self.talking:
-            spent, began = Counter(self.tutor.stats), time.monotonic()
-            said = self.tutor.advise(state)
+    def _query_tutor(self, state: State) -> tuple[Advice, Cost]:
+        """Return the tutor's advice, and what each answer cost."""
+        with self.tutor_lock:
+            before, began = Counter(self.tutor.stats), time.monotonic()
+            answers = self.tutor.advise(state)
             seconds = time.monotonic() - began
         self.sums["seconds"] += seconds
         self.counts["calls"] += 1
-        tokens = [self.tutor.stats[kind] - spent[kind] for kind in ("prompt_tokens", "answer_tokens")]
-        return said, Cost(*(total / len(said.valid) for total in (*tokens, seconds)))
+        tokens = [self.tutor.stats[kind] - before[kind] for kind in ("prompt_tokens", "answer_tokens")]
+        return answers, Cost(*(total / len(answers.valid) for total in (*tokens, seconds)))
 
-    def _stored(self, keys: Tensor) -> Advice:
-        """Return what the store knows."""
+    def _read_store(self, keys: Tensor) -> Advice:
+        """Return the store's advice; none where it is not to be read, or cannot be."""
         if self.store is not None and self.table.budget == UNLIMITED:
             try:
                 found = self.store.find(keys.cpu()).to(keys.device)
@@ -298,24 +206,40 @@ class Advisor:
                 self.store.failed(error)
         return Advice.no_advice(len(keys), self.view.symmetry.shape[1], keys.device)
 
-    def _keep(self, state: State, keys: Tensor, said: Advice, cost: Cost) -> None:
-        """Hand new answers to the store, count them, and compare them with an expert's where there is one."""
-        self.counts["told"] += len(keys)
-        self.counts["answered"] += int(said.valid.sum())
-        self.sums["label_mass"] += float(said.label_mass.sum())
-        if not said.valid.any():
-            return
-        if self.asked.has_expert:
-            values, action_mask = self.asked.expert_values(state, EXPERT_DEPTH).float(), self.asked.action_mask(state)
-            values = values.masked_fill(~action_mask, -torch.inf)
-            best = values == values.amax(1, keepdim=True)
-            agreed = best.gather(1, said.probs.argmax(1, keepdim=True))[:, 0] & said.valid
-            self.counts["expert_agreed"] += int(agreed.sum())
-        if self.store is not None:
-            words = [text.removeprefix(self.asked.instructions) for text in self.asked.render(state)]
-            self.store.put(keys.cpu(), said.to("cpu"), words, cost)
+    def _record(self, state: State, keys: Tensor, answers: Advice, cost: Cost) -> None:
+        """Count new answers and hand them to the store."""
+        self.counts["queried"] += len(keys)
+        self.counts["answered"] += int(answers.valid.sum())
+        self.sums["label_mass"] += float(answers.label_mass.sum())
+        if self.store is not None and answers.valid.any():
+            instructions = self.query_view.instructions
+            texts = [prompt.removeprefix(instructions) for prompt in self.query_view.render(state)]
+            self.store.put(keys.cpu(), answers.to("cpu"), texts, cost)
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on a device, without waiting for it: from memory that the device can read itself."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def advisor_metrics(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """Return TensorBoard tags of what happened between two sets of an advisor's counters, of one rank or of all."""
+    new = defaultdict(float, {name: now[name] - before.get(name, 0) for name in now})
+    return {
+        **{f"tutor/{name}": new[name] for name in LOGGED_COUNTERS},
+        "tutor/wanted": new["consulted"] / max(new["positions"], 1),
+        "tutor/hit_rate": new["hits"] / max(new["consulted"], 1),
+        "tutor/latency_ms": 1000 * new["seconds"] / max(new["calls"], 1),
+        "tutor/label_mass": new["label_mass"] / max(new["queried"], 1),
+        **({"tutor/dropped": new["dropped"]} if "dropped" in now else {}),
+        **{f"tutor/{name}": new[name] for name in now if name.startswith("no_advice/")},
+    }
+
+
+def advisor_summary(name: str, counters: Mapping[str, float]) -> dict[str, Any]:
+    """Return what a whole run came to, by an advisor's counters; `name` is the tutor's."""
+    total = Counter[str](counters)  # counts what is missing as 0
+    return {
+        "name": name,
+        **{part: total[part] for part in ("consulted", "asked", "prompt_tokens", "answer_tokens")},
+        **{part: total[part] for part in ("filled", "stored", "store_failures", "hits")},
+        "hit_rate": round(total["hits"] / max(total["consulted"], 1), 4),
+        "no_advice": no_advice_counts(total),
+        "seconds": round(total["seconds"], 2),
+        **({"dropped": total["dropped"]} if "dropped" in counters else {}),
+    }

@@ -9,6 +9,7 @@ from torch import Tensor
 from envs.base import State
 from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
+EXPERT_DEPTH = 4  # how far ahead the expert looks with whose choices a student is compared
 MATTERS = 0.1  # of the largest gap between the best and the worst action: from there on a step is one that mattered
 LAST = 40  # steps of a game that are told, the last ones: a long game would fill a model's whole context
 

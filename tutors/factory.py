@@ -7,6 +7,7 @@ from pathlib import Path
 from envs.base import Game, Spec
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
+from tutors.async_advisor import AsyncAdvisor
 from tutors.base import Tutor
 from tutors.config import TutorConfig
 from tutors.episode_analyst import Analyst, ScriptedAnalyst, VllmAnalyst
@@ -29,19 +30,21 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 def open_advisor(
     config: TutorConfig, game: Game, seed: int, folder: Path, device: str, say: ShowStatus = print
 ) -> Iterator[Advisor | None]:
-    """Yield a desk at which the tutor that `config` names answers, or None where it names none.
+    """Yield an advisor with the tutor that `config` names, or None if it names none.
 
-    Starts a server if the tutor needs one, and lets go of everything afterwards.
+    Starts a server if the tutor needs one, and closes everything afterwards.
 
     Args:
-        game: what the questions are about.
-        seed: decides what a scripted tutor is wrong about.
-        folder: of the run, for the advice store and a server's output.
+        config: the tutor's settings.
+        game: the game that advice is about.
+        seed: decides in which positions a scripted tutor errs.
+        folder: for the advice store and a server's log.
+        device: of the advice table.
         say: shows one line of progress.
 
     Raises:
         ValueError: no tutor has that name, or the store cannot be used.
-        TutorError: the tutor cannot be had.
+        TutorError: the tutor is not available.
     """
     if config.tutor == "none":
         yield None
@@ -56,10 +59,10 @@ def open_advisor(
             config.min_label_mass if config.tutor_mode == "label" else 0.0,
         )
         stack.callback(store.close)
-        desk = Advisor(view, tutor, table, store, config.async_tutor)
-        stack.callback(desk.close)
-        desk.fill_table()
-        yield desk
+        advisor = (AsyncAdvisor if config.async_tutor else Advisor)(view, tutor, table, store)
+        stack.callback(advisor.close)
+        advisor.fill_table()
+        yield advisor
 
 
 def make_tutor(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tutors.report import BINS, Report
+from tutors.report import NUM_BINS, Report
 
 INK, TUTOR, EXPERT = "#303030", "#3b6ea8", "#e0a030"
 SIDE = (5.0, 3.4)  # inches, one of a view's two charts
@@ -96,9 +96,9 @@ def draw(reports: Sequence[Report], tutor: str, path: Path) -> None:
 
 def draw_curve(axes: Axes, one: Report) -> None:
     """Draw a bar a bin, as high as the share of its answers that agree, and how many answers there are above it."""
-    places = [(place + 0.5) / BINS for place in range(BINS)]
+    places = [(place + 0.5) / NUM_BINS for place in range(NUM_BINS)]
     heights = one.curve["agreement"]
-    axes.bar(places, [0 if math.isnan(height) else height for height in heights], 0.9 / BINS, color=TUTOR)
+    axes.bar(places, [0 if math.isnan(height) else height for height in heights], 0.9 / NUM_BINS, color=TUTOR)
     axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, label="as sure as right")
     if one.answered:
         axes.axhline(one.chance, color=EXPERT, linewidth=1, label=f"chance {percent(one.chance)}")

@@ -1,6 +1,6 @@
-"""A tutor that searches instead of reading: the control of every experiment, with an accuracy dial.
+"""A tutor that searches instead of reading: the control of every experiment, with an adjustable accuracy.
 
-It costs nothing but time on the device, and it never fails.
+It costs only time on the device, and it never fails.
 """
 
 from collections import Counter
@@ -15,48 +15,50 @@ from tutors.prompts.base import PromptView
 
 
 class ScriptedTutor(Tutor):
-    """Names one of the search's best moves with probability `accuracy`, else any legal one.
+    """Names one of the search's best actions with probability `accuracy`, otherwise any legal one.
 
-    Like a language model at temperature 0 it says the same about a position whenever it is asked; unless it is `fresh`,
-    like one that samples its answers.
+    Like a language model at temperature 0 it gives the same answer about a position whenever it is asked; if it is
+    `stochastic`, it makes new errors every time, like a model that samples its answers.
 
     Args:
-        view: which positions are the same, and what a search holds of them.
-        accuracy: in [0, 1]. A random move may be a best one too.
+        view: which positions are equivalent, and the expert's values.
+        accuracy: in [0, 1]. A random action may be a best one too.
         depth: how far the search looks ahead, in moves of both sides.
-        seed: which positions it is wrong about.
-        fresh: it may be wrong about others whenever it is asked.
+        seed: decides in which positions it errs.
+        stochastic: whether it errs in other positions every time it is asked.
     """
 
     def __init__(
-        self, view: PromptView, accuracy: float = 1.0, depth: int = 4, seed: int = 0, fresh: bool = False
+        self, view: PromptView, accuracy: float = 1.0, depth: int = 4, seed: int = 0, stochastic: bool = False
     ) -> None:
         if not 0 <= accuracy <= 1:
-            raise ValueError(f"a tutor's accuracy lies between 0 and 1, not at {accuracy}")
+            raise ValueError(f"tutor_accuracy is {accuracy}; it must lie between 0 and 1")
         if depth < 1:
-            raise ValueError(f"a search looks at least 1 disc ahead, not {depth}")
-        self.view, self.accuracy, self.depth, self.seed, self.fresh = view, accuracy, depth, seed, fresh
+            raise ValueError(f"tutor_depth is {depth}; it must be at least 1")
+        self.view = view
+        self.accuracy = accuracy
+        self.depth = depth
+        self.seed = seed
+        self.stochastic = stochastic
         self.name = "scripted"
-        self.identity = {"tutor": "scripted", "depth": depth, "accuracy": accuracy, "seed": seed, "fresh": fresh}
+        # the advice store knows `stochastic` by its name of version 0.7
+        self.identity = {"tutor": "scripted", "depth": depth, "accuracy": accuracy, "seed": seed, "fresh": stochastic}
         self.stats: Counter[str] = Counter()
 
     def advise(self, state: State) -> Advice:
         values, action_mask = self.view.expert_values(state, self.depth), self.view.action_mask(state)
-        rows = len(values)
         key = self.view.key(state)
-        time = self.stats["asked"] if self.fresh else 0
-        chance = splitmix64(
-            key[:, 0] ^ splitmix64(key[:, 1] + self.seed) ^ splitmix64(torch.full_like(key[:, 0], time))
-        )
-        right = bits_to_uniform(chance) < self.accuracy
+        time = self.stats["asked"] if self.stochastic else 0
+        bits = splitmix64(key[:, 0] ^ splitmix64(key[:, 1] + self.seed) ^ splitmix64(torch.full_like(key[:, 0], time)))
+        is_right = bits_to_uniform(bits) < self.accuracy
         best = (values == values.amax(1, keepdim=True)) & action_mask
-        action = sample_legal(torch.where(right[:, None], best, action_mask), bits_to_uniform(splitmix64(chance)))
-        self.stats["asked"] += rows
+        action = sample_legal(torch.where(is_right[:, None], best, action_mask), bits_to_uniform(splitmix64(bits)))
+        self.stats["asked"] += len(values)
         return one_hot(action, action_mask.shape[1])
 
 
 def one_hot(action: Tensor, num_actions: int) -> Advice:
-    """Return advice that names one action a row, without a doubt."""
+    """Return advice that gives one action a row, (B,) int64, all probability."""
     probs = torch.nn.functional.one_hot(action, num_actions).float()
-    sure = torch.ones(len(action), device=action.device)
-    return Advice(probs, sure.bool(), sure)
+    label_mass = torch.ones(len(action), device=action.device)
+    return Advice(probs, label_mass.bool(), label_mass)
