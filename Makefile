@@ -6,7 +6,7 @@ setup:
 	@requirements/setup.sh
 
 demo: setup
-	.venv/bin/python -m experiments.demo
+	.venv/bin/python -m experiments demo
 
 lint: setup
 	.venv/bin/ruff check .

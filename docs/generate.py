@@ -102,12 +102,12 @@ def study_section(name: str, title: str) -> str:
 
 def gains(name: str, measure: str) -> str:
     """Return what each method of a study changes beside the same student alone, by the tutor's accuracy."""
-    _, rows = table_of_csv(RESULTS / "study" / name / "cells.csv")
+    _, rows = table_of_csv(RESULTS / "study" / name / "conditions.csv")
     tutored = [row for row in rows if row["tutor"] != "none"]
     tutors = sorted({row["tutor"] for row in tutored}, key=accuracy)
     groups: dict[tuple[str, str, str], Row] = {}
     for row in tutored:
-        groups.setdefault((row["game"], row["student"], row["guidance"]), {})[row["tutor"]] = gain(row, measure)
+        groups.setdefault((row["env"], row["algo"], row["guidance"]), {})[row["tutor"]] = gain(row, measure)
     body = (
         [env, algo, f"`{method}`", *(cells.get(one, "") for one in tutors)]
         for (env, algo, method), cells in groups.items()
@@ -116,7 +116,7 @@ def gains(name: str, measure: str) -> str:
 
 
 def gain(row: Row, measure: str) -> str:
-    """Return a cell's gain over the student alone, bold where its 95 % interval leaves out 0."""
+    """Return a condition's gain over the student alone, bold where its 95 % interval leaves out 0."""
     value, low, high = (float(row[f"{measure}_gain{end}"]) for end in ("", "_low", "_high"))
     shown = number(value, "+.2f")
     return f"**{shown}**" if low > 0 or high < 0 else shown
@@ -129,13 +129,13 @@ def accuracy(tutor: str) -> float:
 
 def alone(name: str) -> str:
     """Return what the students of a study come to without a tutor."""
-    _, rows = table_of_csv(RESULTS / "study" / name / "cells.csv")
+    _, rows = table_of_csv(RESULTS / "study" / name / "conditions.csv")
     body = (
         [
-            row["game"],
-            row["student"],
-            number(float(row["area"]), "+.2f"),
-            number(float(row["final"]), "+.2f"),
+            row["env"],
+            row["algo"],
+            number(float(row["auc"]), "+.2f"),
+            number(float(row["final_score"]), "+.2f"),
             row["seeds"],
         ]
         for row in rows
@@ -146,15 +146,15 @@ def alone(name: str) -> str:
 
 def steps_to_threshold(name: str, tutors: Sequence[str]) -> str:
     """Return the median env steps to the threshold, alone and by method."""
-    _, rows = table_of_csv(RESULTS / "study" / name / "cells.csv")
-    students = list(dict.fromkeys((row["game"], row["student"]) for row in rows))
+    _, rows = table_of_csv(RESULTS / "study" / name / "conditions.csv")
+    students = list(dict.fromkeys((row["env"], row["algo"]) for row in rows))
     body: dict[tuple[str, str], Row] = {}
     for row in rows:
         if row["tutor"] in ("none", *tutors):
             method = "alone" if row["tutor"] == "none" else f"`{row['guidance']}`"
             steps = float(row["steps_to_threshold"])
             shown = f"{steps:,.0f}" if steps < float("inf") else "not reached"
-            body.setdefault((method, row["tutor"]), {})[f"{row['game']} {row['student']}"] = (
+            body.setdefault((method, row["tutor"]), {})[f"{row['env']} {row['algo']}"] = (
                 f"{shown} ({row['reached']} of {row['seeds']})"
             )
     head = ["`--guidance`", "accuracy", *(f"{env}, {algo}" for env, algo in students)]
@@ -171,11 +171,11 @@ def steps_to_threshold(name: str, tutors: Sequence[str]) -> str:
 
 def headline() -> str:
     """Return the overview: a good and a bad tutor, by method."""
-    _, rows = table_of_csv(RESULTS / "study" / "guidance" / "cells.csv")
+    _, rows = table_of_csv(RESULTS / "study" / "guidance" / "conditions.csv")
     shown = ("override", "distill", "demonstrate", "advantage", "shape")
     columns = [("connect4", "ppo"), ("connect4", "dqn"), ("snake", "ppo"), ("snake", "dqn")]
     cells = {
-        (row["game"], row["student"], row["guidance"], row["tutor"]): gain(row, "area")
+        (row["env"], row["algo"], row["guidance"], row["tutor"]): gain(row, "auc")
         for row in rows
         if row["tutor"] != "none"
     }
@@ -201,14 +201,14 @@ def headline() -> str:
 def curves() -> str:
     """Return what students come to without a tutor."""
     body = []
-    for path in sorted((RESULTS / "curves").glob("*.csv")):
+    for path in sorted((RESULTS / "study" / "alone" / "curves").glob("*.csv")):
         _, rows = table_of_csv(path)
         last = rows[-1]
         algo, _, env = path.stem.partition("_")
         form = ".4f" if env == "blackjack" else ".2f" if env == "connect4" else ".1f"
         mean, low, high = (number(float(last[name]), form) for name in ("mean", "low", "high"))
         seeds = sum(name.startswith("seed") for name in last)
-        link = f"[CSV](../../results/curves/{path.name})"
+        link = f"[CSV](../../results/study/alone/curves/{path.name})"
         steps = f"{int(last['global_step']):,}"
         body.append([algo, env.replace("gym-", "gym:"), steps, mean, f"{low} to {high}", str(seeds), link])
     return table(["student", "env", "env steps", "mean return", "95 % interval", "seeds", "curve and command"], body)
@@ -217,22 +217,20 @@ def curves() -> str:
 def reuse() -> str:
     """Return how many questions reuse saves."""
     forms = {"blackjack": ".4f", "snake": ".1f", "connect4": ".2f"}
+    _, rows = table_of_csv(RESULTS / "study" / "reuse" / "conditions.csv")
     body = []
-    for path in sorted((RESULTS / "reuse").glob("*.csv")):
-        _, rows = table_of_csv(path)
-        runs = {(row["reuse"], row["symmetry"]): row for row in rows}
-        algo, env, *_ = path.stem.split("_")
-        alone_score = number(float(runs["no tutor", "yes"]["score"]), forms[env])
-        for symmetry in sorted({row["symmetry"] for row in rows}, reverse=True):
-            budgets = [runs[budget, symmetry] for budget in ("0", "3", "inf")]
-            asked = [f"{int(row['asked']):,}" for row in budgets]
-            share = 100 * int(budgets[2]["asked"]) / int(runs["0", "yes"]["asked"])
-            asked[2] += f" ({share:.1f} %)" if share < 1 else f" ({share:.0f} %)"
-            flag = "" if symmetry == "yes" else ", `--no-symmetry`"
-            score = number(float(budgets[2]["score"]), forms[env])
-            link = f"[CSV](../../results/reuse/{path.name})"
-            body.append([f"{env}, {algo}{flag}", f"{int(budgets[0]['consulted']):,}", *asked, score, alone_score, link])
-    head = ["env, student", "wanted", "asked, reuse 0", "reuse 3", "reuse inf", "score, tutored", "alone", "data"]
+    for env, algo, variant in dict.fromkeys((row["env"], row["algo"], row["variant"]) for row in rows):
+        student = [row for row in rows if (row["env"], row["algo"]) == (env, algo)]
+        (alone_row,) = (row for row in student if row["tutor"] == "none")
+        tutored = {(row["variant"], row["reuse"]): row for row in student if row["tutor"] != "none"}
+        budgets = [tutored[variant, budget] for budget in ("0", "3", "inf")]
+        asked = [f"{int(row['asked']):,}" for row in budgets]
+        share = 100 * int(budgets[2]["asked"]) / int(tutored["", "0"]["asked"])
+        asked[2] += f" ({share:.1f} %)" if share < 1 else f" ({share:.0f} %)"
+        name = f"{env}, {algo}" + (f", `--{variant}`" if variant else "")
+        scores = [number(float(row["final_score"]), forms[env]) for row in (budgets[2], alone_row)]
+        body.append([name, f"{int(budgets[0]['consulted']):,}", *asked, *scores])
+    head = ["env, student", "consulted", "asked, reuse 0", "reuse 3", "reuse inf", "score, tutored", "alone"]
     return table(head, body)
 
 
@@ -364,11 +362,11 @@ def speed_of_loop() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "headline": headline,
-    "guidance-gains": partial(gains, "guidance", "area"),
+    "guidance-gains": partial(gains, "guidance", "auc"),
     "guidance-final": partial(gains, "guidance", "final"),
     "guidance-alone": partial(alone, "guidance"),
     "guidance-steps": partial(steps_to_threshold, "guidance", ("scripted:0.9", "scripted:1")),
-    "review-gains": partial(gains, "modulation", "area"),
+    "review-gains": partial(gains, "modulation", "auc"),
     "review-final": partial(gains, "modulation", "final"),
     "curves": curves,
     "reuse": reuse,
@@ -384,13 +382,10 @@ BLOCKS |= {
     for study in ("laptop", "causes", "brief", "fresh", "guidance", "modulation")
 }
 BLOCKS |= {
-    f"{study}-totals": partial(study_section, study, "Over all games and students")
+    f"{study}-totals": partial(study_section, study, "Over all envs and students")
     for study in ("laptop", "causes", "brief", "guidance", "modulation")
 }
-BLOCKS |= {
-    f"{study}-claims": partial(study_section, study, "What these data say of the paper's claims")
-    for study in ("laptop", "fresh")
-}
+BLOCKS |= {f"{study}-claims": partial(study_section, study, "The paper's claims") for study in ("laptop", "fresh")}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

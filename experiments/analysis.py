@@ -1,57 +1,58 @@
-"""What a study comes to: numbers for each cell, and what they say of the claims of arXiv:2509.08329."""
+"""The results of a study: numbers for each condition, and what they say about the claims of arXiv:2509.08329."""
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median, pstdev
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
-import torch
-
-from experiments.spec import ALONE, Cell, Grid
+from experiments.spec import Condition, StudySpec
 from experiments.stats import (
-    Points,
-    area,
-    evaluations,
-    fall,
-    improvement,
+    Curve,
+    auc,
+    final_score,
     interval,
     iqm,
-    late,
     log_speedup,
-    paired,
+    max_drawdown,
+    paired_interval,
+    probability_of_improvement,
+    read_curve,
     steps_to,
-    stratified,
+    stratified_interval,
     threshold,
 )
 
-PAPER = "override"  # the guidance of the paper
-NONE = "0"  # no reuse
-By = Literal["points", "clock", "trained"]  # which curve of an Outcome
-COMPARABLE = 0.1  # of a baseline's way: final scores that lie closer are comparable
-
-
-ABOUT_THRESHOLD = (  # columns of a table
+PAPER_GUIDANCE = "override"
+NO_REUSE = 0.0
+COMPARABLE = 0.1  # of a baseline's gain: final scores whose difference is smaller are comparable
+CurveName = Literal["by_steps", "by_seconds", "training"]  # a field of RunResult
+THRESHOLD_COLUMNS = (
     *("threshold", "reached", "steps_to_threshold", "seconds_to_threshold"),
-    *("speedup", "speedup_low", "speedup_high", "fall"),
+    *("speedup", "speedup_low", "speedup_high", "max_drawdown"),
 )
+Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 
 
-class Outcome(NamedTuple):
-    """What one run came to."""
+class RunResult(NamedTuple):
+    """What one run left."""
 
-    points: Points  # its evaluations, over env steps
-    clock: Points  # the same over seconds
-    trained: Points  # over env steps, the mean returns of the games it trained in, with its tutor's actions in them
-    seconds: float  # that it took, without those of a run that it went on with
-    tutor: dict[str, Any]  # what was counted of it
+    by_steps: Curve  # its evaluations over env steps
+    by_seconds: Curve  # the same over seconds
+    training: Curve  # over env steps, the mean return of training episodes, with the tutor's actions in them
+    seconds: float  # its duration, without that of a run from which it continued
+    tutor: dict[str, Any]  # counters of the tutor
     versions: dict[str, str]
 
+    def no_advice(self) -> int:
+        """Return the number of questions without an answer."""
+        return sum(self.tutor.get("no_advice", self.tutor.get("silent", {})).values())  # silent: until version 0.7
 
-class Gain(NamedTuple):
+
+class Estimate(NamedTuple):
     """A number and its 95 % interval."""
 
     value: float
@@ -61,257 +62,312 @@ class Gain(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
+    def exceeds(self, no_effect: float) -> str:
+        """Return the verdict on the claim that the number exceeds what would be no effect."""
+        return "supported" if self.low > no_effect else "not supported" if self.high <= no_effect else "undecided"
+
+    def is_within(self, margin: float) -> str:
+        """Return the verdict on the claim that the number lies within a margin of 0."""
+        if -margin < self.low <= self.high < margin:
+            return "supported"
+        return "not supported" if self.low >= margin or self.high <= -margin else "undecided"
+
 
 class Claim(NamedTuple):
-    """A claim of the paper, what these data say of it, and the number behind that."""
+    """A claim of the paper, the verdict of the data, and the numbers behind it."""
 
-    words: str
+    statement: str
     verdict: str
-    number: str
+    evidence: str
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All cells that have all their runs, as their baselines have."""
+class StudyResults:
+    """The conditions of which all runs are finished, their baselines' too."""
 
-    grid: Grid
-    runs: dict[Cell, list[Outcome]]
+    study: StudySpec
+    runs: dict[Condition, list[RunResult]]
+    pretraining: list[RunResult] = field(default_factory=list)
 
-    def cells(self) -> list[Cell]:
-        """Return them in the grid's order."""
-        return [cell for cell in self.grid.cells() if {cell, cell.baseline()} <= self.runs.keys()]
+    def conditions(self) -> list[Condition]:
+        """Return the conditions in the study's order."""
+        return [one for one in self.study.conditions() if {one, one.baseline()} <= self.runs.keys()]
 
-    def tutored(self) -> list[Cell]:
-        """Return those with a tutor."""
-        return [cell for cell in self.cells() if cell.tutor != ALONE]
+    def tutored(self) -> list[Condition]:
+        """Return the conditions with a tutor."""
+        return [one for one in self.conditions() if not one.is_baseline()]
 
-    def curves(self, cell: Cell, by: By = "points") -> list[Points]:
-        """Return the evaluations of a cell's runs over env steps, or other curves of theirs."""
-        return [getattr(run, by) for run in self.runs[cell]]
+    def curves(self, condition: Condition, name: CurveName = "by_steps") -> list[Curve]:
+        """Return the curves of a condition's runs."""
+        return [getattr(run, name) for run in self.runs[condition]]
 
-    def aim(self, cell: Cell, by: By = "points") -> float:
+    def threshold(self, condition: Condition, name: CurveName = "by_steps") -> float:
         """Return the score that counts as learned."""
-        return threshold(self.curves(cell.baseline(), by))
+        return threshold(self.curves(condition.baseline(), name))
 
-    def way(self, cell: Cell, by: By = "points") -> tuple[float, float]:
-        """Return where the baselines begin and how far they come, on average."""
-        alone = self.curves(cell.baseline(), by)
-        first = fmean(points[0][1] for points in alone)
-        return first, fmean(late(points) for points in alone) - first
+    def baseline_gain(self, condition: Condition, name: CurveName = "by_steps") -> tuple[float, float]:
+        """Return the mean first evaluation of the baselines, and how far they get from there."""
+        curves = self.curves(condition.baseline(), name)
+        first = fmean(curve[0][1] for curve in curves)
+        return first, fmean(final_score(curve) for curve in curves) - first
 
-    def learns(self, cell: Cell, by: By = "points") -> bool:
-        """Return whether the baselines come any further than they begin."""
-        alone = self.curves(cell.baseline(), by)
-        return all([*alone, *self.curves(cell, by)]) and self.way(cell, by)[1] > 0
+    def baseline_learns(self, condition: Condition, name: CurveName = "by_steps") -> bool:
+        """Return whether the baselines end higher than they start."""
+        curves = [*self.curves(condition.baseline(), name), *self.curves(condition, name)]
+        return all(curves) and self.baseline_gain(condition, name)[1] > 0
 
-    def arrived(self, cell: Cell) -> list[bool]:
-        """Return which runs of a cell come to the threshold."""
-        return [steps_to(points, self.aim(cell)) < math.inf for points in self.curves(cell)]
+    def reached(self, condition: Condition) -> list[bool]:
+        """Return which runs of a condition reach the threshold."""
+        return [steps_to(curve, self.threshold(condition)) < math.inf for curve in self.curves(condition)]
 
-    def shares(self, cell: Cell) -> list[float]:
-        """Return the final scores as shares of the baseline's way."""
-        first, way = self.way(cell)
-        return [(late(points) - first) / way for points in self.curves(cell)]
+    def normalized_scores(self, condition: Condition) -> list[float]:
+        """Return the final scores on a scale on which the baseline starts at 0 and ends at 1."""
+        first, gain = self.baseline_gain(condition)
+        return [(final_score(curve) - first) / gain for curve in self.curves(condition)]
 
-    def ahead(self, cell: Cell) -> list[float]:
-        """Return the final scores less those of the baseline's runs of the same seeds, as shares of its way."""
-        return [gain / self.way(cell)[1] for gain in self.gains(cell, late)]
+    def final_gain(self, condition: Condition) -> list[float]:
+        """Return the final scores less those of the baseline's runs of the same seeds, as shares of its gain."""
+        return [gain / self.baseline_gain(condition)[1] for gain in self.gains(condition, final_score)]
 
-    def gains(self, cell: Cell, of: Callable[[Points], float]) -> list[float]:
+    def gains(self, condition: Condition, measure: Callable[[Curve], float]) -> list[float]:
         """Return a measure of the curves less that of the baseline's runs of the same seeds."""
-        pairs = zip(self.curves(cell), self.curves(cell.baseline()), strict=True)
-        return [of(ours) - of(theirs) for ours, theirs in pairs]
+        pairs = zip(self.curves(condition), self.curves(condition.baseline()), strict=True)
+        return [measure(ours) - measure(theirs) for ours, theirs in pairs]
 
-    def speedups(self, ours: Cell, theirs: Cell, by: By = "points") -> list[float]:
-        """Return the logarithm of how much sooner each run of a cell came to the threshold, by one of its curves."""
-        pairs = zip(self.curves(ours, by), self.curves(theirs, by), strict=True)
-        return [log_speedup(one, other, self.aim(ours, by)) for one, other in pairs]
+    def log_speedups(self, condition: Condition, reference: Condition, name: CurveName = "by_steps") -> list[float]:
+        """Return, by seed, the logarithm of how many times sooner a condition reaches the threshold than another."""
+        pairs = zip(self.curves(condition, name), self.curves(reference, name), strict=True)
+        return [log_speedup(ours, theirs, self.threshold(condition, name)) for ours, theirs in pairs]
 
-    def spread(self, cell: Cell) -> float:
-        """Return how far the final scores of the seeds lie apart: their standard deviation."""
-        return pstdev(late(points) for points in self.curves(cell))
+    def score_std(self, condition: Condition) -> float:
+        """Return the standard deviation of the final scores over seeds."""
+        return pstdev(final_score(curve) for curve in self.curves(condition))
 
-    def told(self, cell: Cell, what: str) -> float:
-        """Return what the tutors of a cell's runs counted, on average."""
-        return fmean(run.tutor.get(what, 0) for run in self.runs[cell])
+    def mean_count(self, condition: Condition, counter: str) -> float:
+        """Return a counter of the tutor, the mean over a condition's runs."""
+        return fmean(run.tutor.get(counter, 0) for run in self.runs[condition])
 
-    def no_advice(self, cell: Cell) -> float:
-        """Return how many of their questions nobody answered, on average."""
-        return fmean(sum(run.tutor.get("no_advice", {}).values()) for run in self.runs[cell])
-
-
-def findings(grid: Grid, place: Path) -> Findings:
-    """Return what the runs of a grid came to, of which a study has left those that are finished in `place`.
-
-    Raises:
-        ValueError: there is no cell of which all runs are finished, and those of its baseline; or a run is another
-            study's.
-    """
-    runs: dict[Cell, list[Outcome]] = defaultdict(list)
-    for job in grid.jobs():
-        if (place / job.name() / "summary.json").exists():
-            first = grid.first(job)
-            runs[job.cell].append(outcome(place / job.name(), grid.steps_of(job), first and place / first.name()))
-    found = Findings(grid, {cell: several for cell, several in runs.items() if len(several) == len(grid.seeds)})
-    if not found.cells():
-        raise ValueError(f"no cell has all its runs in {place}: python -m experiments.study run comes first")
-    return found
+    def no_advice(self, condition: Condition) -> float:
+        """Return the number of questions without an answer, the mean over a condition's runs."""
+        return fmean(run.no_advice() for run in self.runs[condition])
 
 
-def outcome(folder: Path, steps: int, first: Path | None = None) -> Outcome:
-    """Return what the run of so many env steps in a folder came to, which went on with that in the folder `first`.
+def read_results(study: StudySpec, runs_dir: Path) -> StudyResults:
+    """Return the results of a study from the runs that are finished in its directory.
 
     Raises:
-        ValueError: it is one of more or fewer steps.
+        ValueError: no condition has all its runs and those of its baseline; or a run is of another study.
     """
-    summary, config = (json.loads((folder / f"{name}.json").read_text()) for name in ("summary", "config"))
+    runs: dict[Condition, list[RunResult]] = {}
+    pretraining = []
+    for run in study.runs():
+        run_dir, first = runs_dir / run.name(), study.pretraining(run)
+        if (run_dir / "summary.json").exists():
+            found = read_run(run_dir, study.total_steps(run), None if first is None else runs_dir / first.name())
+            if run.is_pretraining:
+                pretraining.append(found)
+            else:
+                runs.setdefault(run.condition, []).append(found)
+    complete = {one: found for one, found in runs.items() if len(found) == len(study.seeds)}
+    results = StudyResults(study, complete, pretraining)
+    if not results.conditions():
+        raise ValueError(f"no condition has all its runs in {runs_dir}: execute `python -m experiments run` first")
+    return results
+
+
+def read_run(run_dir: Path, steps: int, pretrained: Path | None = None) -> RunResult:
+    """Return what a run of so many env steps left, without the duration of the run from which it continued.
+
+    Raises:
+        ValueError: it is a run of more or fewer env steps.
+    """
+    summary, config = (json.loads((run_dir / f"{name}.json").read_text()) for name in ("summary", "config"))
     if config["total_steps"] != steps:
         raise ValueError(
-            f"the run in {folder} is one of {config['total_steps']:,} env steps, and the study's are of {steps:,}: "
-            "a study that was changed wants another --folder"
+            f"the run in {run_dir} has {config['total_steps']:,} env steps, those of the study have {steps:,}: "
+            "a study that was changed requires another --output-dir"
         )
-    before = json.loads((first / "summary.json").read_text())["wall_seconds"] if first else 0
-    return Outcome(
-        points=evaluations(folder),
-        clock=[(seconds - before, score) for seconds, score in evaluations(folder, "wall_seconds")],
-        trained=evaluations(folder, tag="charts/episodic_return"),
+    before = json.loads((pretrained / "summary.json").read_text())["wall_seconds"] if pretrained else 0
+    return RunResult(
+        by_steps=read_curve(run_dir),
+        by_seconds=[(seconds - before, score) for seconds, score in read_curve(run_dir, "wall_seconds")],
+        training=read_curve(run_dir, tag="charts/episodic_return"),
         seconds=summary["wall_seconds"] - before,
         tutor=summary["tutor"] or {},
         versions=config["versions"],
     )
 
 
-def row_of(found: Findings, cell: Cell) -> dict[str, Any]:
-    """Return what a cell comes to beside its baseline.
+def summarize(results: StudyResults, condition: Condition) -> dict[str, Any]:
+    """Return the numbers of a condition, compared with its baseline.
 
-    What is about the threshold is None where the baselines get no better: they have none.
+    Columns that depend on the threshold are None where the baselines do not improve: there is no threshold.
     """
-    curves, alone, aim = found.curves(cell), found.curves(cell.baseline()), found.aim(cell)
-    finals = [late(points) for points in curves]
-    ahead, gains = found.gains(cell, late), found.gains(cell, area)
-    speed = speed_of(found, [cell], Cell.baseline)
-    consulted = found.told(cell, "consulted")
+    curves, baseline = results.curves(condition), results.curves(condition.baseline())
+    scores = [final_score(curve) for curve in curves]
+    final_gains, auc_gains = results.gains(condition, final_score), results.gains(condition, auc)
+    limit = results.threshold(condition)
+    consulted, asked = results.mean_count(condition, "consulted"), results.mean_count(condition, "asked")
     numbers = {
         "seeds": len(curves),
-        "final": float(iqm(torch.tensor(finals, dtype=torch.float64))),
-        **dict(zip(("final_low", "final_high"), interval(finals, iqm), strict=True)),
-        "final_gain": fmean(ahead),
-        **dict(zip(("final_gain_low", "final_gain_high"), paired(ahead), strict=True)),
-        "area": fmean(area(points) for points in curves),
-        "area_gain": fmean(gains),
-        **dict(zip(("area_gain_low", "area_gain_high"), paired(gains), strict=True)),
-        "improvement": improvement(finals, [late(points) for points in alone]),
-        "threshold": aim,
-        "reached": sum(found.arrived(cell)),
-        "steps_to_threshold": median(steps_to(points, aim) for points in curves),
-        "seconds_to_threshold": median(steps_to(run.clock, aim) for run in found.runs[cell]),
-        **dict(zip(("speedup", "speedup_low", "speedup_high"), speed, strict=True)),
-        "fall": fmean(fall(points, aim) for points in curves),
-        "spread": found.spread(cell),
-        "asked": found.told(cell, "asked"),
-        "hit_rate": found.told(cell, "hits") / max(consulted, 1),
-        "no_advice": found.no_advice(cell) / max(found.told(cell, "asked"), 1),
-        "tokens": found.told(cell, "prompt_tokens") + found.told(cell, "answer_tokens"),
-        "seconds": fmean(run.seconds for run in found.runs[cell]),
+        "final_score": float(iqm(scores)),
+        **columns("final_score", interval(scores, iqm)),
+        "final_gain": fmean(final_gains),
+        **columns("final_gain", paired_interval(final_gains)),
+        "auc": fmean(auc(curve) for curve in curves),
+        "auc_gain": fmean(auc_gains),
+        **columns("auc_gain", paired_interval(auc_gains)),
+        "probability_of_improvement": probability_of_improvement(scores, [final_score(curve) for curve in baseline]),
+        "threshold": limit,
+        "reached": sum(results.reached(condition)),
+        "steps_to_threshold": median(steps_to(curve, limit) for curve in curves),
+        "seconds_to_threshold": median(steps_to(run.by_seconds, limit) for run in results.runs[condition]),
+        "speedup": (faster := speedup(results, [condition], Condition.baseline)).value,
+        **columns("speedup", faster[1:]),
+        "max_drawdown": fmean(max_drawdown(curve, limit) for curve in curves),
+        "score_std": results.score_std(condition),
+        "consulted": consulted,
+        "asked": asked,
+        "hit_rate": results.mean_count(condition, "hits") / max(consulted, 1),
+        "no_advice": results.no_advice(condition) / max(asked, 1),
+        "tokens": results.mean_count(condition, "prompt_tokens") + results.mean_count(condition, "answer_tokens"),
+        "seconds": fmean(run.seconds for run in results.runs[condition]),
     }
-    learns, rounded = found.learns(cell), {name: round(number, 4) for name, number in numbers.items()}
-    return cell._asdict() | rounded | ({} if learns else dict.fromkeys(ABOUT_THRESHOLD))
+    rounded: dict[str, Any] = {name: round(number, 4) for name, number in numbers.items()}
+    if not results.baseline_learns(condition):
+        rounded |= dict.fromkeys(THRESHOLD_COLUMNS)
+    return condition.columns() | rounded
 
 
-def speed_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell], by: By = "points") -> Gain:
-    """Return how much sooner some cells came to the threshold than others, the geometric mean over all their runs."""
-    groups = [found.speedups(cell, other(cell), by) for cell in cells]
+def columns(name: str, bounds: Sequence[float]) -> dict[str, float]:
+    """Return the bounds of an interval as columns of a table."""
+    return dict(zip((f"{name}_low", f"{name}_high"), bounds, strict=True))
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return the items by key, in the order of their first appearance."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def baselines(conditions: Sequence[Condition]) -> list[Condition]:
+    """Return the strata of some conditions: those with the same baseline are compared with the same runs of it."""
+    return [condition.baseline() for condition in conditions]
+
+
+def without_reuse(condition: Condition) -> Condition:
+    """Return the condition that differs in reuse alone, and has none."""
+    return replace(condition, reuse=NO_REUSE)
+
+
+def mean_estimate(groups: Sequence[Sequence[float]], conditions: Sequence[Condition]) -> Estimate:
+    """Return the mean of all values, a group for each condition."""
     middle = fmean(value for values in groups for value in values)
-    return Gain(*(math.exp(value) for value in (middle, *stratified(groups, baselines(cells)))))
+    return Estimate(middle, *stratified_interval(groups, baselines(conditions)))
 
 
-def baselines(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the strata of some cells: those with the same baseline are compared with the same runs of it."""
-    return [cell.baseline() for cell in cells]
+def speedup(
+    results: StudyResults,
+    conditions: Sequence[Condition],
+    reference: Callable[[Condition], Condition],
+    name: CurveName = "by_steps",
+) -> Estimate:
+    """Return how many times sooner conditions reach the threshold than others, the geometric mean over all runs."""
+    groups = [results.log_speedups(condition, reference(condition), name) for condition in conditions]
+    return Estimate(*(math.exp(value) for value in mean_estimate(groups, conditions)))
 
 
-def gain_of(groups: Sequence[Sequence[float]], cells: Sequence[Cell]) -> Gain:
-    """Return the mean of all values, which are those of some cells' runs."""
-    return Gain(fmean(value for values in groups for value in values), *stratified(groups, baselines(cells)))
+def drawdown_difference(
+    results: StudyResults, conditions: Sequence[Condition], reference: Callable[[Condition], Condition]
+) -> Estimate:
+    """Return the maximum drawdown of conditions less that of others, as a share of the baseline's gain."""
+    groups = []
+    for condition in conditions:
+        limit, (_, gain) = results.threshold(condition), results.baseline_gain(condition)
+        ours, theirs = (
+            [max_drawdown(curve, limit) for curve in results.curves(one)] for one in (condition, reference(condition))
+        )
+        groups.append([(one - other) / gain for one, other in zip(ours, theirs, strict=True)])
+    return mean_estimate(groups, conditions)
 
 
-def claims(found: Findings) -> list[Claim]:
-    """Return the paper's claims, and what the cells that do as the paper did say of them: nothing, with one seed."""
-    cells = [cell for cell in found.tutored() if cell.guidance == PAPER and found.learns(cell)]
-    budgets = [budget for budget in found.grid.reuse if budget not in (NONE, "inf")]
-    published = [cell for cell in cells if cell.reuse in (NONE, *budgets)] or cells
-    if not published or len(found.grid.seeds) == 1:
+def question_share(results: StudyResults, conditions: Sequence[Condition]) -> float:
+    """Return the questions of conditions as a share of those without reuse."""
+    asked, without = (
+        sum(results.mean_count(one, "asked") for one in group)
+        for group in (conditions, [without_reuse(one) for one in conditions])
+    )
+    return asked / max(without, 1)
+
+
+def claims(results: StudyResults) -> list[Claim]:
+    """Return the paper's claims with verdicts of the conditions that do as the paper did; none from a single seed."""
+    conditions = [one for one in results.tutored() if one.guidance == PAPER_GUIDANCE and results.baseline_learns(one)]
+    budgets = [budget for budget in results.study.reuse if NO_REUSE < budget < math.inf]
+    published = [one for one in conditions if one.reuse in (NO_REUSE, *budgets)] or conditions
+    if not published or len(results.study.seeds) == 1:
         return []
-    speed = speed_of(found, published, Cell.baseline)
-    finals = gain_of([found.ahead(cell) for cell in published], published)
-    said = [
-        Claim("tutoring accelerates convergence", above(speed, 1), f"speed-up {speed}, {len(published)} cells"),
+    faster = speedup(results, published, Condition.baseline)
+    found = [
+        Claim(
+            "tutoring accelerates convergence",
+            faster.exceeds(1),
+            f"speed-up {faster}, {len(published)} conditions",
+        )
+    ]
+    if trained := [one for one in published if results.baseline_learns(one, "training")]:
+        faster = speedup(results, trained, Condition.baseline, "training")
+        found.append(
+            Claim(
+                "tutoring accelerates convergence, by the episodes of training",
+                faster.exceeds(1),
+                f"speed-up {faster}, with the tutor's actions in them",
+            )
+        )
+    final = mean_estimate([results.final_gain(one) for one in published], published)
+    found.append(
         Claim(
             "at comparable final performance",
-            near(finals, COMPARABLE),
-            f"final score less the baseline's, as a share of its way: {finals}",
-        ),
-    ]
-    if played := [cell for cell in published if found.learns(cell, "trained")]:
-        speed = speed_of(found, played, Cell.baseline, "trained")
-        words = "tutoring accelerates convergence, by the games of training"
-        said.insert(1, Claim(words, above(speed, 1), f"speed-up {speed}, with the tutor's actions in them"))
+            final.is_within(COMPARABLE),
+            f"final score less the baseline's, as a share of its gain: {final}",
+        )
+    )
     for budget in budgets:
-        if pairs := [cell for cell in cells if cell.reuse == budget and unused(cell) in found.runs]:
-            said += reuse_claims(found, pairs, budget)
-    for part in ("game", "student", "tutor"):
-        levels: dict[str, list[Cell]] = defaultdict(list)
-        for cell in published:
-            levels[getattr(cell, part)].append(cell)
+        if pairs := [one for one in conditions if one.reuse == budget and without_reuse(one) in results.runs]:
+            found += reuse_claims(results, pairs, budget)
+    for factor in ("env", "algo", "tutor"):
+        levels = group_by(published, lambda one: str(getattr(one, factor)))  # noqa: B023
         if len(levels) > 1:
-            speeds = {name: speed_of(found, several, Cell.baseline) for name, several in levels.items()}
-            apart = max(one.low for one in speeds.values()) > min(one.high for one in speeds.values())
-            number = ", ".join(f"{name} {one}" for name, one in speeds.items())
-            said.append(Claim(f"the effect depends on the {part}", "supported" if apart else "undecided", number))
-    return said
+            by_level = {level: speedup(results, group, Condition.baseline) for level, group in levels.items()}
+            differ = max(one.low for one in by_level.values()) > min(one.high for one in by_level.values())
+            evidence = ", ".join(f"{level} {one}" for level, one in by_level.items())
+            name = "student" if factor == "algo" else factor
+            found.append(Claim(f"the effect depends on the {name}", "supported" if differ else "undecided", evidence))
+    return found
 
 
-def reuse_claims(found: Findings, cells: Sequence[Cell], budget: str) -> list[Claim]:
-    """Return what a reuse budget does beside none, paired by seed."""
-    without = [unused(cell) for cell in cells]
-    steps, seconds = speed_of(found, cells, unused), speed_of(found, cells, unused, "clock")
-    falls = falls_of(found, cells, unused)
-    asked = [sum(found.told(cell, "asked") for cell in several) for several in (cells, without)]
-    same = sum(found.curves(cell) == found.curves(other) for cell, other in zip(cells, without, strict=True))
-    number = f"{steps} times sooner in env steps; {same} of {len(cells)} cells have the very same curves"
-    wall = f"{seconds} times sooner in seconds, {asked[0] / max(asked[1], 1):.0%} of the questions"
+def reuse_claims(results: StudyResults, conditions: Sequence[Condition], budget: float) -> list[Claim]:
+    """Return the claims about a reuse budget, compared with no reuse by seed."""
+    steps = speedup(results, conditions, without_reuse)
+    seconds = speedup(results, conditions, without_reuse, "by_seconds")
+    drawdown = drawdown_difference(results, conditions, without_reuse)
+    identical = sum(results.curves(one) == results.curves(without_reuse(one)) for one in conditions)
     return [
-        Claim(f"reuse {budget} shortens training further, in env steps", above(steps, 1), number),
-        Claim(f"reuse {budget} shortens training further, by the clock", above(seconds, 1), wall),
         Claim(
-            f"reuse {budget} makes convergence less stable",
-            above(falls, 0),
-            f"fall after the threshold less that without reuse, as a share of the baseline's way: {falls}",
+            f"reuse {budget:g} shortens training further, in env steps",
+            steps.exceeds(1),
+            f"speed-up {steps} in env steps; {identical} of {len(conditions)} conditions have identical curves",
+        ),
+        Claim(
+            f"reuse {budget:g} shortens training further, by the clock",
+            seconds.exceeds(1),
+            f"speed-up {seconds} in seconds, {question_share(results, conditions):.0%} of the questions",
+        ),
+        Claim(
+            f"reuse {budget:g} makes convergence less stable",
+            drawdown.exceeds(0),
+            f"maximum drawdown less that without reuse, as a share of the baseline's gain: {drawdown}",
         ),
     ]
-
-
-def falls_of(found: Findings, cells: Sequence[Cell], other: Callable[[Cell], Cell]) -> Gain:
-    """Return how much further students of some cells fall than those of others, as a share of the baseline's way."""
-    groups = []
-    for cell in cells:
-        aim, (_, way) = found.aim(cell), found.way(cell)
-        ours, theirs = ([fall(points, aim) for points in found.curves(one)] for one in (cell, other(cell)))
-        groups.append([(one - two) / way for one, two in zip(ours, theirs, strict=True)])
-    return gain_of(groups, cells)
-
-
-def unused(cell: Cell) -> Cell:
-    """Return the cell that differs in reuse alone, and has none."""
-    return cell._replace(reuse=NONE)
-
-
-def above(gain: Gain, nothing: float) -> str:
-    """Return whether a number's interval lies above what would be no effect."""
-    return "supported" if gain.low > nothing else "not supported" if gain.high <= nothing else "undecided"
-
-
-def near(gain: Gain, margin: float) -> str:
-    """Return whether a number's interval lies within a margin of 0."""
-    apart = gain.low >= margin or gain.high <= -margin
-    return "supported" if -margin < gain.low <= gain.high < margin else "not supported" if apart else "undecided"

@@ -1,83 +1,85 @@
-"""The runs of a study on many machines that share their folders: over Ray, or as an array of Slurm."""
+"""The runs of a study on several machines that share a file system: as tasks of Ray, or as a Slurm job array."""
 
+import logging
 import shlex
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Done, Errand
+from experiments.spec import RunCommand
 from tutors.llm.server import die_with_parent
 
-HERE = Path(__file__).parents[1]
-TRIES_AGAIN = 10  # how often a job is tried again when its node has died
-SCRIPT = """\
+MAX_RETRIES = 10  # of a Ray task whose node died
+SIGTERM_LEAD_S = 60  # seconds before a Slurm task's time limit at which it is told to save and stop
+SLURM_SCRIPT = """\
 #!/bin/bash
 #SBATCH --job-name=study
-#SBATCH --array={numbers}
+#SBATCH --array={indices}
 #SBATCH --cpus-per-task=1
 #SBATCH --output=/dev/null
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@{seconds}
+#SBATCH --signal=B:TERM@{lead}
 set -eu
 mkdir -p {logs}
 exec >{logs}/slurm_"$SLURM_ARRAY_TASK_ID".txt 2>&1
-cd {folder}
-exec {command} --only "$SLURM_ARRAY_TASK_ID"
+cd {directory}
+exec {program} --only "$SLURM_ARRAY_TASK_ID"
 """
-SAVES_WITHIN = 60  # seconds before the end of a task's time at which Slurm tells it to save and stop
 
 
-def command(grid: Path, place: Path, *flags: str) -> list[str]:
-    """Return how experiments/study.py runs anything of this study on another machine."""
-    told = ["--grid", str(grid.resolve()), "--folder", str(place.resolve()), *flags]
-    return [sys.executable, "-m", "experiments.study", "run", *told]
+def run_on_ray(
+    commands: Sequence[RunCommand], program: Sequence[str], address: str
+) -> Iterator[tuple[RunCommand, int]]:
+    """Execute commands as tasks of a Ray cluster, one per CPU, and yield each with its exit code.
 
+    A run whose node dies is retried on another node, where it continues from its checkpoint.
 
-def over_ray(errands: list[Errand], words: list[str], address: str) -> Iterator[Done]:
-    """Do errands as tasks of a Ray cluster, one a CPU, by the command `words`.
-
-    An errand whose node dies is tried again on another one, where it goes on from its checkpoint.
+    Args:
+        program: executes one command of the study, given its index by --only.
 
     Raises:
-        ValueError: Ray is not installed, or no cluster is there.
+        ValueError: Ray is not installed, or the cluster cannot be reached.
     """
-    ray = connected(address)
-    task = ray.remote(num_cpus=1, max_retries=TRIES_AGAIN)(attempt)
-    waiting = {task.remote([*words, "--only", str(one.number)], str(Path.cwd())): one for one in errands}
+    ray = connect(address)
+    task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(execute)
+    pending = {task.remote([*program, "--only", str(one.index)], str(Path.cwd())): one for one in commands}
     try:
-        while waiting:
-            (ended,), _ = ray.wait(list(waiting))
-            errand = waiting.pop(ended)
+        while pending:
+            (finished,), _ = ray.wait(list(pending))
+            command = pending.pop(finished)
             try:
-                yield errand, ray.get(ended)
+                yield command, ray.get(finished)
             except ray.exceptions.RayError as error:
-                yield errand.failed(str(error))
+                yield command, command.log_failure(str(error))
     finally:
-        for one in waiting:
+        for one in pending:
             ray.cancel(one, force=True)
         ray.shutdown()
 
 
-def connected(address: str) -> Any:
-    """Return Ray, connected to the cluster at `address`."""
+def connect(address: str) -> Any:
+    """Return the module ray, connected to the cluster at `address`.
+
+    Raises:
+        ValueError: Ray is not installed, or the cluster cannot be reached.
+    """
     try:
         import ray
     except ImportError as error:
-        raise ValueError("--ray wants Ray, which is not installed: pip install -e '.[study]'") from error
+        raise ValueError("--ray requires Ray: pip install -e '.[study]'") from error
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"no Ray cluster answers at {address}: {error}") from error
+        raise ValueError(f"no Ray cluster can be reached at {address}: {error}") from error
     return ray
 
 
-def attempt(words: list[str], folder: str) -> int:
-    """Run a command in a folder, which is told to stop when this process ends, and return its exit code."""
+def execute(arguments: list[str], directory: str) -> int:
+    """Run a program in a directory and return its exit code; it is terminated when this process ends."""
     return subprocess.run(
-        words,
-        cwd=folder,
+        arguments,
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         preexec_fn=die_with_parent,
@@ -85,12 +87,12 @@ def attempt(words: list[str], folder: str) -> int:
     ).returncode
 
 
-def slurm_script(errands: list[Errand], words: list[str], place: Path) -> str:
-    """Return a script for sbatch that does errands, each as the task of its number, by the command `words`."""
-    return SCRIPT.format(
-        numbers=",".join(str(one.number) for one in errands),
-        seconds=SAVES_WITHIN,
-        logs=shlex.quote(str(place.resolve() / "logs")),
-        folder=shlex.quote(str(Path.cwd())),
-        command=shlex.join(words),
+def slurm_script(commands: Sequence[RunCommand], program: Sequence[str], runs_dir: Path) -> str:
+    """Return a script for sbatch whose array tasks execute the commands, each by its index."""
+    return SLURM_SCRIPT.format(
+        indices=",".join(str(one.index) for one in commands),
+        lead=SIGTERM_LEAD_S,
+        logs=shlex.quote(str(runs_dir.resolve() / "logs")),
+        directory=shlex.quote(str(Path.cwd())),
+        program=shlex.join(program),
     )

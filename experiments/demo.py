@@ -1,7 +1,7 @@
-"""The main job in a few minutes: a DQN student learns Connect Four with advice from a language model.
+"""The whole project in a few minutes: a DQN student learns Connect Four with advice from a language model.
 
-Serves the tiny tutor with vLLM, trains one student with its advice and one without, for the same number of
-steps, and puts them beside the tutor alone and random play.
+Serves the tiny tutor with vLLM, trains one student with its advice and one without, for the same number of env steps,
+and compares them with the tutor alone and with random play.
 """
 
 from contextlib import ExitStack
@@ -13,7 +13,6 @@ from rich.table import Table
 
 from evaluate import Evaluation, evaluate
 from train import train
-from training.cli import run_program
 from training.config import default_config
 from training.evaluation import Result
 from training.resume import new_run_dir
@@ -25,68 +24,65 @@ console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
-class Demo:
-    """How long, and with whom."""
+class DemoOptions:
+    """Train a tutored and an untutored student of Connect Four, and compare them with the tutor and random play."""
 
     total_steps: int = 80_000
     """Env steps of each student."""
     tutor: str = "tiny"
-    """A language model of tutors/llm/models.toml, or scripted."""
+    """Tutor: a language model of tutors/llm/models.toml, or scripted."""
     opponent: str = "tactical"
-    """Whom the students play."""
+    """Opponent of the students."""
     episodes: int = 1000
-    """Games each of the four plays for the table."""
+    """Episodes of each of the four players for the table."""
     seed: int = 1
-    """Of everything that is left to chance."""
+    """Seed of both runs."""
 
 
-def demo(told: Demo) -> None:
+def demo(options: DemoOptions) -> None:
     """Train both students, evaluate all four, and print the table."""
     common = replace(
         default_config("dqn", "connect4"),
-        total_steps=told.total_steps,
-        env_kwargs=(f"opponent={told.opponent}",),
-        seed=told.seed,
-        eval_every=max(told.total_steps // 4, 1),
+        total_steps=options.total_steps,
+        env_kwargs=(f"opponent={options.opponent}",),
+        seed=options.seed,
+        eval_every=max(options.total_steps // 4, 1),
     )
-    tutored = replace(common, tutoring=TutorConfig(tutor=told.tutor))
-    tutored, alone = (replace(config, run_dir=new_run_dir(config)) for config in (tutored, common))
+    tutored = replace(common, tutoring=TutorConfig(tutor=options.tutor))
+    tutored_dir, alone_dir = new_run_dir(tutored), new_run_dir(common)
     with ExitStack() as stack:
-        if told.tutor != "scripted":
-            log = tutored.run_dir / "vllm.log"
+        if options.tutor != "scripted":
+            log = tutored_dir / "vllm.log"
             with console.status("") as status:
-                model = find_model(told.tutor)
+                model = find_model(options.tutor)
                 stack.enter_context(running_server(model, DEFAULT_URL, 0, log, status.update))
-        summary = train(tutored)
-        train(alone)
-        who = {
-            "tutored student, alone": Evaluation(tutored.run_dir, "student"),
-            "untutored student": Evaluation(alone.run_dir, "student"),
-            f"tutor alone ({told.tutor})": Evaluation(tutored.run_dir, "tutor"),
-            "random play": Evaluation(tutored.run_dir, "random"),
+        summary = train(replace(tutored, run_dir=tutored_dir))
+        train(replace(common, run_dir=alone_dir))
+        players = {
+            "tutored student, alone": Evaluation(tutored_dir, "student"),
+            "untutored student": Evaluation(alone_dir, "student"),
+            f"tutor alone ({options.tutor})": Evaluation(tutored_dir, "tutor"),
+            "random play": Evaluation(tutored_dir, "random"),
         }
-        results = {name: evaluate(replace(one, episodes=told.episodes)) for name, one in who.items()}
-    show(results, told, summary["tutor"])
+        results = {name: evaluate(replace(one, episodes=options.episodes)) for name, one in players.items()}
+    show(results, options, summary["tutor"])
 
 
-def show(results: dict[str, Result], told: Demo, tutor: dict[str, Any]) -> None:
-    """Print the table, what the advice cost, and where to look next."""
-    steps = f"{told.total_steps:,}"
-    table = Table(title=f"Connect Four against {told.opponent}, {steps} steps")
-    table.add_column("who plays")
+def show(results: dict[str, Result], options: DemoOptions, tutor: Any) -> None:
+    """Print the scores, what the advice cost, and how to see the curves."""
+    steps = f"{options.total_steps:,}"
+    table = Table(title=f"Connect Four against {options.opponent}, {steps} steps")
+    table.add_column("player")
     table.add_column("mean return", justify="right")
     table.add_column("95 % interval", justify="right")
     for name, result in results.items():
         low, high = result.interval()
         table.add_row(name, f"{result.mean_return:+.3f}", f"{low:+.3f} to {high:+.3f}")
     console.print(table)
+    no_advice = sum(tutor.get("no_advice", tutor.get("silent", {})).values())
     console.print(
-        f"The student asked for advice {tutor['consulted']:,} times: the table answered {tutor['hits']:,}, "
-        f"the model was asked {tutor['asked']:,} questions, and the rest shared one of these with another game "
-        f"in the same step. Without an answer: {sum(tutor['no_advice'].values()):,}."
+        f"The student consulted its tutor in {tutor['consulted']:,} positions: the advice table answered "
+        f"{tutor['hits']:,}, the model {tutor['asked']:,} questions, and the rest shared a question with another env "
+        f"copy in the same step. Without an answer: {no_advice:,}."
     )
     console.print("To see the curves: .venv/bin/tensorboard --logdir runs, then http://localhost:6006/#custom_scalars")
-
-
-if __name__ == "__main__":
-    run_program(demo, Demo, description=__doc__)

@@ -1,58 +1,68 @@
-"""A study's report, as Markdown and as one page of HTML with its pictures in it, and the table that it comes from."""
+"""The report of a study: its tables as CSV, and a page as Markdown and as HTML with its pictures."""
 
 import base64
 import csv
 import shlex
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import markdown
-import torch
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.analysis import (
-    NONE,
+    NO_REUSE,
     Claim,
-    Findings,
-    Gain,
+    Estimate,
+    StudyResults,
     baselines,
     claims,
-    falls_of,
-    findings,
-    row_of,
-    speed_of,
-    unused,
+    drawdown_difference,
+    group_by,
+    question_share,
+    read_results,
+    speedup,
+    summarize,
+    without_reuse,
 )
-from experiments.spec import ALONE, FIRST, Cell, Study
-from experiments.stats import REACHED, Points, area, improvement, iqm, late, paired, stratified
+from experiments.plot import COLORS, draw_mean
+from experiments.spec import Condition, StudyOptions, StudySpec
+from experiments.stats import (
+    THRESHOLD_SHARE,
+    Curve,
+    auc,
+    final_score,
+    interval,
+    iqm,
+    paired_interval,
+    probability_of_improvement,
+    stratified_interval,
+)
 
-console = Console(highlight=False)
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#44aa99", "#332288")
+PUBLISHED = Path("results/study")
+BASELINE_COLOR = "#555555"
 DEFINITIONS = f"""\
-A **cell** is a game, a student, a tutor, what is done with its advice, and a reuse budget; its runs differ in the
-seed. Its **baseline** is the same student without a tutor; what is compared is paired by seed. All scores are those
-of the greedy student alone, without advice, in games of its own. The **final** score is the mean of the last quarter
-of a run's evaluations. The **threshold** lies where {REACHED:.0%} of the baseline's way is done, from its first
-evaluation to its final score, means over seeds; where a baseline gets no better there is none. A **speed-up** is the
-baseline's env steps to the threshold over the cell's, the geometric mean over seeds. A run that never comes to it
-counts as if it did at its end: so the number is a lower bound where baselines did not (≥), an upper bound where the
-cell's runs did not (≤), and neither where both did not (~). **By the games of training** it is worked out in the
-same way from their mean returns, in which a tutored student's actions are partly its tutor's. The **area** is the
-mean height of a curve. A **fall** is the longest way down from the best score so far, once the threshold was
-reached; the **spread** is the standard deviation of the final scores over seeds. Scores of several games are put
-together as shares of the baseline's way: 0 is where it begins, 1 where it ends. The **chance to be better** is that
-of a run's final score against one of the baseline's. **No advice** is the share of questions that
-the tutor did not answer. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are
-drawn anew for each student of each game, together for all cells that share its baseline. Such intervals of one cell's
-few seeds are too narrow: where nothing differs, those of three seeds leave 0 out in a quarter of all cases, those of
-five in a sixth. What stands **beside the same student alone** is the mean difference between runs of the same seeds,
-with an interval by Student's t, in bold where that leaves out 0. IQM is the interquartile mean (Agarwal et al. 2021,
-arXiv:2108.13264)."""
+A **condition** is an env, a student, a tutor, a guidance method and a reuse budget; its runs differ in the seed. Its
+**baseline** is the same student without a tutor; comparisons are paired by seed. All scores are those of the greedy
+student alone, without advice, in episodes of its own. The **final score** is the mean of the last quarter of a run's
+evaluations. The **baseline gain** leads from the baseline's first evaluation to its final score, means over seeds. The
+**threshold** lies at {THRESHOLD_SHARE:.0%} of the baseline gain; where a baseline does not improve there is none. A
+**speed-up** is the baseline's env steps to the threshold over the condition's, the geometric mean over seeds. A run
+that never reaches it counts as if it did at its end: the number is a lower bound where baselines did not (≥), an upper
+bound where the condition's runs did not (≤), and neither where both did not (~). **By the episodes of training** it is
+computed in the same way from their mean returns, in which a tutored student's actions are partly its tutor's. **AUC**
+is the area under a curve divided by its length: the mean score. The **maximum drawdown** is the largest fall below the
+best score so far, once the threshold was reached; **std** is the standard deviation of the final scores over seeds.
+Scores of several envs are combined on a scale on which the baseline starts at 0 and ends at 1. The **probability of
+improvement** is that of a run's final score over one of the baseline's. **No advice** is the share of questions without
+an answer. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are resampled for each
+student of each env, together for all conditions that share its baseline. Such intervals of one condition's few seeds
+are too narrow: where nothing differs, those of three seeds exclude 0 in a quarter of all cases, those of five in a
+sixth. A difference **from the same student alone** is the mean over runs of the same seeds, with an interval by
+Student's t, in bold where that excludes 0. IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
@@ -61,81 +71,134 @@ code { background: #f3f3f3; padding: 0 0.2rem; overflow-wrap: anywhere }
 img { max-width: 100% }
 h2 { margin-top: 2.5rem }"""
 
+console = Console(highlight=False)
+
 
 @dataclass(frozen=True)
-class Report(Study):
-    """Write what came out: cells.csv, report.md and report.html, and its pictures."""
+class ReportOptions(StudyOptions):
+    """Write a study's results: conditions.csv, curves/, report.md and report.html with their pictures."""
 
     out: Path | None = None
-    """The folder for it; results/study/NAME if not given."""
+    """Directory of the report; report/ in the output directory if not given."""
+    publish: bool = False
+    """Write to results/study/NAME, which is under version control."""
+
+    def report_dir(self) -> Path:
+        """Return the directory of the report.
+
+        Raises:
+            ValueError: two are given.
+        """
+        if self.publish and self.out is not None:
+            raise ValueError(f"--publish writes to {PUBLISHED / self.config.stem}: leave out --out")
+        return PUBLISHED / self.config.stem if self.publish else self.out or self.runs_dir() / "report"
 
 
-def report(told: Report) -> None:
-    """Write a table and a report of all cells of which all runs are finished, and say how many are not.
+def report(options: ReportOptions) -> None:
+    """Write the tables and the report of all conditions whose runs are finished, and print how many those are.
 
     Raises:
-        ValueError: there is no such cell.
+        ValueError: there is no such condition.
     """
-    grid, place = told.part(), told.place()
-    found = findings(grid, place)
-    out = told.out or Path("results/study") / told.grid.stem
+    study, out = options.subset(), options.report_dir()
+    results = read_results(study, options.runs_dir())
+    conditions = results.conditions()
+    command = shlex.join(["python", "-m", "experiments", "report", *options.arguments()])
+    comment = f"{command} # {provenance(results)}"
     out.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    rows = [row_of(found, cell) for cell in found.cells()]
-    with (out / "cells.csv").open("w", newline="") as file:
-        file.write(f"# {command} # {made(found)}\n")
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    pictures, said = draw(found, out), claims(found)
-    text = written(found, told.grid.stem, command, said, pictures)
+    rows = [summarize(results, condition) for condition in conditions]
+    write_csv(out / "conditions.csv", comment, rows[0].keys(), [row.values() for row in rows])
+    (out / "curves").mkdir(exist_ok=True)
+    for condition in conditions:
+        write_curves(out / "curves" / curve_file(condition), comment, results.curves(condition), study.seeds)
+    pictures, verdicts = draw(results, out), claims(results)
+    text = page(results, options.config.stem, command, verdicts, pictures)
     (out / "report.md").write_text(text)
-    (out / "report.html").write_text(page(text, pictures))
-    console.print(f"{out}: {len(rows)} of {len(grid.cells())} cells; open {out / 'report.html'}", soft_wrap=True)
-    for claim in said:
-        console.print(f"{claim.verdict}: {claim.words}: {claim.number}", soft_wrap=True)
+    (out / "report.html").write_text(html(text, pictures))
+    console.print(
+        f"{out}: {len(conditions)} of {len(study.conditions())} conditions; open {out / 'report.html'}", soft_wrap=True
+    )
+    for claim in verdicts:
+        console.print(f"{claim.verdict}: {claim.statement}: {claim.evidence}", soft_wrap=True)
 
 
-def made(found: Findings) -> str:
-    """Return where the runs of the tables come from: their commits, their machine and how long they took."""
-    cells = {*found.cells(), *(cell for cell in found.runs if cell.guidance == FIRST)}
-    runs = [run for cell in cells for run in found.runs[cell]]
+def write_csv(path: Path, comment: str, head: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV whose first line is a comment."""
+    with path.open("w", newline="") as file:
+        file.write(f"# {comment}\n")
+        csv.writer(file).writerows([head, *rows])
+
+
+def write_curves(path: Path, comment: str, curves: Sequence[Curve], seeds: Sequence[int]) -> None:
+    """Write the evaluations of a condition over the steps that all its runs have, with 95 % intervals."""
+    scores = [dict(curve) for curve in curves]
+    rows = []
+    for step in (step for step, _ in curves[0] if all(step in known for known in scores)):
+        values = [known[step] for known in scores]
+        rows.append([step, *(round(value, 6) for value in (fmean(values), *interval(values), *values))])
+    write_csv(path, comment, ["global_step", "mean", "low", "high", *(f"seed{seed}" for seed in seeds)], rows)
+
+
+def curve_file(condition: Condition) -> str:
+    """Return the file name of a condition's curves: short for students without a tutor."""
+    if condition.is_baseline():
+        return f"{condition.algo}_{condition.env.replace(':', '-').replace('/', '-')}.csv"
+    return f"{condition.name()}.csv"
+
+
+def provenance(results: StudyResults) -> str:
+    """Return the origin of the results: commits, versions, machine and duration of the runs."""
+    runs = [*results.pretraining, *(run for one in results.conditions() for run in results.runs[one])]
     commits, pythons, torches, machines = (
-        ", ".join(sorted({run.versions[part] for run in runs})) for part in ("commit", "python", "torch", "machine")
+        ", ".join(sorted({run.versions[name] for run in runs})) for name in ("commit", "python", "torch", "machine")
     )
     hours = sum(run.seconds for run in runs) / 3600
     origin = f"commit {commits}, Python {pythons}, PyTorch {torches}, {machines}"
     return f"{origin}, {len(runs)} runs, {hours:.1f} hours in all"
 
 
-def written(found: Findings, name: str, command: str, said: Sequence[Claim], pictures: Sequence[Path]) -> str:
+def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Claim], pictures: Sequence[Path]) -> str:
     """Return the report as Markdown."""
-    cells, grid = found.cells(), found.grid
-    steps = ", ".join(f"{game} {grid.steps[game]:,}" for game in grid.games)
+    study, conditions, tutored = results.study, results.conditions(), results.tutored()
     parts = [
         f"# The study {name}",
-        f"Made by `{command}`: {made(found)}. {len(cells)} of {len(grid.cells())} cells; "
-        f"seeds: {', '.join(map(str, grid.seeds))}; env steps: {steps}.",
+        f"Made by `{command}`: {provenance(results)}. {len(conditions)} of {len(study.conditions())} conditions; "
+        f"seeds: {', '.join(map(str, study.seeds))}; env steps: {described_steps(study)}.",
     ]
-    if said:
-        parts += ["## What these data say of the paper's claims", table(("claim", "these data", "by"), said)]
-    parts += ["## How the students learn", *(f"![{one.stem}]({one.name})" for one in pictures)]
-    lines = f"Lines are means over seeds, with reuse {grid.reuse[-1]}; bands go from the lowest to the highest."
-    parts.append(lines)
-    if len(grid.guidance) > 1:
-        parts += ["## Beside the same student alone", *(part for game in grid.games for part in beside(found, game))]
-    parts.append("## Speed-ups")
-    parts += [part for game in grid.games if (part := speeds(found, game))]
-    parts += ["## Over all games and students", over_all(found)]
-    learning = [cell for cell in found.tutored() if found.learns(cell)]
-    if pairs := [cell for cell in learning if cell.reuse != NONE and unused(cell) in found.runs]:
-        parts += ["## Reuse beside no reuse", reuse(found, pairs)]
-    parts += ["## What the questions cost, a run", costs(found), "## What the words mean", DEFINITIONS]
-    return "\n\n".join(parts) + "\n"
+    if verdicts:
+        parts += ["## The paper's claims", table(("claim", "verdict", "evidence"), verdicts)]
+    parts += ["## Learning curves", *(f"![{one.stem}]({one.name})" for one in pictures)]
+    budget = f", with reuse {study.reuse[-1]:g}" if tutored else ""
+    parts.append(f"Lines are means over seeds{budget}; bands go from the lowest to the highest.")
+    if not tutored:
+        parts += ["## Final scores", baseline_scores(results)]
+    else:
+        if len(study.guidance) > 1:
+            parts.append("## Difference from the same student alone")
+            parts += [part for env in study.envs for part in differences(results, env)]
+        parts.append("## Speed-ups")
+        parts += [part for env in study.envs if (part := speedups(results, env))]
+        parts += ["## Over all envs and students", totals(results)]
+        if pairs := with_and_without_reuse(results):
+            parts += ["## Reuse compared with no reuse", reuse_table(results, pairs)]
+        parts += ["## Questions per run", costs(results)]
+    return "\n\n".join([*parts, "## Definitions", DEFINITIONS]) + "\n"
 
 
-def page(text: str, pictures: Sequence[Path]) -> str:
-    """Return the report as one page of HTML."""
+def described_steps(study: StudySpec) -> str:
+    """Return the env steps of the runs, by env, and by student where they differ."""
+    parts = []
+    for env in study.envs:
+        by_steps = group_by(study.algos, lambda algo: study.steps_for(algo, env))  # noqa: B023
+        if len(by_steps) == 1:
+            parts += [f"{env} {steps:,}" for steps in by_steps]
+        else:
+            parts += [f"{env} {', '.join(algos)} {steps:,}" for steps, algos in by_steps.items()]
+    return ", ".join(parts)
+
+
+def html(text: str, pictures: Sequence[Path]) -> str:
+    """Return a report as one page of HTML."""
     title = text.splitlines()[0].removeprefix("# ")
     for one in pictures:
         text = text.replace(f"]({one.name})", f"](data:image/png;base64,{base64.b64encode(one.read_bytes()).decode()})")
@@ -144,157 +207,194 @@ def page(text: str, pictures: Sequence[Path]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table of Markdown."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(str(value) for value in line)} |" for line in lines)
 
 
-def beside(found: Findings, game: str) -> list[str]:
-    """Return what each method of guidance changes for the students of a game, a column for each tutor, as Markdown."""
-    cells = [cell for cell in found.tutored() if cell.game == game and cell.reuse == found.grid.reuse[-1]]
-    tutors = [tutor for tutor in found.grid.tutors if any(cell.tutor == tutor for cell in cells)]
+def pivot(
+    conditions: Sequence[Condition],
+    row: Callable[[Condition], tuple[str, ...]],
+    column: Callable[[Condition], str],
+    value: Callable[[Condition], str],
+    columns: Sequence[str],
+) -> list[list[str]]:
+    """Return the rows of a table with a column for each level of one factor; absent conditions are empty."""
+    rows = []
+    for name, group in group_by(conditions, row).items():
+        values = {column(one): value(one) for one in group}
+        rows.append([*name, *(values.get(level, "") for level in columns)])
+    return rows
+
+
+def guidance_of(condition: Condition) -> str:
+    """Return the guidance of a condition as a table shows it, with its variant."""
+    return f"`{condition.guidance}`" + (f", {condition.variant}" if condition.variant else "")
+
+
+def baseline_scores(results: StudyResults) -> str:
+    """Return the final scores of the students without a tutor, as Markdown."""
+    rows = []
+    for condition in results.conditions():
+        scores = [final_score(curve) for curve in results.curves(condition)]
+        estimate = Estimate(fmean(scores), *interval(scores))
+        rows.append((condition.env, condition.algo, estimate, f"{results.score_std(condition):.3f}", len(scores)))
+    return table(("env", "student", "final score", "std", "seeds"), rows)
+
+
+def differences(results: StudyResults, env: str) -> list[str]:
+    """Return what each guidance method changes for the students of an env, a column for each tutor, as Markdown."""
+    conditions = [one for one in results.tutored() if one.env == env and one.reuse == results.study.reuse[-1]]
+    tutors = [str(tutor) for tutor in results.study.tutors if any(one.tutor == tutor for one in conditions)]
     parts = []
-    for words, measure in (("Area", area), ("Final score", late)):
-        rows: dict[tuple[str, str], dict[str, str]] = {}
-        for cell in cells:
-            gains = found.gains(cell, measure)
-            rows.setdefault((cell.student, f"`{cell.guidance}`"), {})[cell.tutor] = signed(fmean(gains), *paired(gains))
-        lines = [[*name, *(row.get(tutor, "") for tutor in tutors)] for name, row in rows.items()]
-        parts += [f"### {game}: {words.lower()}", table(("student", "guidance", *tutors), lines)] if lines else []
+    for title, measure in (("AUC", auc), ("final score", final_score)):
+
+        def difference(condition: Condition, measure: Callable[[Curve], float] = measure) -> str:
+            gains = results.gains(condition, measure)
+            return signed(fmean(gains), *paired_interval(gains))
+
+        rows = pivot(
+            conditions, lambda one: (one.algo, guidance_of(one)), lambda one: str(one.tutor), difference, tutors
+        )
+        parts += [f"### {env}: {title}", table(("student", "guidance", *tutors), rows)] if rows else []
     return parts
 
 
-def signed(gain: float, low: float, high: float) -> str:
-    """Return a difference and its interval, in bold where that leaves out 0."""
-    told = f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]"
-    return f"**{told}**" if low > 0 or high < 0 else told
+def signed(difference: float, low: float, high: float) -> str:
+    """Return a difference and its interval, in bold where that excludes 0."""
+    text = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def speeds(found: Findings, game: str) -> str:
-    """Return how much sooner tutored students of a game come to the threshold; nothing where there are none."""
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    for cell in found.tutored():
-        if cell.game == game:
-            rows.setdefault((cell.student, cell.tutor, f"`{cell.guidance}`"), {})[cell.reuse] = bounded(found, cell)
-    alone = [cell for cell in found.cells() if cell.game == game and cell.tutor == ALONE and found.learns(cell)]
-    times = [f"{cell.student} {sum(found.arrived(cell))} of {len(found.grid.seeds)}" for cell in alone]
-    said = f"### {game}\n\nAlone, these come to the threshold: {', '.join(times) or 'none'}."
-    head = ("student", "tutor", "guidance", *(f"reuse {budget}" for budget in found.grid.reuse))
-    lines = [[*name, *(row.get(budget, "") for budget in found.grid.reuse)] for name, row in rows.items()]
-    return f"{said}\n\n{table(head, lines)}" if lines else ""
+def speedups(results: StudyResults, env: str) -> str:
+    """Return how many times sooner the tutored students of an env reach the threshold; empty if there are none."""
+    budgets = [f"{budget:g}" for budget in results.study.reuse]
+    rows = pivot(
+        [one for one in results.tutored() if one.env == env],
+        lambda one: (one.algo, str(one.tutor), guidance_of(one)),
+        lambda one: f"{one.reuse:g}",
+        lambda one: bounded_speedup(results, one),
+        budgets,
+    )
+    if not rows:
+        return ""
+    learning = [one for one in results.conditions() if one.env == env and results.baseline_learns(one)]
+    reached = [
+        f"{one.algo} {sum(results.reached(one))} of {len(results.study.seeds)}" for one in learning if one.is_baseline()
+    ]
+    head = ("student", "tutor", "guidance", *(f"reuse {budget}" for budget in budgets))
+    text = f"### {env}\n\nRuns without a tutor that reach the threshold: {', '.join(reached) or 'none'}."
+    return f"{text}\n\n{table(head, rows)}"
 
 
-def bounded(found: Findings, cell: Cell) -> str:
-    """Return a cell's speed-up, and what kind of bound it is; a dash where the student alone gets no better."""
-    if not found.learns(cell):
+def bounded_speedup(results: StudyResults, condition: Condition) -> str:
+    """Return a condition's speed-up with the kind of bound it is; a dash where the baseline does not improve."""
+    if not results.baseline_learns(condition):
         return "–"
-    ours, alone = (all(found.arrived(one)) for one in (cell, cell.baseline()))
-    sign = {(True, True): "", (True, False): "≥ ", (False, True): "≤ ", (False, False): "~ "}[ours, alone]
-    return f"{sign}{speed_of(found, [cell], Cell.baseline)}"
+    ours, baseline = (all(results.reached(one)) for one in (condition, condition.baseline()))
+    sign = {(True, True): "", (True, False): "≥ ", (False, True): "≤ ", (False, False): "~ "}[ours, baseline]
+    return f"{sign}{speedup(results, [condition], Condition.baseline)}"
 
 
-def over_all(found: Findings) -> str:
-    """Return what each tutor, guidance and reuse budget comes to over all games and students that learn alone."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in found.tutored():
-        if found.learns(cell):
-            groups.setdefault((cell.tutor, f"`{cell.guidance}`", cell.reuse), []).append(cell)
-    head = ("tutor", "guidance", "reuse", "cells", "speed-up", "IQM of final scores, shares", "chance to be better")
+def totals(results: StudyResults) -> str:
+    """Return what each tutor, guidance and reuse budget comes to over all envs and students that learn alone."""
+    learning = [one for one in results.tutored() if results.baseline_learns(one)]
     rows = []
-    for name, cells in groups.items():
-        shares = [found.shares(cell) for cell in cells]
-        values = torch.tensor([share for several in shares for share in several], dtype=torch.float64)
-        better = fmean(improvement(found.shares(cell), found.shares(cell.baseline())) for cell in cells)
-        middle = Gain(float(iqm(values)), *stratified(shares, baselines(cells), iqm))
-        rows.append((*name, len(cells), speed_of(found, cells, Cell.baseline), middle, f"{better:.0%}"))
-    return table(head, rows)
+    for name, group in group_by(learning, lambda one: (str(one.tutor), guidance_of(one), f"{one.reuse:g}")).items():
+        scores = [results.normalized_scores(one) for one in group]
+        middle = Estimate(
+            float(iqm([score for several in scores for score in several])),
+            *stratified_interval(scores, baselines(group), iqm),
+        )
+        better = fmean(
+            probability_of_improvement(ours, results.normalized_scores(one.baseline()))
+            for ours, one in zip(scores, group, strict=True)
+        )
+        faster = speedup(results, group, Condition.baseline)
+        rows.append((*name, len(group), faster, middle, f"{better:.0%}"))
+    scores_head = ("IQM of normalized final scores", "probability of improvement")
+    return table(("tutor", "guidance", "reuse", "conditions", "speed-up", *scores_head), rows)
 
 
-def reuse(found: Findings, cells: Sequence[Cell]) -> str:
-    """Return, for each student of each game, what a reuse budget does beside none."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.game, cell.student, cell.reuse), []).append(cell)
-    head = ("game", "student", "reuse", "sooner, steps", "sooner, seconds", "fall, difference", "spread", "questions")
+def with_and_without_reuse(results: StudyResults) -> list[Condition]:
+    """Return the conditions with reuse, of students that learn alone, that also have runs without reuse."""
+    return [
+        one
+        for one in results.tutored()
+        if results.baseline_learns(one) and one.reuse != NO_REUSE and without_reuse(one) in results.runs
+    ]
+
+
+def reuse_table(results: StudyResults, conditions: Sequence[Condition]) -> str:
+    """Return what a reuse budget changes for each student of each env, compared with no reuse."""
     rows = []
-    for name, several in groups.items():
-        both = (several, [unused(cell) for cell in several])
-        spreads = [fmean(found.spread(cell) for cell in group) for group in both]
-        asked = [sum(found.told(cell, "asked") for cell in group) for group in both]
-        times = [speed_of(found, several, unused), speed_of(found, several, unused, "clock")]
-        spread, share = f"{spreads[0]:.3f} (without: {spreads[1]:.3f})", f"{asked[0] / max(asked[1], 1):.0%}"
-        rows.append((*name, *times, falls_of(found, several, unused), spread, share))
-    return table(head, rows)
+    for name, group in group_by(conditions, lambda one: (one.env, one.algo, f"{one.reuse:g}")).items():
+        without = [without_reuse(one) for one in group]
+        ours, theirs = (fmean(results.score_std(one) for one in several) for several in (group, without))
+        times = [speedup(results, group, without_reuse), speedup(results, group, without_reuse, "by_seconds")]
+        drawdown = drawdown_difference(results, group, without_reuse)
+        share = f"{question_share(results, group):.0%}"
+        rows.append((*name, *times, drawdown, f"{ours:.3f} (without: {theirs:.3f})", share))
+    head = ("speed-up, steps", "speed-up, seconds", "max drawdown, difference", "std", "questions")
+    return table(("env", "student", "reuse", *head), rows)
 
 
-def costs(found: Findings) -> str:
-    """Return what the tutors of each game were asked and said nothing to, the mean over students and seeds."""
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in found.tutored():
-        groups.setdefault((cell.game, cell.tutor, cell.reuse), []).append(cell)
-    parts = ("consulted", "asked", "hits", "prompt_tokens", "answer_tokens", "seconds")
+def costs(results: StudyResults) -> str:
+    """Return the questions of a run and what they cost, by env, tutor and reuse, means over students and seeds."""
     rows = []
-    for name, cells in groups.items():
-        consulted, asked, hits, *tokens, seconds = (fmean(found.told(cell, part) for cell in cells) for part in parts)
-        counts = (f"{consulted:,.0f}", f"{asked:,.0f}", f"{hits / max(consulted, 1):.0%}", f"{sum(tokens):,.0f}")
-        no_advice = fmean(found.no_advice(cell) for cell in cells) / max(asked, 1)
-        rows.append((*name, *counts, f"{seconds:.1f}", f"{no_advice:.0%}"))
-    head = ("advice wanted", "questions", "answered by the table", "tokens", "seconds", "no advice")
-    return table(("game", "tutor", "reuse", *head), rows)
+    for name, group in group_by(results.tutored(), lambda one: (one.env, str(one.tutor), f"{one.reuse:g}")).items():
+
+        def count(counter: str, group: Sequence[Condition] = group) -> float:
+            return fmean(results.mean_count(one, counter) for one in group)
+
+        tokens, no_advice = count("prompt_tokens") + count("answer_tokens"), fmean(map(results.no_advice, group))
+        consulted, asked = count("consulted"), count("asked")
+        counts = (f"{consulted:,.0f}", f"{asked:,.0f}", f"{count('hits') / max(consulted, 1):.0%}", f"{tokens:,.0f}")
+        rows.append((*name, *counts, f"{count('seconds'):.1f}", f"{no_advice / max(asked, 1):.0%}"))
+    head = ("positions consulted", "questions", "hit rate", "tokens", "seconds", "no advice")
+    return table(("env", "tutor", "reuse", *head), rows)
 
 
-def draw(found: Findings, folder: Path) -> list[Path]:
-    """Draw how the students learn, a panel for each student of each game, and return the pictures.
+def draw(results: StudyResults, out: Path) -> list[Path]:
+    """Draw the learning curves, a panel for each student of each env, and return the pictures.
 
-    Lines are tutors, of the last reuse budget; where there are several methods of guidance they are these, and each
+    Lines are tutors, with the last reuse budget; where there are several guidance methods lines are those, and each
     tutor has a picture of its own.
     """
-    grid, cells = found.grid, found.cells()
-    tutored = [cell for cell in found.tutored() if cell.reuse == grid.reuse[-1]]
-    by_method = len(grid.guidance) > 1
-    paths = []
-    for tutor in dict.fromkeys(cell.tutor for cell in tutored) if by_method else [None]:
-        shown = [cell for cell in cells if cell.tutor == ALONE or (cell in tutored and tutor in (None, cell.tutor))]
-        wide = 3.4 * max(len(grid.students), 2)
-        figure = Figure(figsize=(wide, 2.5 * len(grid.games) + 0.8), layout="constrained")
-        panels = figure.subplots(len(grid.games), len(grid.students), squeeze=False)
-        names = grid.guidance if by_method else grid.tutors
-        for cell in shown:
-            name = cell.guidance if by_method else cell.tutor
-            color = "#555555" if cell.tutor == ALONE else COLORS[names.index(name) % len(COLORS)]
-            label = "alone" if cell.tutor == ALONE else name
-            axes = panels[grid.games.index(cell.game)][grid.students.index(cell.student)]
-            line(axes, found.curves(cell), label, color)
-            axes.set_title(f"{cell.student}, {cell.game}", fontsize=10)
-            axes.tick_params(labelsize=8)
-        known = {}
-        for axes in panels.flat:
-            handles, labels = axes.get_legend_handles_labels()
-            known |= dict(zip(labels, handles, strict=True))
-        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=round(wide / 1.7), fontsize=9)
-        for axes in panels[-1]:
-            axes.set_xlabel("env steps", fontsize=9)
-        figure.supylabel("mean return, student alone", fontsize=9)
-        paths.append(
-            folder / ("curves.png" if tutor is None else f"curves_{tutor.replace(':', '-').replace('/', '-')}.png")
-        )
-        figure.savefig(paths[-1], dpi=90)
-    return paths
+    study = results.study
+    tutored = [one for one in results.tutored() if one.reuse == study.reuse[-1]]
+    if len(study.guidance) > 1:
+        colors = dict(zip(study.guidance, 4 * COLORS, strict=False))
+        pictures = {
+            f"curves_{str(tutor).replace(':', '-').replace('/', '-')}.png": {one: one.guidance for one in group}
+            for tutor, group in group_by(tutored, lambda one: one.tutor).items()
+        }
+    else:
+        colors = dict(zip(map(str, study.tutors), 4 * COLORS, strict=False))
+        pictures = {"curves.png": {one: str(one.tutor) for one in tutored}}
+    baseline = {one: "no tutor" for one in results.conditions() if one.is_baseline()}
+    for name, labels in pictures.items():
+        draw_picture(results, out / name, baseline | labels, colors | {"no tutor": BASELINE_COLOR})
+    return [out / name for name in pictures]
 
 
-def line(axes: Any, curves: Sequence[Points], label: str, color: str | None = None) -> None:
-    """Draw the mean of some curves, and a band from the lowest to the highest, over the steps that all of them have.
-
-    Raises:
-        ValueError: there are none.
-    """
-    scores = [dict(points) for points in curves]
-    steps = [step for step, _ in curves[0] if all(step in known for known in scores)]
-    if not steps:
-        raise ValueError(f"the runs of {label} have no evaluation at the same step: their mean cannot be drawn")
-    columns = [[known[step] for known in scores] for step in steps]
-    marker = "" if len(steps) > 1 else "o"  # one point alone is no line
-    middle = [fmean(column) for column in columns]
-    (drawn,) = axes.plot(steps, middle, label=label, color=color, linewidth=1.5, marker=marker)
-    low, high = ([pick(column) for column in columns] for pick in (min, max))
-    axes.fill_between(steps, low, high, alpha=0.15, color=drawn.get_color(), linewidth=0)
+def draw_picture(results: StudyResults, path: Path, labels: dict[Condition, str], colors: dict[str, str]) -> None:
+    """Draw the curves of conditions, a panel for each student of each env, with one legend for all."""
+    study = results.study
+    width = 3.4 * max(len(study.algos), 2)
+    figure = Figure(figsize=(width, 2.5 * len(study.envs) + 0.8), layout="constrained")
+    panels = figure.subplots(len(study.envs), len(study.algos), squeeze=False)
+    for condition, label in labels.items():
+        axes = panels[study.envs.index(condition.env)][study.algos.index(condition.algo)]
+        draw_mean(axes, results.curves(condition), label, colors[label])
+        axes.set_title(f"{condition.algo}, {condition.env}", fontsize=10)
+        axes.tick_params(labelsize=8)
+    lines: dict[str, Artist] = {}
+    for axes in panels.flat:
+        handles, names = axes.get_legend_handles_labels()
+        lines |= dict(zip(names, handles, strict=True))
+    figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=round(width / 1.7), fontsize=9)
+    for axes in panels[-1]:
+        axes.set_xlabel("env steps", fontsize=9)
+    figure.supylabel("mean return, student alone", fontsize=9)
+    figure.savefig(path, dpi=90)

@@ -1,20 +1,30 @@
-"""The runs of a study on this machine: begun or gone on with, and a server for those whose tutor is a served model."""
+"""Execute the runs of a study: on this machine, on a Ray cluster, or as a Slurm job array.
+
+A run that was started before continues from its checkpoint. Runs whose tutor is a served model come tutor by tutor, so
+that one server at a time is found or started for them.
+"""
 
 import multiprocessing.connection
 import os
+import shlex
 import shutil
 import sys
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any
 
 from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import train
-from experiments.spec import Job
+from experiments import cluster
+from experiments.spec import RunCommand, StudyOptions, read_study
 from training.checkpoint import newest_step
 from training.cli import run_program
 from training.config import Config, defaults_from_flags
@@ -23,132 +33,237 @@ from tutors.base import TutorError
 from tutors.llm.models import find_model, known_models
 from tutors.llm.server import ShowStatus
 
-LEAVES_WITHIN = 60.0  # seconds in which a run that was told to stop has saved and is gone
+LOCK_TIMEOUT_S = 60.0  # within which a run that was asked to stop has saved and released its directory
+Executor = Callable[[Sequence[RunCommand]], Iterator[tuple[RunCommand, int]]]  # yields commands with exit codes
+
+console = Console(highlight=False)
 
 
-class Errand(NamedTuple):
-    """A job, and what train.py is told for it."""
+@dataclass(frozen=True)
+class RunOptions(StudyOptions):
+    """Execute the runs of a study that are not finished."""
 
-    number: int  # of the job in the whole grid, from 1
-    job: Job
-    arguments: list[str]
-    folder: Path
-    first: Path | None  # the folder of the run that it goes on with
+    jobs: int = 2
+    """Runs at once on this machine, each with one thread."""
+    tutor_url: tuple[str, ...] = ()
+    """URLs of the tutor's servers. Without any, a server is sought at http://127.0.0.1:8000, and started if absent."""
+    advice_store: str | None = None
+    """Advice store of all runs with --reuse inf; on one machine advice.sqlite in the output directory if not given."""
+    ray: str | None = None
+    """Address of a Ray cluster that executes the runs, one per CPU; auto: the cluster this machine belongs to."""
+    slurm: bool = False
+    """Print a script for sbatch that executes the runs, and exit."""
+    only: int | None = None
+    """Index of a single run: its line in the output of --dry-run for the whole study."""
+    dry_run: bool = False
+    """Print the commands and exit."""
 
-    def log(self) -> Path:
-        """Return the file for what it prints."""
-        return self.folder.parent / "logs" / f"{self.folder.name}.txt"
+    def commands(self) -> list[RunCommand]:
+        """Return the commands of all selected runs, finished or not.
 
-    def tutor(self) -> str | None:
-        """Return the tutor if it is a served model."""
-        return self.job.cell.tutor if self.job.cell.tutor in known_models() else None
+        Raises:
+            ValueError: the study cannot be read, or has no such run.
+        """
+        study, runs_dir = self.subset(), self.runs_dir()
+        store = self.advice_store
+        if store is None and self.ray is None and not self.slurm and self.only is None:
+            store = str(runs_dir / "advice.sqlite")  # SQLite requires all its writers on one machine
+        indices = {run: index for index, run in enumerate(read_study(self.config).runs(), 1)}
+        commands = []
+        for run in study.runs():
+            run_dir, tutor, first = runs_dir / run.name(), run.condition.tutor.name, study.pretraining(run)
+            commands.append(
+                RunCommand(
+                    index=indices[run],
+                    arguments=tuple(study.arguments(run, run_dir, store)),
+                    run_dir=run_dir,
+                    served_tutor=tutor if tutor in known_models() else None,
+                    pretrained=None if first is None else runs_dir / first.name(),
+                )
+            )
+        if self.only is None:
+            return commands
+        selected = [one for one in commands if one.index == self.only]
+        if not selected:
+            raise ValueError(f"the study has no run {self.only}; its last one is {len(indices)}")
+        return selected
 
-    def is_done(self) -> bool:
-        """Return whether nothing is left to do."""
-        return (self.folder / "summary.json").exists()
-
-    def failed(self, why: str) -> tuple["Errand", int]:
-        """Return it as one that could not be done, and write why into its log."""
-        with self.log().open("a") as file:
-            file.write(f"error: {why}\n")
-        return self, 2
-
-    def asking(self, urls: Sequence[str]) -> "Errand":
-        """Return it with a tutor, if it has a served one, that answers at `urls`."""
-        if not urls or self.tutor() is None:
-            return self
-        return self._replace(arguments=[*self.arguments, "--tutor-url", *urls])
+    def program(self) -> list[str]:
+        """Return the command line that, with --only, executes one run of the study on another machine."""
+        paths = [str(self.config.resolve()), "--output-dir", str(self.runs_dir().resolve())]
+        urls = ["--tutor-url", *self.tutor_url] if self.tutor_url else []
+        store = [] if self.advice_store is None else ["--advice-store", self.advice_store]
+        return [sys.executable, "-m", "experiments", "run", *paths, *urls, *store]
 
 
-Done = tuple[Errand, int]  # an errand, as it ends, with its exit code
-Way = Callable[[list[Errand]], Iterator[Done]]  # of doing errands
+def run(options: RunOptions) -> None:
+    """Execute the runs that are not finished.
 
-
-def all_of(errands: list[Errand], urls: tuple[str, ...], logs: Path, say: ShowStatus, do: Way) -> Iterator[Done]:
-    """Do all errands, those of one served tutor after those of another.
-
-    A tutor's servers are those at `urls`, or one is found here or started for as long as its errands last. One that
-    cannot be had fails them: their logs say why.
+    Raises:
+        ValueError: the study cannot be read; or runs failed, once all others are finished.
     """
-    parts = defaultdict[str | None, list[Errand]](list)
-    for one in errands:
-        if one.first is None or (one.first / "summary.json").exists():
-            parts[one.tutor()].append(one)
+    if options.jobs < 1:
+        raise ValueError(f"jobs is {options.jobs}; it must be at least 1")
+    runs_dir, commands = options.runs_dir(), options.commands()
+    if options.dry_run:
+        for one in commands:
+            print(shlex.join(["python", "train.py", *one.with_servers(options.tutor_url).arguments]))
+        return
+    unfinished = [one for one in commands if not one.is_finished()]
+    if not options.tutor_url and (options.slurm or options.ray is not None):
+        for tutor in {one.served_tutor for one in unfinished} - {None}:
+            raise ValueError(f"runs on other machines start no server: --tutor-url must say where {tutor} is served")
+    pretraining_dirs = {one.pretrained for one in commands}
+    phases = [[one for one in unfinished if (one.run_dir in pretraining_dirs) == first] for first in (True, False)]
+    if options.slurm:
+        print_slurm_script(phases[0] or phases[1], len(phases[0]), options)
+        return
+    execute: Executor = partial(run_locally, jobs=options.jobs)
+    if options.ray is not None:
+        execute = partial(cluster.run_on_ray, program=options.program(), address=options.ray)
+    (runs_dir / "logs").mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    failed = 0
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(runs_dir.name, total=len(commands), completed=len(commands) - len(unfinished))
+        show = partial(progress.update, task)
+        for phase in phases:
+            for one, code in run_all(phase, options.tutor_url, lambda text: show(description=text), execute):
+                progress.update(task, advance=1, description=runs_dir.name)
+                if code:
+                    failed += 1
+                    progress.console.print(f"failed with exit code {code}: see {one.log_file()}", soft_wrap=True)
+    if failed:
+        raise ValueError(f"{failed} of {len(commands)} runs failed; the same command tries them again")
+    following = shlex.join([sys.executable, "-m", "experiments", "report", *options.arguments()])
+    console.print(f"{len(commands)} runs are finished in {runs_dir}; next: {following}", soft_wrap=True)
+
+
+def print_slurm_script(commands: Sequence[RunCommand], pretraining: int, options: RunOptions) -> None:
+    """Print a script for sbatch; if runs of pretraining are unfinished, it executes those alone.
+
+    Raises:
+        ValueError: no run is unfinished.
+    """
+    if not commands:
+        raise ValueError("all runs are finished")
+    print(cluster.slurm_script(commands, options.program(), options.runs_dir()), end="")
+    if pretraining:
+        print("these runs pretrain students; once they are finished, repeat the command for the rest", file=sys.stderr)
+
+
+def run_all(
+    commands: Sequence[RunCommand], urls: tuple[str, ...], show: ShowStatus, execute: Executor
+) -> Iterator[tuple[RunCommand, int]]:
+    """Execute commands, tutor by tutor, and yield each with its exit code.
+
+    The servers of a tutor are those at `urls`, or one that is found here or started for as long as its runs last. If
+    no server can be had, the runs of that tutor fail, and their logs say why.
+    """
+    by_tutor: dict[str | None, list[RunCommand]] = {}
+    for one in commands:
+        if one.pretrained is None or (one.pretrained / "summary.json").exists():
+            by_tutor.setdefault(one.served_tutor, []).append(one)
         else:
-            yield one.failed(f"it goes on with {one.first}, which is not done")
-    for tutor, part in parts.items():
+            yield one, one.log_failure(f"it continues {one.pretrained}, which is not finished")
+    for tutor, group in by_tutor.items():
         with ExitStack() as stack:
             found: list[str] = []
             if tutor is not None:
-                told = TutorConfig(tutor, tutor_url=urls)
+                log = group[0].log_file().with_name(f"vllm_{tutor}.txt")
                 try:
-                    pool = connect_servers(told, find_model(tutor), logs / f"vllm_{tutor}.txt", say, stack)
-                    found = [client.url for client in pool.clients]
+                    pool = connect_servers(TutorConfig(tutor, tutor_url=urls), find_model(tutor), log, show, stack)
                 except TutorError as error:
-                    yield from [one.failed(str(error)) for one in part]
+                    yield from [(one, one.log_failure(str(error))) for one in group]
                     continue
-            yield from do([one.asking(found) for one in part])
+                found = [client.url for client in pool.clients]
+            yield from execute([one.with_servers(found) for one in group])
 
 
-def here(errands: list[Errand], most: int) -> Iterator[Done]:
-    """Do errands, `most` at once.
+class LocalPool:
+    """Processes of this machine that execute runs, each forked from one that has imported train.py."""
 
-    An errand is a process of its own, born from one that has imported train.py once.
-    """
-    os.environ["OMP_NUM_THREADS"] = "1"
-    births = multiprocessing.get_context("forkserver")
-    births.set_forkserver_preload(["train"])
-    waiting, busy = list(reversed(errands)), dict[Any, Errand]()
-    try:
-        while waiting or busy:
-            while waiting and len(busy) < most:
-                errand = waiting.pop()
-                child = births.Process(target=work, args=(errand,))
-                child.start()
-                busy[child] = errand
-            multiprocessing.connection.wait([child.sentinel for child in busy])
-            for child in [child for child in busy if not child.is_alive()]:
-                yield busy.pop(child), child.exitcode or 0
-    finally:
-        for child in busy:
-            child.terminate()
-        for child in busy:
-            child.join()
+    def __init__(self, jobs: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        self.jobs = jobs
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["train"])
+        self.running: dict[Any, RunCommand] = {}  # by process
+
+    def __enter__(self) -> "LocalPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ask what is running to save and stop, and wait for it."""
+        for process in self.running:
+            process.terminate()
+        for process in self.running:
+            process.join()
+
+    def has_room(self) -> bool:
+        """Return whether another run may start."""
+        return len(self.running) < self.jobs
+
+    def start(self, command: RunCommand) -> None:
+        """Start a run."""
+        command.log_file().parent.mkdir(parents=True, exist_ok=True)
+        process = self.context.Process(target=run_train, args=(command,))
+        process.start()
+        self.running[process] = command
+
+    def wait(self) -> list[tuple[RunCommand, int]]:
+        """Wait until runs end, and return them with their exit codes."""
+        multiprocessing.connection.wait([process.sentinel for process in self.running])
+        ended = [process for process in self.running if not process.is_alive()]
+        return [(self.running.pop(process), process.exitcode or 0) for process in ended]
 
 
-def work(errand: Errand) -> None:
-    """Be train.py with an errand's flags, and add what it prints to the errand's log."""
-    os.setsid()  # Ctrl-C reaches the study alone, which tells us once: a second signal would not let us save
-    threading.Thread(target=end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    with errand.log().open("a") as file:
+def run_locally(commands: Sequence[RunCommand], jobs: int) -> Iterator[tuple[RunCommand, int]]:
+    """Execute commands on this machine, `jobs` at once, and yield each with its exit code."""
+    waiting = list(reversed(commands))
+    with LocalPool(jobs) as pool:
+        while waiting or pool.running:
+            while waiting and pool.has_room():
+                pool.start(waiting.pop())
+            yield from pool.wait()
+
+
+def run_train(command: RunCommand) -> None:
+    """Run train.py in this process, appending what it prints to the run's log."""
+    os.setsid()  # Ctrl-C reaches the parent alone, which then sends one SIGTERM: a second signal would prevent saving
+    threading.Thread(target=exit_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    with command.log_file().open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    flags = begun(errand.folder)
-    if errand.is_done():  # meanwhile, by another study
+    resume = resume_arguments(command.run_dir)
+    if command.is_finished():  # meanwhile, by another process
         return
-    sys.argv = ["train.py", *errand.arguments, *flags]
+    sys.argv = ["train.py", *command.arguments, *resume]
     run_program(train.train, Config, train.__doc__, defaults_from_flags)
 
 
-def end_with(study: Any) -> None:
-    """End this process when the study is gone: one that was killed leaves no runs behind.
+def exit_with(parent: Any) -> None:
+    """End this process when its parent has ended, also by SIGKILL, so that no run is left behind.
 
-    The fork server, whose child this is, would tell nothing: it lives as long as its children do.
+    The fork server, of which this process is a child, would not notice: it lives as long as its children do.
     """
-    study.join()
+    parent.join()
     os._exit(1)
 
 
-def begun(folder: Path) -> list[str]:
-    """Return the flag with which a run goes on from its checkpoint; what has none, and is not done, is removed.
+def resume_arguments(run_dir: Path) -> list[str]:
+    """Return the arguments with which a run continues from its checkpoint; none if it starts from scratch.
 
-    Other flags are given, too: train.py refuses to go on with a run that began with others.
+    A directory without a checkpoint, of a run that is not finished, is removed. The run's other arguments are given
+    along with these: train.py refuses to resume with other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with suppress(Timeout), FileLock(folder / ".lock", timeout=LEAVES_WITHIN):  # what is still there, train.py tells
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with suppress(Timeout), FileLock(run_dir / ".lock", timeout=LOCK_TIMEOUT_S):  # train.py reports who holds it
         try:
-            newest_step(folder / "checkpoints")
+            newest_step(run_dir / "checkpoints")
         except ValueError:
-            if not (folder / "summary.json").exists():
-                shutil.rmtree(folder)
-    return ["--resume", str(folder)] if folder.exists() else []
+            if not (run_dir / "summary.json").exists():
+                shutil.rmtree(run_dir)
+    return ["--resume", str(run_dir)] if run_dir.exists() else []

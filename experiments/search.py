@@ -1,46 +1,54 @@
-"""Many runs of train.py.
+"""Hyper-parameter search with Optuna: `python -m experiments search --algo a2c --env snake`.
 
-`python -m experiments.search curve` shows how a student learns over several seeds, `python -m experiments.search
-search` finds it settings, `python -m experiments.search reuse` counts the questions that reuse saves. A run is a
-process of its own with one thread; `--jobs` of them go at once. Each writes a CSV whose first line is the command that
-made it.
+The sampler is TPE (Bergstra et al. 2011); the first trial has the defaults. A trial trains one seed after another, and
+ends early where a Wilcoxon signed-rank test finds it worse than the best one over the same seeds. Everything is in an
+Optuna journal, from which the same command continues; it is the evidence for a choice in agents/defaults.toml.
 """
 
 import csv
 import hashlib
 import json
-import os
-import random
 import shlex
 import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from experiments.stats import evaluations, interval, late
-from training.cli import run_program
-from training.config import default_config, versions
-from tutors.llm.server import die_with_parent
+from experiments.runner import LocalPool
+from experiments.spec import RunCommand
+from experiments.stats import final_score, read_curve
+from training.config import Config, default_config, versions
 
-HERE = Path(__file__).parents[1]
-COMMON: dict[str, tuple[Any, ...]] = {
-    "learning_rate": (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3),
-    "gamma": (0.95, 0.97, 0.98, 0.99, 0.995),
-}
-ON_POLICY: dict[str, tuple[Any, ...]] = COMMON | {
+if TYPE_CHECKING:  # only searches require Optuna
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+PUBLISHED = Path("results/search")
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """A range from which a sampler draws on a logarithmic scale."""
+
+    low: float
+    high: float
+
+
+Space = dict[str, LogUniform | tuple[Any, ...]]  # a range or choices, by hyper-parameter
+COMMON: Space = {"learning_rate": LogUniform(1e-4, 3e-3), "gamma": (0.95, 0.97, 0.98, 0.99, 0.995)}
+ON_POLICY: Space = COMMON | {
     "num_envs": (64, 128, 256, 512),
     "ent_coef": (0.0, 0.003, 0.01, 0.03),
     "max_grad_norm": (0.5, 1.0, 5.0),
 }
-RANGES: dict[str, dict[str, tuple[Any, ...]]] = {  # what a search draws from, for each student
+SPACES: dict[str, Space] = {  # by algorithm
     "dqn": COMMON
     | {
         "num_envs": (64, 128, 256, 512),
@@ -66,212 +74,230 @@ console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What all have in common."""
+class SearchOptions:
+    """Search hyper-parameters of a student; the same command continues a search that was stopped."""
 
     algo: str = "dqn"
-    """The student."""
+    """Student: dqn, ppo or a2c."""
     env: str = "connect4"
-    """The game."""
+    """Environment, as train.py takes it."""
     flags: str = ""
     """Further flags of train.py, as one string."""
     total_steps: int = 300_000
     """Env steps of a run."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """A run each."""
-    points: int = 10
-    """Evaluations of the student alone on the way."""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Seeds of a trial, one run each."""
+    num_evals: int = 10
+    """Evaluations of a run."""
     eval_episodes: int = 500
-    """Games an evaluation plays."""
+    """Episodes of an evaluation."""
+    trials: int = 30
+    """Trials of the whole search; the first has the defaults."""
+    p_threshold: float = 0.15
+    """P-value of the test below which a trial ends early; with 3 seeds the least possible is 0.125, with 4 0.0625."""
+    sampler_seed: int = 1
+    """Seed of the sampler."""
     jobs: int = 2
-    """Runs at once."""
-    folder: Path = Path("runs/sweep")
-    """Where the runs keep things; runs that are there already are not run again."""
+    """Runs at once, each with one thread."""
+    output_dir: Path | None = None
+    """Directory of the runs and the journal; runs/search/ALGO_ENV_STEPS_DIGEST if not given."""
+    publish: bool = False
+    """Copy the journal and the table to results/search, which is under version control."""
 
-    def check(self) -> None:
-        """Raise ValueError for what is not known."""
-        default_config(self.algo, self.env)
-        if not self.seeds:
-            raise ValueError("a sweep wants at least one seed")
+    def name(self) -> str:
+        """Return a name that searches with other runs do not have."""
+        rest = f"{self.flags} {self.seeds} {self.num_evals} {self.eval_episodes}"
+        digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
+        env = self.env.replace(":", "-").replace("/", "-")
+        return f"{self.algo}_{env}_{self.total_steps}_{digest}"
 
+    def directory(self) -> Path:
+        """Return the directory of the runs and the journal."""
+        return self.output_dir or Path("runs/search") / self.name()
 
-@dataclass(frozen=True)
-class Curve(Sweep):
-    """How the student learns: the mean of several seeds at each evaluation, with its 95 % interval."""
-
-    out: Path | None = None
-    """The CSV; results/curves/ALGO_ENV.csv if not given."""
-
-
-@dataclass(frozen=True)
-class Search(Sweep):
-    """Settings at random, each judged by its last evaluations; the best again with all seeds."""
-
-    trials: int = 12
-    """Settings to try with the first seed; the defaults are one more."""
-    finalists: int = 3
-    """The best of them, which are run with the other seeds too."""
-    search_seed: int = 1
-    """Of the settings that are drawn."""
-    out: Path | None = None
-    """The CSV; results/search/ALGO_ENV.csv if not given."""
+    def run_command(self, trial: int, settings: dict[str, Any], seed: int) -> RunCommand:
+        """Return the command of a trial's run."""
+        interval = max(self.total_steps // self.num_evals, 1)
+        arguments = ["--algo", self.algo, "--env", self.env, "--total-steps", str(self.total_steps)]
+        arguments += ["--seed", str(seed), "--eval-every", str(interval), "--log-every", str(interval)]
+        arguments += ["--eval-episodes", str(self.eval_episodes), *shlex.split(self.flags)]
+        for name, value in settings.items():
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        run_dir = self.directory() / f"trial{trial}_seed{seed}"
+        return RunCommand(trial, (*arguments, "--run-dir", str(run_dir)), run_dir)
 
 
-@dataclass(frozen=True)
-class Reuse(Sweep):
-    """Questions asked, hits and the student's score without a tutor and with the reuse budgets 0, 3 and inf."""
-
-    tutor: str = "scripted"
-    """Who is asked."""
-    view: str | None = None
-    """How the game is told."""
-    without_symmetry: bool = False
-    """Each budget also with positions told as they lie."""
-    out: Path | None = None
-    """The CSV; results/reuse/ALGO_ENV_VIEW.csv if not given."""
-
-
-def run_once(told: Sweep, settings: dict[str, Any], seed: int, children: set[subprocess.Popen[str]]) -> Path:
-    """Train once, unless that was done before, and return the run's folder; `children` holds the run at work.
+def search(options: SearchOptions) -> None:
+    """Execute the trials that are left, and write and print all of them, best first.
 
     Raises:
-        ValueError: the run failed; its last words are in the message.
+        ValueError: an option is not valid, Optuna is not installed, or no trial could be trained.
     """
-    named = "_".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
-    others = hashlib.sha256(f"{told.points} {told.eval_episodes} {told.flags}".encode()).hexdigest()[:8]
-    group = f"{told.algo}_{told.env.replace(':', '-')}_{told.total_steps}_{others}"  # runs of other flags are others
-    folder = told.folder / group / named / f"seed{seed}"
-    flags = []
-    for name, value in settings.items():
-        flags += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    every = max(told.total_steps // told.points, 1)
-    common = f"--algo {told.algo} --env {told.env} --total-steps {told.total_steps} --seed {seed}"
-    common += f" --eval-every {every} --log-every {every} --eval-episodes {told.eval_episodes}"
-    if not (folder / "summary.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)  # what a sweep that was stopped has left
-        command = [sys.executable, "train.py", *shlex.split(common), *shlex.split(told.flags), *flags]
-        child = subprocess.Popen(
-            [*command, "--run-dir", str(folder.absolute())],
-            cwd=HERE,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=die_with_parent,
-        )
-        children.add(child)
-        _, said = child.communicate()
-        children.remove(child)
-        if child.returncode:
-            raise ValueError(f"{shlex.join(command)} failed:\n{said.strip()[-800:]}")
-    return folder
+    if not options.seeds or options.trials < 1 or options.jobs < 1:
+        raise ValueError("a search requires at least one seed, one trial and one job")
+    defaults = default_config(options.algo, options.env)
+    study = open_study(options, defaults)
+    space = widened(SPACES[options.algo], defaults)
+    with LocalPool(options.jobs) as pool, Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
+        task = progress.add_task(options.directory().name, total=options.trials)
+        execute_trials(study, options, space, pool, lambda: progress.update(task, completed=len(finished(study))))
+    ranked = sorted((one for one in finished(study) if one.value is not None), key=lambda one: -(one.value or 0.0))
+    if not ranked:
+        raise ValueError(f"no trial could be trained: see {options.directory() / 'logs'}")
+    write_trials(options.directory() / "trials.csv", options, ranked)
+    show(options, ranked)
+    if options.publish:
+        PUBLISHED.mkdir(parents=True, exist_ok=True)
+        for name in ("journal", "csv"):
+            source = options.directory() / ("optuna.journal" if name == "journal" else "trials.csv")
+            shutil.copyfile(source, PUBLISHED / f"{options.name()}.{name}")
 
 
-def run_all(told: Sweep, jobs: list[tuple[dict[str, Any], int]]) -> list[Path]:
-    """Run all jobs, `told.jobs` at once, and return their folders in the same order."""
-    children: set[subprocess.Popen[str]] = set()
-    with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(told.jobs) as pool:
-        results = pool.map(lambda job: run_once(told, *job, children), jobs)
-        try:
-            return list(progress.track(results, total=len(jobs), description="training"))
-        except (KeyboardInterrupt, SystemExit):  # a signal: nobody waits for what is at work
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in list(children):
-                child.terminate()
-            raise
+def open_study(options: SearchOptions, defaults: Config) -> "Study":
+    """Return the search's Optuna study, new or from its journal.
+
+    Raises:
+        ValueError: Optuna is not installed.
+    """
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise ValueError("search requires Optuna: pip install -e '.[study]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options.directory().mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the pruner is, since Optuna 3.6
+        pruner = optuna.pruners.WilcoxonPruner(p_threshold=options.p_threshold)
+    study = optuna.create_study(
+        study_name=options.name(),
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(options.directory() / "optuna.journal"))),
+        sampler=optuna.samplers.TPESampler(seed=options.sampler_seed),
+        pruner=pruner,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    if not study.trials:
+        study.enqueue_trial({name: setting_of(defaults, name) for name in SPACES[options.algo]})
+    return study
 
 
-def write(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """Write a CSV that begins with the command that made it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def setting_of(config: Config, name: str) -> Any:
+    """Return a hyper-parameter of a run or of its student."""
+    return getattr(config if hasattr(config, name) else config.agent, name)
+
+
+def widened(space: Space, defaults: Config) -> Space:
+    """Return a search space that contains the defaults."""
+    found: Space = {}
+    for name, values in space.items():
+        default = setting_of(defaults, name)
+        if isinstance(values, LogUniform):
+            found[name] = LogUniform(min(values.low, default), max(values.high, default))
+        else:
+            found[name] = tuple(sorted({*values, default}))
+    return found
+
+
+def suggest(trial: "Trial", space: Space) -> dict[str, Any]:
+    """Return the hyper-parameters of a trial."""
+    return {
+        name: trial.suggest_float(name, values.low, values.high, log=True)
+        if isinstance(values, LogUniform)
+        else trial.suggest_categorical(name, values)
+        for name, values in space.items()
+    }
+
+
+def finished(study: "Study") -> "list[FrozenTrial]":
+    """Return the trials that have ended."""
+    return [trial for trial in study.get_trials() if trial.state.is_finished()]
+
+
+def execute_trials(
+    study: "Study", options: SearchOptions, space: Space, pool: LocalPool, update: Callable[[], None]
+) -> None:
+    """Execute the trials that are left, each seed after seed; those that were interrupted first.
+
+    Args:
+        update: is called whenever a trial has ended.
+    """
+    import optuna
+
+    interrupted = [
+        optuna.Trial(study, one._trial_id) for one in study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    ]
+    active: dict[Path, tuple[Trial, int]] = {}  # trial and seed by run directory
+
+    def start(trial: "Trial") -> None:
+        trained = scores_by_seed(study, trial)
+        seed = next(seed for seed in options.seeds if seed not in trained)
+        command = options.run_command(trial.number, suggest(trial, space), seed)
+        active[command.run_dir] = trial, seed
+        pool.start(command)
+
+    update()
+    while True:
+        while pool.has_room() and (interrupted or has_trials_left(study, options)):
+            start(interrupted.pop(0) if interrupted else study.ask())
+        if not active:
+            return
+        for command, code in pool.wait():
+            trial, seed = active.pop(command.run_dir)
+            if code:
+                message = f"trial {trial.number} failed with exit code {code}: see {command.log_file()}"
+                console.print(message, soft_wrap=True)
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                trial.report(final_score(read_curve(command.run_dir)), seed)
+                scores = scores_by_seed(study, trial)
+                if len(scores) < len(options.seeds) and not trial.should_prune():
+                    start(trial)
+                    continue
+                study.tell(trial, fmean(scores.values()))  # also if pruned, as WilcoxonPruner's documentation says
+            update()
+
+
+def scores_by_seed(study: "Study", trial: "Trial") -> dict[int, float]:
+    """Return the final scores of the seeds that a trial has trained."""
+    return study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+
+def has_trials_left(study: "Study", options: SearchOptions) -> bool:
+    """Return whether another trial may start: one that is enqueued, or a new one."""
+    trials = study.get_trials(deepcopy=False)
+    return len(trials) < options.trials or any(trial.state.name == "WAITING" for trial in trials)
+
+
+def write_trials(path: Path, options: SearchOptions, trials: "Iterable[FrozenTrial]") -> None:
+    """Write the trials as CSV, best first, with the origin of the numbers in the first line."""
+    origin = versions()
     with path.open("w", newline="") as file:
-        words = ["python", Path(sys.argv[0]).name, *sys.argv[1:]]
-        file.write(f"# {shlex.join(words)} # commit {versions()['commit']}, {versions()['machine']}\n")
-        csv.writer(file).writerows([header, *rows])
-    print(f"written to {path}", file=sys.stderr)
+        file.write(f"# {options.name()}, flags {options.flags!r}, commit {origin['commit']}, {origin['machine']}\n")
+        writer = csv.writer(file)
+        writer.writerow(["trial", "score", "seeds", "settings"])
+        for trial in trials:
+            score, seeds = round(trial.value or 0.0, 6), len(trial.intermediate_values)
+            writer.writerow([trial.number, score, seeds, json.dumps(trial.params)])
 
 
-def curve(told: Curve) -> None:
-    """Run all seeds, and write and print the curve."""
-    runs = [evaluations(folder) for folder in run_all(told, [({}, seed) for seed in told.seeds])]
-    rows: list[list[Any]] = []
-    for moment in zip(*runs, strict=True):
-        values = [value for _, value in moment]
-        low, high = interval(values)
-        rows.append([moment[0][0], *(round(number, 6) for number in (fmean(values), low, high, *values))])
-    header = ["global_step", "mean", "low", "high", *(f"seed{seed}" for seed in told.seeds)]
-    out = told.out or Path("results/curves") / f"{told.algo}_{told.env.replace(':', '-')}.csv"
-    write(out, header, rows)
-    show(f"{told.algo} on {told.env}, student alone", header, rows)
-
-
-def search(told: Search) -> None:
-    """Try settings, run the best with all seeds, and write and print what came out, best first."""
-    chance, ranges = random.Random(told.search_seed), RANGES[told.algo]
-    settings: list[dict[str, Any]] = [{}]
-    settings += [{name: chance.choice(values) for name, values in ranges.items()} for _ in range(told.trials)]
-    first, *others = told.seeds
-    scores = [[late(evaluations(folder))] for folder in run_all(told, [(one, first) for one in settings])]
-    best = sorted(range(len(settings)), key=lambda at: -scores[at][0])[: told.finalists]
-    jobs = [(settings[at], seed) for at in best for seed in others]
-    for at, folder in zip([at for at in best for _ in others], run_all(told, jobs), strict=True):
-        scores[at].append(late(evaluations(folder)))
-    order = sorted(range(len(settings)), key=lambda at: (at not in best, -fmean(scores[at])))
-    rows = [[round(fmean(scores[at]), 6), len(scores[at]), json.dumps(settings[at])] for at in order]
-    header = ["mean", "seeds", "settings"]
-    write(told.out or Path("results/search") / f"{told.algo}_{told.env.replace(':', '-')}.csv", header, rows)
-    show(f"{told.algo} on {told.env}, {told.total_steps:,} steps, student alone", header, rows)
-
-
-def reuse(told: Reuse) -> None:
-    """Run every budget with all seeds, and write and print what was asked and what the student came to."""
-    settings: list[dict[str, Any]] = [{"tutor": "none"}]
-    for symmetry in (True, False) if told.without_symmetry else (True,):
-        for budget in ("0", "3", "inf"):
-            one = {"tutor": told.tutor, "reuse": budget}
-            settings.append(
-                one | ({"view": told.view} if told.view else {}) | ({} if symmetry else {"no_symmetry": True})
-            )
-    folders = iter(run_all(told, [(one, seed) for one in settings for seed in told.seeds]))
-    rows, most = [], 0.0
-    for one in settings:
-        runs = [next(folders) for _ in told.seeds]
-        scores = [late(evaluations(folder)) for folder in runs]
-        low, high = interval(scores)
-        tutors = [json.loads((folder / "summary.json").read_text())["tutor"] or {} for folder in runs]
-        consulted, asked, hits = (
-            fmean(tutor.get(name, 0) for tutor in tutors) for name in ("consulted", "asked", "hits")
-        )
-        most = most or asked  # of reuse 0
-        row: list[Any] = [one.get("reuse", "no tutor"), "no" if "no_symmetry" in one else "yes", round(consulted)]
-        row += [round(asked), round(asked / most, 4) if most else 0.0, round(hits / max(consulted, 1), 4)]
-        rows.append([*row, *(round(number, 4) for number in (fmean(scores), low, high))])
-    header = ["reuse", "symmetry", "consulted", "asked", "of_reuse_0", "hit_rate", "score", "low", "high"]
-    name = "_".join(filter(None, (told.algo, told.env.replace(":", "-"), told.view)))
-    write(told.out or Path("results/reuse") / f"{name}.csv", header, rows)
-    show(f"{name}, {told.total_steps:,} steps, {len(told.seeds)} seeds, student alone", header, rows)
-
-
-def show(title: str, header: list[str], rows: list[list[Any]]) -> None:
-    """Print a table."""
-    table = Table(title=title)
-    for name in header:
+def show(options: SearchOptions, trials: "Sequence[FrozenTrial]") -> None:
+    """Print the trials, and the best one as agents/defaults.toml would hold it."""
+    table = Table(title=f"{options.algo} on {options.env}, {options.total_steps:,} env steps, student alone")
+    for name in ("trial", "score", "seeds", "settings"):
         table.add_column(name)
-    for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    for trial in trials:
+        settings = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
+        table.add_row(str(trial.number), f"{trial.value:.4f}", str(len(trial.intermediate_values)), settings)
     console.print(table)
+    best = trials[0]
+    chosen = f"search {options.name()}, trial {best.number} of {len(trials)}: {best.value:.4f}"
+    env = options.env if options.env.isidentifier() else json.dumps(options.env)
+    print(f"[{options.algo}.{env}]\nchosen = {json.dumps(chosen)}")
+    for name, value in best.params.items():
+        print(f"{name} = {shown(value)}")
 
 
-def main(told: Curve | Search | Reuse) -> None:
-    """Do what was asked for."""
-    told.check()
-    if isinstance(told, Curve):
-        curve(told)
-    elif isinstance(told, Reuse):
-        reuse(told)
-    else:
-        search(told)
-
-
-if __name__ == "__main__":
-    run_program(main, Curve | Search | Reuse, description=__doc__)
+def shown(value: Any) -> str:
+    """Return a setting, a number to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

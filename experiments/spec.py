@@ -1,213 +1,340 @@
-"""The runs that a file in experiments/configs/ describes, and the flags of train.py for each."""
+"""A study: the runs that a file in experiments/configs/ describes, and the arguments of train.py for each."""
 
+import math
 import shlex
 import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
+
+import tyro
 
 import envs
 from agents.guidance import METHODS
 from envs.registry import unknown_name_message
 from training.config import default_config
 
-ALONE = "none"  # the tutor of a student that has none
-PARTS = ("students", "games", "tutors", "guidance", "seeds")  # of which a study may do some
-FIRST = "first"  # in place of a guidance: the run that others go on with
-
-
-class Cell(NamedTuple):
-    """What is compared: all but the seed."""
-
-    game: str
-    student: str
-    tutor: str  # a name, or scripted:ACCURACY
-    guidance: str
-    reuse: str
-
-    def baseline(self) -> "Cell":
-        """Return the same student without a tutor."""
-        return Cell(self.game, self.student, ALONE, "none", "inf")
-
-
-class Job(NamedTuple):
-    """One run of train.py."""
-
-    cell: Cell
-    seed: int
-
-    def name(self) -> str:
-        """Return a name that no other job of a study has, fit for a folder."""
-        return "_".join([*self.cell, f"seed{self.seed}"]).replace(":", "-").replace("/", "-")
+FACTORS = ("algos", "envs", "tutors", "guidance", "seeds")  # those that a command can restrict a study to
+RENAMED_KEYS = {"students": "algos", "games": "envs", "points": "num_evals", "begin": "pretrain"}  # since 0.7.0
 
 
 @dataclass(frozen=True)
-class Grid:
-    """All combinations of these, and each student in each game without a tutor."""
+class TutorSpec:
+    """A tutor as study files name it: a value of --tutor, or scripted:ACCURACY."""
 
-    students: tuple[str, ...]
-    games: tuple[str, ...]
-    tutors: tuple[str, ...]
+    name: str
+    accuracy: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "TutorSpec":
+        """Return the tutor that `text` names.
+
+        Raises:
+            ValueError: the accuracy of a scripted tutor is not a number between 0 and 1.
+        """
+        name, separator, accuracy = text.partition(":")
+        if name != "scripted" or not separator:
+            return cls(text)
+        try:
+            value = float(accuracy)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise ValueError(f"tutor {text!r}: the accuracy of a scripted tutor is a number between 0 and 1")
+        return cls(name, value)
+
+    def __str__(self) -> str:
+        return self.name if self.accuracy is None else f"{self.name}:{self.accuracy:g}"
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of train.py."""
+        accuracy = [] if self.accuracy is None else ["--tutor-accuracy", f"{self.accuracy:g}"]
+        return ["--tutor", self.name, *accuracy]
+
+
+NO_TUTOR = TutorSpec("none")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a study compares: everything but the seed."""
+
+    env: str
+    algo: str
+    tutor: TutorSpec
+    guidance: str
+    reuse: float
+    variant: str = ""  # a name of [variants]; empty: without further flags
+
+    def is_baseline(self) -> bool:
+        """Return whether the student has no tutor."""
+        return self.tutor == NO_TUTOR
+
+    def baseline(self) -> "Condition":
+        """Return the same student without a tutor."""
+        return Condition(self.env, self.algo, NO_TUTOR, "none", math.inf)
+
+    def columns(self) -> dict[str, str]:
+        """Return the condition as columns of a table."""
+        return {one.name: str(getattr(self, one.name)) for one in fields(self)} | {"reuse": f"{self.reuse:g}"}
+
+    def name(self) -> str:
+        """Return a name that is unique in the study and can be that of a directory."""
+        return "_".join(filter(None, self.columns().values())).replace(":", "-").replace("/", "-")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of train.py."""
+
+    condition: Condition
+    seed: int
+    is_pretraining: bool = False  # trains a student alone, from which the runs of other conditions continue
+
+    def name(self) -> str:
+        """Return a name that is unique in the study and can be that of a directory."""
+        name = self.condition.name()
+        if self.is_pretraining:
+            name = f"{self.condition.env}_{self.condition.algo}_pretrain".replace(":", "-").replace("/", "-")
+        return f"{name}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """A run with its arguments, its directory and what it depends on."""
+
+    index: int  # of the run in the whole study, from 1
+    arguments: tuple[str, ...]  # of train.py
+    run_dir: Path
+    served_tutor: str | None = None  # a model of tutors/llm/models.toml that a server must answer for
+    pretrained: Path | None = None  # directory of the run that this one continues from
+
+    def log_file(self) -> Path:
+        """Return the file for what the run prints."""
+        return self.run_dir.parent / "logs" / f"{self.run_dir.name}.txt"
+
+    def is_finished(self) -> bool:
+        """Return whether the run has been trained to its end."""
+        return (self.run_dir / "summary.json").exists()
+
+    def log_failure(self, message: str) -> int:
+        """Append to the log why the run could not be executed, and return its exit code."""
+        with self.log_file().open("a") as file:
+            file.write(f"error: {message}\n")
+        return 2
+
+    def with_servers(self, urls: Sequence[str]) -> "RunCommand":
+        """Return the command with the URLs of its tutor's servers, if a server must answer for it."""
+        if not urls or self.served_tutor is None:
+            return self
+        return replace(self, arguments=(*self.arguments, "--tutor-url", *urls))
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """Every combination of these factors, and each student in each environment without a tutor."""
+
+    algos: tuple[str, ...]
+    envs: tuple[str, ...]
+    tutors: tuple[TutorSpec, ...]
     guidance: tuple[str, ...]
-    reuse: tuple[str, ...]
+    reuse: tuple[float, ...]
     seeds: tuple[int, ...]
-    steps: dict[str, int]  # env steps of a run, by game
-    points: int = 10  # evaluations of a run
-    eval_episodes: int = 200  # games of each
-    flags: dict[str, str] | None = None  # further flags of train.py, by game, by student or by both: "ppo snake"
-    begin: dict[str, int] | None = None  # env steps, by game, of a student alone, whom all other runs go on with
+    steps: dict[str, int]  # env steps of a run, by env, or by "algo env"
+    num_evals: int = 10  # evaluations of a run
+    eval_episodes: int = 200  # episodes of an evaluation
+    flags: dict[str, str] = field(default_factory=dict)  # of train.py, by env, by algo or by "algo env"
+    tutor_flags: dict[str, str] = field(default_factory=dict)  # the same, of runs with a tutor only
+    variants: dict[str, str] = field(default_factory=dict)  # a further factor of runs with a tutor: flags by name
+    pretrain: dict[str, int] = field(default_factory=dict)  # env steps, by env, of a student from which runs continue
 
     def __post_init__(self) -> None:
-        for student in self.students:
-            for game in self.games:
-                default_config(student, game)
-        for game in self.games:
-            if not game.startswith("gym:"):
-                envs.make_game(game)
-            if self.steps.get(game, 0) < self.points:
-                raise ValueError(f"[steps] gives {game} fewer steps than its run has evaluations")
+        pairs = [f"{algo} {env}" for algo in self.algos for env in self.envs]
+        scopes = (*self.envs, *self.algos, *pairs)
+        for env in self.envs:
+            if not env.startswith("gym:"):
+                envs.make_game(env)
+            for algo in self.algos:
+                default_config(algo, env)
+                if self.steps_for(algo, env) < self.num_evals:
+                    raise ValueError(f"[steps] gives {env} fewer env steps than a run has evaluations")
         for method in self.guidance:
             if method not in METHODS:
                 raise ValueError(unknown_name_message("guidance", method, METHODS))
-            if METHODS[method].needs_episode_review and not self.begin:
-                raise ValueError(f"guidance {method} goes on with a student: [begin] says after how many steps")
-        for game in self.begin or {}:
-            if game not in self.games or not 0 < self.begin[game] < self.steps[game]:
-                raise ValueError(f"[begin] wants games of the study and fewer steps than theirs, not {game}")
-        both = [f"{student} {game}" for student in self.students for game in self.games]
-        for name, told in (self.flags or {}).items():
-            if "--tutor-url" in shlex.split(told):
-                raise ValueError(
-                    "where servers answer is said to experiments.study run, by --tutor-url, and not in [flags]"
-                )
-            if name not in (*self.games, *self.students, *both):
-                raise ValueError(
-                    unknown_name_message("game or student in [flags]", name, (*self.games, *self.students, *both))
-                )
-        if not self.seeds or min(self.points, self.eval_episodes) < 1:
-            raise ValueError("a study wants at least one seed, one evaluation and one game in it")
-        names = [job.name() for job in self.jobs()]
+            if METHODS[method].needs_episode_review and not self.pretrain:
+                raise ValueError(f"guidance {method} requires a pretrained student: give its env steps in [pretrain]")
+        for env, steps in self.pretrain.items():
+            if env not in self.envs or not 0 < steps < min(self.steps_for(algo, env) for algo in self.algos):
+                raise ValueError(f"[pretrain] requires envs of the study and fewer env steps than theirs: see {env}")
+        for table in ("flags", "tutor_flags"):
+            for scope, text in getattr(self, table).items():
+                if scope not in scopes:
+                    raise ValueError(unknown_name_message(f"env or algo in [{table}]", scope, scopes))
+                if "--tutor-url" in shlex.split(text):
+                    raise ValueError(f"[{table}] contains --tutor-url: give it to `python -m experiments run` instead")
+        if not self.seeds or min(self.num_evals, self.eval_episodes) < 1:
+            raise ValueError("a study requires at least one seed, one evaluation and one episode of it")
+        names = [run.name() for run in self.runs()]
         if len(set(names)) < len(names):
-            raise ValueError("the study names something twice: two runs would share a folder")
+            raise ValueError("the study lists a factor's value twice: two runs would share a directory")
 
-    def cells(self) -> list[Cell]:
-        """Return what is compared: baselines first. A method is left out for students that cannot use it."""
-        pairs = [(game, student) for game in self.games for student in self.students]
-        found = [Cell(game, student, ALONE, "none", "inf") for game, student in pairs]
-        for game, student in pairs:
+    def steps_for(self, algo: str, env: str) -> int:
+        """Return the env steps of a student's runs in an environment; 0 if the study has none."""
+        return self.steps.get(f"{algo} {env}", self.steps.get(env, 0))
+
+    def conditions(self) -> list[Condition]:
+        """Return all conditions, baselines first; methods that a student cannot use are left out."""
+        pairs = [(env, algo) for env in self.envs for algo in self.algos]
+        found = [Condition(env, algo, NO_TUTOR, "none", math.inf) for env, algo in pairs]
+        for env, algo in pairs:
             for tutor in self.tutors:
                 for method in self.guidance:
-                    if student in METHODS[method].students:
-                        found += [Cell(game, student, tutor, method, reuse) for reuse in self.reuse]
+                    if algo in METHODS[method].students:
+                        found += [
+                            Condition(env, algo, tutor, method, reuse, variant)
+                            for variant in ("", *self.variants)
+                            for reuse in self.reuse
+                        ]
         return found
 
-    def first(self, job: Job) -> Job | None:
-        """Return the run that a job goes on with."""
-        begins = (self.begin or {}).get(job.cell.game) and job.cell.guidance != FIRST
-        return Job(job.cell.baseline()._replace(guidance=FIRST), job.seed) if begins else None
+    def pretraining(self, run: RunSpec) -> RunSpec | None:
+        """Return the run that another one continues from; None if it starts from scratch."""
+        if run.is_pretraining or run.condition.env not in self.pretrain:
+            return None
+        return RunSpec(run.condition.baseline(), run.seed, is_pretraining=True)
 
-    def steps_of(self, job: Job) -> int:
-        """Return the env steps at which a job's run ends."""
-        return (self.begin or {})[job.cell.game] if job.cell.guidance == FIRST else self.steps[job.cell.game]
+    def total_steps(self, run: RunSpec) -> int:
+        """Return the env steps at which a run ends."""
+        if run.is_pretraining:
+            return self.pretrain[run.condition.env]
+        return self.steps_for(run.condition.algo, run.condition.env)
 
-    def jobs(self) -> list[Job]:
-        """Return all runs, seed by seed, so that a study which is stopped early has a bit of everything."""
-        jobs = [Job(cell, seed) for seed in self.seeds for cell in self.cells()]
-        firsts = [first for job in jobs if (first := self.first(job)) is not None]
-        return [*dict.fromkeys(firsts), *jobs]
+    def runs(self) -> list[RunSpec]:
+        """Return all runs, seed by seed, so that a study that is stopped early has some of every condition."""
+        runs = [RunSpec(condition, seed) for seed in self.seeds for condition in self.conditions()]
+        pretraining = [first for run in runs if (first := self.pretraining(run)) is not None]
+        return [*dict.fromkeys(pretraining), *runs]
 
-    def arguments(self, job: Job, folder: Path, store: str | Path | None) -> list[str]:
-        """Return the flags of train.py for a job; `store` is shared where answers are used without end, if given."""
-        game, student, tutor, guidance, reuse = job.cell
-        begun = (self.begin or {}).get(game, 0)
-        every = max((self.steps[game] - begun) // self.points, 1)
-        told = (
-            f"--algo {student} --env {game} --total-steps {self.steps_of(job)} --seed {job.seed} --eval-every {every}"
-        )
-        told += f" --log-every {every} --eval-episodes {self.eval_episodes}"
-        if tutor != ALONE:
-            name, _, accuracy = tutor.partition(":")
-            if name == "scripted" and accuracy:
-                told += f" --tutor-accuracy {accuracy}"
-                tutor = name
-            told += f" --tutor {shlex.quote(tutor)} --guidance {guidance} --reuse {reuse}"
-            if reuse == "inf" and store is not None:
-                told += f" --advice-store {shlex.quote(str(store))}"
-        if (first := self.first(job)) is not None:
-            told += f" --resume {shlex.quote(str(folder.with_name(first.name())))}"
-        further = " ".join((self.flags or {}).get(name, "") for name in (game, student, f"{student} {game}"))
-        return [*shlex.split(f"{told} {further}"), "--run-dir", str(folder)]
+    def arguments(self, run: RunSpec, run_dir: Path, store: str | Path | None) -> list[str]:
+        """Return the arguments of train.py for a run.
+
+        Args:
+            store: the advice store of all runs with unlimited reuse; if None, each keeps its own.
+        """
+        condition = run.condition
+        env, algo = condition.env, condition.algo
+        interval = max((self.steps_for(algo, env) - self.pretrain.get(env, 0)) // self.num_evals, 1)
+        arguments = ["--algo", algo, "--env", env, "--total-steps", str(self.total_steps(run)), "--seed", str(run.seed)]
+        arguments += ["--eval-every", str(interval), "--log-every", str(interval)]
+        arguments += ["--eval-episodes", str(self.eval_episodes)]
+        if (first := self.pretraining(run)) is not None:
+            arguments += ["--resume", str(run_dir.with_name(first.name()))]
+        tables = [self.flags]
+        if not condition.is_baseline():
+            arguments += condition.tutor.arguments()
+            arguments += ["--guidance", condition.guidance, "--reuse", f"{condition.reuse:g}"]
+            if math.isinf(condition.reuse) and store is not None:
+                arguments += ["--advice-store", str(store)]
+            tables.append(self.tutor_flags)
+        for table in tables:
+            for scope in (env, algo, f"{algo} {env}"):
+                arguments += shlex.split(table.get(scope, ""))
+        arguments += shlex.split(self.variants.get(condition.variant, ""))
+        return [*arguments, "--run-dir", str(run_dir)]
 
 
-def read_grid(path: Path) -> Grid:
-    """Return the grid that a TOML file describes.
+def read_study(path: Path) -> StudySpec:
+    """Return the study that a TOML file describes.
 
     Raises:
-        ValueError: the file is not there, or says what cannot be run.
+        ValueError: the file cannot be read, or describes runs that cannot be made.
     """
     try:
-        told: dict[str, Any] = tomllib.loads(path.read_text())
+        content: dict[str, Any] = tomllib.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"the study {path} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"the study {path} cannot be read: {error}") from error
-    names = [one.name for one in fields(Grid)]
-    for name in told:
+    names = [one.name for one in fields(StudySpec)]
+    for name in content:
+        if name in RENAMED_KEYS:
+            raise ValueError(f"the study {path} has the key {name!r} of version 0.7: it is {RENAMED_KEYS[name]!r} now")
         if name not in names:
-            raise ValueError(unknown_name_message("setting of a study", name, names))
-    missing = [name for name in names[:7] if name not in told]
+            raise ValueError(unknown_name_message("key of a study", name, names))
+    missing = [name for name in names[:7] if name not in content]
     if missing:
-        raise ValueError(f"the study {path} says nothing about {', '.join(missing)}")
-    lists = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
-    if "reuse" in lists:
-        lists["reuse"] = tuple(map(str, lists["reuse"]))  # 3 and inf are numbers of TOML, too
+        raise ValueError(f"the study {path} has no {', '.join(missing)}")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
     try:
-        return Grid(**(told | lists))
+        values["tutors"] = tuple(TutorSpec.parse(text) for text in values["tutors"])
+        values["reuse"] = tuple(float(budget) for budget in values["reuse"])  # "inf" is a string or a number of TOML
+        return StudySpec(**values)
     except (AttributeError, TypeError) as error:
-        raise ValueError(f"the study {path} says something of the wrong type: {error}") from error
+        raise ValueError(f"the study {path} has a value of the wrong type: {error}") from error
 
 
 @dataclass(frozen=True)
-class Study:
-    """What both commands must know."""
+class StudyOptions:
+    """Options that `run` and `report` share."""
 
-    grid: Path = Path("experiments/configs/paper.toml")
-    """The file that describes the runs."""
-    folder: Path | None = None
-    """Where they keep things; runs/study/NAME if not given."""
+    config: Annotated[Path, tyro.conf.Positional]
+    """Study file, such as experiments/configs/laptop.toml."""
+    output_dir: Path | None = None
+    """Directory of the study's runs; runs/study/NAME if not given."""
 
-    students: tuple[str, ...] | None = None
-    """Of the grid, these alone; so with the next four."""
-    games: tuple[str, ...] | None = None
-    """These games."""
+    algos: tuple[str, ...] | None = None
+    """Only these students of the study; likewise the next four."""
+    envs: tuple[str, ...] | None = None
+    """Only these environments."""
     tutors: tuple[str, ...] | None = None
-    """These tutors."""
+    """Only these tutors."""
     guidance: tuple[str, ...] | None = None
-    """These methods."""
+    """Only these guidance methods."""
     seeds: tuple[int, ...] | None = None
-    """These seeds."""
+    """Only these seeds."""
 
-    def part(self) -> Grid:
-        """Return what is to be done of the grid.
+    def subset(self) -> StudySpec:
+        """Return the part of the study that the options select.
 
         Raises:
-            ValueError: it cannot be read, or has no such part.
+            ValueError: the study cannot be read, or has no such part.
         """
-        grid = read_grid(self.grid)
-        wanted = {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
-        for name, parts in wanted.items():
-            known = getattr(grid, name)
-            for one in parts:
-                if one not in known:
-                    raise ValueError(
-                        unknown_name_message(f"one of the {name} of {self.grid}", str(one), map(str, known))
-                    )
-        games, students = (wanted.get(name, getattr(grid, name)) for name in ("games", "students"))
-        parts = {*games, *students}
-        flags = {name: told for name, told in (grid.flags or {}).items() if parts.issuperset(name.split())}
-        begin = {name: steps for name, steps in (grid.begin or {}).items() if name in games}
-        return replace(grid, flags=flags, begin=begin, **wanted)
+        study = read_study(self.config)
+        selected: dict[str, Any] = {}
+        for name in FACTORS:
+            if (values := getattr(self, name)) is not None:
+                known = {str(value): value for value in getattr(study, name)}
+                for value in map(str, values):
+                    if value not in known:
+                        raise ValueError(unknown_name_message(f"one of the {name} of {self.config}", value, known))
+                selected[name] = tuple(known[str(value)] for value in values)
+        algos, environments = selected.get("algos", study.algos), selected.get("envs", study.envs)
+        return replace(
+            study,
+            flags=in_scope(study.flags, algos, environments),
+            tutor_flags=in_scope(study.tutor_flags, algos, environments),
+            pretrain=in_scope(study.pretrain, algos, environments),
+            **selected,
+        )
 
-    def place(self) -> Path:
-        """Return the folder."""
-        return self.folder or Path("runs/study") / self.grid.stem
+    def arguments(self) -> list[str]:
+        """Return the options as a command line."""
+        found = [str(self.config)]
+        if self.output_dir is not None:
+            found += ["--output-dir", str(self.output_dir)]
+        for name in FACTORS:
+            if (values := getattr(self, name)) is not None:
+                found += [f"--{name}", *map(str, values)]
+        return found
+
+    def runs_dir(self) -> Path:
+        """Return the directory of the study's runs."""
+        return self.output_dir or Path("runs/study") / self.config.stem
+
+
+def in_scope(table: dict[str, Any], algos: Sequence[str], environments: Sequence[str]) -> dict[str, Any]:
+    """Return the entries of a table by env, algo or "algo env" that concern some of these students."""
+    return {scope: value for scope, value in table.items() if {*algos, *environments}.issuperset(scope.split())}

@@ -1,8 +1,9 @@
-"""What runs come to: pure functions of the evaluations of a student alone, and intervals over seeds.
+"""Statistics of learning curves: what one run comes to, and intervals over seeds.
 
-Intervals are those of the percentile bootstrap (Efron & Tibshirani 1993), but for `paired`. Why an interquartile mean,
-stratified intervals and the probability of improvement: Agarwal et al. 2021, "Deep reinforcement learning at the edge
-of the statistical precipice", arXiv:2108.13264.
+Intervals are those of the percentile bootstrap (Efron & Tibshirani 1993), but for `paired_interval`. Why an
+interquartile mean, stratified intervals and the probability of improvement: Agarwal et al. 2021, "Deep reinforcement
+learning at the edge of the statistical precipice", arXiv:2108.13264. SciPy is imported where it is needed: only
+reports and searches require it.
 """
 
 import csv
@@ -11,121 +12,137 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-Points = list[tuple[float, float]]  # (env steps or seconds, mean return of the student alone)
+Curve = list[tuple[float, float]]  # (env steps or seconds, mean return)
+Statistic = Callable[..., Any]  # of an array, along the dimension `axis`
 RESAMPLES = 10_000
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of t, 97.5 %: 1 to 9 degrees of freedom
-REACHED = 0.95  # of the way from a baseline's first evaluation to its last ones
+CONFIDENCE = 0.95
+THRESHOLD_SHARE = 0.95  # of the gain of a baseline, from its first evaluation to its final score
 
 
-def evaluations(folder: Path, over: str = "global_step", tag: str = "eval/mean_return") -> Points:
-    """Return a run's evaluations of the student alone, or what else it logged, over env steps or `wall_seconds`."""
-    with (folder / "metrics.csv").open() as file:
+def read_curve(run_dir: Path, x: str = "global_step", tag: str = "eval/mean_return") -> Curve:
+    """Return what a run logged under a tag, over `global_step` or `wall_seconds`; by default its evaluations."""
+    with (run_dir / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["tag"] == tag]
-    number = int if over == "global_step" else float
-    return [(number(row[over]), float(row["value"])) for row in rows]
+    number = int if x == "global_step" else float
+    return [(number(row[x]), float(row["value"])) for row in rows]
 
 
-def late(points: Points) -> float:
-    """Return the mean of the last quarter of a run's evaluations, at least one: one alone says little."""
-    return fmean(value for _, value in points[-max(len(points) // 4, 1) :])
+def final_score(curve: Curve) -> float:
+    """Return the mean of the last quarter of the evaluations, at least one: a single evaluation is noisy."""
+    return fmean(value for _, value in curve[-max(len(curve) // 4, 1) :])
 
 
-def area(points: Points) -> float:
-    """Return the mean height of the curve, by the trapezoid rule: what a student had on average on its way."""
-    if len(points) == 1:
-        return points[0][1]
-    total = 0.0
-    for (left, low), (right, high) in pairwise(points):
-        total += (right - left) * (low + high) / 2
-    return total / (points[-1][0] - points[0][0])
+def auc(curve: Curve) -> float:
+    """Return the area under the curve, by the trapezoid rule, divided by its length: the mean score."""
+    if len(curve) == 1:
+        return curve[0][1]
+    area = sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(curve))
+    return area / (curve[-1][0] - curve[0][0])
 
 
-def threshold(baselines: Sequence[Points]) -> float:
-    """Return the score that counts as learned: most of the way that students without a tutor go, on average.
+def threshold(baselines: Sequence[Curve]) -> float:
+    """Return the score that counts as learned: most of the way from the baselines' first evaluation to their last.
 
-    The way begins at their first evaluation, since a share of a score that may be negative says nothing.
+    It is a share of their gain and not of their score, which may be negative.
     """
-    first, last = fmean(points[0][1] for points in baselines), fmean(late(points) for points in baselines)
-    return first + REACHED * (last - first)
+    first, last = fmean(curve[0][1] for curve in baselines), fmean(final_score(curve) for curve in baselines)
+    return first + THRESHOLD_SHARE * (last - first)
 
 
-def steps_to(points: Points, aim: float) -> float:
-    """Return the env steps of the first evaluation that reached `aim`, infinite if none did."""
-    return next((float(step) for step, value in points if value >= aim), math.inf)
+def steps_to(curve: Curve, threshold: float) -> float:
+    """Return the env steps of the first evaluation that reached the threshold, infinite if none did."""
+    return next((float(step) for step, value in curve if value >= threshold), math.inf)
 
 
-def log_speedup(ours: Points, theirs: Points, aim: float) -> float:
-    """Return the logarithm of how many times sooner we reached `aim`; who never did counts as if at the end.
+def log_speedup(curve: Curve, reference: Curve, threshold: float) -> float:
+    """Return the logarithm of how many times sooner a curve reaches the threshold than a reference.
 
-    So it is at least this where they never did, and at most this where we did not.
+    A curve that never does counts as if it did at its end. So this is a lower bound where the reference never reaches
+    the threshold, and an upper bound where the curve does not.
     """
-    own, other = (min(steps_to(points, aim), points[-1][0]) for points in (ours, theirs))
-    return math.log(other / own)
+    ours, theirs = (min(steps_to(one, threshold), one[-1][0]) for one in (curve, reference))
+    return math.log(theirs / ours)
 
 
-def fall(points: Points, aim: float) -> float:
-    """Return how far a student fell at most below the best it had had, from where it reached `aim`; 0 if never."""
-    values = [value for step, value in points if step >= steps_to(points, aim)]
+def max_drawdown(curve: Curve, threshold: float) -> float:
+    """Return the largest fall below the best score so far, from where the threshold was reached; 0 if never."""
     best, worst = -math.inf, 0.0
-    for value in values:
-        best = max(best, value)
-        worst = max(worst, best - value)
+    for step, value in curve:
+        if step >= steps_to(curve, threshold):
+            best = max(best, value)
+            worst = max(worst, best - value)
     return worst
 
 
-def mean(values: Tensor) -> Tensor:
-    """Return the mean of the last dimension."""
-    return values.mean(-1)
+def iqm(values: ArrayLike, axis: int = -1) -> Any:
+    """Return the interquartile mean: that of the middle half; an observation on its edge counts in part."""
+    ordered = np.sort(np.moveaxis(np.asarray(values, dtype=np.float64), axis, -1), axis=-1)
+    number = ordered.shape[-1]
+    position = np.arange(number)
+    weights = np.minimum(position + 1, 0.75 * number) - np.maximum(position, 0.25 * number)
+    return (ordered * weights.clip(min=0)).sum(-1) / (0.5 * number)
 
 
-def iqm(values: Tensor) -> Tensor:
-    """Return the mean of the last dimension's middle half: an observation on its edge counts in part."""
-    ordered, number = values.sort(-1).values, values.shape[-1]
-    place = torch.arange(number, dtype=values.dtype)
-    inside = (place + 1).clamp(max=0.75 * number) - place.clamp(min=0.25 * number)
-    return (ordered * inside.clamp(min=0)).sum(-1) / (0.5 * number)
+def interval(values: Sequence[float], statistic: Statistic = np.mean) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a statistic over seeds."""
+    return stratified_interval([values], [None], statistic)
 
 
-def interval(values: Sequence[float], statistic: Callable[[Tensor], Tensor] = mean) -> tuple[float, float]:
-    """Return the 95 % interval of a statistic over seeds."""
-    return stratified([values], [None], statistic)
-
-
-def paired(gains: Sequence[float]) -> tuple[float, float]:
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of the mean difference between runs of the same seeds, by Student's t; of one, no bound.
 
-    For the few seeds of one cell. A bootstrap of three goes from the lowest to the highest, and where there is no
-    difference it finds one in a quarter of all cases; of five in a sixth. Of more than ten seeds this is a little wide.
+    For the few seeds of one condition. A bootstrap of three goes from the lowest to the highest, and where there is no
+    difference it finds one in a quarter of all cases; of five in a sixth.
     """
-    if len(gains) == 1:
+    from scipy import stats
+
+    number = len(differences)
+    if number == 1:
         return -math.inf, math.inf
-    middle, reach = fmean(gains), STUDENT[min(len(gains) - 1, len(STUDENT)) - 1] * stdev(gains) / math.sqrt(len(gains))
-    return middle - reach, middle + reach
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, number - 1)) * stdev(differences) / math.sqrt(number)
+    return fmean(differences) - margin, fmean(differences) + margin
 
 
-def stratified(
-    groups: Sequence[Sequence[float]], strata: Sequence[Hashable], statistic: Callable[[Tensor], Tensor] = mean
+def stratified_interval(
+    groups: Sequence[Sequence[float]], strata: Sequence[Hashable], statistic: Statistic = np.mean
 ) -> tuple[float, float]:
-    """Return the 95 % interval of a statistic of all values together.
+    """Return the 95 % bootstrap interval of a statistic of all values together.
 
-    Seeds are drawn anew for each stratum. Groups of the same one share them, and have as many values.
+    Seeds are resampled for each stratum. The groups of a stratum share them, and have a value for each.
     """
-    generator, drawn, seeds = torch.Generator().manual_seed(1), [], dict[Hashable, Tensor]()
-    for values, stratum in zip(groups, strata, strict=True):
-        told = torch.tensor(values, dtype=torch.float64)
-        if stratum not in seeds:
-            seeds[stratum] = torch.randint(len(told), (RESAMPLES, len(told)), generator=generator)
-        assert len(told) == seeds[stratum].shape[1], "groups of one stratum are of the same seeds"
-        drawn.append(told[seeds[stratum]])
-    low, high = statistic(torch.cat(drawn, 1)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+    from scipy import stats
+
+    arrays = [np.asarray(values, dtype=np.float64) for values in groups]
+    numbers: dict[Hashable, int] = {}
+    for values, stratum in zip(arrays, strata, strict=True):
+        assert numbers.setdefault(stratum, len(values)) == len(values), "groups of a stratum have the same seeds"
+
+    def of_resamples(*seeds: NDArray[Any], axis: int = -1) -> Any:
+        drawn = dict(zip(numbers, seeds, strict=True))
+        resampled = [values[drawn[stratum]] for values, stratum in zip(arrays, strata, strict=True)]
+        return statistic(np.concatenate(resampled, axis=-1), axis=axis)
+
+    seeds = [np.arange(number) for number in numbers.values()]
+    if max(numbers.values()) == 1:  # nothing to resample
+        only = float(of_resamples(*seeds))
+        return only, only
+    found = stats.bootstrap(
+        seeds,
+        of_resamples,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
-def improvement(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the chance that one of `ours` is better than one of `theirs`; a tie counts half."""
-    wins = [(one > other) + 0.5 * (one == other) for one in ours for other in theirs]
-    return fmean(wins)
+def probability_of_improvement(scores: Sequence[float], references: Sequence[float]) -> float:
+    """Return the probability that one of `scores` is higher than one of `references`; a tie counts half."""
+    return fmean((one > other) + 0.5 * (one == other) for one in scores for other in references)

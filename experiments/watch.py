@@ -1,15 +1,14 @@
-"""Students to look at: a game as a picture, a match of two, a game against one, and curves of many runs.
+"""Students to look at: a game as a picture, a match of two, or a game against one.
 
-`python -m experiments.watch record RUN game.mp4`, `… match RUN OTHER`, `… play RUN`, `… curves RUN RUN`.
+`python -m experiments.watch record RUN game.mp4`, `… match RUN OTHER` or `… play RUN`.
 """
 
 import math
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +22,9 @@ from envs.base import Env
 from envs.opponents import SelfPlay
 from envs.rendering import CELL, DRAWINGS
 from evaluate import saved_student
-from experiments.stats import evaluations
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, load_config
 from training.evaluation import Result, play, student
-from training.resume import settings
 from training.video import INK, PAPER, check_film, positions, write_film
 from tutors import TutorConfig, open_advisor
 from tutors.advisor import Advisor
@@ -72,16 +69,6 @@ class Play:
     """Show what the run's tutor would do."""
     seed: int = 0
     """Who begins, and what the student's rare slips are."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """How runs learned: a line for each setting, the mean over its seeds, and a band from the lowest to the highest."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Their folders."""
-    out: Path = Path("curves.png")
-    """Where the picture goes."""
 
 
 def loaded(run: Path) -> tuple[Config, Agent]:
@@ -205,53 +192,15 @@ def by_hand(told: Play, read: Callable[[str], str] = input) -> None:
                 return
 
 
-def curves(told: Curves) -> None:
-    """Draw the evaluations of runs.
-
-    Raises:
-        ValueError: there are no runs, one of them has no evaluation, or the picture cannot be written.
-    """
-    import matplotlib as mpl  # takes a second to load
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    from experiments.report import line
-
-    groups: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
-    configs = [dict(settings(asdict(load_config(run)))) for run in told.runs]
-    if not configs:
-        raise ValueError("whose curves? Name the folders of runs")
-    varied = [name for name in configs[0] if name != "seed" and len({str(one.get(name)) for one in configs}) > 1]
-    if "algo" in varied:  # it says what other settings the student has
-        varied = [name for name in varied if not name.startswith("agent.")]
-    for run, config in zip(told.runs, configs, strict=True):
-        points = evaluations(run)
-        if not points:
-            raise ValueError(f"{run} has no evaluation yet")
-        groups[", ".join(f"{name.rpartition('.')[2]} {config.get(name)}" for name in varied) or "all"].append(points)
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for name, several in groups.items():
-        line(axes, several, f"{name} ({len(several)})")
-    axes.set(xlabel="env steps", ylabel="mean return, student alone")
-    figure.legend(title="setting (runs)", loc="outside lower center", fontsize=8)
-    with to_file(told.out):
-        figure.savefig(told.out, dpi=150)
-    plt.close(figure)
-    print(f"{len(told.runs)} runs, {len(groups)} settings: {told.out}")
-
-
-def main(told: Record | Match | Play | Curves) -> None:
+def main(told: Record | Match | Play) -> None:
     """Do what was asked for."""
     if isinstance(told, Record):
         record(told)
     elif isinstance(told, Match):
         print(f"{told.run} against {told.other}: {match(told)}")
-    elif isinstance(told, Play):
-        by_hand(told)
     else:
-        curves(told)
+        by_hand(told)
 
 
 if __name__ == "__main__":
-    run_program(main, Record | Match | Play | Curves, description=__doc__)
+    run_program(main, Record | Match | Play, description=__doc__)

@@ -3,11 +3,11 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from types import UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -44,6 +44,7 @@ def run_program(
     defaults: Callable[[Sequence[str]], Options] | None = None,
     common: Collection[str] = (),
     examples: str = "",
+    renamed: Mapping[str, str] = RENAMED,
 ) -> None:
     """Parse the flags, run `main`, and exit with a code and no traceback.
 
@@ -54,12 +55,13 @@ def run_program(
         defaults: makes the default options from the command line.
         common: fields that `--help` shows; `--help-all` shows every flag. Empty: `--help` shows every flag.
         examples: command lines, printed below the help.
+        renamed: flags of versions 0.x, and what replaced them.
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        main(parse(sys.argv[1:], options_type, description, defaults, common, examples))
+        main(parse(sys.argv[1:], options_type, description, defaults, common, examples, renamed))
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -80,6 +82,7 @@ def parse(
     defaults: Callable[[Sequence[str]], Options] | None = None,
     common: Collection[str] = (),
     examples: str = "",
+    renamed: Mapping[str, str] = RENAMED,
 ) -> Options:
     """Return the options that a command line gives: see `run_program`.
 
@@ -87,7 +90,7 @@ def parse(
         ValueError: a flag of version 0.x was given; the message has its new name.
         SystemExit: help was asked for, or a flag or a value is unknown.
     """
-    refuse_renamed(args, options_type)
+    refuse_renamed(args, options_type, renamed)
     default: Any = tyro.MISSING_NONPROP if defaults is None else defaults(args)
     if is_dataclass(options_type) and {"-h", "--help", "--help-all"} & set(args):
         shown = None if "--help-all" in args or not common else common
@@ -95,20 +98,20 @@ def parse(
     return tyro.cli(options_type, args=args, description=description, default=default, config=STYLE)
 
 
-def refuse_renamed(args: Sequence[str], options_type: Any) -> None:
+def refuse_renamed(args: Sequence[str], options_type: Any, renamed: Mapping[str, str] = RENAMED) -> None:
     """Raise ValueError if a flag of version 0.x was given that this program no longer has."""
     known = set(flags(options_type))
     for arg in args:
         flag = arg.partition("=")[0].replace("_", "-")
-        if flag in RENAMED and flag not in known:
-            raise ValueError(f"{flag} was renamed in version 1.0: use {RENAMED[flag]}")
+        if flag in renamed and flag not in known:
+            raise ValueError(f"{flag} was renamed in version 1.0: use {renamed[flag]}")
 
 
 def flags(options_type: Any) -> Iterator[str]:
     """Yield the flags of an options class, or of a union of classes, with those of nested classes."""
     if get_origin(options_type) is Annotated:
         options_type = get_args(options_type)[0]
-    if isinstance(options_type, UnionType):
+    if get_origin(options_type) in (Union, UnionType):
         for member in get_args(options_type):
             yield from flags(member)
     elif is_dataclass(options_type):

@@ -7,8 +7,8 @@ import pytest
 
 from docs import generate
 
-CELLS = """# made by hand
-game,student,tutor,guidance,seeds,final,final_gain,final_gain_low,final_gain_high,area,reached,steps_to_threshold
+CONDITIONS = """# made by hand
+env,algo,tutor,guidance,seeds,final_score,final_gain,final_gain_low,final_gain_high,auc,reached,steps_to_threshold
 connect4,ppo,none,none,5,0.1395,0,0,0,-0.1857,3,102400.0
 connect4,ppo,scripted:1,distill,5,0.5,0.344,0.2,0.5,0.3,5,inf
 connect4,ppo,scripted:0,distill,5,0.5,-0.663,-0.7,-0.6,0.3,0,20480.0
@@ -20,7 +20,7 @@ connect4,ppo,scripted:0,hint,5,0.5,-0.081,-0.2,0.1,0.3,0,20480.0
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     study = tmp_path / "study" / "small"
     study.mkdir(parents=True)
-    (study / "cells.csv").write_text(CELLS)
+    (study / "conditions.csv").write_text(CONDITIONS)
     monkeypatch.setattr(generate, "RESULTS", tmp_path)
     return tmp_path
 

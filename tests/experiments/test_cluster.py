@@ -1,4 +1,4 @@
-"""A study on many machines: two nodes of Ray, one of which dies, and Slurm's script, beside the same runs done here."""
+"""A study on several machines: two Ray nodes, one of which dies, and Slurm's script; compared with runs here."""
 
 import os
 import shlex
@@ -14,119 +14,130 @@ from typing import Any
 import pytest
 from filelock import FileLock, Timeout
 
-from experiments import study
-from experiments.cluster import over_ray, slurm_script
-from experiments.study import Run
-from tests.experiments.test_runner import LONGER, SECONDS, folders_of, running, table, until
-from tests.experiments.test_study import ALONE_ONCE, BEGUN, TINY, summaries, told, written
+from experiments import cluster
+from experiments.cluster import run_on_ray, slurm_script
+from experiments.runner import RunOptions, run
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import TIMEOUT_S, running, until
 from tests.helpers.programs import program
+from tests.helpers.studies import ALONE, PRETRAINED, TINY, cli, finish_times, run_dirs, write_study
 from training.checkpoint import steps_in
 
+TWO_RUNS = ALONE.replace("[1]", "[1, 2]")
 
-@pytest.fixture
-def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+
+@pytest.fixture(scope="module")
+def ray_dir() -> Iterator[Path]:
     """Where Ray keeps its files, and remembers the machine's cluster, in place of /tmp/ray."""
     pytest.importorskip("ray")
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as monkeypatch,
+    ):
         monkeypatch.setenv("RAY_TMPDIR", folder)  # a short name: those of Ray's sockets must fit
         (Path(folder) / "ray").mkdir()
         yield Path(folder)
 
 
-@pytest.fixture
-def nodes(ray_folder: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def nodes(ray_dir: Path) -> Iterator[Any]:
     """A Ray cluster of two nodes with a CPU each, as processes of this machine."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster()
+    found = Cluster()
     try:
         for head in ({"include_dashboard": False}, {}):
-            cluster.add_node(num_cpus=1, object_store_memory=100 << 20, **head)
-        yield cluster
+            found.add_node(num_cpus=1, object_store_memory=100 << 20, **head)
+        yield found
     finally:
-        cluster.shutdown()
+        found.shutdown()
 
 
-DQN_ONLY = LONGER.replace('["dqn", "ppo"]', '["dqn"]').replace("15_000", "20_000")
-
-
+@pytest.mark.process
+@pytest.mark.train
 @pytest.mark.timeout(600)
-def test_a_node_that_dies_changes_nothing_but_the_time(nodes: Any, tmp_path: Path) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "there").mkdir()
-    here, there = (written(tmp_path / name, DQN_ONLY) for name in ("here", "there"))
-    study.run(Run(here, here.parent / "runs"))
-    folders = folders_of(there)
-    with running(there, "--ray", nodes.address) as at_work:
-        until(lambda: all(steps_in(one / "checkpoints") != [] for one in folders))
-        for one in folders:
-            (one / "mark").touch()
-        nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
-        assert at_work.wait(300) == 0
-    assert table(there) == table(here)
-    logs = [there.parent / "runs" / "logs" / f"{one.name}.txt" for one in folders]
-    assert [begun(log) for log in logs] in ([2, 1], [1, 2])
-    assert all((one / "mark").exists() for one in folders), "it went on from its checkpoint"
-
-
-def begun(log: Path) -> int:
-    """How often a run was begun or gone on with."""
-    return " ".join(log.read_text().split()).count(" on connect4, tutor ")
-
-
-@pytest.mark.timeout(600)
-def test_runs_on_a_cluster_that_fail_or_are_stopped_are_told(nodes: Any, tmp_path: Path) -> None:
-    path = written(tmp_path, ALONE_ONCE.replace("500", "few"))
-    ended = program("experiments.study", *told(path, "run", "--ray", nodes.address))
-    assert (ended.returncode, ended.stderr) == (2, "error: 1 of 2 runs failed; the same command tries them again\n")
+def test_runs_on_a_cluster_that_fail_or_are_stopped_are_reported(nodes: Any, tmp_path: Path) -> None:
+    path = write_study(tmp_path, ALONE.replace("--num-steps 8", "--num-steps few"))
+    ended = program(*cli(path, "run", "--ray", nodes.address))
+    assert (ended.returncode, ended.stderr) == (2, "error: 1 of 1 runs failed; the same command tries them again\n")
     assert "failed with exit code 2" in ended.stdout
-    assert len(summaries(path)) == 1
-    path = written(tmp_path, ALONE_ONCE.replace("3_000", "100_000_000").replace("[1]", "[2]"))
-    with running(path, "--ray", nodes.address) as at_work:
-        until(lambda: all((one / "metrics.csv").exists() for one in folders_of(path)))
-        at_work.send_signal(signal.SIGINT)
-        assert at_work.wait(SECONDS) == 130
-        until(lambda: not any(is_at_work(one) for one in folders_of(path)))
+    path = write_study(tmp_path, ALONE.replace("3_000", "100_000_000").replace("[1]", "[2]"))
+    (run_dir,) = run_dirs(path)
+    with running(*cli(path, "run", "--ray", nodes.address)) as process:
+        until(lambda: (run_dir / "metrics.csv").exists())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+        until(lambda: not is_locked(run_dir))
 
 
-def is_at_work(folder: Path) -> bool:
-    """Whether a process keeps a run's folder to itself."""
+def is_locked(run_dir: Path) -> bool:
+    """Whether a process trains in a run's directory."""
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(run_dir / ".lock", timeout=0):
             return False
     except Timeout:
         return True
 
 
-def test_without_ray_the_way_to_have_it_is_said(tmp_path: Path) -> None:
-    path = written(tmp_path, ALONE_ONCE)
-    words = ["experiments.study", *told(path, "run", "--ray", "auto")]
-    text = (
-        f"import runpy, sys; sys.modules['ray'], sys.argv = None, {words}; "
-        "runpy.run_module('experiments.study', None, '__main__')"
-    )
-    ended = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr == "error: --ray wants Ray, which is not installed: pip install -e '.[study]'\n"
+@pytest.mark.process
+@pytest.mark.train
+@pytest.mark.timeout(600)
+def test_a_node_that_dies_changes_nothing_but_the_time(nodes: Any, tmp_path: Path) -> None:
+    text = TWO_RUNS.replace("3_000", "12_000").replace("--num-envs", "--save-minutes 0 --num-envs")
+    paths = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        paths.append(write_study(tmp_path / name, text))
+    here, there = paths
+    run(RunOptions(here, here.parent / "runs"))
+    directories = run_dirs(there)
+    with running(*cli(there, "run", "--ray", nodes.address)) as process:
+        until(lambda: all(steps_in(one / "checkpoints") != [] for one in directories))
+        for one in directories:
+            (one / "mark").touch()
+        nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)
+        assert process.wait(300) == 0
+    for one, other in zip(run_dirs(here), directories, strict=True):
+        assert evaluations(one) == evaluations(other)
+        assert (other / "mark").exists(), "it continued from its checkpoint"
+    starts = [started(there.parent / "runs" / "logs" / f"{one.name}.txt") for one in directories]
+    assert starts in ([2, 1], [1, 2])
 
 
-def test_a_cluster_that_is_not_there_is_said(ray_folder: Path, tmp_path: Path) -> None:
-    ended = program("experiments.study", *told(written(tmp_path, ALONE_ONCE), "run", "--ray", "auto"))
+def evaluations(run_dir: Path) -> list[tuple[str, str, str]]:
+    return [
+        line for line in (run_dir / "metrics.csv").read_text().splitlines() if ",eval/" in line and "SPS" not in line
+    ]
+
+
+def started(log: Path) -> int:
+    """How often a run was started or resumed."""
+    return " ".join(log.read_text().split()).count(" on connect4, tutor ")
+
+
+def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"--ray requires Ray: pip install -e '\.\[study\]'"):
+        cluster.connect("auto")
+
+
+@pytest.mark.process
+def test_a_cluster_that_cannot_be_reached_is_an_error(ray_dir: Path, tmp_path: Path) -> None:
+    ended = program(*cli(write_study(tmp_path, ALONE), "run", "--ray", "127.0.0.1:1"))
     assert ended.returncode == 2
-    assert "error: no Ray cluster answers at auto: " in ended.stderr
+    assert "error: no Ray cluster can be reached at 127.0.0.1:1: " in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-class Cluster:
-    """A cluster whose nodes die with all that they do."""
+class DyingCluster:
+    """Takes the place of Ray: its nodes die with all their tasks."""
 
     def __init__(self) -> None:
         self.exceptions = SimpleNamespace(RayError=RuntimeError)
         self.is_up = True
 
-    def remote(self, **told: Any) -> Callable[..., Any]:
-        return lambda task: SimpleNamespace(remote=lambda words, folder: tuple(words))
+    def remote(self, **options: Any) -> Callable[..., Any]:
+        return lambda task: SimpleNamespace(remote=lambda arguments, directory: tuple(arguments))
 
     def wait(self, tasks: list[Any]) -> tuple[list[Any], list[Any]]:
         return tasks[:1], tasks[1:]
@@ -138,44 +149,49 @@ class Cluster:
         self.is_up = False
 
 
-def test_a_run_whose_nodes_all_die_has_failed_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = Cluster()
-    monkeypatch.setattr("cluster.connected", lambda address: ray)
-    errands = Run(written(tmp_path, ALONE_ONCE), tmp_path / "runs").errands()
+def test_a_run_all_of_whose_nodes_die_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = DyingCluster()
+    monkeypatch.setattr(cluster, "connect", lambda address: ray)
+    commands = RunOptions(write_study(tmp_path, TWO_RUNS), tmp_path / "runs").commands()
     (tmp_path / "runs" / "logs").mkdir(parents=True)
-    assert list(over_ray(errands, ["do"], "auto")) == [(one, 2) for one in errands]
-    assert [one.log().read_text() for one in errands] == ["error: 1 died\n", "error: 2 died\n"]
+    assert list(run_on_ray(commands, ["do"], "auto")) == [(one, 2) for one in commands]
+    assert [one.log_file().read_text() for one in commands] == ["error: 1 died\n", "error: 2 died\n"]
     assert not ray.is_up
 
 
-def script(path: Path, *flags: str) -> str:
-    ended = program("experiments.study", *told(path, "run", "--slurm", *flags))
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+def script(path: Path, capsys: pytest.CaptureFixture[str], **options: Any) -> str:
+    """What `run --slurm` prints."""
+    run(RunOptions(path, path.parent / "runs", slurm=True, **options))
+    return capsys.readouterr().out
 
 
-def submitted(text: str) -> list[int]:
+def array(text: str) -> list[int]:
     """The tasks of the array that sbatch would make of a script."""
     (line,) = [line for line in text.splitlines() if line.startswith("#SBATCH --array=")]
     return [int(number) for number in line.partition("=")[2].split(",")]
 
 
-def test_a_task_of_slurm_is_one_run_of_the_study(tmp_path: Path) -> None:
+@pytest.mark.process
+@pytest.mark.train
+def test_a_slurm_task_is_one_run_of_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "it's $HOME"
     folder.mkdir()
-    path = written(folder, TINY)
-    text = script(path)
-    assert submitted(text) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert submitted(script(path, "--seeds", "2", "--students", "ppo")) == [6, 8], "a number is that of the whole study"
-    task = {"SLURM_ARRAY_TASK_ID": "6", "PATH": os.environ["PATH"]}
-    ended = subprocess.run(["bash"], input=text, env=task, capture_output=True, text=True, timeout=SECONDS, check=False)
+    path = write_study(folder, TINY)
+    text = script(path, capsys)
+    assert array(text) == [1, 2, 3, 4]
+    assert array(script(path, capsys, seeds=(2,))) == [3, 4], "an index is that of the whole study"
+    task = {"SLURM_ARRAY_TASK_ID": "3", "PATH": os.environ["PATH"]}
+    text = text.replace(f"cd {Path.cwd()}", f"cd {ROOT}")
+    ended = subprocess.run(
+        ["bash"], input=text, env=task, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", ""), text
-    assert list(summaries(path)) == ["connect4_ppo_none_none_inf_seed2"] == [folders_of(path)[5].name]
-    assert "1/1" in (folder / "runs" / "logs" / "slurm_6.txt").read_text()
-    assert submitted(script(path)) == [1, 2, 3, 4, 5, 7, 8]
+    assert list(finish_times(path)) == ["connect4_ppo_none_none_inf_seed2"] == [run_dirs(path)[2].name]
+    assert "1/1" in (folder / "runs" / "logs" / "slurm_3.txt").read_text()
+    assert array(script(path, capsys)) == [1, 2, 4]
 
 
-def test_a_script_says_what_a_task_wants_and_that_it_is_told_before_its_end(tmp_path: Path) -> None:
+def test_a_slurm_script_asks_for_one_cpu_and_a_signal_before_the_time_limit(tmp_path: Path) -> None:
     head, _, body = slurm_script([], ["do", "it's"], tmp_path / "a b").partition("set -eu\n")
     assert set(head.splitlines()) >= {
         "#SBATCH --cpus-per-task=1", "#SBATCH --requeue", "#SBATCH --signal=B:TERM@60", "#SBATCH --output=/dev/null"
@@ -189,49 +205,45 @@ def test_a_script_says_what_a_task_wants_and_that_it_is_told_before_its_end(tmp_
     ]
 
 
-def test_a_script_begins_with_the_runs_that_others_go_on_with(tmp_path: Path) -> None:
-    path = written(tmp_path, BEGUN)
-    assert submitted(script(path)) == [1, 2, 3, 4]
-    for one in folders_of(path)[:4]:
+def test_a_slurm_script_begins_with_pretraining(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, PRETRAINED)
+    assert array(script(path, capsys)) == [1, 2]
+    for one in run_dirs(path)[:2]:
         one.mkdir(parents=True)
         (one / "summary.json").touch()
-    assert submitted(script(path)) == list(range(5, 17))
+    assert array(script(path, capsys)) == list(range(3, 9))
 
 
-def test_nothing_that_is_not_there_or_done_is_submitted(tmp_path: Path) -> None:
-    path = written(tmp_path, TINY)
-    for one in folders_of(path):
+def test_finished_runs_are_not_submitted(tmp_path: Path) -> None:
+    path = write_study(tmp_path, TINY)
+    for one in run_dirs(path):
         one.mkdir(parents=True)
         (one / "summary.json").touch()
-    with pytest.raises(ValueError, match="no run is left to do"):
-        study.run(Run(path, tmp_path / "runs", slurm=True))
-    for only in (0, 9):
-        with pytest.raises(ValueError, match=f"the study has no run {only}; the last is 8"):
-            study.run(Run(path, tmp_path / "runs", only=only))
+    with pytest.raises(ValueError, match="all runs are finished"):
+        run(RunOptions(path, tmp_path / "runs", slurm=True))
 
 
-@pytest.mark.parametrize("way", [("--slurm",), ("--ray", "auto")])
-def test_a_served_tutor_of_runs_elsewhere_wants_an_address(way: tuple[str, ...], tmp_path: Path) -> None:
-    path = written(tmp_path, TINY.replace('["scripted:0.9"]', '["tiny"]'))
-    ended = program("experiments.study", *told(path, "run", *way))
-    assert ended.returncode == 2
-    assert "--tutor-url must say where tiny answers" in ended.stderr
+@pytest.mark.parametrize("options", [{"slurm": True}, {"ray": "auto"}])
+def test_a_served_tutor_of_runs_on_other_machines_requires_a_url(options: dict[str, Any], tmp_path: Path) -> None:
+    path = write_study(tmp_path, TINY.replace('["scripted:0.9"]', '["tiny"]'))
+    with pytest.raises(ValueError, match="--tutor-url must say where tiny is served"):
+        run(RunOptions(path, tmp_path / "runs", **options))
 
 
-def test_a_script_says_where_its_tutor_and_its_store_are(tmp_path: Path) -> None:
-    path = written(tmp_path, TINY.replace('["scripted:0.9"]', '["tiny"]'))
-    told_too = ("--tutor-url", "http://one:8000", "http://two:8000", "--advice-store", "postgresql:///my advice")
-    *_, last = script(path, *told_too).splitlines()
+def test_a_slurm_script_names_servers_and_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, TINY.replace('["scripted:0.9"]', '["tiny"]'))
+    urls, store = ("http://one:8000", "http://two:8000"), "postgresql:///my advice"
+    *_, last = script(path, capsys, tutor_url=urls, advice_store=store).splitlines()
     words = shlex.split(last)
-    assert words[-2:] == ["--only", "$SLURM_ARRAY_TASK_ID"]
-    assert words[1:4] == [sys.executable, "-m", "experiments.study"]
-    assert [*told_too] == words[-2 - len(told_too) : -2]
-    for only, store in (((), tmp_path / "runs" / "advice.sqlite"), (("--only", "3"), None)):
-        shown = program(
-            "experiments.study", *told(path, "run", "--dry-run", "--tutor-url", "http://one:8000", *only)
-        ).stdout
-        tutored = [shlex.split(line) for line in shown.splitlines() if "--tutor tiny" in line]
-        assert [line[-2:] for line in tutored] == [["--tutor-url", "http://one:8000"]] * (1 if only else 4)
-        for line in tutored:
-            kept = line[line.index("--advice-store") + 1] if "--advice-store" in line else None
-            assert kept == (None if store is None else str(store)), "SQLite wants all that write on one machine"
+    assert words[1:5] == [sys.executable, "-m", "experiments", "run"]
+    assert words[-7:] == ["--tutor-url", *urls, "--advice-store", store, "--only", "$SLURM_ARRAY_TASK_ID"]
+
+
+def test_runs_share_a_store_on_one_machine_only(tmp_path: Path) -> None:
+    path = write_study(tmp_path, TINY)
+    for options, store in (({}, tmp_path / "runs" / "advice.sqlite"), ({"only": 2}, None), ({"slurm": True}, None)):
+        for command in RunOptions(path, tmp_path / "runs", **options).commands():
+            words = command.arguments
+            kept = words[words.index("--advice-store") + 1] if "--advice-store" in words else None
+            expected = store if store is not None and "--tutor" in words else None
+            assert kept == (expected and str(expected)), "SQLite requires all its writers on one machine"

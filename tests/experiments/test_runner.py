@@ -1,195 +1,158 @@
-"""The runs of a study as processes: one that was killed, and goes on, is the one that was not; and who tutors them."""
+"""The runs of a study as processes: a study that was killed and one that was not are equal; servers, failures, logs."""
 
 import csv
 import json
-import os
+import shlex
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from filelock import FileLock
 
-import tutors
-from experiments import study
-from experiments.runner import begun, here
-from experiments.spec import read_grid
-from experiments.study import Report, Run
-from tests.experiments.test_study import ALONE_ONCE, BEGUN, TINY, summaries, told, written
+from experiments.report import ReportOptions, report
+from experiments.runner import RunOptions, resume_arguments, run, run_locally
+from experiments.spec import read_study
+from experiments.stats import read_curve
 from tests.helpers.paths import ROOT
+from tests.helpers.processes import TIMEOUT_S, family, running, stop, until
+from tests.helpers.programs import program
 from tests.helpers.scripted_server import serving
+from tests.helpers.studies import ALONE, PRETRAINED, SERVED, TINY, cli, finish_times, run_dirs, write_study
 from tests.helpers.vllm_program import install_vllm, is_alive
 from training.checkpoint import load_checkpoint, save_checkpoint, steps_in
-from training.config import Config, load_config
+from training.config import Config, default_config, load_config
+from tutors import factory
 
-SECONDS = 120.0  # that something may take on a busy machine
-
-
-def processes() -> dict[int, int]:
-    """The parent of each process that is not dead."""
-    found = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = file.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue  # it ended meanwhile
-        if state != "Z":
-            found[int(file.parent.name)] = int(parent)
-    return found
-
-
-def family(root: int) -> set[int]:
-    """A process and all that descend from it."""
-    found, parents = {root}, processes()
-    while more := {one for one, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    over = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < over
-        time.sleep(0.1)
-
-
-@contextmanager
-def heeding_sigint() -> Iterator[None]:
-    """What is begun here heeds SIGINT: a shell's background jobs, and all that they begin, do not."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def running(path: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A study at work, in a process group of its own, as a terminal begins it; nothing of it is left behind."""
-    command = [sys.executable, "-m", "experiments.study", *told(path, "run", *flags)]
-    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    with heeding_sigint():
-        process = subprocess.Popen(command, cwd=ROOT, **quiet)
-    ours = {process.pid}
-    try:
-        yield process
-    finally:
-        ours |= family(process.pid)
-        for one in ours & set(processes()):
-            os.kill(one, signal.SIGKILL)
-        process.wait()
-
-
-def stop(process: subprocess.Popen[bytes], number: int) -> int:
-    """Press Ctrl-C, or send a study another signal, and return its exit code when all its processes are gone."""
-    ours = family(process.pid)
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    code = process.wait(SECONDS)
-    until(lambda: not ours & set(processes()))
-    return code
-
-
-def folders_of(path: Path) -> list[Path]:
-    return [path.parent / "runs" / job.name() for job in read_grid(path).jobs()]
-
-
-def test_a_study_that_is_stopped_leaves_no_process_behind(tmp_path: Path) -> None:
-    path = written(tmp_path, ALONE_ONCE.replace("3_000", "100_000_000"))
-    for number, jobs, code in ((signal.SIGKILL, 2, -9), (signal.SIGINT, 1, 130)):
-        with running(path, "--jobs", str(jobs)) as at_work:
-            until(lambda jobs=jobs: all((one / "metrics.csv").exists() for one in folders_of(path)[:jobs]))
-            until(lambda jobs=jobs, pid=at_work.pid: len(family(pid)) == 3 + jobs)  # with multiprocessing's two helpers
-            assert stop(at_work, number) == code
-        assert not summaries(path)
-        shutil.rmtree(tmp_path / "runs")
-
-
-LONGER = TINY.replace("inf", "3").replace("[1, 2]", "[1]").replace("3_000", "15_000")
+LONGER = TINY.replace("[1, 2]", "[1]").replace("inf", "3").replace("3_000", "12_000")
 LONGER = LONGER.replace("--num-envs", "--save-minutes 0 --num-envs")
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """The study's report, but for times."""
-    study.report(Report(path, path.parent / "runs", out=path.parent / "out"))
-    rows = list(csv.DictReader((path.parent / "out" / "cells.csv").read_text().splitlines()[1:]))
-    return [{name: value for name, value in row.items() if not name.startswith("seconds")} for row in rows]
+    """The study's conditions, but for times."""
+    report(ReportOptions(path, path.parent / "runs"))
+    lines = (path.parent / "runs" / "report" / "conditions.csv").read_text().splitlines()[1:]
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in csv.DictReader(lines)]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a study all of whose runs are finished."""
+    path = write_study(tmp_path_factory.mktemp("study"), LONGER)
+    ended = program(*cli(path, "run"))
+    assert ended.returncode == 0, ended.stderr
+    return path
+
+
+@pytest.mark.process
+@pytest.mark.train
+def test_run_trains_with_the_settings_of_each_condition(finished: Path) -> None:
+    assert set(finish_times(finished)) == {one.name for one in run_dirs(finished)}
+    for spec, run_dir in zip(read_study(finished).runs(), run_dirs(finished), strict=True):
+        config = load_config(run_dir)
+        assert (config.algo, config.seed, config.total_steps) == (spec.condition.algo, spec.seed, 12_000)
+        assert (config.num_envs, config.agent.hidden) == (100, (16,))
+        assert config.tutoring.tutor == spec.condition.tutor.name
+        assert config.tutoring.tutor_accuracy == (spec.condition.tutor.accuracy or 1)
+        assert "step" in (run_dir.parent / "logs" / f"{run_dir.name}.txt").read_text()
+
+
+@pytest.mark.process
+@pytest.mark.train
 @pytest.mark.timeout(600)
-def test_a_study_that_was_killed_twice_has_the_table_of_one_that_was_not(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "killed").mkdir()
-    whole, killed = (written(tmp_path / name, LONGER) for name in ("whole", "killed"))
-    study.run(Run(whole, whole.parent / "runs"))
-    folders = folders_of(killed)
-    for at, number in ((0, signal.SIGKILL), (2, signal.SIGINT)):
-        with running(killed, "--jobs", "1") as at_work:
-            until(lambda at=at: steps_in(folders[at] / "checkpoints") != [])
-            (folders[at] / "mark").touch()
-            stop(at_work, number)
-        assert not (folders[at] / "summary.json").exists()
-        state = load_checkpoint(folders[at] / "checkpoints", "cpu")
-        save_checkpoint(folders[at] / "checkpoints", state["global_step"], state | {"seconds": 1000.0})
-    log = (killed.parent / "runs" / "logs" / f"{folders[2].name}.txt").read_text()
-    assert "goes on" in log, "Ctrl-C gives a run the time to save"
-    study.run(Run(killed, killed.parent / "runs", jobs=1))
-    assert table(killed) == table(whole)
-    for folder in (folders[0], folders[2]):
-        assert (folder / "mark").exists(), "it went on"
-        seconds = json.loads((folder / "summary.json").read_text())["wall_seconds"]
-        assert 1000 < seconds < 1000 + SECONDS, "the time of all parts"
+def test_a_study_that_was_killed_twice_has_the_table_of_one_that_was_not(finished: Path, tmp_path: Path) -> None:
+    path = write_study(tmp_path, LONGER)
+    directories = run_dirs(path)
+    for run_dir, number in zip(directories, (signal.SIGKILL, signal.SIGINT), strict=True):
+        with running(*cli(path, "run", "--jobs", "1")) as process:
+            until(lambda run_dir=run_dir: steps_in(run_dir / "checkpoints") != [])
+            (run_dir / "mark").touch()
+            assert len(family(process.pid)) == 3 + 1, "multiprocessing's two helpers and a run"
+            assert stop(process, number) == (130 if number == signal.SIGINT else -number)
+        assert not (run_dir / "summary.json").exists()
+        state = load_checkpoint(run_dir / "checkpoints", "cpu")
+        save_checkpoint(run_dir / "checkpoints", state["global_step"], state | {"seconds": 1000.0})
+    run(RunOptions(path, tmp_path / "runs", jobs=1))
+    assert table(path) == table(finished)
+    for run_dir in directories:
+        assert (run_dir / "mark").exists(), "it continued"
+        seconds = json.loads((run_dir / "summary.json").read_text())["wall_seconds"]
+        assert 1000 < seconds < 1000 + TIMEOUT_S, "the time of all parts"
 
 
-def test_what_is_left_of_a_run_decides_how_it_begins(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    assert begun(folder) == []
-    folder.mkdir()
-    (folder / "left").touch()
-    assert begun(folder) == []
-    assert not folder.exists()
-    folder.mkdir()
-    (folder / "config.json").write_text(Config(run_dir=folder, total_steps=100).to_json())
-    save_checkpoint(folder / "checkpoints", 50, {})
-    assert begun(folder) == ["--resume", str(folder)]
-    save_checkpoint(folder / "checkpoints", 100, {})
-    (folder / "summary.json").touch()
-    begun(folder)
-    assert load_checkpoint(folder / "checkpoints", "cpu") == {}, "what is done is not removed"
-    (folder / "summary.json").unlink()
-    assert begun(folder) == ["--resume", str(folder)], "it was killed before it was evaluated"
-    (folder / "config.json").write_text("{")
-    assert begun(folder) == ["--resume", str(folder)], "train.py says why it cannot go on"
+@pytest.mark.process
+@pytest.mark.train
+def test_only_unfinished_runs_are_repeated_and_failures_are_reported(finished: Path, tmp_path: Path) -> None:
+    path = write_study(tmp_path, LONGER.replace("--num-steps 8", "--num-steps few"))
+    shutil.copytree(finished.parent / "runs", tmp_path / "runs")
+    before = finish_times(path)
+    run(RunOptions(path, tmp_path / "runs"))
+    assert finish_times(path) == before
+    failing = run_dirs(path)[0]
+    (failing / "summary.json").unlink()
+    ended = program(*cli(path, "run"))
+    assert ended.returncode == 2
+    assert ended.stderr == "error: 1 of 2 runs failed; the same command tries them again\n"
+    assert "failed with exit code 2" in ended.stdout
+    assert "2/2" in ended.stdout
+    assert "few" in (tmp_path / "runs" / "logs" / f"{failing.name}.txt").read_text()
+    assert before.items() - finish_times(path).items() == {(failing.name, before[failing.name])}
 
 
-def test_a_run_that_another_study_has_finished_meanwhile_is_not_done_again(tmp_path: Path) -> None:
-    path = written(tmp_path, ALONE_ONCE)
-    one, *_ = Run(path, tmp_path / "runs").errands()
-    one.folder.mkdir(parents=True)
-    one.log().parent.mkdir()
-    (one.folder / "mark").touch()
-    lock = FileLock(one.folder / ".lock", thread_local=False)
-    lock.acquire()
-    threading.Timer(0.5, lambda: ((one.folder / "summary.json").touch(), lock.release())).start()
-    assert list(here([one], 1)) == [(one, 0)]
-    assert one.log().read_text() == ""
-    assert (one.folder / "mark").exists()
+def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, TINY)
+    study = read_study(path)
+    run(RunOptions(path, tmp_path / "runs", dry_run=True))
+    lines = capsys.readouterr().out.splitlines()
+    for spec, line in zip(study.runs(), lines, strict=True):
+        arguments = study.arguments(spec, tmp_path / "runs" / spec.name(), tmp_path / "runs" / "advice.sqlite")
+        assert shlex.split(line) == ["python", "train.py", *arguments]
+    assert not (tmp_path / "runs").exists()
 
 
-def test_why_a_run_cannot_go_on_is_in_its_log(tmp_path: Path) -> None:
-    path = written(tmp_path, ALONE_ONCE)
-    folder, *_ = folders_of(path)
-    save_checkpoint(folder / "checkpoints", 50, {})
-    with pytest.raises(ValueError, match="1 of 2 runs failed"):
-        study.run(Run(path, tmp_path / "runs"))
-    assert "it has no config.json" in (tmp_path / "runs" / "logs" / f"{folder.name}.txt").read_text()
-    assert steps_in(folder / "checkpoints") == [50]
+def test_jobs_must_be_positive_and_only_must_exist(tmp_path: Path) -> None:
+    path = write_study(tmp_path, TINY)
+    with pytest.raises(ValueError, match="jobs is 0"):
+        run(RunOptions(path, tmp_path / "runs", jobs=0))
+    for only in (0, 5):
+        with pytest.raises(ValueError, match=f"the study has no run {only}; its last one is 4"):
+            run(RunOptions(path, tmp_path / "runs", only=only))
+    (command,) = RunOptions(path, tmp_path / "runs", only=3, seeds=(2,)).commands()
+    assert command.run_dir == run_dirs(path)[2]
+
+
+def test_the_command_for_the_report_has_all_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, TINY)
+    for run_dir in run_dirs(path):
+        run_dir.mkdir(parents=True)
+        (run_dir / "summary.json").touch()
+    run(RunOptions(path, tmp_path / "runs", seeds=(1, 2), tutors=("scripted:0.9",)))
+    said = capsys.readouterr().out
+    assert f"experiments report {path} --output-dir {tmp_path / 'runs'} --tutors scripted:0.9 --seeds 1 2" in said
+
+
+def test_resume_arguments_depend_on_what_is_left_of_a_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert resume_arguments(run_dir) == []
+    run_dir.mkdir()
+    (run_dir / "left").touch()
+    assert resume_arguments(run_dir) == []
+    assert not run_dir.exists()
+    run_dir.mkdir()
+    (run_dir / "config.json").write_text(Config(run_dir=run_dir, total_steps=100).to_json())
+    save_checkpoint(run_dir / "checkpoints", 50, {})
+    assert resume_arguments(run_dir) == ["--resume", str(run_dir)]
+    save_checkpoint(run_dir / "checkpoints", 100, {})
+    (run_dir / "summary.json").touch()
+    resume_arguments(run_dir)
+    assert load_checkpoint(run_dir / "checkpoints", "cpu") == {}, "a finished run is not removed"
+    (run_dir / "summary.json").unlink()
+    assert resume_arguments(run_dir) == ["--resume", str(run_dir)], "it was killed before its last evaluation"
+    (run_dir / "config.json").write_text("{")
+    assert resume_arguments(run_dir) == ["--resume", str(run_dir)], "train.py says why it cannot resume"
 
 
 def test_a_run_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
@@ -198,120 +161,195 @@ def test_a_run_that_is_still_saving_is_waited_for(tmp_path: Path) -> None:
     lock.acquire()
     seen = []
     threading.Timer(0.5, lambda: (seen.append((tmp_path / "left").exists()), lock.release())).start()
-    assert begun(tmp_path) == []
+    assert resume_arguments(tmp_path) == []
     assert seen == [True], "nothing was removed meanwhile"
 
 
-def test_a_run_with_other_flags_is_not_gone_on_with(tmp_path: Path) -> None:
-    text = ALONE_ONCE.replace("--num-envs", "--save-minutes 0 --num-envs")
-    path = written(tmp_path, text.replace("3_000", "100_000_000"))
-    with running(path) as at_work:
-        until(lambda: all(steps_in(one / "checkpoints") != [] for one in folders_of(path)))
-        stop(at_work, signal.SIGINT)
-    written(tmp_path, text)
+@pytest.mark.process
+def test_a_run_that_another_process_finished_meanwhile_is_not_repeated(tmp_path: Path) -> None:
+    (command,) = RunOptions(write_study(tmp_path, ALONE), tmp_path / "runs").commands()
+    command.run_dir.mkdir(parents=True)
+    (command.run_dir / "mark").touch()
+    lock = FileLock(command.run_dir / ".lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(0.5, lambda: ((command.run_dir / "summary.json").touch(), lock.release())).start()
+    assert list(run_locally([command], 1)) == [(command, 0)]
+    assert command.log_file().read_text() == ""
+    assert (command.run_dir / "mark").exists()
+
+
+@pytest.mark.process
+def test_the_log_says_why_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+    path = write_study(tmp_path, ALONE.replace("[1]", "[1, 2]"))
+    without_config, other_settings = run_dirs(path)
+    for run_dir in (without_config, other_settings):
+        save_checkpoint(run_dir / "checkpoints", 50, {})
+    config = Config(algo="ppo", run_dir=other_settings, total_steps=9, agent=default_config("ppo", "connect4").agent)
+    (other_settings / "config.json").write_text(config.to_json())
     with pytest.raises(ValueError, match="2 of 2 runs failed"):
-        study.run(Run(path, tmp_path / "runs"))
-    for folder in folders_of(path):
-        log = " ".join((tmp_path / "runs" / "logs" / f"{folder.name}.txt").read_text().split())
-        assert "began otherwise: total_steps was 100000000, is 3000" in log
-
-
-SERVED = TINY.replace('["scripted:0.9"]', '["tiny"]').replace('["dqn", "ppo"]', '["ppo"]').replace("inf", "3")
-SERVED = SERVED.replace('dqn = "--learning-starts 500"', "")
+        run(RunOptions(path, tmp_path / "runs"))
+    logs = [" ".join((tmp_path / "runs" / "logs" / f"{one.name}.txt").read_text().split()) for one in run_dirs(path)]
+    assert "no config.json" in logs[0]
+    assert "total_steps was 9, is 3000" in logs[1]
+    assert steps_in(without_config / "checkpoints") == [50]
 
 
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place where no server answers, but one may be started."""
+def free_url(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A URL at which no server answers, and one may be started."""
     with serving() as server:
         url = server.url
-    monkeypatch.setattr(tutors, "DEFAULT_URL", url)
+    monkeypatch.setattr(factory, "DEFAULT_URL", url)
     return url
 
 
 def tutored(path: Path) -> list[Path]:
-    return [folder for folder in folders_of(path) if "_tiny_" in folder.name]
+    return [run_dir for run_dir in run_dirs(path) if "_tiny_" in run_dir.name]
 
 
-def test_one_server_is_started_for_all_runs_of_a_tutor_and_ends_after_them(
-    free: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.process
+@pytest.mark.train
+def test_one_server_is_started_for_all_runs_of_a_tutor_and_stopped_after_them(
+    free_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written(tmp_path, SERVED)
+    path = write_study(tmp_path, SERVED.replace("[1]", "[1, 2]"))
+    for run_dir in run_dirs(path):
+        if run_dir not in tutored(path):
+            run_dir.mkdir(parents=True)
+            (run_dir / "summary.json").touch()
     pid = install_vllm(tmp_path, monkeypatch, broken=False)
-    study.run(Run(path, tmp_path / "runs"))
-    assert len(summaries(path)) == 4
+    run(RunOptions(path, tmp_path / "runs"))
+    assert len(finish_times(path)) == 4
     assert (tmp_path / "runs" / "logs" / "vllm_tiny.txt").read_text() == "loading\n"
     assert not list((tmp_path / "runs").glob("*/vllm.log")), "no run started one"
     assert not is_alive(int(pid.read_text()))
-    for folder in tutored(path):
-        assert load_config(folder).tutoring.tutor_url == (free,)
-        assert json.loads((folder / "summary.json").read_text())["tutor"]["asked"] > 100
+    for run_dir in tutored(path):
+        assert load_config(run_dir).tutoring.tutor_url == (free_url,)
+        assert json.loads((run_dir / "summary.json").read_text())["tutor"]["asked"] > 100
 
 
-def test_servers_are_told_to_those_whom_they_tutor_and_a_log_is_added_to(tmp_path: Path) -> None:
-    told = Run(written(tmp_path, SERVED.replace('["tiny"]', '["tiny", "scripted:0.9"]')), tmp_path / "runs")
-    for one in told.errands():
-        further = ["--tutor-url", "http://there"] if one.job.cell.tutor == "tiny" else []
-        assert one.asking(["http://there"]).arguments == [*one.arguments, *further]
-        assert one.asking([]) == one
-    one.log().parent.mkdir(parents=True)
-    one.log().write_text("begun\n")
-    assert one.failed("it rains") == (one, 2)
-    assert one.log().read_text() == "begun\nerror: it rains\n"
+def test_urls_are_given_to_runs_with_a_served_tutor(tmp_path: Path) -> None:
+    path = write_study(tmp_path, SERVED.replace('["tiny"]', '["tiny", "scripted:0.9"]'))
+    commands = RunOptions(path, tmp_path / "runs").commands()
+    for command, spec in zip(commands, read_study(path).runs(), strict=True):
+        further = ("--tutor-url", "http://there") if spec.condition.tutor.name == "tiny" else ()
+        assert command.with_servers(["http://there"]).arguments == (*command.arguments, *further)
+        assert command.with_servers([]) == command
 
 
-def test_a_tutor_that_cannot_be_had_fails_its_own_runs_only(
-    free: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_failures_are_appended_to_the_log(tmp_path: Path) -> None:
+    command, *_ = RunOptions(write_study(tmp_path, TINY), tmp_path / "runs").commands()
+    command.log_file().parent.mkdir(parents=True)
+    command.log_file().write_text("begun\n")
+    assert command.log_failure("it rains") == 2
+    assert command.log_file().read_text() == "begun\nerror: it rains\n"
+
+
+@pytest.mark.process
+def test_a_tutor_without_a_server_fails_its_own_runs_only(
+    free_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written(tmp_path, SERVED.replace('["tiny"]', '["tiny", "scripted:0.9"]'))
+    path = write_study(tmp_path, SERVED)
+    alone, with_tutor = run_dirs(path)
     install_vllm(tmp_path, monkeypatch, broken=True)
-    with pytest.raises(ValueError, match="2 of 6 runs failed"):
-        study.run(Run(path, tmp_path / "runs"))
-    assert summaries(path).keys() == {folder.name for folder in folders_of(path)} - {one.name for one in tutored(path)}
-    for folder in tutored(path):
-        assert "OSError: no weights for" in (tmp_path / "runs" / "logs" / f"{folder.name}.txt").read_text()
-        assert not folder.exists()
+    with pytest.raises(ValueError, match="1 of 2 runs failed"):
+        run(RunOptions(path, tmp_path / "runs"))
+    assert finish_times(path).keys() == {alone.name}
+    assert "OSError: no weights for" in (tmp_path / "runs" / "logs" / f"{with_tutor.name}.txt").read_text()
+    assert not with_tutor.exists()
 
 
-def test_servers_that_are_named_are_asked_and_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = written(tmp_path, SERVED.replace("[1, 2]", "[1]"))
+@pytest.mark.process
+@pytest.mark.train
+def test_named_servers_are_used_and_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_study(tmp_path, SERVED)
+    alone, with_tutor = run_dirs(path)
+    alone.mkdir(parents=True)
+    (alone / "summary.json").touch()
     pid = install_vllm(tmp_path, monkeypatch, broken=False)
     with serving() as one, serving() as two:
         urls = one.url, two.url
-        study.run(Run(path, tmp_path / "runs", tutor_url=urls))
+        run(RunOptions(path, tmp_path / "runs", tutor_url=urls))
         assert min(len(one.asked), len(two.asked)) > 5
-    (folder,) = tutored(path)
-    assert load_config(folder).tutoring.tutor_url == urls
-    (folder / "summary.json").unlink()
+    assert load_config(with_tutor).tutoring.tutor_url == urls
+    (with_tutor / "summary.json").unlink()
     with pytest.raises(ValueError, match="1 of 2 runs failed"):
-        study.run(Run(path, tmp_path / "runs", tutor_url=urls))
-    log = (tmp_path / "runs" / "logs" / f"{folder.name}.txt").read_text()
+        run(RunOptions(path, tmp_path / "runs", tutor_url=urls))
+    log = (tmp_path / "runs" / "logs" / f"{with_tutor.name}.txt").read_text()
     assert f"error: no server answers at {urls[0]}" in log
     assert not pid.exists()
 
 
-def test_a_run_that_goes_on_with_one_that_failed_is_not_begun(tmp_path: Path) -> None:
-    path = written(tmp_path, BEGUN.replace("[1, 2]", "[1]").replace('dqn = "', 'dqn = "--batch-size 0 '))
-    with pytest.raises(ValueError, match="4 of 8 runs failed"):
-        study.run(Run(path, tmp_path / "runs"))
-    assert all("_ppo_" in name for name in summaries(path))
-    log = (tmp_path / "runs" / "logs" / "connect4_dqn_none_none_inf_seed1.txt").read_text()
-    assert "connect4_dqn_none_first_inf_seed1, which is not done" in log
-    assert not (tmp_path / "runs" / "connect4_dqn_none_none_inf_seed1").exists()
+@pytest.mark.process
+@pytest.mark.train
+def test_runs_continue_a_pretrained_student(tmp_path: Path) -> None:
+    path = write_study(tmp_path, PRETRAINED.replace("[1, 2]", "[1]"))
+    run(RunOptions(path, tmp_path / "runs"))
+    report(ReportOptions(path, tmp_path / "runs"))
+    out = tmp_path / "runs" / "report"
+    rows = list(csv.DictReader((out / "conditions.csv").read_text().splitlines()[1:]))
+    assert [row["guidance"] for row in rows] == ["none", "modulate", "override"]
+    seconds = {}
+    for spec, run_dir in zip(read_study(path).runs(), run_dirs(path), strict=True):
+        summary = json.loads((run_dir / "summary.json").read_text())
+        assert summary["global_step"] >= (1200 if spec.is_pretraining else 3000)
+        assert min(step for step, _ in read_curve(run_dir)) > (0 if spec.is_pretraining else 1200)
+        seconds["first" if spec.is_pretraining else spec.condition.guidance] = summary["wall_seconds"]
+    assert seconds["none"] > seconds["first"]
+    for row in rows:
+        assert float(row["seconds"]) == pytest.approx(seconds[row["guidance"]] - seconds["first"], abs=1e-3)
+    assert ", 4 runs, " in (out / "report.md").read_text(), "with the one of pretraining"
+
+
+@pytest.mark.process
+def test_runs_whose_pretraining_failed_are_not_started(tmp_path: Path) -> None:
+    path = write_study(tmp_path, PRETRAINED.replace("[1, 2]", "[1]").replace("--num-steps 8", "--num-steps 0"))
+    with pytest.raises(ValueError, match="4 of 4 runs failed"):
+        run(RunOptions(path, tmp_path / "runs"))
+    _, *others = run_dirs(path)
+    for run_dir in others:
+        log = (tmp_path / "runs" / "logs" / f"{run_dir.name}.txt").read_text()
+        assert "connect4_ppo_pretrain_seed1, which is not finished" in log
+        assert not run_dir.exists()
+
+
+@pytest.mark.process
+@pytest.mark.train
+def test_the_study_of_reuse_counts_the_questions_that_it_saves(tmp_path: Path) -> None:
+    path = tmp_path / "reuse.toml"
+    text = (ROOT / "experiments" / "configs" / "reuse.toml").read_text()
+    assert '"dqn", "ppo"' in text
+    text = text.replace('"dqn", "ppo"', '"ppo"').replace("num_evals = 4", "num_evals = 1")
+    path.write_text(text.replace("1_000_000", "2_048").replace("300_000", "2_048").replace("[1, 2]", "[1]"))
+    where = (str(path), "--output-dir", str(tmp_path / "runs"), "--envs", "connect4")
+    for command in ("run", "report"):
+        ended = program("experiments", command, *where)
+        assert ended.returncode == 0, ended.stderr
+    with (tmp_path / "runs" / "report" / "conditions.csv").open() as file:
+        assert file.readline().startswith("# python -m experiments report")
+        rows = {(row["variant"], row["reuse"]): row for row in csv.DictReader(file) if row["tutor"] != "none"}
+    budgets = ("0", "3", "inf")
+    assert list(rows) == [(variant, budget) for variant in ("", "no-symmetry") for budget in budgets]
+    for variant in ("", "no-symmetry"):
+        asked = [float(rows[variant, budget]["asked"]) for budget in budgets]
+        hits = [float(rows[variant, budget]["hit_rate"]) for budget in budgets]
+        assert asked[0] > asked[1] > asked[2] > 0
+        assert 0 == hits[0] < hits[1] < hits[2]
+    assert float(rows["no-symmetry", "inf"]["asked"]) > float(rows["", "inf"]["asked"])
 
 
 @pytest.mark.serve
 @pytest.mark.timeout(600)
-def test_the_tiny_tutor_on_vllm_is_started_once_for_a_study(free: str, tmp_path: Path) -> None:
+def test_the_tiny_tutor_on_vllm_is_started_once_for_a_study(free_url: str, tmp_path: Path) -> None:
     if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
         pytest.skip("there is no .venv-vllm: make setup")
-    path = written(tmp_path, SERVED)
-    study.run(Run(path, tmp_path / "runs"))
-    assert len(summaries(path)) == 4
-    for folder in tutored(path):
-        tutor = json.loads((folder / "summary.json").read_text())["tutor"]
+    path = write_study(tmp_path, SERVED.replace("[1]", "[1, 2]"))
+    run(RunOptions(path, tmp_path / "runs"))
+    assert len(finish_times(path)) == 4
+    for run_dir in tutored(path):
+        tutor = json.loads((run_dir / "summary.json").read_text())["tutor"]
         assert tutor["asked"] > 100
         assert tutor["no_advice"] == {}
     assert not list((tmp_path / "runs").glob("*/vllm.log")), "no run started one"
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", urlsplit(free).port), timeout=5)
+        socket.create_connection(("127.0.0.1", urlsplit(free_url).port), timeout=5)

@@ -1,4 +1,4 @@
-"""Pictures, matches, games by hand and curves, from small runs."""
+"""Pictures, matches and games by hand, from small runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,7 @@ from PIL import Image, ImageSequence
 
 from envs.rng import sample_legal
 from experiments import watch
-from experiments.stats import evaluations
-from experiments.watch import Curves, Match, Play, Record, by_hand, curves, match, record
+from experiments.watch import Match, Play, Record, by_hand, match, record
 from tests.helpers.programs import program
 from tests.integration.test_query import config_of
 from tests.training.test_video import decoded
@@ -127,24 +126,8 @@ def test_a_person_plays_to_the_end(runs: dict[str, Config], capsys: pytest.Captu
     assert "column that is not full" not in capsys.readouterr().out
 
 
-def test_curves_of_the_same_setting_are_one_line_with_a_band(
-    runs: dict[str, Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = replace(runs["connect4"], seed=2, run_dir=tmp_path / "other", eval_every=1024)
-    train(other)
-    names = tuple(config.run_dir for config in (runs["connect4"], other, runs["longer"]))
-    curves(Curves(names, tmp_path / "curves.png"))
-    assert "3 runs, 2 settings" in capsys.readouterr().out
-    assert pictures(tmp_path / "curves.png")[0].shape == (750, 1200, 3)
-    assert len(evaluations(other.run_dir)) == 2
-    with pytest.raises(ValueError, match="whose curves"):
-        curves(Curves(()))
-
-
 def test_a_picture_that_cannot_be_written_is_said(runs: dict[str, Config], tmp_path: Path) -> None:
     folder = runs["longer"].run_dir
-    with pytest.raises(ValueError, match=r"nowhere/x\.png cannot be written: .*No such file"):
-        curves(Curves((folder,), tmp_path / "nowhere" / "x.png"))
     for name in ("film.gif", "film.png"):
         (tmp_path / name).mkdir()
         with pytest.raises(ValueError, match=rf"{name} cannot be written: .*Is a directory"):

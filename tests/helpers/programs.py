@@ -11,7 +11,9 @@ from tempfile import TemporaryDirectory
 from tests.helpers.paths import ROOT
 
 BIRTHS = multiprocessing.get_context("forkserver")
-BIRTHS.set_forkserver_preload(["train", "experiments.study", "experiments.watch"])
+BIRTHS.set_forkserver_preload(
+    ["train", *(f"experiments.{name}" for name in ("demo", "plot", "report", "runner", "search"))]
+)
 SECONDS = 240.0  # that a program may take
 
 

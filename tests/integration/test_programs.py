@@ -357,7 +357,7 @@ def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_demo_puts_four_players_side_by_side() -> None:
-    done = program("experiments.demo", "--tutor", "scripted", "--total-steps", "3000", "--episodes", "50")
+    done = program("experiments", "demo", "--tutor", "scripted", "--total-steps", "3000", "--episodes", "50")
     assert done.returncode == 0, done.stderr
     for who in ("tutored student, alone", "untutored student", "tutor alone (scripted)", "random play"):
         assert who in done.stdout
@@ -450,58 +450,6 @@ def test_every_student_can_be_trained_tutored_and_evaluated(algo: str, flags: st
     assert rates == pytest.approx([full * left for left in (0.875, 0.625, 0.375, 0.125)])
     done = program("evaluate.py", str(tmp_path / "run"), "--episodes", "64", "--json")
     assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
-
-
-def test_a_curve_and_a_search_write_what_came_out(tmp_path: Path) -> None:
-    common = ["--algo", "ppo", "--env", "blackjack", "--total-steps", "8192", "--points", "2", "--seeds", "1", "2"]
-    where = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv")]
-    done = program("experiments.search", "curve", *common, *where)
-    assert done.returncode == 0, done.stderr
-    first, header, *rows = (tmp_path / "out.csv").read_text().splitlines()
-    assert first.startswith("# python -m experiments.search curve --algo ppo --env blackjack")
-    assert header == "global_step,mean,low,high,seed1,seed2"
-    for row in rows:
-        step, mean, low, high, *seeds = map(float, row.split(","))
-        assert step in (8192, 4096, 16384)
-        assert mean == pytest.approx(sum(seeds) / 2, abs=1e-5)
-        assert min(seeds) - 1e-5 <= low <= mean <= high <= max(seeds) + 1e-5
-    done = program("experiments.search", "search", *common, *where, "--trials", "2", "--finalists", "2")
-    assert done.returncode == 0, done.stderr
-    _, header, *rows = (tmp_path / "out.csv").read_text().splitlines()
-    assert header == "mean,seeds,settings"
-    table = [(float(row.split(",")[0]), int(row.split(",")[1])) for row in rows]
-    assert sorted(number for _, number in table) == [1, 2, 2]
-    assert table[0][0] >= table[1][0]
-    done = program("experiments.search", "curve", "--algo", "pqo")
-    assert done.returncode == 2
-    assert "did you mean 'ppo'" in done.stderr
-
-
-def test_the_questions_that_reuse_saves_are_counted(tmp_path: Path) -> None:
-    common = ["--algo", "ppo", "--env", "connect4", "--total-steps", "2048", "--points", "1", "--seeds", "1", "2"]
-    where = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "out.csv")]
-    done = program("experiments.search", "reuse", *common, *where, "--eval-episodes", "20", "--without-symmetry")
-    assert done.returncode == 0, done.stderr
-    with (tmp_path / "out.csv").open() as file:
-        assert file.readline().startswith("# python -m experiments.search reuse")
-        rows = {(row["reuse"], row["symmetry"]): row for row in csv.DictReader(file)}
-    assert list(rows) == [
-        ("no tutor", "yes"),
-        *((budget, told) for told in ("yes", "no") for budget in ("0", "3", "inf")),
-    ]
-    assert rows["no tutor", "yes"]["asked"] == rows["no tutor", "yes"]["consulted"] == "0"
-    for symmetry in ("yes", "no"):
-        asked = [int(rows[budget, symmetry]["asked"]) for budget in ("0", "3", "inf")]
-        hits = [float(rows[budget, symmetry]["hit_rate"]) for budget in ("0", "3", "inf")]
-        assert asked[0] > asked[1] > asked[2] > 0
-        assert 0 == hits[0] < hits[1] < hits[2]
-        for budget, questions in zip(("0", "3", "inf"), asked, strict=True):
-            share = questions / int(rows["0", "yes"]["asked"])
-            assert float(rows[budget, symmetry]["of_reuse_0"]) == pytest.approx(
-                share, abs=2e-3
-            )  # means of two runs, rounded
-    assert int(rows["inf", "no"]["asked"]) > int(rows["inf", "yes"]["asked"])
-    assert all(float(row["low"]) <= float(row["score"]) <= float(row["high"]) for row in rows.values())
 
 
 def test_a_tutored_student_of_blackjack_asks_about_each_hand_once(tmp_path: Path) -> None:

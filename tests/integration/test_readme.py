@@ -1,6 +1,5 @@
-"""The README's numbers against the files that programs wrote: the tiny tutor's card, curves, the benchmarks' rows."""
+"""The README's numbers against the files that programs wrote: the tiny tutor's card, the benchmarks' rows."""
 
-import csv
 import json
 from statistics import median
 
@@ -42,22 +41,6 @@ def test_how_fast_the_games_are_is_what_the_benchmark_wrote() -> None:
         assert cell == ("–" if row["steps_per_second"] is None else f"{row['steps_per_second'] / 1e6:.3g}")
 
 
-def test_what_students_learn_is_what_the_curves_end_with() -> None:
-    paths = sorted((ROOT / "results" / "curves").glob("*.csv"))
-    assert paths
-    for path in paths:
-        command, *lines = path.read_text().splitlines()
-        last = list(csv.DictReader(lines))[-1]
-        algo, game = path.stem.split("_")
-        assert f"--algo {algo} " in command
-        _, _, steps, mean, interval, seeds = row_with(algo, game.replace("gym-", "gym:"))
-        assert steps == f"{int(last['global_step']):,}"
-        digits = ".4f" if game == "blackjack" else ".2f" if game == "connect4" else ".1f"
-        shown = [format(float(last[name]), digits).replace("-", "−") for name in ("mean", "low", "high")]
-        assert [mean, interval] == [shown[0], f"{shown[1]} to {shown[2]}"]
-        assert int(seeds) == sum(name.startswith("seed") for name in last)
-
-
 def test_how_fast_students_learn_is_what_the_benchmark_wrote() -> None:
     for row in json.loads((ROOT / "results" / "training.json").read_text())["rows"]:
         program = row["program"]
@@ -94,50 +77,3 @@ def test_what_a_tutor_costs_the_loop_is_what_the_benchmark_wrote() -> None:
         assert share == f"{100 * row['share']:.0f} %"
         assert asked == (f"{row['asked']:,}" if "asked" in row else "")
         assert hits == ", ".join(f"{100 * rate:.1f}" for rate in row.get("hit_rates", ()))
-
-
-def test_what_reuse_saves_is_what_the_sweep_wrote() -> None:
-    views = {"dqn_blackjack": "blackjack, table", "ppo_snake_local": "snake, local", "ppo_connect4": "connect4, board"}
-    assert {path.stem for path in (ROOT / "results" / "reuse").glob("*.csv")} == set(views)
-    for name, view in views.items():
-        _, *lines = (ROOT / "results" / "reuse" / f"{name}.csv").read_text().splitlines()
-        rows = {(row["reuse"], row["symmetry"]): row for row in csv.DictReader(lines)}
-        for symmetry in sorted({told for _, told in rows}, reverse=True):
-            cells = row_with(view if symmetry == "yes" else "the same, `--no-symmetry`")[2:]
-            budgets = [rows[budget, symmetry] for budget in ("0", "3", "inf")]
-            asked = [f"{int(row['asked']):,}" for row in budgets]
-            whole = int(rows["0", symmetry]["asked"] if symmetry == "yes" else rows["0", "yes"]["asked"])
-            share = 100 * int(budgets[2]["asked"]) / whole
-            asked[2] += f" ({share:.1f} %)" if share < 1 else f" ({share:.0f} %)"
-            score = ".4f" if view.startswith("blackjack") else ".1f" if view.startswith("snake") else ".2f"
-            alone = format(float(rows["no tutor", "yes"]["score"]), score) if symmetry == "yes" else ""
-            shown = [format(float(budgets[2]["score"]), score), alone]
-            wanted = f"{int(budgets[0]['consulted']):,}"
-            assert cells == [wanted, *asked, *(number.replace("-", "−") for number in shown)]
-
-
-def test_whether_tutors_help_is_what_the_study_reports() -> None:
-    report = (ROOT / "results" / "study" / "laptop" / "report.md").read_text()
-    for title in ("What these data say of the paper's claims", "Over all games and students"):
-        _, _, rest = report.partition(f"## {title}\n\n")
-        table, *_ = rest.split("\n\n")
-        assert len(table.splitlines()) > 5
-        assert table in README
-    command = report.partition("Made by `")[2].partition("`")[0]
-    assert command in README
-
-
-def test_what_guidance_does_is_what_the_studies_say() -> None:
-    """A cell is the gain in area beside a student alone; bold where its interval leaves out 0."""
-    for name in ("guidance", "modulation"):
-        path = ROOT / "results" / "study" / name / "cells.csv"
-        command, *lines = path.read_text().splitlines()
-        assert f"experiments/configs/{path.parent.name}.toml" in command
-        rows = [row for row in csv.DictReader(lines) if row["tutor"] != "none"]
-        assert rows
-        accuracies = sorted({row["tutor"] for row in rows})
-        for row in rows:
-            gain, low, high = (float(row[name]) for name in ("area_gain", "area_gain_low", "area_gain_high"))
-            shown = format(gain, "+.2f").replace("-", "−")
-            cells = row_with(row["game"], row["student"], f"`{row['guidance']}`")
-            assert cells[3 + accuracies.index(row["tutor"])] == (f"**{shown}**" if low > 0 or high < 0 else shown)

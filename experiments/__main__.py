@@ -1,0 +1,46 @@
+"""Experiments of many runs of train.py: run a study, report it, search hyper-parameters, plot runs, or see a demo."""
+
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.demo import DemoOptions, demo
+from experiments.plot import PlotOptions, plot
+from experiments.report import ReportOptions, report
+from experiments.runner import RunOptions, run
+from experiments.search import SearchOptions, search
+from training.cli import run_program
+
+Command: Any = (
+    Annotated[RunOptions, tyro.conf.subcommand("run")]
+    | Annotated[ReportOptions, tyro.conf.subcommand("report")]
+    | Annotated[SearchOptions, tyro.conf.subcommand("search")]
+    | Annotated[PlotOptions, tyro.conf.subcommand("plot")]
+    | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
+)
+RENAMED = {  # flags of versions 0.x and what replaced them
+    "--grid": "the study file alone, as in `run experiments/configs/laptop.toml`",
+    "--folder": "--output-dir",
+    "--students": "--algos",
+    "--games": "--envs",
+    "--points": "--num-evals",
+}
+
+
+def main(options: RunOptions | ReportOptions | SearchOptions | PlotOptions | DemoOptions) -> None:
+    """Execute the subcommand whose options were given."""
+    match options:
+        case RunOptions():
+            run(options)
+        case ReportOptions():
+            report(options)
+        case SearchOptions():
+            search(options)
+        case PlotOptions():
+            plot(options)
+        case DemoOptions():
+            demo(options)
+
+
+if __name__ == "__main__":
+    run_program(main, Command, description=__doc__, renamed=RENAMED)
