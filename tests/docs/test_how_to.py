@@ -1,0 +1,83 @@
+"""The examples of docs/how-to and docs/reference run: Python blocks from top to bottom, and training commands.
+
+A block with a title is a file in the reader's folder. All other Python blocks of a page are one program.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [page for kind in ("how-to", "reference") for page in sorted((ROOT / "docs" / kind).glob("*.md"))]
+FENCE = re.compile(r'^```python(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXTENSIONS = ("add-a-game", "add-a-prompt-view", "add-a-guidance-method", "add-a-tutor")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The Python blocks of a page: (title or nothing, code)."""
+    return FENCE.findall(page.read_text())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A reader's folder, with every file that the pages tell to write."""
+    for page in PAGES:
+        for title, code in blocks(page):
+            if title:
+                (tmp_path / title).write_text(code)
+    return tmp_path
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a reader's folder, with the repository importable."""
+    code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import runpy; sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_python_examples_run(page: Path, folder: Path) -> None:
+    program = folder / "example.py"
+    program.write_text("\n".join(code for title, code in blocks(page) if not title))
+    done = python(folder, str(program))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", EXTENSIONS)
+def test_a_page_about_extending_has_an_example(page: str) -> None:
+    found = blocks(ROOT / "docs" / "how-to" / f"{page}.md")
+    assert any(title for title, _ in found)
+    assert any("assert" in code for title, code in found if not title)
+
+
+@pytest.mark.process
+@pytest.mark.train
+@pytest.mark.parametrize("page", ["add-a-game", "add-a-prompt-view"])
+def test_commands_for_an_own_environment_run(page: str, folder: Path) -> None:
+    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
+    commands = [line for block in SHELL.findall(text) for line in block.splitlines()]
+    assert commands
+    for command in commands:
+        _, program, *arguments = shlex.split(command)
+        arguments += [
+            "--num-envs",
+            "16",
+            "--eval-episodes",
+            "16",
+            "--run-dir",
+            str(folder / "run"),
+            "--progress",
+            "quiet",
+        ]
+        arguments[arguments.index("--total-steps") + 1] = "512"
+        done = python(folder, str(ROOT / program), *arguments)
+        assert done.returncode == 0, done.stderr
+        assert (folder / "run" / "summary.json").exists()
