@@ -35,12 +35,12 @@ def pack(sets: list[Cells], width: int) -> Tensor:
 
 def chosen_sets(width: int) -> list[Cells]:
     """Return no cell, all, one, all but one, the cells at the ends of words, and sets from sparse to dense."""
-    chance = random.Random(width)
+    generator = random.Random(width)
     cells = WORD * width
     seams = {cell for w in range(width) for cell in (WORD * w, WORD * w + 31, WORD * w + 32, WORD * (w + 1) - 1)}
     every = set(range(cells))
     one = [{cell} for cell in range(cells)]
-    sets = [{cell for cell in every if chance.random() < k / 20} for k in range(1, 20)]
+    sets = [{cell for cell in every if generator.random() < k / 20} for k in range(1, 20)]
     return [set(), every, seams, every - seams, *one, *[every - cell for cell in one], *sets]
 
 
@@ -94,26 +94,26 @@ def test_unpack_equals_sets_of_cells(width: int) -> None:
         WORD * width - 1,
         WORD * width,
     }:
-        shown = unpack(board, cells)
-        assert shown.dtype == torch.bool
-        assert shown.tolist() == [[cell in those for cell in range(cells)] for those in sets]
+        unpacked = unpack(board, cells)
+        assert unpacked.dtype == torch.bool
+        assert unpacked.tolist() == [[cell in cells_of_row for cell in range(cells)] for cells_of_row in sets]
 
 
 @QUICK
 @given(boards())
 def test_unpack_inverts_pack(drawn: tuple[int, list[Cells]]) -> None:
     width, sets = drawn
-    shown = unpack(pack(sets, width), WORD * width)
-    assert [set(row.nonzero()[:, 0].tolist()) for row in shown] == sets
+    unpacked = unpack(pack(sets, width), WORD * width)
+    assert [set(row.nonzero()[:, 0].tolist()) for row in unpacked] == sets
 
 
 def cells_by_nth_set_bit(sets: list[Cells], width: int) -> tuple[list[int], list[int]]:
     """Return what `nth_set_bit` finds for every n of every set, and the cells by sorting."""
-    asked = [(row, n) for row, those in enumerate(sets) for n in range(len(those))]
-    rows, n = torch.tensor(asked, dtype=torch.int64).view(-1, 2).unbind(1)
+    row_and_n = [(row, n) for row, cells_of_row in enumerate(sets) for n in range(len(cells_of_row))]
+    rows, n = torch.tensor(row_and_n, dtype=torch.int64).view(-1, 2).unbind(1)
     found = nth_set_bit(pack(sets, width)[rows], n)
     assert found.dtype == torch.int64
-    return found.tolist(), [cell for those in sets for cell in sorted(those)]
+    return found.tolist(), [cell for cells_of_row in sets for cell in sorted(cells_of_row)]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -79,42 +79,42 @@ def test_random_episodes_equal_gymnasium_step_by_step(rules: dict[str, bool], mo
     """Ours runs first; Gymnasium's env is then given the cards that ours drew."""
     deck: Iterator[int] = iter(())
     monkeypatch.setattr(reference, "draw_card", lambda _: next(deck))
-    game, chance = Blackjack(**rules), torch.Generator().manual_seed(len(rules))
+    game, generator = Blackjack(**rules), torch.Generator().manual_seed(len(rules))
     hits = torch.tensor([0.05, 0.5, 0.9])[torch.arange(NUM_EPISODES) % 3]  # to stick with naturals, and to go bust
-    u = torch.rand(NUM_EPISODES, 1, generator=chance)
+    u = torch.rand(NUM_EPISODES, 1, generator=generator)
     state = game.reset(u)
-    deal = cards(u).tolist()
+    initial_cards = cards(u).tolist()
     first = state
     turns = []
     over = torch.zeros(NUM_EPISODES, dtype=torch.bool)
     while not over.all():
-        u = torch.rand(NUM_EPISODES, 4, generator=chance)
-        action = (torch.rand(NUM_EPISODES, generator=chance) < hits).long()
+        u = torch.rand(NUM_EPISODES, 4, generator=generator)
+        action = (torch.rand(NUM_EPISODES, generator=generator) < hits).long()
         state, reward, terminated = game.step(state, action, u)
         obs, action_mask = game.observe(state)
         assert action_mask.all()
-        shown = (action, cards(u), reward, terminated, gymnasium_obs(state), obs)
-        turns.append([column.tolist() for column in shown])
+        columns = (action, cards(u), reward, terminated, gymnasium_obs(state), obs)
+        turns.append([column.tolist() for column in columns])
         over |= terminated
     env = reference.BlackjackEnv(**rules)
     ends: Counter[str] = Counter()
     first_raw, first_obs = gymnasium_obs(first).tolist(), game.observe(first)[0].tolist()
     for row in range(NUM_EPISODES):
-        open_card, *mine = deal[row]
+        open_card, *mine = initial_cards[row]
         deck = iter([open_card, 0, *mine])  # the hidden card, 0, is known when the student sticks
-        seen, _ = env.reset()
-        assert list(seen) == first_raw[row]
-        assert one_hot_obs(*seen) == first_obs[row]
+        gym_obs, _ = env.reset()
+        assert list(gym_obs) == first_raw[row]
+        assert one_hot_obs(*gym_obs) == first_obs[row]
         for actions, drawn, rewards, terminations, raws, observations in turns:
             action = actions[row]
             if action == STICK:
                 env.dealer[1] = drawn[row][0]
             deck = iter(drawn[row][action == STICK :])
-            seen, reward, terminated, _, _ = env.step(action)
+            gym_obs, reward, terminated, _, _ = env.step(action)
             assert rewards[row] == reward, f"{env.player} against {env.dealer}"
             assert terminations[row] == terminated
-            assert raws[row] == list(seen)
-            assert observations[row] == one_hot_obs(*seen)
+            assert raws[row] == list(gym_obs)
+            assert observations[row] == one_hot_obs(*gym_obs)
             if terminated:
                 ends[kind_of_end(env.player, env.dealer, action)] += 1
                 break
@@ -307,9 +307,9 @@ def test_dealer_longest_hand_is_drawn_to_its_end() -> None:
 
 def test_dealer_hand_equals_drawing_from_a_list() -> None:
     """Mostly low cards, so that hands of every length occur."""
-    chance = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(3)
     highest = torch.tensor([2, 3, 10])[torch.arange(6000) % 3, None]
-    hands = 1 + (torch.rand(6000, 12, generator=chance) * highest).long()
+    hands = 1 + (torch.rand(6000, 12, generator=generator) * highest).long()
     hands[::4] = 1
     for late in range(4, 8):
         hands[4 * late :: 40, late] = 6

@@ -36,8 +36,8 @@ def dealer_hands(hand: Hand) -> dict[Hand, Fraction]:
         return {hand: Fraction(1)}
     ends: dict[Hand, Fraction] = {}
     for card, weight in CARD_WEIGHTS.items():
-        for end, chance in dealer_hands(tuple(sorted((*hand, card)))).items():
-            ends[end] = ends.get(end, Fraction(0)) + Fraction(weight, 13) * chance
+        for end, prob in dealer_hands(tuple(sorted((*hand, card)))).items():
+            ends[end] = ends.get(end, Fraction(0)) + Fraction(weight, 13) * prob
     return ends
 
 
@@ -70,8 +70,8 @@ def hands_after_card() -> tuple[Tensor, Tensor]:
 def dealer_scores(open_card: int) -> Counter[tuple[int, bool]]:
     """Return the probabilities of the dealer's (score, whether it is a natural), exact."""
     scores: Counter[tuple[int, bool]] = Counter()
-    for hand, chance in dealer_hands((open_card,)).items():
-        scores[reference.score(list(hand)), reference.is_natural(list(hand))] += chance
+    for hand, prob in dealer_hands((open_card,)).items():
+        scores[reference.score(list(hand)), reference.is_natural(list(hand))] += prob
     return scores
 
 
@@ -82,13 +82,13 @@ def stick_by_hand(rules: dict[str, bool]) -> Tensor:
     @cache
     def worth(open_card: int, score: int, is_nat: bool) -> float:
         total = Fraction(0)
-        for (theirs, dealer_natural), chance in dealer_scores(open_card).items():
+        for (theirs, dealer_natural), prob in dealer_scores(open_card).items():
             reward: Fraction | int = (score > theirs) - (score < theirs)
             if sab and is_nat and not dealer_natural:
                 reward = 1
             elif natural and not sab and is_nat and reward == 1:
                 reward = Fraction(3, 2)
-            total += chance * reward
+            total += prob * reward
         return float(total)
 
     held = [(reference.sum_hand(list(hand)), reference.is_natural(list(hand))) for hand in student_hands()]
@@ -111,11 +111,11 @@ def values_by_hand(rules: dict[str, bool], policy: Tensor | None) -> tuple[Tenso
         if policy is None:
             value[:-1][rows] = torch.maximum(stuck[rows], hit[rows])
         else:
-            chance = policy[total[rows], 1:, ace[rows]]
-            value[:-1][rows] = chance * hit[rows] + (1 - chance) * stuck[rows]
+            prob = policy[total[rows], 1:, ace[rows]]
+            value[:-1][rows] = prob * hit[rows] + (1 - prob) * stuck[rows]
     numbers = student_hands()
-    deals = itertools.product(CARD_WEIGHTS, repeat=2)
-    worth = sum(CARD_WEIGHTS[a] * CARD_WEIGHTS[b] * value[numbers[min(a, b), max(a, b)]] for a, b in deals)
+    first_two_cards = itertools.product(CARD_WEIGHTS, repeat=2)
+    worth = sum(CARD_WEIGHTS[a] * CARD_WEIGHTS[b] * value[numbers[min(a, b), max(a, b)]] for a, b in first_two_cards)
     return stuck, hit, (worth @ weights).item() / 13**3
 
 
@@ -192,8 +192,8 @@ def test_mean_return_of_sampled_episodes_equals_value_of(rules: str) -> None:
     env.reset()
     total_reward, playing = torch.zeros(NUM_EPISODES), torch.ones(NUM_EPISODES, dtype=torch.bool)
     for turn in itertools.count():
-        chance = policy[gymnasium_obs(env.state).unbind(1)]
-        step = env.step((rng.uniform(turn, 1)[:, 0] < chance).long())
+        prob = policy[gymnasium_obs(env.state).unbind(1)]
+        step = env.step((rng.uniform(turn, 1)[:, 0] < prob).long())
         total_reward += step.reward * playing
         playing &= ~step.terminated
         if not playing.any():

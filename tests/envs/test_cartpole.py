@@ -14,21 +14,21 @@ NAMES = ("position", "velocity", "angle", "angular_velocity")
 def test_step_equals_gymnasium_from_same_state() -> None:
     theirs = gym.make("CartPole-v1").unwrapped
     theirs.reset(seed=1)
-    chance, ours, ends = np.random.default_rng(1), CartPole(), 0
+    generator, ours, ends = np.random.default_rng(1), CartPole(), 0
     spread = np.array([2.4, 3.0, 0.25, 3.0])
-    starts = chance.uniform(-spread, spread, (3000, 4)).astype(np.float32)
-    actions = chance.integers(2, size=len(starts))
+    starts = generator.uniform(-spread, spread, (3000, 4)).astype(np.float32)
+    actions = generator.integers(2, size=len(starts))
     state = {name: torch.from_numpy(starts[:, column].copy()) for column, name in enumerate(NAMES)}
     moved, reward, terminated = ours.step(state, torch.from_numpy(actions), torch.zeros(len(starts), 0))
-    seen, _ = ours.observe(moved)
+    observed, _ = ours.observe(moved)
     for row, (start, action) in enumerate(zip(starts, actions, strict=True)):
         theirs.state, theirs.steps_beyond_terminated = start.astype(np.float64), None
-        obs, paid, over, _, _ = theirs.step(int(action))
-        np.testing.assert_allclose(seen[row].numpy(), obs, rtol=1e-5, atol=1e-6)
-        assert reward[row].item() == paid
+        obs, gym_reward, gym_terminated, _, _ = theirs.step(int(action))
+        np.testing.assert_allclose(observed[row].numpy(), obs, rtol=1e-5, atol=1e-6)
+        assert reward[row].item() == gym_reward
         if min(abs(abs(obs[0]) - 2.4), abs(abs(obs[2]) - 12 * 2 * np.pi / 360)) > 1e-5:
-            assert terminated[row].item() == over
-            ends += over
+            assert terminated[row].item() == gym_terminated
+            ends += gym_terminated
     assert 500 < ends < 2500, "both terminated and running states occurred"
 
 

@@ -49,24 +49,24 @@ NUM_EPISODES = 10_000
 
 def random_sets(count: int, seed: int = 0) -> Tensor:
     """Return bitboards with any cells set, from sparse to dense, reachable or not."""
-    chance = torch.Generator().manual_seed(seed)
-    density = torch.rand(count, 1, generator=chance)
-    chosen = torch.rand(count, 42, generator=chance) < density
+    generator = torch.Generator().manual_seed(seed)
+    density = torch.rand(count, 1, generator=generator)
+    chosen = torch.rand(count, 42, generator=generator) < density
     return (chosen * torch.tensor([cell_bit(*cell) for cell in CELLS])).sum(1)
 
 
 def random_discs(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return two sides' discs that obey gravity, with columns from empty to full; lines of four may occur."""
-    chance = torch.Generator().manual_seed(seed)
-    height = torch.randint(0, 7, (count, 7), generator=chance)
+    generator = torch.Generator().manual_seed(seed)
+    height = torch.randint(0, 7, (count, 7), generator=generator)
     floor = torch.tensor([5 - row for row, _ in CELLS])
     taken = floor < height[:, [column for _, column in CELLS]]
-    ours = torch.rand(count, 42, generator=chance) < 0.5
+    ours = torch.rand(count, 42, generator=generator) < 0.5
     cells = torch.tensor([cell_bit(*cell) for cell in CELLS])
     return (taken * ours * cells).sum(1), (taken * ~ours * cells).sum(1)
 
 
-def play(position: str, column: int, reply: int) -> tuple[float, bool, str]:
+def play_turn(position: str, column: int, reply: int) -> tuple[float, bool, str]:
     """Return the reward, whether the episode ended, and the board after x has dropped into `column` and o replied."""
     game = Connect4(lambda pieces, others, u: torch.full_like(pieces, reply))
     x, o = board(position)
@@ -106,7 +106,7 @@ def episodes() -> list[Episode]:
         steps.append(env.step(actions[-1]))
     opening = column_of_difference(torch.zeros(NUM_EPISODES, 6, 7), steps[0].obs[:, 1]).tolist()
     replies = [column_of_difference(step.obs[:, 1], after.final_obs[:, 1]) for step, after in itertools.pairwise(steps)]
-    seen, action_mask, final, reward, terminated = (
+    observed, action_mask, final, reward, terminated = (
         torch.stack([getattr(step, field) for step in steps], 1)
         for field in ("obs", "action_mask", "final_obs", "reward", "terminated")
     )
@@ -115,16 +115,16 @@ def episodes() -> list[Episode]:
     assert terminated[:, 1:].any(1).all()
     return [
         Episode(
-            opening[game],
-            actions[game][:n],
-            replies[game][:n],
-            seen[game, :n],
-            action_mask[game, :n],
-            final[game, 1 : n + 1],
-            reward[game, 1 : n + 1].tolist(),
-            terminated[game, 1 : n + 1].tolist(),
+            opening[row],
+            actions[row][:n],
+            replies[row][:n],
+            observed[row, :n],
+            action_mask[row, :n],
+            final[row, 1 : n + 1],
+            reward[row, 1 : n + 1].tolist(),
+            terminated[row, 1 : n + 1].tolist(),
         )
-        for game, n in enumerate(turns.tolist())
+        for row, n in enumerate(turns.tolist())
     ]
 
 
@@ -137,28 +137,30 @@ def test_random_episodes_equal_open_spiel_step_by_step(episodes: list[Episode]) 
         if episode.opening >= 0:
             student = 1
             state.apply_action(episode.opening)
-        seen, action_mask = [], []
+        observed, action_mask = [], []
         for action, reply, reward, terminated in zip(
             episode.actions, episode.replies, episode.rewards, episode.terminations, strict=True
         ):
             assert not state.is_terminal()
             assert state.current_player() == student
-            seen.append(state.observation_tensor(student))
+            observed.append(state.observation_tensor(student))
             action_mask.append(state.legal_actions())
             state.apply_action(action)
             last = "student's"
-            assert (reply >= 0) == (not state.is_terminal()), f"game {index}"
+            assert (reply >= 0) == (not state.is_terminal()), f"episode {index}"
             if reply >= 0:
                 state.apply_action(reply)
                 last = "opponent's"
-            assert terminated == state.is_terminal(), f"game {index}"
-            assert reward == (state.returns()[student] if terminated else 0), f"game {index}"
+            assert terminated == state.is_terminal(), f"episode {index}"
+            assert reward == (state.returns()[student] if terminated else 0), f"episode {index}"
         ends[f"{last} {'line' if reward else 'last disc fills the board'}"] += 1
-        assert action_mask == [[c for c in range(7) if row[c]] for row in episode.action_mask.tolist()], f"game {index}"
-        seen.append(state.observation_tensor(student))
-        expected = as_planes(seen, student)
-        assert torch.equal(episode.obs, expected[:-1]), f"game {index}"
-        assert torch.equal(episode.final_obs, expected[1:]), f"game {index}"
+        assert action_mask == [[c for c in range(7) if row[c]] for row in episode.action_mask.tolist()], (
+            f"episode {index}"
+        )
+        observed.append(state.observation_tensor(student))
+        expected = as_planes(observed, student)
+        assert torch.equal(episode.obs, expected[:-1]), f"episode {index}"
+        assert torch.equal(episode.final_obs, expected[1:]), f"episode {index}"
     assert sum(ends.values()) == NUM_EPISODES
     assert ends["student's line"] > 4000
     assert ends["opponent's line"] > 4000
@@ -205,23 +207,23 @@ def test_reset_uniforms_decide_first_mover_and_opening() -> None:
 
 
 def test_step_passes_discs_after_students_move_and_uniforms_to_opponent() -> None:
-    asked = []
+    received = []
 
     def opponent(pieces: Tensor, others: Tensor, u: Tensor) -> Tensor:
-        asked.append((drawn(others, pieces), u.tolist()))
+        received.append((drawn(others, pieces), u.tolist()))
         return torch.zeros_like(pieces)
 
     x, o = board("....... ....... ....... ....... ....... x..o...")
     Connect4(opponent).step({"mine": x, "theirs": o}, torch.tensor([3]), torch.tensor([[0.75]]))
-    assert asked == [("....... ....... ....... ....... ...x... x..o...", [0.75])]
+    assert received == [("....... ....... ....... ....... ...x... x..o...", [0.75])]
 
 
 def test_step_discs_fall_onto_those_below() -> None:
     before = "....... ....... ....... ....... ...o... x..x..."
     after = "....... ....... ....... ...x... ...o... x..x..o"
-    assert play(before, column=3, reply=6) == (0, False, after)
+    assert play_turn(before, column=3, reply=6) == (0, False, after)
     after = "....... ....... ...o... ...x... ...o... x..x..."
-    assert play(before, column=3, reply=3) == (0, False, after)
+    assert play_turn(before, column=3, reply=3) == (0, False, after)
 
 
 WINS = {  # a position, the column that completes a line, one that changes nothing
@@ -241,7 +243,7 @@ SWAP = str.maketrans("xo", "ox")
 @pytest.mark.parametrize("line", WINS)
 def test_step_four_in_a_line_win_without_reply(line: str) -> None:
     before, column, _ = WINS[line]
-    reward, over, after = play(before, column, reply=column)
+    reward, over, after = play_turn(before, column, reply=column)
     assert (reward, over) == (1, True)
     assert after.count("x") == before.count("x") + 1
     assert after.count("o") == before.count("o")
@@ -250,7 +252,7 @@ def test_step_four_in_a_line_win_without_reply(line: str) -> None:
 @pytest.mark.parametrize("line", WINS)
 def test_step_reply_can_win(line: str) -> None:
     before, column, elsewhere = WINS[line]
-    reward, over, after = play(before.translate(SWAP), elsewhere, reply=column)
+    reward, over, after = play_turn(before.translate(SWAP), elsewhere, reply=column)
     assert (reward, over) == (-1, True)
     assert after.count("o") == before.count("x") + 1
 
@@ -258,44 +260,44 @@ def test_step_reply_can_win(line: str) -> None:
 @pytest.mark.parametrize("line", WINS)
 def test_step_three_in_a_line_do_not_win(line: str) -> None:
     before, _, elsewhere = WINS[line]
-    assert play(before, elsewhere, reply=elsewhere)[:2] == (0, False)
+    assert play_turn(before, elsewhere, reply=elsewhere)[:2] == (0, False)
 
 
 def test_line_does_not_continue_in_next_column() -> None:
-    assert play("x...... x...... x...... o...... o...... o......", column=1, reply=6)[:2] == (0, False)
-    assert play("..o.... ..o.... ..o.... ..x.... ..x.... ..x....", column=6, reply=3)[:2] == (0, False)
+    assert play_turn("x...... x...... x...... o...... o...... o......", column=1, reply=6)[:2] == (0, False)
+    assert play_turn("..o.... ..o.... ..o.... ..x.... ..x.... ..x....", column=6, reply=3)[:2] == (0, False)
 
 
 def test_line_does_not_wrap_around_the_edge() -> None:
-    assert play("....... ....... ....... ....... o.....o xx....x", column=5, reply=3)[:2] == (0, False)
-    assert play("....... ....... ....... x...... o...... xx...xo", column=6, reply=3)[:2] == (0, False)
+    assert play_turn("....... ....... ....... ....... o.....o xx....x", column=5, reply=3)[:2] == (0, False)
+    assert play_turn("....... ....... ....... x...... o...... xx...xo", column=6, reply=3)[:2] == (0, False)
 
 
 @pytest.mark.parametrize("column", range(7))
 def test_step_into_full_column_loses_without_reply(column: int) -> None:
     rows = [f"{'.' * column}{sign}{'.' * (6 - column)}" for sign in "xoxoxo"]
     before = " ".join(rows)
-    assert play(before, column, reply=(column + 1) % 7) == (-1, True, before)
+    assert play_turn(before, column, reply=(column + 1) % 7) == (-1, True, before)
 
 
 def test_step_into_full_column_beside_three_in_a_line_loses() -> None:
     before = "..xoxxx ..oxooo ..xoxxx ..oxooo ..xoxxx ..oxooo"
-    assert play(before, column=3, reply=0) == (-1, True, before)
+    assert play_turn(before, column=3, reply=0) == (-1, True, before)
 
 
 def test_full_board_without_line_is_a_draw() -> None:
     x, o = board(FULL_WITHOUT_A_LINE)
     assert not any(set(line) <= cells_of(side.item()) for line in LINES for side in (x, o))
     below = FULL_WITHOUT_A_LINE.removeprefix("xxooxxo")
-    assert play("xxoox.o" + below, column=5, reply=5) == (0, True, FULL_WITHOUT_A_LINE)
-    assert play("xxoo.x." + below, column=4, reply=6) == (0, True, FULL_WITHOUT_A_LINE)
-    assert play("x.oo.x." + below, column=4, reply=6)[:2] == (0, False)
+    assert play_turn("xxoox.o" + below, column=5, reply=5) == (0, True, FULL_WITHOUT_A_LINE)
+    assert play_turn("xxoo.x." + below, column=4, reply=6) == (0, True, FULL_WITHOUT_A_LINE)
+    assert play_turn("x.oo.x." + below, column=4, reply=6)[:2] == (0, False)
 
 
 def test_last_disc_can_win() -> None:
     below = " ooxxoox xxooxxo ooxxoox xxooxxo ooxxoox"
-    assert play("xxx.oxo" + below, column=3, reply=0) == (1, True, "xxxxoxo" + below)
-    assert play("ooo.ox." + below, column=6, reply=3) == (-1, True, "oooooxx" + below)
+    assert play_turn("xxx.oxo" + below, column=3, reply=0) == (1, True, "xxxxoxo" + below)
+    assert play_turn("ooo.ox." + below, column=6, reply=3) == (-1, True, "oooooxx" + below)
 
 
 def test_observe_planes_are_student_then_opponent_from_the_top() -> None:
@@ -399,12 +401,12 @@ def test_mirror_swaps_left_and_right() -> None:
 
 def test_planes_equal_set_cells() -> None:
     boards = [random_sets(50, seed) for seed in range(3)]
-    shown = planes(*boards)
-    assert shown.shape == (50, 3, 6, 7)
-    assert shown.dtype == torch.float32
+    unpacked = planes(*boards)
+    assert unpacked.shape == (50, 3, 6, 7)
+    assert unpacked.dtype == torch.float32
     for index, plane in itertools.product(range(50), range(3)):
         expected = [[float(bool(boards[plane][index] & cell_bit(r, c))) for c in range(7)] for r in range(6)]
-        assert shown[index, plane].tolist() == expected
+        assert unpacked[index, plane].tolist() == expected
 
 
 def test_draw_six_lines_from_the_top() -> None:
@@ -430,7 +432,7 @@ class FinishedEpisode(NamedTuple):
 
     states: list[State]  # of one row each
     first: str  # student or opponent
-    won: float  # the last reward: 1 by the student, -1 by the opponent, 0 by nobody
+    won: float  # the last reward: 1 by the student, -1 by the opponent, 0 for a draw
 
 
 @pytest.fixture(scope="module")
@@ -509,11 +511,11 @@ def test_notation_of_whole_episode_replays_to_same_board_and_result(
 ) -> None:
     assert len(ended[kind]) >= 2
     for game in ended[kind]:
-        told = parse_notation(notation(game.states))
-        assert told.first == game.first
-        assert told.result == RESULTS[kind]
-        assert told.board == drawing_of(game.states[-1])
-        assert told.line == {1.0: "x", -1.0: "o", 0.0: ""}[game.won]
+        parsed = parse_notation(notation(game.states))
+        assert parsed.first == game.first
+        assert parsed.result == RESULTS[kind]
+        assert parsed.board == drawing_of(game.states[-1])
+        assert parsed.line == {1.0: "x", -1.0: "o", 0.0: ""}[game.won]
 
 
 @pytest.mark.parametrize("kind", RESULTS, ids=str)
@@ -523,11 +525,11 @@ def test_notation_of_unfinished_episode_has_no_result(
     for game in ended[kind][:8]:
         whole = parse_notation(notation(game.states)).moves
         for length in range(1, len(game.states)):
-            told = parse_notation(notation(game.states[:length]))
-            assert told.moves == whole[: len(told.moves)]
-            assert told.board == drawing_of(game.states[length - 1])
-            assert told.result == "*"
-            assert told.first == (game.first if told.moves else "student")
+            parsed = parse_notation(notation(game.states[:length]))
+            assert parsed.moves == whole[: len(parsed.moves)]
+            assert parsed.board == drawing_of(game.states[length - 1])
+            assert parsed.result == "*"
+            assert parsed.first == (game.first if parsed.moves else "student")
 
 
 def test_notation_of_several_copies_is_of_the_first(ended: dict[tuple[str, float], list[FinishedEpisode]]) -> None:

@@ -8,11 +8,11 @@ from envs.base import Step
 from envs.episode_stats import EpisodeStats
 
 
-def random_steps(steps: int, games: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def random_steps(steps: int, num_envs: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return rewards in quarters (float32 sums are exact), terminations and truncations, never both; (T, N)."""
-    chance = torch.Generator().manual_seed(seed)
-    rewards = torch.randint(-8, 9, (steps, games), generator=chance) / 4
-    how = torch.randint(0, 8, (steps, games), generator=chance)
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randint(-8, 9, (steps, num_envs), generator=generator) / 4
+    how = torch.randint(0, 8, (steps, num_envs), generator=generator)
     return rewards, how == 0, how == 1
 
 
@@ -21,35 +21,35 @@ def step_of(reward: Tensor, terminated: Tensor, truncated: Tensor) -> Step:
     return Step(nothing, nothing.bool(), reward, terminated, truncated, nothing, nothing.bool(), {}, {})
 
 
-def episodes_one_by_one(rewards: Tensor, ended: Tensor) -> list[tuple[int, float, int]]:
+def episodes_one_by_one(rewards: Tensor, done: Tensor) -> list[tuple[int, float, int]]:
     """Return (step in which it ended, return, length) of every finished episode."""
     found = []
-    for game in range(rewards.shape[1]):
+    for row in range(rewards.shape[1]):
         total, length = 0.0, 0
         for step in range(rewards.shape[0]):
-            total += rewards[step, game].item()
+            total += rewards[step, row].item()
             length += 1
-            if ended[step, game]:
+            if done[step, row]:
                 found.append((step, total, length))
                 total, length = 0.0, 0
     return found
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("games", [1, 6])
-def test_pop_equals_loop_over_single_copies(games: int, seed: int) -> None:
-    rewards, terminations, truncations = random_steps(60, games, seed)
+@pytest.mark.parametrize("num_envs", [1, 6])
+def test_pop_equals_loop_over_single_copies(num_envs: int, seed: int) -> None:
+    rewards, terminations, truncations = random_steps(60, num_envs, seed)
     episodes = episodes_one_by_one(rewards, terminations | truncations)
-    stats = EpisodeStats(games, "cpu")
+    stats = EpisodeStats(num_envs, "cpu")
     for first, last in [(0, 25), (25, 30), (30, 60)]:
         for row in zip(rewards[first:last], terminations[first:last], truncations[first:last], strict=True):
             stats.add(step_of(*row))
-        ended = [(total, length) for step, total, length in episodes if first <= step < last]
+        done = [(total, length) for step, total, length in episodes if first <= step < last]
         popped = stats.pop()
-        assert popped["episodes"] == len(ended)
-        if ended:
-            assert popped["return"] == pytest.approx(sum(total for total, _ in ended) / len(ended), abs=1e-12)
-            assert popped["length"] == pytest.approx(sum(length for _, length in ended) / len(ended), abs=1e-12)
+        assert popped["episodes"] == len(done)
+        if done:
+            assert popped["return"] == pytest.approx(sum(total for total, _ in done) / len(done), abs=1e-12)
+            assert popped["length"] == pytest.approx(sum(length for _, length in done) / len(done), abs=1e-12)
 
 
 def step_of_one_copy(reward: float, terminated: bool = False, truncated: bool = False) -> Step:

@@ -83,9 +83,9 @@ def batched_outputs(env: gym.vector.VectorEnv, steps: int, seed: int | None = 0)
         info = now.info
 
 
-def as_bytes(shown: Iterator[Output]) -> list[tuple[bytes, ...]]:
+def as_bytes(results: Iterator[Output]) -> list[tuple[bytes, ...]]:
     """Return results in a form that can be compared."""
-    return [tuple(np.asarray(part).tobytes() for part in result[:4]) for result in shown]
+    return [tuple(np.asarray(part).tobytes() for part in result[:4]) for result in results]
 
 
 def episodes_as_bytes(kind: str, name: str, seed: int | None, steps: int = 25) -> list[tuple[bytes, ...]]:
@@ -169,11 +169,13 @@ def test_single_step_is_possible_under_the_rules(name: str, options: dict[str, A
     obs, info = env.reset(seed=0)
     env.action_space.seed(6)
     game = env.unwrapped.game
-    deals = game.reset(CounterRNG(7, torch.arange(20_000), EXPLORATION_STREAM).uniform(0, game.spec.num_reset_uniforms))
-    dealt = observations(game, deals)
+    initial_obs = game.reset(
+        CounterRNG(7, torch.arange(20_000), EXPLORATION_STREAM).uniform(0, game.spec.num_reset_uniforms)
+    )
+    initial = observations(game, initial_obs)
     for _ in range(60):
         if len(env.unwrapped.states) == 1:
-            assert (obs.tobytes(), info["action_mask"].tobytes()) in dealt
+            assert (obs.tobytes(), info["action_mask"].tobytes()) in initial
         before = env.unwrapped.states[-1]
         action = env.action_space.sample(info["action_mask"])
         obs, reward, terminated, truncated, info = env.step(action)
@@ -193,15 +195,15 @@ class Recorder:
         self.spec = Spec("recorder", 1, (4,), 3, num_reset_uniforms=1, num_step_uniforms=1, time_limit=time_limit)
 
     def reset(self, u: Tensor) -> State:
-        return {"page": torch.cat([u, torch.zeros(len(u), 3)], 1)}
+        return {"record": torch.cat([u, torch.zeros(len(u), 3)], 1)}
 
     def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
-        dealt, moves = state["page"][:, 0], state["page"][:, 3]
-        return {"page": torch.stack([dealt, u[:, 0], action / 4, moves + 1 / 64], 1)}, action + 0.5, action == 1
+        initial, moves = state["record"][:, 0], state["record"][:, 3]
+        return {"record": torch.stack([initial, u[:, 0], action / 4, moves + 1 / 64], 1)}, action + 0.5, action == 1
 
     def observe(self, state: State) -> tuple[Tensor, Tensor]:
-        even = state["page"][:, 3] * 64 % 2 == 0
-        return state["page"].clone(), torch.stack([torch.ones_like(even), torch.ones_like(even), even], 1)
+        even = state["record"][:, 3] * 64 % 2 == 0
+        return state["record"].clone(), torch.stack([torch.ones_like(even), torch.ones_like(even), even], 1)
 
 
 RECORDER = f"{__name__}:Recorder"
@@ -214,23 +216,23 @@ def mask_after(moves: int) -> list[int]:
 @pytest.mark.parametrize("time_limit", [1, 4, 5])
 def test_single_episodes_equal_recorder(time_limit: int) -> None:
     env, rng = SingleEnv(RECORDER, time_limit=time_limit), np.random.default_rng(0)
-    chances = []  # all uniforms that were used
+    uniforms = []  # all uniforms that were used
     for _ in range(40):
-        (dealt, *rest), info = env.reset()
+        (initial, *rest), info = env.reset()
         assert rest == [0, 0, 0]
         assert info["action_mask"].tolist() == mask_after(0)
-        chances.append(dealt)
+        uniforms.append(initial)
         for moves in itertools.count(1):
             action = int(rng.choice([0, 0, 0, 1, 2]))
             obs, reward, terminated, truncated, info = env.step(action)
-            assert obs.tolist() == [dealt, obs[1], action / 4, moves / 64]
+            assert obs.tolist() == [initial, obs[1], action / 4, moves / 64]
             assert (reward, terminated) == (action + 0.5, action == 1)
             assert truncated == (moves == time_limit and action != 1)
             assert info["action_mask"].tolist() == mask_after(moves)
-            chances.append(obs[1])
+            uniforms.append(obs[1])
             if terminated or truncated:
                 break
-    assert len(set(chances)) >= len(chances) - 2  # of 570 numbers of 24 bits two are equal in one run of a hundred
+    assert len(set(uniforms)) >= len(uniforms) - 2  # of 570 numbers of 24 bits two are equal in one run of a hundred
 
 
 @pytest.mark.parametrize("time_limit", [1, 4, 5])
@@ -239,29 +241,29 @@ def test_batched_episodes_equal_recorder(time_limit: int) -> None:
     obs, info = env.reset()
     assert not obs[:, 1:].any()
     assert info["action_mask"].tolist() == [mask_after(0)] * N
-    dealt, moves = obs[:, 0].tolist(), [0] * N
-    chances = list(dealt)
-    ways = set()
+    initial, moves = obs[:, 0].tolist(), [0] * N
+    uniforms = list(initial)
+    ends = set()
     for _ in range(60):
         actions = rng.choice([0, 0, 0, 1, 2], N)
         obs, reward, terminated, truncated, info = env.step(actions)
-        for game, action in enumerate(actions.tolist()):
-            moves[game] += 1
-            final = info["final_obs"][game].tolist()
-            assert final == [dealt[game], final[1], action / 4, moves[game] / 64]
-            chances.append(final[1])
-            assert (reward[game], terminated[game]) == (action + 0.5, action == 1)
-            assert truncated[game] == (moves[game] == time_limit and action != 1)
-            ended = bool(terminated[game] or truncated[game])
-            assert info["_final_obs"][game] == ended
+        for row, action in enumerate(actions.tolist()):
+            moves[row] += 1
+            final = info["final_obs"][row].tolist()
+            assert final == [initial[row], final[1], action / 4, moves[row] / 64]
+            uniforms.append(final[1])
+            assert (reward[row], terminated[row]) == (action + 0.5, action == 1)
+            assert truncated[row] == (moves[row] == time_limit and action != 1)
+            ended = bool(terminated[row] or truncated[row])
+            assert info["_final_obs"][row] == ended
             if ended:
-                dealt[game], moves[game] = obs[game, 0].item(), 0
-                chances.append(dealt[game])
-            assert obs[game].tolist() == ([dealt[game], 0, 0, 0] if ended else final)
-            assert info["action_mask"][game].tolist() == mask_after(moves[game])
-            ways.add((bool(terminated[game]), bool(truncated[game])))
-    assert ways == {(False, False), (True, False), (False, True)} - ({(False, False)} if time_limit == 1 else set())
-    assert len(set(chances)) >= len(chances) - 2  # of 570 numbers of 24 bits two are equal in one run of a hundred
+                initial[row], moves[row] = obs[row, 0].item(), 0
+                uniforms.append(initial[row])
+            assert obs[row].tolist() == ([initial[row], 0, 0, 0] if ended else final)
+            assert info["action_mask"][row].tolist() == mask_after(moves[row])
+            ends.add((bool(terminated[row]), bool(truncated[row])))
+    assert ends == {(False, False), (True, False), (False, True)} - ({(False, False)} if time_limit == 1 else set())
+    assert len(set(uniforms)) >= len(uniforms) - 2  # of 570 numbers of 24 bits two are equal in one run of a hundred
 
 
 def test_batched_reset_restarts_all_copies() -> None:
@@ -286,9 +288,9 @@ def test_same_seed_gives_same_episodes_and_other_seed_others(kind: str, name: st
 @every_kind
 @every_id
 def test_reset_with_seed_restarts_random_numbers(kind: str, name: str) -> None:
-    env, shown = (single(name), outputs) if kind == "single" else (batched(name), batched_outputs)
+    env, results = (single(name), outputs) if kind == "single" else (batched(name), batched_outputs)
     for seed in (3, 0, 3):
-        assert as_bytes(shown(env, 12, seed)) == episodes_as_bytes(kind, name, seed, 12)
+        assert as_bytes(results(env, 12, seed)) == episodes_as_bytes(kind, name, seed, 12)
 
 
 @every_kind
@@ -300,12 +302,12 @@ def test_reset_without_seed_differs_between_envs(kind: str, name: str) -> None:
 @every_kind
 @every_id
 def test_reset_without_seed_continues_random_numbers(kind: str, name: str) -> None:
-    def deals() -> list[bytes]:
+    def initial_obs() -> list[bytes]:
         env = single(name) if kind == "single" else batched(name)
         return [env.reset(seed=3)[0].tobytes(), *(env.reset()[0].tobytes() for _ in range(11))]
 
-    assert deals() == deals()
-    assert len(set(deals())) >= (10 if kind == "batched" or name == "Snake-v0" else 4)
+    assert initial_obs() == initial_obs()
+    assert len(set(initial_obs())) >= (10 if kind == "batched" or name == "Snake-v0" else 4)
 
 
 @every_kind
@@ -321,18 +323,18 @@ def test_option_size_reaches_snake(kind: str, size: int) -> None:
 def test_option_death_reward_reaches_snake(kind: str) -> None:
     if kind == "single":
         env = single("Snake-v0", size=4, death_reward=-0.25)
-        paid = {result.reward for result in outputs(env, 100)}
+        rewards = {result.reward for result in outputs(env, 100)}
     else:
         env = batched("Snake-v0", size=4, death_reward=-0.25)
-        paid = {reward for result in batched_outputs(env, 40) for reward in result.reward.tolist()}
-    assert paid == {0.0, 1.0, -0.25}
+        rewards = {reward for result in batched_outputs(env, 40) for reward in result.reward.tolist()}
+    assert rewards == {0.0, 1.0, -0.25}
 
 
-def stacks_four(env: gym.Env, games: int) -> int:
+def stacks_four(env: gym.Env, episodes: int) -> int:
     """Return how many episodes are won by discs in the middle column alone."""
     won = 0
     env.reset(seed=0)
-    for _ in range(games):
+    for _ in range(episodes):
         ended, reward = False, 0.0
         for _ in range(4):
             if not ended:
@@ -349,29 +351,29 @@ def test_single_option_opponent_reaches_connect4() -> None:
 
 
 def test_batched_option_opponent_reaches_connect4() -> None:
-    paid = {}
+    rewards = {}
     for opponent in ("random", "tactical"):
         env = batched("Connect4-v0", 30, opponent=opponent)
         env.reset(seed=0)
-        paid[opponent] = sum(int((env.step(np.full(30, 3))[1] == 1).sum()) for _ in range(4))
-    assert paid["random"] > 5
-    assert paid["tactical"] == 0
+        rewards[opponent] = sum(int((env.step(np.full(30, 3))[1] == 1).sum()) for _ in range(4))
+    assert rewards["random"] > 5
+    assert rewards["tactical"] == 0
 
 
 @every_kind
 def test_option_natural_reaches_blackjack(kind: str) -> None:
-    paid = {}
+    rewards = {}
     for natural in (False, True):
         if kind == "single":
             env = single("TorchBlackjack-v0", sab=False, natural=natural)
             env.reset(seed=0)
             hands = [(env.step(0)[1], tuple(env.reset()[1]["gymnasium_obs"])) for _ in range(150)]
-            paid[natural] = {reward for reward, _ in hands}
+            rewards[natural] = {reward for reward, _ in hands}
         else:
             env = batched("TorchBlackjack-v0", 300, sab=False, natural=natural)
             env.reset(seed=0)
-            paid[natural] = set(env.step(np.zeros(300, int))[1].tolist())
-    assert paid == {False: {-1.0, 0.0, 1.0}, True: {-1.0, 0.0, 1.0, 1.5}}
+            rewards[natural] = set(env.step(np.zeros(300, int))[1].tolist())
+    assert rewards == {False: {-1.0, 0.0, 1.0}, True: {-1.0, 0.0, 1.0, 1.5}}
 
 
 @every_kind
@@ -502,8 +504,8 @@ def test_batched_step_equals_vec_env(name: str) -> None:
         actions = actions_for(env, info)
         step = itself.step(torch.from_numpy(actions))
         obs, reward, terminated, truncated, info = env.step(actions)
-        shown = (obs, info["action_mask"], reward, terminated, truncated, info["final_obs"])
-        for ours, theirs, field in zip(shown, step, Step._fields, strict=False):
+        results = (obs, info["action_mask"], reward, terminated, truncated, info["final_obs"])
+        for ours, theirs, field in zip(results, step, Step._fields, strict=False):
             assert np.array_equal(ours, theirs.numpy()), field
         assert np.array_equal(info["_final_obs"], (step.terminated | step.truncated).numpy())
 
@@ -523,8 +525,10 @@ def test_batched_copies_are_independent_of_num_envs(name: str) -> None:
 
 @every_id
 def test_batched_numpy_output_equals_torch(name: str) -> None:
-    shown = [batched_outputs(batched(name, output=output, **SMALL.get(name, {})), 30) for output in ("numpy", "torch")]
-    for arrays, tensors in zip(*shown, strict=True):
+    results = [
+        batched_outputs(batched(name, output=output, **SMALL.get(name, {})), 30) for output in ("numpy", "torch")
+    ]
+    for arrays, tensors in zip(*results, strict=True):
         for ours, theirs in zip(arrays[:4], tensors[:4], strict=True):
             assert np.array_equal(ours, np.asarray(theirs))
         assert arrays.info.keys() == tensors.info.keys()
@@ -555,23 +559,23 @@ def overwrite(parts: Any) -> None:
 @every_id
 @pytest.mark.parametrize("kind", ["single", "numpy", "torch"])
 def test_writing_into_outputs_does_not_change_episodes(kind: str, name: str) -> None:
-    def played(spoil: bool) -> list[Any]:
+    def results_as_bytes(spoil: bool) -> list[Any]:
         env = single(name) if kind == "single" else batched(name, output=kind)
         env.action_space.seed(5)
-        shown = []
-        given = env.reset(seed=3)
+        results = []
+        outputs_given = env.reset(seed=3)
         for _ in range(20):
-            shown.append(copy.deepcopy(given[:-1]))
-            masks = np.asarray(given[-1]["action_mask"]).copy()
+            results.append(copy.deepcopy(outputs_given[:-1]))
+            masks = np.asarray(outputs_given[-1]["action_mask"]).copy()
             if spoil:
-                overwrite(given)
-            given = env.step(env.action_space.sample(masks if kind == "single" else tuple(masks)))
-            if kind == "single" and (given[2] or given[3]):
-                shown.append(copy.deepcopy(given[:-1]))
-                given = env.reset()
-        return [[np.asarray(part).tobytes() for part in parts] for parts in shown]
+                overwrite(outputs_given)
+            outputs_given = env.step(env.action_space.sample(masks if kind == "single" else tuple(masks)))
+            if kind == "single" and (outputs_given[2] or outputs_given[3]):
+                results.append(copy.deepcopy(outputs_given[:-1]))
+                outputs_given = env.reset()
+        return [[np.asarray(part).tobytes() for part in parts] for parts in results]
 
-    assert played(spoil=True) == played(spoil=False)
+    assert results_as_bytes(spoil=True) == results_as_bytes(spoil=False)
 
 
 @every_id
@@ -580,22 +584,22 @@ def test_record_episode_statistics_equals_episode_stats(name: str) -> None:
     _, info = env.reset(seed=3)
     itself, score = copy.deepcopy(env.unwrapped.env), EpisodeStats(N, "cpu")
     env.action_space.seed(5)
-    games: list[list[float]] = [[] for _ in range(N)]
-    told: list[tuple[float, int]] = []
+    rewards_of: list[list[float]] = [[] for _ in range(N)]
+    recorded: list[tuple[float, int]] = []
     for _ in range(70):
         actions = actions_for(env, info)
         score.add(itself.step(torch.from_numpy(actions)))
         _, reward, terminated, truncated, info = env.step(actions)
-        for game, paid in enumerate(games):
-            paid.append(float(reward[game]))
-            if terminated[game] or truncated[game]:
-                here = info["episode"]["r"][game], info["episode"]["l"][game]
-                assert here == (sum(paid), len(paid))
-                told.append(here)
-                paid.clear()
+        for row, rewards in enumerate(rewards_of):
+            rewards.append(float(reward[row]))
+            if terminated[row] or truncated[row]:
+                here = info["episode"]["r"][row], info["episode"]["l"][row]
+                assert here == (sum(rewards), len(rewards))
+                recorded.append(here)
+                rewards.clear()
     taken = score.pop()
-    assert taken["episodes"] == len(told) >= 20
-    assert np.allclose([taken["return"], taken["length"]], np.mean(told, axis=0))
+    assert taken["episodes"] == len(recorded) >= 20
+    assert np.allclose([taken["return"], taken["length"]], np.mean(recorded, axis=0))
 
 
 @every_id
@@ -605,12 +609,12 @@ def test_dict_info_to_list_wrapper_works(name: str) -> None:
     (_, listed), (_, info) = env.reset(seed=3), plain.reset(seed=3)
     ends = 0
     for _ in range(30):
-        for game in range(N):
-            ended = "_final_obs" in info and info["_final_obs"][game]
+        for row in range(N):
+            ended = "_final_obs" in info and info["_final_obs"][row]
             ends += bool(ended)
             kept = {key for key in info if not key.startswith("_") and (key != "final_obs" or ended)}
-            assert listed[game].keys() == kept
-            assert all(np.array_equal(listed[game][key], info[key][game]) for key in kept)
+            assert listed[row].keys() == kept
+            assert all(np.array_equal(listed[row][key], info[key][row]) for key in kept)
         actions = actions_for(plain, info)
         listed, info = env.step(actions)[-1], plain.step(actions)[-1]
     assert ends > 0
@@ -618,8 +622,8 @@ def test_dict_info_to_list_wrapper_works(name: str) -> None:
 
 def test_clip_reward_wrapper_works() -> None:
     env = ClipReward(batched("Connect4-v0", opponent="random"), -0.25, 0.5)
-    paid = {reward for result in batched_outputs(env, 40) for reward in result.reward.tolist()}
-    assert paid == {0.0, 0.5, -0.25}
+    rewards = {reward for result in batched_outputs(env, 40) for reward in result.reward.tolist()}
+    assert rewards == {0.0, 0.5, -0.25}
 
 
 def numbers_in(features: np.ndarray) -> tuple[int | None, int, int]:

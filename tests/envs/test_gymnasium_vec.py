@@ -30,14 +30,14 @@ class CountingEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self.number, self.action = 100 * int(self.np_random.integers(1, 99)), 0
-        return self.seen(), {}
+        return self.raw_obs(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         assert self.action_space.contains(action)
         self.number, self.action = self.number + 1, int(action)
-        return self.seen(), float(self.number), self.action == 7, False, {"number": self.number}
+        return self.raw_obs(), float(self.number), self.action == 7, False, {"number": self.number}
 
-    def seen(self) -> np.ndarray:
+    def raw_obs(self) -> np.ndarray:
         return np.array([[self.number, self.action]], np.int32)
 
 
@@ -71,15 +71,15 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return used
 
 
-def unchanged(seen: np.ndarray) -> list[float]:
-    return seen.tolist()
+def unchanged(raw_obs: np.ndarray) -> list[float]:
+    return raw_obs.tolist()
 
 
 def one_hot(*sizes: int) -> Callable[[Any], list[float]]:
     """Return a function from numbers below `sizes` to their concatenated one-hot vectors."""
 
-    def flat(seen: Any) -> list[float]:
-        numbers = [int(number) for number in (seen if isinstance(seen, tuple) else (seen,))]
+    def flat(raw_obs: Any) -> list[float]:
+        numbers = [int(number) for number in (raw_obs if isinstance(raw_obs, tuple) else (raw_obs,))]
         return [float(at == number) for number, size in zip(numbers, sizes, strict=True) for at in range(size)]
 
     return flat
@@ -102,49 +102,51 @@ def assert_equals_single_envs(
     """Compare every step with single envs, and return the steps."""
     env = GymnasiumVecEnv(id, 4, seed=3, **options)
     step, act = env.reset(), policy(4)
-    first, shown = seeds[:4], [step]
+    first, returned = seeds[:4], [step]
     assert len(set(first)) == 4
-    alone = [gym.make(id, **options) for _ in first]
-    assert step.obs.tolist() == [flat(one.reset(seed=seed)[0]) for one, seed in zip(alone, first, strict=True)]
+    single_envs = [gym.make(id, **options) for _ in first]
+    assert step.obs.tolist() == [
+        flat(env_row.reset(seed=seed)[0]) for env_row, seed in zip(single_envs, first, strict=True)
+    ]
     for _ in range(steps):
         action = act(step)
         step = env.step(action)
-        for game, one in enumerate(alone):
-            seen, reward, terminated, truncated, _ = one.step(int(action[game]))
-            assert step.final_obs[game].tolist() == flat(seen)
-            assert step.reward[game] == reward
-            assert step.terminated[game] == terminated
-            assert step.truncated[game] == (truncated and not terminated)
-            assert step.obs[game].tolist() == flat(one.reset()[0] if terminated or truncated else seen)
-        shown.append(step)
-    return shown
+        for row, env_row in enumerate(single_envs):
+            raw_obs, reward, terminated, truncated, _ = env_row.step(int(action[row]))
+            assert step.final_obs[row].tolist() == flat(raw_obs)
+            assert step.reward[row] == reward
+            assert step.terminated[row] == terminated
+            assert step.truncated[row] == (truncated and not terminated)
+            assert step.obs[row].tolist() == flat(env_row.reset()[0] if terminated or truncated else raw_obs)
+        returned.append(step)
+    return returned
 
 
 def test_cartpole_equals_single_envs(seeds: list[int]) -> None:
-    shown = assert_equals_single_envs("CartPole-v1", {}, unchanged, random_policy, 200, seeds)
-    assert sum(step.terminated.sum() for step in shown) > 20
+    returned = assert_equals_single_envs("CartPole-v1", {}, unchanged, random_policy, 200, seeds)
+    assert sum(step.terminated.sum() for step in returned) > 20
 
 
 def test_cartpole_balanced_is_truncated_after_500_steps(seeds: list[int]) -> None:
-    shown = assert_equals_single_envs("CartPole-v1", {}, unchanged, balancing_policy, 503, seeds)
-    for index, step in enumerate(shown):
+    returned = assert_equals_single_envs("CartPole-v1", {}, unchanged, balancing_policy, 503, seeds)
+    for index, step in enumerate(returned):
         assert not step.terminated.any()
         assert step.truncated.tolist() == [index == 500] * 4
 
 
 @pytest.mark.parametrize("options", [{}, {"sab": False, "natural": True}], ids=str)
 def test_blackjack_equals_single_envs_with_flat_obs(options: dict[str, Any], seeds: list[int]) -> None:
-    shown = assert_equals_single_envs("Blackjack-v1", options, one_hot(32, 11, 2), random_policy, 150, seeds)
-    rewards = {reward for step in shown for reward in step.reward.tolist()}
+    returned = assert_equals_single_envs("Blackjack-v1", options, one_hot(32, 11, 2), random_policy, 150, seeds)
+    rewards = {reward for step in returned for reward in step.reward.tolist()}
     assert rewards == ({-1.0, 0.0, 1.0, 1.5} if "natural" in options else {-1.0, 0.0, 1.0})
 
 
 @pytest.mark.parametrize("options", [{}, {"map_name": "8x8", "is_slippery": False}], ids=str)
 def test_frozen_lake_equals_single_envs_with_flat_obs(options: dict[str, Any], seeds: list[int]) -> None:
-    shown = assert_equals_single_envs(
+    returned = assert_equals_single_envs(
         "FrozenLake-v1", options, one_hot(64 if options else 16), random_policy, 150, seeds
     )
-    assert sum(step.terminated.sum() for step in shown) > 10
+    assert sum(step.terminated.sum() for step in returned) > 10
 
 
 def test_options_reach_the_env() -> None:
@@ -189,8 +191,8 @@ def test_max_episode_steps_sets_time_limit() -> None:
 def test_truncation_without_known_limit_is_bootstrapped() -> None:
     class CutsItself(CountingEnv):
         def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-            seen, reward, terminated, _, info = super().step(action)
-            return seen, reward, terminated, self.number % 3 == 0, info
+            raw_obs, reward, terminated, _, info = super().step(action)
+            return raw_obs, reward, terminated, self.number % 3 == 0, info
 
     gym.register("CutsItself-v0", entry_point=CutsItself)
     env = GymnasiumVecEnv("CutsItself-v0", 3)
@@ -227,9 +229,9 @@ def test_step_has_shapes_and_dtypes_of_spec(id: str) -> None:
 
 @every_env
 def test_episodes_end_and_never_terminated_and_truncated(id: str) -> None:
-    shown = trajectory(GymnasiumVecEnv(id, 16), 150)
-    assert sum(step.terminated.int() + step.truncated.int() for step in shown).min() >= 2
-    assert not any((step.terminated & step.truncated).any() for step in shown)
+    returned = trajectory(GymnasiumVecEnv(id, 16), 150)
+    assert sum(step.terminated.int() + step.truncated.int() for step in returned).min() >= 2
+    assert not any((step.terminated & step.truncated).any() for step in returned)
 
 
 @every_env
@@ -259,9 +261,9 @@ def test_observe_of_selected_rows_equals_their_obs(id: str) -> None:
             (step.final_state, step.final_obs, step.final_action_mask),
         ):
             for rows in (slice(None), slice(2, 7)):
-                seen, may = other.observe({name: tensor[rows] for name, tensor in state.items()})
-                assert torch.equal(seen, obs[rows])
-                assert torch.equal(may, action_mask[rows])
+                raw_obs, mask_of_rows = other.observe({name: tensor[rows] for name, tensor in state.items()})
+                assert torch.equal(raw_obs, obs[rows])
+                assert torch.equal(mask_of_rows, action_mask[rows])
 
 
 @every_env
@@ -282,8 +284,8 @@ def test_as_initial_keeps_current_observation_only(id: str) -> None:
         alone = named_tensors(step.as_initial())
         for name, tensor in alone.items():
             expected = named_tensors(step)[name.removeprefix("final_")]
-            happened = name in ("reward", "terminated", "truncated")
-            assert torch.equal(tensor, torch.zeros_like(expected) if happened else expected)
+            is_cleared = name in ("reward", "terminated", "truncated")
+            assert torch.equal(tensor, torch.zeros_like(expected) if is_cleared else expected)
 
 
 def test_gymnasium_vec_env_is_not_compilable() -> None:
@@ -332,11 +334,11 @@ def test_trajectory_is_independent_of_num_envs_and_sharding(id: str) -> None:
 @every_env
 def test_seeds_and_env_copies_differ(id: str) -> None:
     """A row is one copy's observations in 40 steps. FrozenLake starts in one cell, but slips differently."""
-    shown = [
+    returned = [
         torch.stack([step.obs for step in trajectory(GymnasiumVecEnv(id, 8, seed), 40)], 1).flatten(1)
         for seed in (8, 9)
     ]
-    assert len(torch.cat(shown).unique(dim=0)) == 16
+    assert len(torch.cat(returned).unique(dim=0)) == 16
 
 
 def test_gymnasium_seeds_are_distinct(seeds: list[int]) -> None:

@@ -88,19 +88,19 @@ def estimate_by_definition(grid: Grid, side: str) -> int:
     return value
 
 
-def value_by_definition(grid: Grid, side: str, played: int, depth: int) -> int:
+def value_by_definition(grid: Grid, side: str, num_discs: int, depth: int) -> int:
     """Return the value for `side`, which moves next, `played` of `depth` discs after the root."""
     if all(cell != "." for row in grid for cell in row):
         return 0
-    if played == depth:
+    if num_discs == depth:
         return estimate_by_definition(grid, side)
     if winning_columns(grid, side):
-        return 1000 - played
-    if played == depth - 1:
+        return 1000 - num_discs
+    if num_discs == depth - 1:
         return estimate_by_definition(grid, side)
     other = "t" if side == "m" else "m"
     cells = [cell for column in range(7) if (cell := landing(grid, column))]
-    return max(-value_by_definition(with_disc(grid, cell, side), other, played + 1, depth) for cell in cells)
+    return max(-value_by_definition(with_disc(grid, cell, side), other, num_discs + 1, depth) for cell in cells)
 
 
 def search_by_definition(grid: Grid, depth: int) -> list[int]:
@@ -230,7 +230,7 @@ def returns_of(env: Env, student: Opponent) -> Tensor:
 
 
 def test_negamax_of_depth_2_beats_tactical() -> None:
-    """A standard error of 400 games is at most 0.05."""
+    """The standard error of 400 episodes is at most 0.05."""
     against_it = returns_of(VecEnv(connect4_against("negamax:2"), 400, seed=1), tactical).mean()
     with_it = returns_of(VecEnv(connect4_against("tactical"), 400, seed=2), Negamax(2)).mean()
     assert against_it < -0.4
@@ -252,12 +252,12 @@ class RecordingPolicy:
     """A policy of random legal columns that records its inputs."""
 
     def __init__(self) -> None:
-        self.shown: list[tuple[Tensor, Tensor]] = []
+        self.inputs: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, obs: Tensor, action_mask: Tensor) -> Tensor:
-        self.shown.append((obs.clone(), action_mask.clone()))
+        self.inputs.append((obs.clone(), action_mask.clone()))
         rng = CounterRNG(11, torch.arange(len(obs)), EXPLORATION_STREAM)
-        return sample_legal(action_mask, rng.uniform(len(self.shown), 1)[:, 0])
+        return sample_legal(action_mask, rng.uniform(len(self.inputs), 1)[:, 0])
 
 
 def test_self_play_without_policy_equals_random() -> None:
@@ -268,9 +268,9 @@ def test_self_play_without_policy_equals_random() -> None:
 
 def test_self_play_observes_own_discs_first() -> None:
     x, o = board("....... ....... ....... ....... ...o... x..x..o")
-    watched = RecordingPolicy()
-    self_play_with(watched)(o, x, torch.tensor([0.5]))
-    [(obs, action_mask)] = watched.shown
+    recorder = RecordingPolicy()
+    self_play_with(recorder)(o, x, torch.tensor([0.5]))
+    [(obs, action_mask)] = recorder.inputs
     assert obs.dtype == torch.float32
     assert obs.shape == (1, 2, 6, 7)
     assert obs[0, 0].nonzero().tolist() == [[4, 3], [5, 6]]
@@ -281,15 +281,15 @@ def test_self_play_observes_own_discs_first() -> None:
 def test_self_play_in_env_observes_board_after_students_move() -> None:
     """It observes the student's new disc, but not yet its own."""
     env = VecEnv(connect4_against("self"), 64, seed=3)
-    watched = env.game.opponent.policy = RecordingPolicy()
+    recorder = env.game.opponent.policy = RecordingPolicy()
     rng = CounterRNG(4, torch.arange(64), EXPLORATION_STREAM)
     step = env.reset()
     moved = 0
     for turn in range(40):
-        watched.shown.clear()
+        recorder.inputs.clear()
         before, action = step, sample_legal(step.action_mask, rng.uniform(turn, 1)[:, 0])
         step = env.step(action)
-        [(obs, action_mask)] = watched.shown
+        [(obs, action_mask)] = recorder.inputs
         mine, theirs = before.obs.unbind(1)
         assert torch.equal(obs[:, 0], theirs)
         assert torch.equal(obs[:, 1], step.final_obs[:, 0])
@@ -310,13 +310,13 @@ def test_self_play_chooses_any_legal_column_with_epsilon(position: str) -> None:
     """The policy chooses the centre of the first board, and the first legal column of the other."""
     x, o = board(position)
     action_mask = legal_columns(x | o)[0].nonzero()[:, 0].tolist()
-    wanted = 3 if len(action_mask) == 7 else action_mask[0]
-    opponent = self_play_with(lambda obs, action_mask: torch.full((len(obs),), wanted))
+    chosen = 3 if len(action_mask) == 7 else action_mask[0]
+    opponent = self_play_with(lambda obs, action_mask: torch.full((len(obs),), chosen))
     found = Counter(opponent(x.expand(len(FINE_UNIFORMS)), o.expand(len(FINE_UNIFORMS)), FINE_UNIFORMS).tolist())
     share = len(FINE_UNIFORMS) // 20 / len(action_mask)
     assert sorted(found) == action_mask
     for column in action_mask:
-        expected = share + (len(FINE_UNIFORMS) * 19 // 20 if column == wanted else 0)
+        expected = share + (len(FINE_UNIFORMS) * 19 // 20 if column == chosen else 0)
         assert abs(found[column] - expected) <= 2
 
 
@@ -330,9 +330,9 @@ def test_self_play_above_epsilon_follows_policy() -> None:
 def test_self_play_full_board_has_every_column_legal() -> None:
     x, o = board(FULL_WITHOUT_A_LINE)
     almost = board("." + FULL_WITHOUT_A_LINE[1:])
-    watched = RecordingPolicy()
-    column = self_play_with(watched)(torch.cat([x, almost[0]]), torch.cat([o, almost[1]]), torch.tensor([0.5, 0.5]))
-    [(_, action_mask)] = watched.shown
+    recorder = RecordingPolicy()
+    column = self_play_with(recorder)(torch.cat([x, almost[0]]), torch.cat([o, almost[1]]), torch.tensor([0.5, 0.5]))
+    [(_, action_mask)] = recorder.inputs
     assert action_mask.tolist() == [[True] * 7, [True] + [False] * 6]
     assert column[1] == 0
 
@@ -502,11 +502,11 @@ def test_search_in_chunks_equals_whole(depth: int, leaves: int, monkeypatch: pyt
 def test_search_holds_at_most_max_leaves(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 
-    def watched(mine: Tensor, theirs: Tensor) -> Tensor:
+    def recorder(mine: Tensor, theirs: Tensor) -> Tensor:
         held.append(len(mine))
         return estimate(mine, theirs)
 
-    monkeypatch.setattr(opponents, "estimate", watched)
+    monkeypatch.setattr(opponents, "estimate", recorder)
     monkeypatch.setattr(opponents, "MAX_LEAVES", 2 * 7**3 + 1)
     mover, other = positions(300, seed=8)
     search(mover, other, depth)

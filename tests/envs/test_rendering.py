@@ -99,10 +99,10 @@ def image_of(game: tuple[Spec, Sequence[State]]) -> np.ndarray:
     return DRAWINGS[game[0].name].image(*game)
 
 
-def side_by_side(games: Sequence[tuple[Spec, Sequence[State]]]) -> tuple[Spec, list[State]]:
+def side_by_side(episodes: Sequence[tuple[Spec, Sequence[State]]]) -> tuple[Spec, list[State]]:
     """Return several episodes of one length as those of several env copies."""
-    histories = [states for _, states in games]
-    return games[0][0], [
+    histories = [states for _, states in episodes]
+    return episodes[0][0], [
         {name: torch.cat([state[name] for state in copies]) for name in copies[0]}
         for copies in zip(*histories, strict=True)
     ]

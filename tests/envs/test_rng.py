@@ -40,13 +40,13 @@ def mixed_by_integers(number: int) -> int:
 
 
 def some_integers(count: int) -> list[int]:
-    chance = random.Random(1)
+    generator = random.Random(1)
     edges = [0, 1, -1, 2**63 - 1, -(2**63), 2**31, -(2**31), 2**32, *(signed(1 << bit) for bit in range(64))]
-    return edges + [signed(chance.getrandbits(64)) for _ in range(count)]
+    return edges + [signed(generator.getrandbits(64)) for _ in range(count)]
 
 
-def numbers(seed: int = 0, stream: int = ENV_STREAM, games: int = MANY, step: int = 0, columns: int = 1) -> Tensor:
-    return CounterRNG(seed, torch.arange(games), stream).uniform(step, columns)
+def numbers(seed: int = 0, stream: int = ENV_STREAM, num_envs: int = MANY, step: int = 0, columns: int = 1) -> Tensor:
+    return CounterRNG(seed, torch.arange(num_envs), stream).uniform(step, columns)
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -94,7 +94,7 @@ def test_bits_to_uniform_takes_top_24_bits() -> None:
 
 
 def test_uniform_is_float32_below_1_in_multiples_of_2_to_minus_24() -> None:
-    u = numbers(games=1000, columns=50)
+    u = numbers(num_envs=1000, columns=50)
     assert u.shape == (1000, 50)
     assert u.dtype == torch.float32
     assert u.min() >= 0
@@ -156,8 +156,10 @@ def test_seeds_are_uncorrelated(a: int, b: int) -> None:
 
 
 def test_seed_and_stream_pairs_are_distinct() -> None:
-    seen = {tuple(numbers(seed, stream, games=3)[:, 0].tolist()) for seed in range(-50, 50) for stream in STREAMS}
-    assert len(seen) == 100 * len(STREAMS)
+    distinct = {
+        tuple(numbers(seed, stream, num_envs=3)[:, 0].tolist()) for seed in range(-50, 50) for stream in STREAMS
+    }
+    assert len(distinct) == 100 * len(STREAMS)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (1, 2), (0, 100), (7, 1_000_000_007)])
@@ -177,7 +179,7 @@ def test_neighbouring_env_ids_are_uncorrelated() -> None:
 
 
 def test_neighbouring_env_ids_and_columns_are_uncorrelated() -> None:
-    u = numbers(games=1000, columns=100)
+    u = numbers(num_envs=1000, columns=100)
     assert_uncorrelated(u[1:, :-1], u[:-1, 1:])
     assert_uncorrelated(u[:-1, :-1], u[1:, 1:])
 
@@ -188,9 +190,9 @@ def one_env_over_many_steps() -> Tensor:
 
 
 SAMPLES = {
-    "over games": lambda: numbers(),
+    "over env ids": lambda: numbers(),
     "another seed and stream": lambda: numbers(seed=1, stream=EXPLORATION_STREAM),
-    "over columns": lambda: numbers(games=1, columns=MANY),
+    "over columns": lambda: numbers(num_envs=1, columns=MANY),
     "over steps": one_env_over_many_steps,
 }
 
@@ -217,16 +219,16 @@ def test_sample_legal_gives_every_legal_action_its_exact_share(width: int) -> No
     grid = torch.arange(420) / 420 + 1 / 2000
     for row in action_masks(width):
         columns = [column for column in range(width) if row[column]]
-        picked = sample_legal(torch.tensor([row]).expand(420, width), grid)
-        assert picked.dtype == torch.int64
-        assert picked.tolist() == [column for column in columns for _ in range(420 // len(columns))]
+        actions = sample_legal(torch.tensor([row]).expand(420, width), grid)
+        assert actions.dtype == torch.int64
+        assert actions.tolist() == [column for column in columns for _ in range(420 // len(columns))]
 
 
 @pytest.mark.parametrize("number", [0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
 def test_sample_legal_at_extreme_uniforms_is_legal(number: float) -> None:
     rows = action_masks(7)
-    picked = sample_legal(torch.tensor(rows), torch.full((len(rows),), number)).tolist()
-    assert all(row[column] for row, column in zip(rows, picked, strict=True))
+    actions = sample_legal(torch.tensor(rows), torch.full((len(rows),), number)).tolist()
+    assert all(row[column] for row, column in zip(rows, actions, strict=True))
 
 
 def test_sample_legal_at_largest_uniform_is_last_action() -> None:
@@ -237,7 +239,7 @@ def test_sample_legal_at_largest_uniform_is_last_action() -> None:
 
 
 def test_sample_legal_single_legal_action_is_chosen() -> None:
-    u = numbers(games=7000)[:, 0]
+    u = numbers(num_envs=7000)[:, 0]
     column = torch.arange(7).repeat(1000)
     assert torch.equal(sample_legal(torch.eye(7, dtype=torch.bool)[column], u), column)
 

@@ -78,14 +78,14 @@ class ReferenceSnake:
         return marks
 
 
-def planes(games: list[ReferenceSnake], size: int) -> Tensor:
+def planes(snakes: list[ReferenceSnake], size: int) -> Tensor:
     """Return the observations of reference snakes, (N, 6, size, size)."""
     marks = [
-        (((row * 6 + p) * size + r) * size + c, v) for row, game in enumerate(games) for p, r, c, v in game.marks()
+        (((row * 6 + p) * size + r) * size + c, v) for row, game in enumerate(snakes) for p, r, c, v in game.marks()
     ]
-    obs = torch.zeros(len(games) * 6 * size**2)
+    obs = torch.zeros(len(snakes) * 6 * size**2)
     obs[[place for place, _ in marks]] = torch.tensor([value for _, value in marks])
-    return obs.view(len(games), 6, size, size)
+    return obs.view(len(snakes), 6, size, size)
 
 
 def cells_of(plane: Tensor) -> list[Cell]:
@@ -98,22 +98,22 @@ def cells_of(plane: Tensor) -> list[Cell]:
 
 def initial_snakes(obs: Tensor) -> list[ReferenceSnake]:
     """Return reference snakes from initial observations: a head, and a fruit on another cell."""
-    games = [
+    snakes = [
         ReferenceSnake(obs.shape[-1], [h], f) for h, f in zip(cells_of(obs[:, 1]), cells_of(obs[:, 3]), strict=True)
     ]
-    assert all(game.inside(game.body[0]) and game.inside(game.fruit) for game in games)
-    assert all(game.fruit != game.body[0] for game in games)
-    return games
+    assert all(game.inside(game.body[0]) and game.inside(game.fruit) for game in snakes)
+    assert all(game.fruit != game.body[0] for game in snakes)
+    return snakes
 
 
-def choose(game: ReferenceSnake, row: int, chance: random.Random) -> int:
+def choose(game: ReferenceSnake, row: int, generator: random.Random) -> int:
     """Choose by the copy's number: greedy, greedy with detours, any safe action, or any action, legal or not."""
     kind = row % 4
-    if kind == 0 or (kind == 1 and chance.random() < 0.7):
+    if kind == 0 or (kind == 1 and generator.random() < 0.7):
         return game.safe()[0]
-    if kind == 3 or chance.random() < 0.1:
-        return chance.randrange(4)
-    return chance.choice(game.safe())
+    if kind == 3 or generator.random() < 0.1:
+        return generator.randrange(4)
+    return generator.choice(game.safe())
 
 
 @pytest.mark.parametrize(
@@ -132,36 +132,36 @@ def test_random_episodes_equal_reference_snake_step_by_step(
     size: int, time_limit: int, death_reward: float, num_envs: int, steps: int, expected: dict[str, int]
 ) -> None:
     env = VecEnv(Snake(size, time_limit, death_reward), num_envs, seed=size)
-    chance, ends = random.Random(size), Counter[str]()
+    generator, ends = random.Random(size), Counter[str]()
     step = env.reset()
-    games = initial_snakes(step.obs)
-    assert torch.equal(step.obs, planes(games, size))
+    snakes = initial_snakes(step.obs)
+    assert torch.equal(step.obs, planes(snakes, size))
     for _ in range(steps):
-        actions = [choose(game, row, chance) for row, game in enumerate(games)]
-        ends["illegal"] += sum(not game.action_mask()[action] for game, action in zip(games, actions, strict=True))
+        actions = [choose(game, row, generator) for row, game in enumerate(snakes)]
+        ends["illegal"] += sum(not game.action_mask()[action] for game, action in zip(snakes, actions, strict=True))
         step = env.step(torch.tensor(actions))
-        happened = [game.move(action) for game, action in zip(games, actions, strict=True)]
-        for game, what, fruit in zip(games, happened, cells_of(step.final_obs[:, 3]), strict=True):
+        events = [game.move(action) for game, action in zip(snakes, actions, strict=True)]
+        for game, what, fruit in zip(snakes, events, cells_of(step.final_obs[:, 3]), strict=True):
             if what == "ate":
                 assert game.inside(fruit)
                 assert fruit not in game.body
                 game.fruit = fruit
-        over = [what in ("wall", "body", "full") for what in happened]
-        late = [game.elapsed_steps >= time_limit and not end for game, end in zip(games, over, strict=True)]
+        over = [what in ("wall", "body", "full") for what in events]
+        late = [game.elapsed_steps >= time_limit and not end for game, end in zip(snakes, over, strict=True)]
         rewards = {"wall": death_reward, "body": death_reward, "full": 1.0, "ate": 1.0, "moved": 0.0}
         assert step.terminated.tolist() == over
         assert step.truncated.tolist() == late
-        assert step.reward.tolist() == [rewards[what] for what in happened]
-        assert step.final_action_mask.tolist() == [game.action_mask() for game in games]
-        assert torch.equal(step.final_obs, planes(games, size))
+        assert step.reward.tolist() == [rewards[what] for what in events]
+        assert step.final_action_mask.tolist() == [game.action_mask() for game in snakes]
+        assert torch.equal(step.final_obs, planes(snakes, size))
         fresh = initial_snakes(step.obs[ended]) if (ended := step.terminated | step.truncated).any() else []
-        for row, (what, end, cut) in enumerate(zip(happened, over, late, strict=True)):
+        for row, (what, end, cut) in enumerate(zip(events, over, late, strict=True)):
             if end or cut:
                 ends["time" if cut else what] += 1
-                ends[f"{what} at the time limit"] += end and games[row].elapsed_steps == time_limit
-                games[row] = fresh.pop(0)
-        assert step.action_mask.tolist() == [game.action_mask() for game in games]
-        assert torch.equal(step.obs, planes(games, size))
+                ends[f"{what} at the time limit"] += end and snakes[row].elapsed_steps == time_limit
+                snakes[row] = fresh.pop(0)
+        assert step.action_mask.tolist() == [game.action_mask() for game in snakes]
+        assert torch.equal(step.obs, planes(snakes, size))
     assert all(ends[what] >= number for what, number in expected.items()), ends
     assert ends["illegal"] > 300
 
@@ -378,11 +378,11 @@ def serpentine(size: int) -> list[Cell]:
 @pytest.mark.parametrize(("size", "room"), [(2, 3), (3, 0), (5, 0), (6, 30), (8, 24), (11, 0), (12, 20)])
 def test_snake_fills_boards_of_several_sizes(size: int, room: int) -> None:
     """The fruit lies one cell ahead, and anywhere once `room` cells are empty; each step runs under all uniforms."""
-    game, chance = Snake(size), random.Random(size)
-    way = serpentine(size) if size % 2 else cycle(size)
-    reference, state = ReferenceSnake(size, [way[0]], way[1]), state_with(game, way[0], way[1])
+    game, generator = Snake(size), random.Random(size)
+    path = serpentine(size) if size % 2 else cycle(size)
+    reference, state = ReferenceSnake(size, [path[0]], path[1]), state_with(game, path[0], path[1])
     for k in itertools.count(1):
-        (action,) = [a for a, by in MOVES.items() if moved(reference.body[0], by) == way[k % size**2]]
+        (action,) = [a for a, by in MOVES.items() if moved(reference.body[0], by) == path[k % size**2]]
         what = reference.move(action)
         state, reward, terminated = step_with_all_uniforms(game, state, action)
         assert (reward == (what in ("ate", "full"))).all()
@@ -391,9 +391,9 @@ def test_snake_fills_boards_of_several_sizes(size: int, room: int) -> None:
             break
         fruits = set(cells_of(game.observe(state)[0][:, 3]))
         if what == "ate":
-            empty = sorted(set(way) - set(reference.body))
+            empty = sorted(set(path) - set(reference.body))
             assert fruits == set(empty)
-            reference.fruit = chance.choice(empty) if len(empty) <= room else way[k + 1]
+            reference.fruit = generator.choice(empty) if len(empty) <= room else path[k + 1]
         else:
             assert fruits == {reference.fruit}
         state = with_fruit(game, state, reference.fruit)
@@ -408,13 +408,13 @@ def test_snake_fills_boards_of_several_sizes(size: int, room: int) -> None:
 def test_filling_board_at_time_limit_is_not_truncation() -> None:
     """A snake that eats in each of its first three steps fills the 2 x 2 board at the time limit."""
     env = VecEnv(Snake(2, time_limit=3), 300, seed=1)
-    games = initial_snakes(env.reset().obs)
+    snakes = initial_snakes(env.reset().obs)
     for _ in range(3):
-        step = env.step(torch.tensor([game.safe()[0] for game in games]))
-        for game, fruit in zip(games, cells_of(step.final_obs[:, 3]), strict=True):
+        step = env.step(torch.tensor([game.safe()[0] for game in snakes]))
+        for game, fruit in zip(snakes, cells_of(step.final_obs[:, 3]), strict=True):
             if game.move(game.safe()[0]) == "ate":
                 game.fruit = fruit
-    full = torch.tensor([len(game.body) == 4 for game in games])
+    full = torch.tensor([len(game.body) == 4 for game in snakes])
     assert 30 < full.sum() < 270
     assert torch.equal(step.terminated, full)
     assert torch.equal(step.truncated, ~full)
@@ -487,16 +487,18 @@ def test_body_across_two_words_moves() -> None:
 
 def test_signs_equal_observation() -> None:
     assert SIGNS == "^>v<.@*"
-    env, chance = VecEnv(Snake(5), 200, seed=4), random.Random(4)
+    env, generator = VecEnv(Snake(5), 200, seed=4), random.Random(4)
     step = env.reset()
     for _ in range(40):
         boards = [
             " ".join("".join(SIGNS[code] for code in row) for row in board) for board in signs(env.state, 5).tolist()
         ]
         assert boards == drawn(step.obs)
-        games = [ReferenceSnake(5, body[::-1], fruit) for body, fruit, _ in map(cells_in_order, boards)]
-        step = env.step(torch.tensor([game.safe()[chance.random() < 0.2 and len(game.safe()) > 1] for game in games]))
-    assert max(len(game.body) for game in games) > 8
+        snakes = [ReferenceSnake(5, body[::-1], fruit) for body, fruit, _ in map(cells_in_order, boards)]
+        step = env.step(
+            torch.tensor([game.safe()[generator.random() < 0.2 and len(game.safe()) > 1] for game in snakes])
+        )
+    assert max(len(game.body) for game in snakes) > 8
 
 
 def test_spec_of_options() -> None:

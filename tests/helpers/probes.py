@@ -1,4 +1,4 @@
-"""Games so small that their solutions are known, for tests of whatever learns."""
+"""Probe environments so small that their solutions are known, for tests of agents."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ from envs.base import Spec, State
 
 
 class Echo:
-    """One-hot of a hidden column is seen; naming it pays 1, and every game is over at once.
+    """The observation is a one-hot column; choosing that column pays 1, and every episode ends after one step.
 
-    With `walls` the columns beside the hidden one are illegal.
+    With `walls` the columns beside it are illegal.
     """
 
     def __init__(self, columns: int = 4, walls: bool = False) -> None:
@@ -31,7 +31,7 @@ class Echo:
 
 
 class Credit:
-    """A cue of two is seen; the first move should name it, the second move pays 1 if the first did so."""
+    """The observation is one of two cues; the second action pays 1 if the first action was the cue."""
 
     spec = Spec("credit", 1, (5,), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=None)
 
@@ -51,7 +51,7 @@ class Credit:
 
 
 class Walk:
-    """A number from a random start that grows for ever and is the reward; a clock of three steps cuts it short."""
+    """A number that grows from a random start and is the reward; truncated after three steps."""
 
     spec = Spec("walk", 1, (2,), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=3)
 
@@ -69,9 +69,9 @@ class Walk:
 
 
 class Clock:
-    """Action 1 pays 1 a step, action 0 pays nothing; nothing ever ends but by a clock of five steps, which is not seen.
+    """Action 1 pays 1, action 0 pays 0; truncated after five steps, which are not observed.
 
-    Who keeps a truncated game's future values every position at 1 / (1 - gamma); who drops it, at less.
+    An agent that bootstraps at truncation learns the value 1 / (1 - gamma) everywhere; one that does not, less.
     """
 
     spec = Spec("clock", 1, (1,), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=5)
@@ -88,7 +88,7 @@ class Clock:
 
 
 class Counter:
-    """One-hot of a count is seen: action 1 is up, action 0 is back to 0. The fourth up pays 1 and ends the game."""
+    """The observation is a one-hot count: action 1 increments, action 0 resets it. Reaching 4 pays 1 and terminates."""
 
     spec = Spec("counter", 1, (5,), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=None)
 
