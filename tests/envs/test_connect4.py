@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pyspiel
 import pytest
 import torch
@@ -137,13 +138,13 @@ def test_random_episodes_equal_open_spiel_step_by_step(episodes: list[Episode]) 
         if episode.opening >= 0:
             student = 1
             state.apply_action(episode.opening)
-        observed, action_mask = [], []
+        boards, action_mask = [], []
         for action, reply, reward, terminated in zip(
             episode.actions, episode.replies, episode.rewards, episode.terminations, strict=True
         ):
             assert not state.is_terminal()
             assert state.current_player() == student
-            observed.append(state.observation_tensor(student))
+            boards.append(str(state))
             action_mask.append(state.legal_actions())
             state.apply_action(action)
             last = "student's"
@@ -157,8 +158,7 @@ def test_random_episodes_equal_open_spiel_step_by_step(episodes: list[Episode]) 
         assert action_mask == [[c for c in range(7) if row[c]] for row in episode.action_mask.tolist()], (
             f"episode {index}"
         )
-        observed.append(state.observation_tensor(student))
-        expected = as_planes(observed, student)
+        expected = planes_of([*boards, str(state)], student)
         assert torch.equal(episode.obs, expected[:-1]), f"episode {index}"
         assert torch.equal(episode.final_obs, expected[1:]), f"episode {index}"
     assert sum(ends.values()) == NUM_EPISODES
@@ -168,9 +168,11 @@ def test_random_episodes_equal_open_spiel_step_by_step(episodes: list[Episode]) 
     assert ends["opponent's last disc fills the board"] >= 5
 
 
-def as_planes(observations: list[list[float]], student: int) -> Tensor:
-    """Return OpenSpiel's planes (first mover's, second mover's, empty; row 0 at the bottom) in our form."""
-    return torch.tensor(observations).view(-1, 3, 6, 7)[:, [student, 1 - student]].flip(2)
+def planes_of(boards: list[str], student: int) -> Tensor:
+    """Return OpenSpiel's drawings (first mover x, second mover o; top row first) as our observations."""
+    cells = np.array([[[*row] for row in board.split()] for board in boards])
+    planes = [cells == sign for sign in ("xo" if student == 0 else "ox")]
+    return torch.from_numpy(np.stack(planes, 1)).float()
 
 
 def test_random_episode_lasts_21_plies_on_average(episodes: list[Episode]) -> None:
