@@ -1,14 +1,14 @@
-"""How good a student is alone; for comparison its tutor alone, and random play.
+"""Evaluate a trained student alone, its tutor, or random play; record, play or match the student.
 
-`python evaluate.py RUN` plays the student of a run's newest checkpoint without advice or exploration.
-`python evaluate.py --who tutor --report --env connect4 --tutor tiny` needs no run: it says what advice is worth.
-`python evaluate.py RUN --fill --advice-store FILE` asks about what a run's student meets most often.
+`python evaluate.py RUN` runs the student of a run's newest checkpoint without advice and without exploration.
+`python evaluate.py RUN --record FILE` records an episode, `--play` lets you play against the student, and
+`--against RUN` matches it with another run's student.
 """
 
 import json
 import math
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,11 +18,14 @@ import tyro
 from rich.console import Console
 
 from agents import Agent
+from envs.base import Env
 from envs.rng import QUERY_STREAM, CounterRNG
 from training.checkpoint import load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
 from training.evaluation import Result, judge, play, random_play, tutor_alone
+from training.versus import match, play_in_terminal
+from training.video import check_video_path, episode_images, write_video
 from tutors import TutorConfig, make_tutor, open_advisor
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor, advisor_summary
@@ -33,35 +36,53 @@ from tutors.prompts import VIEWS, make_view
 from tutors.report import Report, report
 from tutors.store import AdviceStore, identity_of, without_password
 
+EXAMPLES = """\
+  python evaluate.py runs/NAME --policy tutor --episodes 2000
+  python evaluate.py runs/NAME --record episode.gif
+  python evaluate.py runs/NAME --against runs/OTHER
+"""
+MODE = tyro.conf.create_mutex_group(required=False)
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """What to evaluate."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
-    """A run's folder; only --report can do without."""
-    who: Literal["student", "tutor", "random"] = "student"
-    """Who plays."""
-    env: str | None = None
-    """--report without RUN: the game; connect4 if not given."""
-    env_kwargs: tuple[str, ...] = ()
-    """Options of the game that take the place of those of training, such as opponent=negamax:4."""
+    """Run directory. Only --report works without one."""
+    policy: Literal["student", "tutor", "random"] = "student"
+    """Policy to evaluate."""
     episodes: int = 1000
-    """Games to play."""
-    report: bool = False
-    """Play nothing: compare the tutor's answers with an expert's, in all views of the game or in that of --view."""
-    fill: bool = False
-    """Play for positions alone: ask a tutor about those that the run's student meets most often, and keep its answers
-    in --advice-store. The tutor may be another than the run's."""
+    """Number of episodes; with --against, in each role."""
+    env: str | None = None
+    """--report without RUN: environment; connect4 if not given."""
+    env_kwargs: tuple[str, ...] = ()
+    """Options of the environment that replace those of training, such as opponent=negamax:4."""
+    record: Annotated[Path | None, MODE] = None
+    """Record an episode of the student, with the tutor's advice, as an animation (.gif), a video (.mp4) or its last
+    position (.png)."""
+    play: Annotated[bool, MODE] = False
+    """Play Connect Four against the student in the terminal."""
+    against: Annotated[Path | None, MODE] = None
+    """Run directory of a second student of Connect Four: match both students, each as the other's opponent."""
+    report: Annotated[bool, MODE] = False
+    """Compare the tutor's advice with an expert's, in all views of the env or in that of --view."""
+    fill: Annotated[bool, MODE] = False
+    """Ask a tutor about the positions that the run's student meets most often, and keep its answers in --advice-store.
+    The tutor may be another than the run's."""
+    seed: int = 0
+    """--record, --play: number of the episode."""
+    hint: bool = False
+    """--play: show the tutor's advice."""
     positions: int = 1000
-    """--report, --fill: different positions to ask about, in each view."""
+    """--report, --fill: number of distinct positions to ask about, in each view."""
     picture: Path | None = None
-    """--report: where the PNG goes; report.png in the run's folder, or here without RUN, if not given."""
+    """--report: file for the PNG; report.png in the run directory, or here without RUN, if not given."""
     device: str = "auto"
-    """cpu, cuda, or auto."""
+    """cpu, cuda, or auto: cuda if available."""
     json: bool = False
-    """Print one line of JSON."""
-    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
+    """Print the result as a line of JSON."""
+    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="tutor")] = field(default_factory=TutorConfig)
 
     def config(self) -> Config:
         """Return the run that this is about; without RUN, one of the game and the tutor that are named.
@@ -73,8 +94,8 @@ class Evaluation:
         if self.run is None:
             if not self.report:
                 raise ValueError(
-                    "whose student? Name a run's folder: evaluate.py RUN. Without one a tutor can be judged: "
-                    "evaluate.py --who tutor --report --env connect4 --tutor tiny"
+                    "which run? Name a run directory: evaluate.py RUN. Without one, only a tutor can be evaluated: "
+                    "evaluate.py --policy tutor --report --env connect4 --tutor tiny"
                 )
             return Config(env=self.env or Config.env, tutoring=named)
         config = load_config(self.run)
@@ -97,36 +118,99 @@ class Evaluation:
 
 
 def evaluate(evaluation: Evaluation) -> Result:
-    """Return how well whoever it is does.
+    """Return how good a policy is.
 
     Raises:
-        ValueError: the run's folder holds no run, or a name is not known.
-        TutorError: the tutor cannot be had.
+        ValueError: there is no run, or an option is unknown.
+        TutorError: the tutor is not available.
     """
     config = evaluation.config()
-    assert evaluation.run is not None, "only a report can do without a run"
+    assert evaluation.run is not None, "only a report works without a run"
     device = find_device(evaluation.device)
     env = evaluation_env(config, evaluation.episodes, device, evaluation.env_kwargs)
     rng = CounterRNG(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), QUERY_STREAM)
-    if evaluation.who == "random":
+    if evaluation.policy == "random":
         return play(random_play(rng), env)
-    if evaluation.who == "student":
+    if evaluation.policy == "student":
         return judge(saved_student(evaluation.run, config, device), env)
-    wanted = replace(config.tutoring, tutor_optional=False, async_tutor=False)
-    with open_advisor(wanted, env.game, config.seed, evaluation.run, device, say_aside) as desk:
-        if desk is None:
+    with run_advisor(evaluation.run, config, env) as advisor:
+        if advisor is None:
             raise ValueError(f"{evaluation.run} had no tutor")
-        result = play(tutor_alone(desk, rng), env)
-        told = advisor_summary(desk.tutor.name, desk.counters())
-        if told["no_advice"]:
-            print(f"no advice, random actions instead: {told['no_advice']}", file=sys.stderr)
-        if not desk.counts["answered"] + desk.counts["stored"]:
+        result = play(tutor_alone(advisor, rng), env)
+        failures = advisor_summary(advisor.tutor.name, advisor.counters())["no_advice"]
+        if failures:
+            print_aside(f"no advice, random actions instead: {failures}")
+        if not advisor.counts["answered"] + advisor.counts["stored"]:
             raise TutorError("the tutor did not answer a single question")
         return result
 
 
+def run_advisor(run: Path, config: Config, env: Env) -> AbstractContextManager[Advisor | None]:
+    """Return the advisor of a run, which waits for its tutor; None if the run had no tutor."""
+    tutoring = replace(config.tutoring, tutor_optional=False, async_tutor=False)
+    return open_advisor(tutoring, env.game, config.seed, run, str(env.device), print_aside)
+
+
+def record(evaluation: Evaluation) -> str:
+    """Record an episode of the student, and return what was written.
+
+    Raises:
+        ValueError: the env cannot be drawn, or the file cannot be written.
+        TutorError: the tutor is not available.
+    """
+    config, path = evaluation.config(), evaluation.record
+    assert evaluation.run is not None
+    assert path is not None
+    check_video_path(path)
+    env = evaluation_env(replace(config, seed=config.seed + evaluation.seed), 1, "cpu", evaluation.env_kwargs)
+    agent = saved_student(evaluation.run, config, "cpu")
+    with run_advisor(evaluation.run, config, env) as advisor:
+        images = episode_images(agent, env, advisor)
+    write_video(images, path)
+    return f"{path}: {'the last of ' if path.suffix == '.png' else ''}{len(images)} positions"
+
+
+def play_against_student(evaluation: Evaluation) -> None:
+    """Play Connect Four against the student.
+
+    Raises:
+        ValueError: the student has learned another game.
+        TutorError: a hint is asked for and the tutor is not available.
+    """
+    config = evaluation.config()
+    assert evaluation.run is not None
+    agent = connect4_student(evaluation.run, config)
+    if not evaluation.hint:
+        play_in_terminal(agent, evaluation.seed, None)
+        return
+    with run_advisor(evaluation.run, config, evaluation_env(config, 1, "cpu")) as advisor:
+        play_in_terminal(agent, evaluation.seed, advisor)
+
+
+def match_students(evaluation: Evaluation) -> Result:
+    """Return the mean return of the run's student against another run's.
+
+    Raises:
+        ValueError: one of them has learned another game.
+    """
+    assert evaluation.run is not None
+    assert evaluation.against is not None
+    runs = (evaluation.run, evaluation.against)
+    configs = [load_config(run) for run in runs]
+    first, second = (connect4_student(run, config) for run, config in zip(runs, configs, strict=True))
+    seed, other_seed = (config.seed + EVALUATION_SEED for config in configs)
+    return match(first, second, evaluation.episodes, (seed, other_seed))
+
+
+def connect4_student(run: Path, config: Config) -> Agent:
+    """Return the student of a run of Connect Four."""
+    if config.env != "connect4":
+        raise ValueError(f"the student of {run} has learned {config.env}; --play and --against require connect4")
+    return saved_student(run, config, "cpu")
+
+
 def saved_student(run: Path, config: Config, device: str) -> Agent:
-    """Return the student of a run as it was saved last."""
+    """Return the student of a run's newest checkpoint."""
     agent = make_agent(config, make_env(config, device))
     agent.load_state_dict(load_checkpoint(run / "checkpoints", device)["agent"])
     return agent
@@ -158,8 +242,8 @@ def reports(evaluation: Evaluation) -> list[Report]:
         ValueError: there is no tutor to report on, or a name is not known.
         TutorError: the tutor cannot be had.
     """
-    if evaluation.who != "tutor":
-        raise ValueError(f"--report is about a tutor, not about {evaluation.who}: add --who tutor")
+    if evaluation.policy != "tutor":
+        raise ValueError(f"--report is about a tutor, not about {evaluation.policy}: add --policy tutor")
     if evaluation.positions < 1:
         raise ValueError(f"positions is {evaluation.positions}; it must be at least 1")
     config = evaluation.config()
@@ -177,7 +261,7 @@ def reports(evaluation: Evaluation) -> list[Report]:
             view = make_view(env.game, name, not tutoring.no_symmetry)
             if not view.has_expert:
                 raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
-            tutor = make_tutor(tutoring, view, env.spec, config.seed, log, say_aside, stack)
+            tutor = make_tutor(tutoring, view, env.spec, config.seed, log, print_aside, stack)
             store = None
             if tutoring.advice_store is not None:
                 store = AdviceStore(tutoring.advice_store, identity_of(env.spec, view, tutor.identity))
@@ -207,34 +291,43 @@ def show_reports(evaluation: Evaluation) -> None:
     told, picture = reports(evaluation), picture_of(evaluation)
     tutor = without_password(evaluation.config().tutoring.tutor)
     if evaluation.json:
-        print(json.dumps({"who": "tutor", "tutor": tutor, "reports": [one.as_json() for one in told]}))
+        print(json.dumps({"policy": "tutor", "tutor": tutor, "reports": [one.as_json() for one in told]}))
     else:
         console = Console(highlight=False)
         console.print(measures_table(told, tutor), letters_table(told))
     draw(told, tutor, picture)
-    say_aside(f"the picture is in {picture}")
+    print_aside(f"the picture is in {picture}")
 
 
-def say_aside(line: str) -> None:
-    """Show progress where it does not mix with the result."""
+def print_aside(line: str) -> None:
+    """Print progress on stderr, where it does not mix with the result."""
     print(line, file=sys.stderr)
 
 
 def main(evaluation: Evaluation) -> None:
-    """Print the result."""
+    """Do what the options say, and print the result."""
     if evaluation.report:
         show_reports(evaluation)
-        return
-    if evaluation.fill:
+    elif evaluation.fill:
         print(fill_for(evaluation))
-        return
-    result = evaluate(evaluation)
-    if evaluation.json:
-        known = {name: None if math.isnan(value) else value for name, value in asdict(result).items()}
-        print(json.dumps({"who": evaluation.who, **known}))
+    elif evaluation.record is not None:
+        print(record(evaluation))
+    elif evaluation.play:
+        play_against_student(evaluation)
+    elif evaluation.against is not None:
+        show(f"{evaluation.run} against {evaluation.against}", match_students(evaluation), evaluation.json)
     else:
-        print(f"{evaluation.who}: mean return {result}")
+        show(evaluation.policy, evaluate(evaluation), evaluation.json)
+
+
+def show(policy: str, result: Result, as_json: bool) -> None:
+    """Print the mean return of a policy."""
+    if as_json:
+        values = {name: None if math.isnan(value) else value for name, value in asdict(result).items()}
+        print(json.dumps({"policy": policy, **values}))
+    else:
+        print(f"{policy}: mean return {result}")
 
 
 if __name__ == "__main__":
-    run_program(main, Evaluation, description=__doc__)
+    run_program(main, Evaluation, description=__doc__, examples=EXAMPLES)

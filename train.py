@@ -49,7 +49,7 @@ from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, 
 from training.self_play import SelfPlayOpponent
 from training.state import Checkpointer, TrainState, check_finite
 from training.timing import Stopwatch, untimed
-from training.video import Camera
+from training.video import EpisodeRecorder
 from tutors import open_advisor
 from tutors.advisor import Advisor, Lookup, advisor_metrics, advisor_summary
 from tutors.base import Advice, TutorError
@@ -187,7 +187,7 @@ class Trainer:
         self.timer = Stopwatch()
         self.timed: Any = self.timer  # times a part of a rollout step; in a compiled one there is no clock
         self.checkpointer = Checkpointer(config.run_dir, config.save_minutes, self.timer)
-        self.camera = Camera(config, env.spec)
+        self.recorder = EpisodeRecorder(config, env.spec)
         self.result: Result | None = None  # of the last evaluation, if nothing was learned since
         self.logged_at = time.monotonic()
         self.logged_step = 0
@@ -365,7 +365,7 @@ class Trainer:
         env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
         result = self.timer("eval", judge, self.agent, env)
         self.log.add(global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
-        if (picture := self.timer("draw", self.camera.shoot, self.agent)) is not None:
+        if (picture := self.timer("draw", self.recorder.contact_sheet, self.agent)) is not None:
             self.log.show(global_step, "game", picture)
         self.progress.evaluation(global_step, result)
         return result

@@ -145,13 +145,13 @@ def help_class(default: Any, shown: Collection[str] | None) -> type:
         value = getattr(default, one.name)
         if is_dataclass(value):
             markers = getattr(hints[one.name], "__metadata__", ())
-            factory = help_class(value, shown)
-            hints[one.name] = Annotated[factory, *markers]
+            described = help_class(value, shown)
+            hints[one.name] = Annotated[described, *markers]
+            namespace[one.name] = field(default_factory=described)
         else:
-            factory = partial(getattr, default, one.name)
+            namespace[one.name] = field(default_factory=partial(getattr, default, one.name))
             if shown is not None and one.name not in shown:
                 hints[one.name] = Annotated[hints[one.name], tyro.conf.Suppress]
-        namespace[one.name] = field(default_factory=factory)
     return dataclass(frozen=True)(type(type(default).__name__, (type(default),), namespace))
 
 

@@ -1,4 +1,4 @@
-"""A student's game to look at: its positions on one sheet, as an animation, or as a video."""
+"""An episode of a student, recorded: its positions as one image, as an animation, or as a video."""
 
 import math
 import subprocess
@@ -7,24 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from agents import Agent
 from envs.base import Env, Spec, State
-from envs.rendering import DRAWINGS
+from envs.rendering import CELL, DRAWINGS
 from training.config import Config, evaluation_env
+from tutors.advisor import Advisor
 
-LONGEST = 400  # positions of a game
-PAUSE = 700  # milliseconds that each is shown
-COLUMNS, ROWS, GAP, STRIP = 4, 3, 12, 22  # of a sheet; pixels between its columns, and above each picture
-PAPER, INK = (255, 255, 255), (25, 25, 25)
-SHARE = 100  # pictures during training take one part in so many of the time, at most
+MAX_POSITIONS = 400  # of a recorded episode
+FRAME_MS = 700  # milliseconds per position
+COLUMNS, ROWS, GAP, STRIP = 4, 3, 12, 22  # of a contact sheet; pixels between its columns, and above each board
+PAPER, INK, BAR = (255, 255, 255), (25, 25, 25), (66, 110, 180)
+MAX_TIME_SHARE = 0.01  # of a run's time that its contact sheets take
 
 
-def positions(agent: Agent, env: Env) -> list[State]:
-    """Return the positions of a game that the student plays alone, the last one too; `env` has one copy."""
-    step, states = env.reset(), []
-    while len(states) < LONGEST:
+def episode_states(agent: Agent, env: Env) -> list[State]:
+    """Return the states of an episode of the student alone, with the last one; `env` has one copy."""
+    step = env.reset()
+    states: list[State] = []
+    while len(states) < MAX_POSITIONS:
         states.append(step.state)
         step = env.step(agent.greedy(step.obs, step.action_mask))
         if step.terminated | step.truncated:
@@ -33,66 +37,112 @@ def positions(agent: Agent, env: Env) -> list[State]:
 
 
 def contact_sheet(spec: Spec, states: Sequence[State]) -> np.ndarray:
-    """Return some positions of a game side by side, half as large, the first and the last among them; HWC uint8."""
+    """Return up to 12 states side by side at half size, the first and the last among them; HWC uint8."""
     shown = np.linspace(0, len(states) - 1, min(len(states), COLUMNS * ROWS)).round().astype(int).tolist()
-    boards = [Image.fromarray(DRAWINGS[spec.name].image(spec, states[: at + 1])).reduce(2) for at in shown]
+    boards = [Image.fromarray(DRAWINGS[spec.name].image(spec, states[: index + 1])).reduce(2) for index in shown]
     width, height = boards[0].width + GAP, boards[0].height + STRIP
     columns, rows = min(len(boards), COLUMNS), math.ceil(len(boards) / COLUMNS)
     sheet = Image.new("RGB", (columns * width, rows * height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for place, (at, board) in enumerate(zip(shown, boards, strict=True)):
-        left, top = place % COLUMNS * width, place // COLUMNS * height
+    for cell, (index, board) in enumerate(zip(shown, boards, strict=True)):
+        left, top = cell % COLUMNS * width, cell // COLUMNS * height
         sheet.paste(board, (left + GAP // 2, top + STRIP))
-        pen.text((left + width // 2, top + STRIP // 2), str(at), fill=INK, font_size=STRIP // 2, anchor="mm")
+        pen.text((left + width // 2, top + STRIP // 2), str(index), fill=INK, font_size=STRIP // 2, anchor="mm")
     return np.asarray(sheet)
 
 
-class Camera:
-    """Takes a picture of the same game now and then, and never for more than a hundredth of the time."""
+class EpisodeRecorder:
+    """Makes contact sheets of the same episode while a student learns, in at most 1 % of the time.
+
+    Args:
+        config: of the run.
+        spec: of the env.
+    """
 
     def __init__(self, config: Config, spec: Spec) -> None:
-        self.config, self.spec, self.took, self.taken_at = config, spec, 0.0, -math.inf
+        self.config = config
+        self.spec = spec
+        self.duration = 0.0  # seconds that the last sheet took
+        self.recorded_at = -math.inf
 
-    def shoot(self, agent: Agent) -> np.ndarray | None:
-        """Return a game of the student alone as a sheet; None if it is not time, or nobody has said how it is drawn."""
+    def contact_sheet(self, agent: Agent) -> np.ndarray | None:
+        """Return an episode of the student alone; None if no sheet is due, or the env cannot be drawn."""
         began = time.monotonic()
-        if self.spec.name not in DRAWINGS or began - self.taken_at < SHARE * self.took:
+        if self.spec.name not in DRAWINGS or began - self.recorded_at < self.duration / MAX_TIME_SHARE:
             return None
-        sheet = contact_sheet(self.spec, positions(agent, evaluation_env(self.config, 1, self.config.device)))
-        self.taken_at = time.monotonic()
-        self.took = self.taken_at - began
+        sheet = contact_sheet(self.spec, episode_states(agent, evaluation_env(self.config, 1, self.config.device)))
+        self.recorded_at = time.monotonic()
+        self.duration = self.recorded_at - began
         return sheet
 
 
-def write_film(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write pictures of one size as an animation (.gif) or a video (.mp4), or the last one alone (.png)."""
-    if path.suffix == ".gif":
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=PAUSE, loop=0)
-    elif path.suffix == ".mp4":
-        write_video(frames, path)
-    else:
-        frames[-1].save(path)
+def episode_images(agent: Agent, env: Env, advisor: Advisor | None) -> list[Image.Image]:
+    """Return an episode of the student alone, an image for each position, with the tutor's advice if there is one.
+
+    Raises:
+        ValueError: the env cannot be drawn.
+    """
+    if env.spec.name not in DRAWINGS:
+        raise ValueError(f"{env.spec.name} cannot be drawn: envs/rendering.py has no drawing of it")
+    states, images, row = episode_states(agent, env), [], torch.ones(1, dtype=torch.bool)
+    for index, state in enumerate(states):
+        board = Image.fromarray(DRAWINGS[env.spec.name].image(env.spec, states[: index + 1]))
+        if advisor is not None:
+            probs = advisor.advise(state, row).probs[0] if index < len(states) - 1 else None
+            board = with_advice(board, probs, advisor.view.labels)
+        images.append(board)
+    return images
 
 
-def check_film(path: Path) -> None:
-    """Raise ValueError if a film cannot be written there: found out before a game is played."""
+def with_advice(board: Image.Image, probs: Tensor | None, labels: Sequence[str]) -> Image.Image:
+    """Return a board with a bar for each action, as long as its probability; no bars for None."""
+    image = Image.new("RGB", (board.width + 5 * CELL, max(board.height, len(labels) * CELL)), PAPER)
+    image.paste(board)
+    pen = ImageDraw.Draw(image)
+    shares = [] if probs is None else probs.tolist()
+    for action, (label, share) in enumerate(zip(labels, shares, strict=False)):
+        left, top = board.width + CELL, action * CELL
+        pen.text((left - CELL // 2, top + CELL // 2), label, fill=INK, font_size=CELL // 2, anchor="mm")
+        pen.rectangle((left, top + 6, left + int(3.5 * CELL * share), top + CELL - 6), fill=BAR)
+    return image
+
+
+def check_video_path(path: Path) -> None:
+    """Raise ValueError if a video cannot be written to a path: called before an episode is played."""
     if path.suffix not in (".gif", ".mp4", ".png"):
-        raise ValueError(f"{path}: a game is recorded as .gif or .mp4, its last position as .png")
+        raise ValueError(f"{path} is no .gif, .mp4 or .png file: an episode is recorded as one of these")
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
     if path.suffix == ".mp4":
         try:
             import imageio_ffmpeg  # noqa: F401
         except ImportError as error:
-            raise ValueError(f"{path}: videos want imageio-ffmpeg: pip install -e '.[video]'") from error
+            raise ValueError(f"{path}: videos require imageio-ffmpeg: pip install -e '.[video]'") from error
 
 
-def write_video(frames: Sequence[Image.Image], path: Path) -> None:
-    """Write H.264 as browsers play it: 4:2:0, which wants even sides."""
+def write_video(images: Sequence[Image.Image], path: Path) -> None:
+    """Write images of one size as an animation (.gif) or a video (.mp4), or only the last one (.png).
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    try:
+        if path.suffix == ".gif":
+            images[0].save(path, save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
+        elif path.suffix == ".mp4":
+            write_mp4(images, path)
+        else:
+            images[-1].save(path)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
+
+
+def write_mp4(images: Sequence[Image.Image], path: Path) -> None:
+    """Write H.264 as browsers play it: 4:2:0, which requires an even width and height."""
     import imageio_ffmpeg
 
-    width, height = frames[0].size
-    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1000 / PAUSE), "-i", "-")
+    width, height = images[0].size
+    raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(1000 / FRAME_MS), "-i", "-")
     even = ("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white", "-pix_fmt", "yuv420p", "-movflags", "+faststart")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *raw, *even, str(path)]
-    subprocess.run(command, input=b"".join(frame.tobytes() for frame in frames), check=True)
+    subprocess.run(command, input=b"".join(image.tobytes() for image in images), check=True)

@@ -12,30 +12,27 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-import envs
-from agents.base import Proposal
 from agents.dqn import DQN
-from envs.base import Step
+from agents.policy import Decision
 from tests.helpers.paths import ROOT
 from tests.helpers.programs import program
 from tests.helpers.scripted_server import serving
-from tests.integration.test_query import config_of
-from train import Trainer, train
+from tests.helpers.small_runs import small_config
+from train import train
 from training.checkpoint import load_checkpoint
-from training.config import Config, config_from_json, make_agent
-from training.logger import Log
+from training.config import Config, config_from_json
 from training.resume import new_run_dir
-from training.video import GAP
+from training.video import BAR, GAP
 from tutors import TutorConfig
 from tutors.advisor import Advisor, Told
 from tutors.base import Advice
@@ -115,14 +112,14 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
 
 def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histograms against the actions that the student itself proposed, and the best ones of the advice that it got."""
-    config = config_of("dqn", "connect4", tmp_path / "run")
+    config = small_config("dqn", "connect4", tmp_path / "run")
     act, turn_back = DQN.act, Advisor.turn_back
     seen: dict[str, list[int]] = {"student": [], "tutor": []}
 
-    def acted(self: DQN, step: Step) -> Proposal:
-        proposal = act(self, step)
-        seen["student"] += proposal.action.tolist()
-        return proposal
+    def acted(self: DQN, obs: torch.Tensor, action_mask: torch.Tensor) -> Decision:
+        decision = act(self, obs, action_mask)
+        seen["student"] += decision.action.tolist()
+        return decision
 
     def turned(self: Advisor, told: Told, advice: Advice) -> Advice:
         advice = turn_back(self, told, advice)
@@ -165,21 +162,67 @@ def test_the_shares_of_time_add_up_to_one(run: Path) -> None:
 
 @pytest.mark.parametrize("who", ["student", "tutor", "random"])
 def test_evaluate_says_how_good_somebody_is_alone(run: Path, who: str) -> None:
-    done = program("evaluate.py", str(run), "--who", who, "--episodes", "200", "--json")
+    done = program("evaluate.py", str(run), "--policy", who, "--episodes", "200", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["who"] == who
+    assert result["policy"] == who
     assert result["episodes"] == 200
     expected = {"student": (-1, 0), "tutor": (0.6, 1), "random": (-1, -0.8)}[who]
     assert expected[0] <= result["mean_return"] <= expected[1]
 
 
 def test_evaluate_takes_another_opponent_and_prints_an_interval(run: Path) -> None:
-    done = program("evaluate.py", str(run), "--who", "random", "--env-kwargs", "opponent=random", "--episodes", "400")
+    done = program(
+        "evaluate.py", str(run), "--policy", "random", "--env-kwargs", "opponent=random", "--episodes", "400"
+    )
     assert done.returncode == 0
     assert "95 % interval" in done.stdout
     mean = float(done.stdout.split("mean return ")[1].split(",")[0])
     assert -0.2 < mean < 0.2
+
+
+def test_evaluate_records_an_episode_with_the_tutor_s_advice(run: Path, tmp_path: Path) -> None:
+    """Bars beside every position but the last."""
+    for name in ("episode.gif", "episode.png"):
+        done = program("evaluate.py", str(run), "--record", str(tmp_path / name))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(str(tmp_path / name))
+    with Image.open(tmp_path / "episode.gif") as film:
+        images = [np.asarray(one.convert("RGB")).astype(np.int64) for one in ImageSequence.Iterator(film)]
+    assert f"{len(images)} positions" in done.stdout
+    bars = [int((np.abs(image - np.array(BAR)) < 8).all(2).sum()) for image in images]
+    assert min(bars[:-1]) > 0
+    assert bars[-1] == 0
+
+
+def test_evaluate_matches_students_and_lets_a_person_play(run: Path) -> None:
+    done = program("evaluate.py", str(run), "--against", str(run), "--episodes", "100", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert result["episodes"] == 200
+    assert abs(result["mean_return"]) < 4 * result["stderr"], "a match with itself is even"
+    done = subprocess.run(
+        [sys.executable, "evaluate.py", str(run), "--play", "--hint"],
+        cwd=ROOT, input="4\nq\n", capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("you are x") == done.stdout.count("tutor: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--record", "episode.avi"), "no .gif, .mp4 or .png file"),
+        (("--record", "nowhere/episode.gif"), "no folder nowhere"),
+        (("--against", "/nowhere"), "/nowhere is no run directory"),
+        (("--play", "--record", "episode.gif"), "--record"),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_do(flags: tuple[str, ...], message: str, run: Path) -> None:
+    done = program("evaluate.py", str(run), *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_evaluating_the_student_equals_the_last_evaluation_in_training(run: Path) -> None:
@@ -207,7 +250,7 @@ def test_a_run_without_a_tutor_has_none(tmp_path: Path) -> None:
     done = program("train.py", *SMALL, "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"] is None
-    refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor")
+    refused = program("evaluate.py", str(tmp_path / "run"), "--policy", "tutor")
     assert refused.returncode == 2
     assert "had no tutor" in refused.stderr
 
@@ -301,7 +344,7 @@ def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None
 def test_evaluating_what_is_no_run_is_refused(tmp_path: Path) -> None:
     done = program("evaluate.py", str(tmp_path))
     assert done.returncode == 2
-    assert "is no run" in done.stderr
+    assert "is no run directory" in done.stderr
 
 
 def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -394,7 +437,7 @@ def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_pat
     tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
     assert tutor["asked"] == tutor["hits"] == 0
     assert tutor["no_advice"]["breaker"] > 0
-    refused = program("evaluate.py", str(tmp_path / "run"), "--who", "tutor", "--episodes", "10")
+    refused = program("evaluate.py", str(tmp_path / "run"), "--policy", "tutor", "--episodes", "10")
     assert refused.returncode == 2
     assert "no server answers" in refused.stderr
 
@@ -475,36 +518,6 @@ def test_the_readme_s_own_game_and_view_work_as_they_stand_there(tmp_path: Path)
     summary = trained(tmp_path / "run", *command[2:], cwd=tmp_path)
     assert summary["eval"]["mean_return"] > 0.9  # who guesses at random gets 0.25
     assert summary["tutor"]["asked"] == 4
-
-
-def test_an_opponent_that_is_the_student_itself_is_refreshed_when_it_is_time(tmp_path: Path) -> None:
-    env = envs.make("connect4", 16, opponent="self", refresh=3)
-    config = replace(config_from_json((fresh_run(tmp_path)).read_text()), total_steps=16 * 8, num_envs=16)
-    agent = make_agent(config, env)
-    log = Log(tmp_path / "log")
-    training = Trainer(config, env, agent, None, log)
-    opponents, errs = [], []
-    refresh = training.refresh_opponent
-
-    def noted() -> None:
-        refresh()
-        opponents.append(training.opponent)
-        errs.append(round(float(env.game.opponent.epsilon), 2))
-
-    training.refresh_opponent = noted
-    training.run()
-    log.close()
-    assert errs == [1.0, 1.0, *[0.05] * 6], "it plays at random at first"
-    assert opponents[:2] == [None, None]
-    changes = [index for index in range(1, 8) if opponents[index] is not opponents[index - 1]]
-    assert changes == [2, 5]
-    assert env.game.opponent.policy == training.mirror.greedy
-
-
-def fresh_run(folder: Path) -> Path:
-    """The config of a small run."""
-    trained(folder / "fresh")
-    return folder / "fresh" / "config.json"
 
 
 def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:

@@ -14,10 +14,24 @@ from PIL import Image
 
 import envs
 from agents.base import Agent
-from envs.rendering import DRAWINGS
-from training import video as film
+from envs.rendering import CELL, DRAWINGS
+from training import video
 from training.config import Config, default_config, evaluation_env, make_agent, make_env
-from training.video import COLUMNS, GAP, LONGEST, ROWS, STRIP, Camera, check_film, contact_sheet, positions, write_film
+from training.video import (
+    BAR,
+    COLUMNS,
+    GAP,
+    MAX_POSITIONS,
+    ROWS,
+    STRIP,
+    EpisodeRecorder,
+    check_video_path,
+    contact_sheet,
+    episode_images,
+    episode_states,
+    with_advice,
+    write_video,
+)
 
 
 def student_of(game: str, **told: object) -> tuple[Agent, Config]:
@@ -27,7 +41,7 @@ def student_of(game: str, **told: object) -> tuple[Agent, Config]:
 
 def test_positions_are_a_whole_game_as_it_was_played() -> None:
     agent, config = student_of("connect4")
-    states = positions(agent, evaluation_env(config, 1, "cpu"))
+    states = episode_states(agent, evaluation_env(config, 1, "cpu"))
     discs = [[int(state[side]).bit_count() for side in ("mine", "theirs")] for state in states]
     assert [mine for mine, _ in discs] == list(range(len(states))), "one more disc a step, from an empty board"
     env = evaluation_env(config, 1, "cpu")
@@ -46,8 +60,8 @@ def test_an_endless_game_ends() -> None:
         def greedy(self, obs: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
             return torch.tensor([next(turns)])
 
-    turns: Iterator[int] = iter([2, 3, 0, 1] * LONGEST)
-    assert len(positions(Circler(), evaluation_env(config, 1, "cpu"))) == LONGEST
+    turns: Iterator[int] = iter([2, 3, 0, 1] * MAX_POSITIONS)
+    assert len(episode_states(Circler(), evaluation_env(config, 1, "cpu"))) == MAX_POSITIONS
 
 
 def boards_of(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
@@ -80,27 +94,51 @@ def test_a_sheet_shows_a_game_evenly_from_the_first_position_to_the_last(number:
 def test_pictures_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that stands still but for what is said here: a picture takes 2 s, so the next is due 200 s later."""
     agent, config = student_of("connect4")
-    camera, clock = Camera(config, envs.make_game("connect4").spec), [50.0]
-    monkeypatch.setattr(film.time, "monotonic", lambda: clock[0])
+    recorder, clock = EpisodeRecorder(config, envs.make_game("connect4").spec), [50.0]
+    monkeypatch.setattr(video.time, "monotonic", lambda: clock[0])
 
     def slow(*told: object) -> list:
         clock[0] += 2
         return found
 
-    found = positions(agent, evaluation_env(config, 1, "cpu"))
-    monkeypatch.setattr(film, "positions", slow)
+    found = episode_states(agent, evaluation_env(config, 1, "cpu"))
+    monkeypatch.setattr(video, "episode_states", slow)
     taken = []
     for now in (50, 100, 251, 252, 253, 453, 454):
         clock[0] = now
-        if camera.shoot(agent) is not None:
+        if recorder.contact_sheet(agent) is not None:
             taken.append(now)
     assert taken == [50, 252, 454]
 
 
 def test_what_nobody_draws_is_not_even_played(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, config = student_of("gym:CartPole-v1")
-    monkeypatch.delattr(film, "evaluation_env")
-    assert Camera(config, make_env(config, "cpu").spec).shoot(agent) is None
+    monkeypatch.delattr(video, "evaluation_env")
+    assert EpisodeRecorder(config, make_env(config, "cpu").spec).contact_sheet(agent) is None
+
+
+def test_without_an_advisor_an_image_is_the_board_alone() -> None:
+    agent, config = student_of("connect4")
+    images = episode_images(agent, evaluation_env(config, 1, "cpu"), None)
+    assert {image.size for image in images} == {(7 * CELL, 6 * CELL)}
+    agent, config = student_of("gym:CartPole-v1")
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        episode_images(agent, evaluation_env(config, 1, "cpu"), None)
+
+
+def test_advice_is_a_bar_per_action_as_long_as_its_probability() -> None:
+    board = Image.new("RGB", (7 * CELL, 6 * CELL))
+    image = np.asarray(with_advice(board, torch.tensor([0.0, 1.0, 0.5]), "abc")).astype(int)
+    lengths = [(image[int((action + 0.5) * CELL)] == BAR).all(1).sum() for action in range(3)]
+    assert lengths == [1, int(3.5 * CELL) + 1, int(1.75 * CELL) + 1]
+    assert not (np.asarray(with_advice(board, None, "abc")) == BAR).all(2).any()
+
+
+@pytest.mark.parametrize("name", ["episode.gif", "episode.png"])
+def test_a_file_that_cannot_be_written_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=rf"{name} cannot be written: .*Is a directory"):
+        write_video(frames_of((8, 8)), tmp_path / name)
 
 
 def frames_of(size: tuple[int, int]) -> list[Image.Image]:
@@ -112,7 +150,7 @@ def frames_of(size: tuple[int, int]) -> list[Image.Image]:
 def test_a_video_holds_every_picture_as_browsers_want_it(size: tuple[int, int], tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
     frames = frames_of(size)
-    write_film(frames, tmp_path / "game.mp4")
+    write_video(frames, tmp_path / "game.mp4")
     told, read = decoded(tmp_path / "game.mp4")
     assert re.search(r"Video: h264 .* yuv420p", told)
     height, width = read[0].shape[:2]
@@ -133,11 +171,11 @@ def decoded(path: Path) -> tuple[str, np.ndarray]:
 
 
 def test_what_cannot_be_filmed_is_said_before_a_game_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"recorded as \.gif or \.mp4, its last position as \.png"):
-        check_film(Path("game.avi"))
+    with pytest.raises(ValueError, match=r"is no \.gif, \.mp4 or \.png file"):
+        check_video_path(Path("game.avi"))
     with pytest.raises(ValueError, match="there is no folder nowhere"):
-        check_film(Path("nowhere/game.gif"))
+        check_video_path(Path("nowhere/game.gif"))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    check_film(Path("game.gif"))
-    with pytest.raises(ValueError, match=r"videos want imageio-ffmpeg: pip install -e '\.\[video\]'"):
-        check_film(Path("game.mp4"))
+    check_video_path(Path("game.gif"))
+    with pytest.raises(ValueError, match=r"videos require imageio-ffmpeg: pip install -e '\.\[video\]'"):
+        check_video_path(Path("game.mp4"))

@@ -383,7 +383,7 @@ def test_the_expert_s_moves_are_named_as_the_game_names_them_in_turned_boards_to
 
 def test_the_program_reports_on_a_tutor_without_a_run(tmp_path: Path) -> None:
     picture = tmp_path / "report.png"
-    flags = ("--who", "tutor", "--report", "--env", "blackjack", "--tutor", "scripted", "--picture", str(picture))
+    flags = ("--policy", "tutor", "--report", "--env", "blackjack", "--tutor", "scripted", "--picture", str(picture))
     done = program("evaluate.py", *flags)
     assert done.returncode == 0, done.stderr
     assert "blackjack" in done.stdout
@@ -400,14 +400,14 @@ def test_the_program_reports_on_a_tutor_without_a_run(tmp_path: Path) -> None:
 
 
 def test_all_views_are_reported_on_one_line_and_again_from_the_store(tmp_path: Path) -> None:
-    flags = ("--who", "tutor", "--report", "--env", "snake", "--tutor", "scripted", "--positions", "60", "--json")
+    flags = ("--policy", "tutor", "--report", "--env", "snake", "--tutor", "scripted", "--positions", "60", "--json")
     flags += ("--env-kwargs", "size=6")
     flags += ("--picture", str(tmp_path / "snake.png"), "--advice-store", str(tmp_path / "advice.sqlite"))
     first, again = (program("evaluate.py", *flags) for _ in range(2))
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert len(first.stdout.splitlines()) == 1
     told, retold = json.loads(first.stdout), json.loads(again.stdout)
-    assert (told["who"], told["tutor"]) == ("tutor", "scripted")
+    assert (told["policy"], told["tutor"]) == ("tutor", "scripted")
     assert [(one["game"], one["view"]) for one in told["reports"]] == [("snake", "local"), ("snake", "full")]
     for one, other in zip(told["reports"], retold["reports"], strict=True):
         assert (one["answered"], one["agreement"], one["stored"]) == (60, 1, 0)
@@ -426,13 +426,13 @@ def test_a_run_s_own_tutor_is_reported_on_in_its_own_view(tmp_path: Path) -> Non
     train += ("--env-kwargs", "size=6", "--total-steps", "256", "--num-envs", "64", "--eval-episodes", "4")
     small = ("--learning-starts", "128", "--hidden", "8", "--eval-every", "256", "--run-dir", str(run))
     assert program(*train, *small).returncode == 0
-    done = program("evaluate.py", str(run), "--who", "tutor", "--report", "--positions", "100", "--json")
+    done = program("evaluate.py", str(run), "--policy", "tutor", "--report", "--positions", "100", "--json")
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(done.stdout)["reports"]
     assert (found["view"], found["positions"], found["stored"]) == ("full", 100, 0)
     assert 0.6 < found["agreement"] < 0.9
     assert (run / "report.png").is_file()
-    flags = ("--who", "tutor", "--report", "--tutor-accuracy", "1.0", "--view", "local")
+    flags = ("--policy", "tutor", "--report", "--tutor-accuracy", "1.0", "--view", "local")
     refused = program("evaluate.py", str(run), *flags)
     assert refused.returncode == 2
     assert "the game and the tutor are those of" in refused.stderr
@@ -441,18 +441,18 @@ def test_a_run_s_own_tutor_is_reported_on_in_its_own_view(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ((), "Name a run's folder"),
-        (("--who", "tutor"), "Name a run's folder"),
-        (("--report", "--tutor", "scripted"), "add --who tutor"),
-        (("--who", "tutor", "--report"), "Name it with --tutor"),
-        (("--who", "tutor", "--report", "--tutor", "scriptd"), "did you mean 'scripted'"),
-        (("--who", "tutor", "--report", "--tutor", "scripted", "--positions", "0"), "at least 1"),
-        (("--who", "tutor", "--report", "--tutor", "scripted", "--env", "chess"), "no env"),
-        (("--who", "tutor", "--report", "--tutor", "scripted", "--env", "gym:CartPole-v1"), "has no view"),
-        (("--who", "tutor", "--report", "--tutor", "scripted", "--env", "snake", "--view", "ful"), "did you mean"),
-        (("--who", "tutor", "--report", "--tutor", "scripted", "--picture", "/nowhere/a.png"), "no folder /nowhere"),
-        (("--who", "tutor", "--report", "--tutor", "scripted", "--view", "tests.test_report:Mute"), "has no expert"),
-        (("/nowhere", "--who", "tutor", "--report"), "is no run"),
+        ((), "Name a run directory"),
+        (("--policy", "tutor"), "Name a run directory"),
+        (("--report", "--tutor", "scripted"), "add --policy tutor"),
+        (("--policy", "tutor", "--report"), "Name it with --tutor"),
+        (("--policy", "tutor", "--report", "--tutor", "scriptd"), "did you mean 'scripted'"),
+        (("--policy", "tutor", "--report", "--tutor", "scripted", "--positions", "0"), "at least 1"),
+        (("--policy", "tutor", "--report", "--tutor", "scripted", "--env", "chess"), "no env"),
+        (("--policy", "tutor", "--report", "--tutor", "scripted", "--env", "gym:CartPole-v1"), "has no view"),
+        (("--policy", "tutor", "--report", "--tutor", "scripted", "--env", "snake", "--view", "ful"), "did you mean"),
+        (("--policy", "tutor", "--report", "--tutor", "scripted", "--picture", "/nowhere/a.png"), "no folder /nowhere"),
+        (("--policy", "tutor", "--report", "--tutor", "scripted", "--view", "tests.test_report:Mute"), "has no expert"),
+        (("/nowhere", "--policy", "tutor", "--report"), "is no run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
