@@ -37,7 +37,7 @@ def gae(
 
 
 def normalize(advantages: Tensor, mean: Tensor, square: Tensor, floor: float) -> Tensor:
-    """Return advantages of mean 0 and spread 1, unless their spread is below `floor`: then they stay small.
+    """Return advantages of mean 0 and standard deviation 1, unless that is below `floor`: then they stay small.
 
     Args:
         advantages: any shape.
@@ -45,5 +45,5 @@ def normalize(advantages: Tensor, mean: Tensor, square: Tensor, floor: float) ->
         square: the mean of their squares, 0-d.
         floor: the least number that they are divided by.
     """
-    spread = (square - mean * mean).clamp(min=0).sqrt()
-    return (advantages - mean) / spread.clamp(min=floor)
+    std = (square - mean * mean).clamp(min=0).sqrt()
+    return (advantages - mean) / std.clamp(min=floor)

@@ -19,7 +19,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from agents.guidance.base import Guidance
 from agents.guidance.distill import Distill
@@ -68,7 +67,8 @@ class ModulateDistill(Distill):
 
     def distance(self, log_probs: Tensor, action_mask: Tensor, advice: Tensor) -> Tensor:
         better, is_named = better_action(advice, action_mask)
-        target = F.one_hot(better, advice.shape[1]) * is_named[:, None]
+        actions = torch.arange(advice.shape[1], device=advice.device)
+        target = (actions == better[:, None]) & is_named[:, None]  # F.one_hot reads values on the host, on CPUs
         return super().distance(log_probs, action_mask, target.float())
 
 

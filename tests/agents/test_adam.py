@@ -1,13 +1,13 @@
 """Our Adam against PyTorch's Adam behind PyTorch's clipping of the gradient's norm, step by step."""
 
 import copy
-import io
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from agents.adam import Adam
+from tests.helpers.students import save_and_load
 
 STEPS = 50
 
@@ -20,9 +20,9 @@ def small_network(seed: int = 0) -> nn.Module:
 
 def loss_of(network: nn.Module, number: int) -> Tensor:
     """Another batch at each step; the error is a hundred times as large in every third."""
-    chance = torch.Generator().manual_seed(number)
-    obs, aim = torch.randn(16, 4, generator=chance), torch.randn(16, 3, generator=chance)
-    return (network(obs) - aim).square().mean() * (100 if number % 3 == 0 else 1)
+    generator = torch.Generator().manual_seed(number)
+    obs, target = torch.randn(16, 4, generator=generator), torch.randn(16, 3, generator=generator)
+    return (network(obs) - target).square().mean() * (100 if number % 3 == 0 else 1)
 
 
 def learning_rate_of(number: int) -> float:
@@ -35,8 +35,8 @@ def assert_equal_weights(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-@pytest.mark.parametrize(("max_grad_norm", "cut"), [(0.05, "always"), (5.0, "sometimes"), (1e6, "never")])
-def test_50_steps_are_those_of_pytorch(max_grad_norm: float, cut: str, as_tensor: bool) -> None:
+@pytest.mark.parametrize(("max_grad_norm", "clipping"), [(0.05, "always"), (5.0, "sometimes"), (1e6, "never")])
+def test_adam_step_equals_pytorch_s_for_50_steps(max_grad_norm: float, clipping: str, as_tensor: bool) -> None:
     ours, theirs = small_network(), small_network()
     adam = Adam(ours, max_grad_norm)
     reference = torch.optim.Adam(theirs.parameters(), lr=1.0)
@@ -55,10 +55,10 @@ def test_50_steps_are_those_of_pytorch(max_grad_norm: float, cut: str, as_tensor
         torch.testing.assert_close(norm, expected, rtol=1e-3, atol=1e-5)
         assert_equal_weights(ours, theirs)
         clipped.append(expected.item() > max_grad_norm)
-    assert {"always": all(clipped), "sometimes": len(set(clipped)) == 2, "never": not any(clipped)}[cut]
+    assert {"always": all(clipped), "sometimes": len(set(clipped)) == 2, "never": not any(clipped)}[clipping]
 
 
-def test_the_first_step_is_as_long_as_the_learning_rate_in_every_weight() -> None:
+def test_adam_first_step_moves_every_weight_by_the_learning_rate() -> None:
     network = small_network()
     before = copy.deepcopy(network)
     loss = loss_of(network, 1)
@@ -68,7 +68,7 @@ def test_the_first_step_is_as_long_as_the_learning_rate_in_every_weight() -> Non
         torch.testing.assert_close(new, old - 0.01 * grad.sign(), rtol=0, atol=2e-5)
 
 
-def test_a_learning_rate_of_0_moves_nothing() -> None:
+def test_adam_step_with_learning_rate_0_moves_nothing() -> None:
     network = small_network()
     before = copy.deepcopy(network)
     adam = Adam(network, 1.0)
@@ -77,7 +77,7 @@ def test_a_learning_rate_of_0_moves_nothing() -> None:
     assert all(new.equal(old) for new, old in zip(network.parameters(), before.parameters(), strict=True))
 
 
-def test_weights_stay_where_they_are_and_keep_no_gradient() -> None:
+def test_adam_step_keeps_weights_in_place_and_without_gradient() -> None:
     network = small_network()
     places = [parameter.data_ptr() for parameter in network.parameters()]
     norm = Adam(network, 1.0).step(loss_of(network, 0), 0.01)
@@ -86,17 +86,14 @@ def test_weights_stay_where_they_are_and_keep_no_gradient() -> None:
     assert not norm.requires_grad
 
 
-def test_a_saved_optimizer_goes_on_as_if_it_had_not_been_saved() -> None:
+def test_adam_resumed_from_a_checkpoint_is_the_unbroken_run() -> None:
     whole, part = small_network(), small_network()
     first, second = Adam(whole, 1.0), Adam(part, 1.0)
     for number in range(10):
         first.step(loss_of(whole, number), 0.01)
         second.step(loss_of(part, number), 0.01)
-    file = io.BytesIO()
-    torch.save({"network": part.state_dict(), "optimizer": second.state_dict()}, file)
+    saved = save_and_load({"network": part.state_dict(), "optimizer": second.state_dict()})
     second.step(loss_of(part, 99), 0.01)  # what happens after saving is not in the file
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
 
     other = small_network(seed=1)
     third = Adam(other, 1.0)

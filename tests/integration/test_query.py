@@ -20,7 +20,7 @@ from agents.distributed import shard_size
 from envs.base import Step
 from envs.rng import QUERY_STREAM, CounterRNG
 from evaluate import Evaluation, evaluate
-from tests.agents.test_compile import Watcher
+from tests.helpers.host_reads import NoHostReads
 from tests.tutors.test_advisor import VIEW, Witness, canonical_keys, make_desk, some, states
 from train import Trainer, train
 from training.checkpoint import load_checkpoint
@@ -208,7 +208,7 @@ def test_asking_asks_the_device_nothing(method: str, algo: str, device: str, tmp
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
-        with Watcher():
+        with NoHostReads():
             for _ in range(4):
                 step = go(step)
     finally:

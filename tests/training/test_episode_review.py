@@ -10,13 +10,11 @@ import torch
 
 import envs
 from agents import AGENTS
-from agents.base import Guidance, Heard
 from agents.guidance import METHODS, GuidanceConfig
 from agents.guidance.preferences import Preferences
-from envs.base import Step
 from envs.rng import sample_legal
 from evaluate import evaluation_env
-from tests.agents.guidance.test_methods import GAMMA, ROWS, arrival, draw, moment
+from tests.helpers.guidance import GAMMA, ROWS
 from tests.integration.test_query import config_of, metrics, tensors
 from tests.training.test_resume import again, agree, stopped
 from tests.tutors.test_episode_analyst import BLUNDER, VIEW, episode
@@ -41,7 +39,7 @@ from tutors.episode_analyst import Finding, ScriptedAnalyst
 from tutors.episodes import LAST, Episode
 from tutors.prompts import make_view
 
-PAUSING = [name for name, method in METHODS.items() if method.pauses]
+PAUSING = [name for name, method in METHODS.items() if method.needs_episode_review]
 
 
 class Anyhow:
@@ -169,81 +167,6 @@ def test_what_was_found_is_held_against_an_expert() -> None:
     assert line["gap"] == line["lost"] > 0
     _, nothing = described(VIEW, games, [[]])
     assert nothing == {"precision": None, "recall": 0.0, "better": None}
-
-
-@pytest.mark.parametrize("name", ["modulate", "modulate-a", "modulate-r"])
-@pytest.mark.parametrize("algo", AGENTS)
-def test_modulation_leads_and_pays_in_critical_positions(name: str, algo: str) -> None:
-    told = GuidanceConfig(name, reward_scale=0.5)
-    method = told.make(AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
-    method.strength.fill_(0.6)
-    proposal, heard, action_mask, u = moment(method.has_policy)
-    worth = (draw(40, ROWS, 5) * 2 - 1) * action_mask * heard.heeded[:, None]
-    choice = method.choose(proposal, Heard(worth, heard.heeded), action_mask, u)
-    after = arrival(0)
-    felt = method.felt(method.reward(after), method.remember(after, choice.extras))
-    for row in range(ROWS):
-        action = int(proposal.action[row])
-        best = max((one for one in range(5) if action_mask[row, one]), key=worth[row].tolist().__getitem__)
-        if heard.heeded[row] and name != "modulate-r" and u[row, -1] < 0.6 and worth[row, best] > 0:
-            action = best
-        assert choice.action[row] == action
-        bonus = 0.0 if name == "modulate-a" else 0.6 * 0.5 * float(worth[row, action])
-        assert felt[row] == pytest.approx(float(after.reward[row]) + bonus, abs=1e-6)
-    assert choice.scores.equal(proposal.scores)
-
-
-@pytest.mark.parametrize("algo", AGENTS)
-def test_what_was_named_is_learned_where_the_student_acts_itself(algo: str) -> None:
-    """The cross-entropy of critical positions, spelled out; nothing where the best is not better, or is not legal."""
-    method = GuidanceConfig("modulate-d").make(AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
-    method.strength.fill_(2.0)
-    proposal, heard, action_mask, u = moment(method.has_policy)
-    worth = (draw(40, ROWS, 5) * 2 - 1) * heard.heeded[:, None]
-    choice = method.choose(proposal, Heard(worth, heard.heeded), action_mask, u)
-    assert choice.action.equal(proposal.action)
-    scores = proposal.scores if method.has_policy else proposal.scores / 0.1
-    loss, named = 0.0, 0
-    for row in range(ROWS):
-        can = [one for one in range(5) if action_mask[row, one]]
-        best = max(can, key=worth[row].tolist().__getitem__)
-        if heard.heeded[row] and worth[row, best] > 0:
-            named += 1
-            loss -= float(scores[row, best] - scores[row, can].logsumexp(0))
-    assert 0 < named < ROWS
-    assert float(method.loss(proposal.scores, action_mask, choice.extras)) == pytest.approx(2.0 * loss / ROWS, rel=1e-4)
-
-
-def games_of_worth(number: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Games of five steps in which the first number seen is what a step is worth."""
-    seen = [draw(50 + game, 5, 3) * 2 - 1 for game in range(number)]
-    return seen, torch.stack([game[:, 0].sum() for game in seen])
-
-
-def paid(method: Guidance, after: Step) -> torch.Tensor:
-    """What is learned from a step, in which nothing else was kept."""
-    return method.felt(after.reward, method.remember(after, {"bonus": torch.zeros_like(after.reward)}))
-
-
-def test_a_reward_is_fitted_that_explains_the_comparisons() -> None:
-    seen, worth = games_of_worth(30)
-    pairs = [(one, other) for one in range(30) for other in range(30) if one != other]
-    firsts = [float(worth[one] > worth[other]) for one, other in pairs]
-    method = GuidanceConfig("preferences", reward_scale=0.5).make(True, "cpu", ROWS, GAMMA)
-    assert isinstance(method, Preferences)
-    assert method.fit(seen, pairs, firsts, 1) > 0.95
-    states = torch.cat(seen)
-    method.strength.fill_(0.8)
-    after = arrival(0)._replace(reward=torch.zeros(len(states)), final_obs=states)
-    felt = paid(method, after) / (0.8 * 0.5)
-    assert felt.mean() == pytest.approx(0, abs=1e-3)
-    assert felt.std() == pytest.approx(1, abs=1e-3)
-    assert torch.corrcoef(torch.stack([felt, states[:, 0]]))[0, 1] > 0.9
-    other = GuidanceConfig("preferences", reward_scale=0.5).make(True, "cpu", ROWS, GAMMA)
-    other.strength.fill_(0.8)
-    assert paid(other, after).equal(after.reward), "nothing is fitted yet"
-    other.load_state_dict(method.state_dict())
-    assert paid(other, after).equal(paid(method, after))
 
 
 def test_who_hears_nothing_of_two_games_fits_nothing(tmp_path: Path) -> None:

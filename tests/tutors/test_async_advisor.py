@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from envs.base import State, select_rows
-from tests.agents.test_compile import Watcher
+from tests.helpers.host_reads import NoHostReads
 from tests.helpers.llm_tutors import connect_tutor
 from tests.helpers.scripted_server import Handler, serving
 from tests.integration.test_query import config_of, metrics, tensors
@@ -212,7 +212,7 @@ def test_asking_reads_nothing_back() -> None:
     desk = make_desk(Witness())
     first, *rest = states(5)
     desk.advise(first, some(64, 0))
-    with Watcher():
+    with NoHostReads():
         for state in rest:
             desk.advise(state, some(64, 1))
     assert desk.ring is not None

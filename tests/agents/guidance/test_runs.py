@@ -1,0 +1,80 @@
+"""Runs with every method of guidance: each changes what is learned, and without advice none does, to the bit."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents import AGENTS
+from agents.guidance import METHODS, GuidanceConfig
+from tests.helpers.guidance import PAIRS
+from tests.helpers.small_runs import series, small_config, tensors_in
+from train import train
+from training.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.train
+
+
+def weights_after_run(run_dir: Path, algo: str, guidance: str, **tutoring: Any) -> list[Tensor]:
+    """Return the weights after a small run, without those of extra inputs."""
+    config = replace(small_config(algo, "connect4", run_dir, **tutoring), total_steps=1024, eval_episodes=1)
+    train(replace(config, guiding=GuidanceConfig(guidance)))
+    weights = load_checkpoint(run_dir / "checkpoints", "cpu")["agent"]["network"]
+    return tensors_in({name: weight for name, weight in weights.items() if "extra_inputs" not in name})
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
+    """What each student learns without a tutor."""
+    return {
+        algo: weights_after_run(tmp_path_factory.mktemp(algo) / "run", algo, "none", tutor="none") for algo in AGENTS
+    }
+
+
+@pytest.mark.parametrize(("name", "algo"), [pair for pair in PAIRS if not METHODS[pair[0]].needs_episode_review])
+def test_run_with_guidance_learns_other_weights_and_without_advice_the_same_as_alone(
+    name: str, algo: str, alone: dict[str, list[Tensor]], tmp_path: Path
+) -> None:
+    unadvised = weights_after_run(tmp_path / "unadvised", algo, name, query_budget=0)
+    guided = weights_after_run(tmp_path / "guided", algo, name)
+    assert all(one.equal(other) for one, other in zip(alone[algo], unadvised, strict=True))
+    assert all(one.equal(other) for one, other in zip(alone[algo], guided, strict=True)) == (name == "none")
+    assert all(tensor.isfinite().all() for tensor in guided)
+    assert sum(series(tmp_path / "guided", "tutor/consulted").values()) > 250
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(("algo", "name"), [("ppo", "blend"), ("dqn", "demonstrate")])
+def test_compiled_run_with_guidance_equals_the_eager_one(algo: str, name: str, tmp_path: Path) -> None:
+    config = replace(small_config(algo, "blackjack", tmp_path), guiding=GuidanceConfig(name), total_steps=1024)
+    weights = []
+    for mode in ("eager", "compile"):
+        train(replace(config, compile_mode=mode, run_dir=tmp_path / mode))
+        weights.append(tensors_in(load_checkpoint(tmp_path / mode / "checkpoints", "cpu")["agent"]["network"]))
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "algo"), [("distill", "dqn"), ("mask", "ppo"), ("override", "ppo"), ("hint", "a2c")])
+def test_annealed_guidance_wants_advice_everywhere_and_then_nowhere(name: str, algo: str, tmp_path: Path) -> None:
+    """The others with the consult probability, to the end; so does an annealed one whose --consult-to is set."""
+    config = replace(small_config(algo, "connect4", tmp_path / "run"), guiding=GuidanceConfig(name))
+    train(config)
+    wanted = list(series(tmp_path / "run", "tutor/wanted").values())
+    half = len(wanted) // 2
+    if METHODS[name].is_annealed:
+        assert wanted == [1.0] * half + [0.0] * half
+        strength = list(series(tmp_path / "run", "tutor/strength").values())
+        assert strength == sorted(strength, reverse=True)
+        assert (strength[0] > 0, strength[-1]) == (True, 0)
+        rarer = replace(config, run_dir=tmp_path / "rarer", tutoring=replace(config.tutoring, consult_to=0.5))
+        train(rarer)
+        wanted = list(series(tmp_path / "rarer", "tutor/wanted").values())
+        assert all(0.5 < share < 1 for share in wanted[:half])
+        assert wanted[half:] == [0.0] * half
+    else:
+        assert all(0 < share < 1 for share in wanted)
+        assert wanted[-1] == pytest.approx(0.1, abs=0.05)
