@@ -23,7 +23,7 @@ from envs.rng import QUERY_STREAM, CounterRNG
 from training.checkpoint import load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
-from training.evaluation import Result, judge, play, random_play, tutor_alone
+from training.evaluation import Result, evaluate_student, random_policy, run_episodes, tutor_policy
 from training.versus import match, play_in_terminal
 from training.video import check_video_path, episode_images, write_video
 from tutors import TutorConfig, make_tutor, open_advisor
@@ -130,13 +130,13 @@ def evaluate(evaluation: Evaluation) -> Result:
     env = evaluation_env(config, evaluation.episodes, device, evaluation.env_kwargs)
     rng = CounterRNG(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), QUERY_STREAM)
     if evaluation.policy == "random":
-        return play(random_play(rng), env)
+        return run_episodes(random_policy(rng), env)
     if evaluation.policy == "student":
-        return judge(saved_student(evaluation.run, config, device), env)
+        return evaluate_student(saved_student(evaluation.run, config, device), env)
     with run_advisor(evaluation.run, config, env) as advisor:
         if advisor is None:
             raise ValueError(f"{evaluation.run} had no tutor")
-        result = play(tutor_alone(advisor, rng), env)
+        result = run_episodes(tutor_policy(advisor, rng), env)
         failures = advisor_summary(advisor.tutor.name, advisor.counters())["no_advice"]
         if failures:
             print_aside(f"no advice, random actions instead: {failures}")

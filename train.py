@@ -29,7 +29,7 @@ from agents.policy import Decision
 from envs.base import Env, Step
 from envs.opponents import SelfPlay
 from envs.rng import GUIDANCE_STREAM, QUERY_STREAM, CounterRNG
-from training.checkpoint import write
+from training.checkpoint import atomic_write
 from training.cli import run_program
 from training.config import (
     COMMON_FLAGS,
@@ -41,14 +41,15 @@ from training.config import (
     make_agent,
     make_env,
 )
-from training.console import QUIET, Progress, progress_for
+from training.config_json import to_plain
+from training.console import QUIET, Progress, make_progress
 from training.episode_review import pause, reading_desk
-from training.evaluation import Result, judge
-from training.logger import Log
+from training.evaluation import Result, evaluate_student
+from training.logger import Logger
 from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, settings
 from training.self_play import SelfPlayOpponent
 from training.state import Checkpointer, TrainState, check_finite
-from training.timing import Stopwatch, untimed
+from training.timing import SectionTimer, untimed
 from training.video import EpisodeRecorder
 from tutors import open_advisor
 from tutors.advisor import Advisor, Lookup, advisor_metrics, advisor_summary
@@ -93,20 +94,20 @@ def train(config: Config) -> dict[str, Any]:
                     f"or of another version: {error}"
                 ) from error
         if METHODS[config.guiding.guidance].needs_episode_review and not resuming:
-            progress.tell(pause(config, agent, advisor, progress.say))
+            progress.note(pause(config, agent, advisor, progress.status))
         if rank() == 0:
-            write(config.run_dir / "config.json", config.to_json().encode() + b"\n")
-        progress.say("")  # nothing is waited for any more
+            atomic_write(config.run_dir / "config.json", config.to_json().encode() + b"\n")
+        progress.status("")  # nothing is waited for any more
         summary = trainer.run()
         if log is not None:
-            log.compare(shown_settings(config), summary["eval"]["mean_return"])
-            write(config.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
-            progress.end(summary, config.run_dir)
+            log.add_hparams(shown_settings(config), summary["eval"]["mean_return"])
+            atomic_write(config.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+            progress.summary(summary, config.run_dir)
     return summary
 
 
 @contextmanager
-def open_logs(config: Config, source: dict[str, Any] | None) -> Iterator[tuple[Log | None, Progress]]:
+def open_logs(config: Config, source: dict[str, Any] | None) -> Iterator[tuple[Logger | None, Progress]]:
     """Lock the run_dir and yield the log and the console of rank 0; other ranks have none and a silent one."""
     if rank() != 0:
         yield None, QUIET
@@ -114,20 +115,18 @@ def open_logs(config: Config, source: dict[str, Any] | None) -> Iterator[tuple[L
     with ExitStack() as stack:
         stack.enter_context(lock_run_dir(config.run_dir))
         resumed = () if source is None else (source["global_step"], source["seconds"])
-        log = Log(config.run_dir, *resumed, track=shown_settings(config) if config.track else None)
+        log = Logger(config.run_dir, *resumed, track=shown_settings(config) if config.track else None)
         stack.callback(log.close)
         begun = 0 if source is None else source["global_step"]
-        progress = stack.enter_context(progress_for(config.progress, config.total_steps, begun))
+        progress = stack.enter_context(make_progress(config.progress, config.total_steps, begun))
         tutor = without_password(config.tutoring.tutor)
-        progress.tell(f"{config.run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}")
+        progress.note(f"{config.run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}")
         yield log, progress
 
 
 def shown_settings(config: Config) -> dict[str, Any]:
     """Return the settings that may change what is learned, by name, as in config.json: without passwords."""
-    options = json.loads(config.to_json())
-    del options["versions"]
-    return dict(settings(options))
+    return dict(settings(to_plain(config, without_password)))
 
 
 def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: ExitStack) -> Advisor | None:
@@ -138,7 +137,7 @@ def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: Ex
             if METHODS[config.guiding.guidance].needs_episode_review:
                 advisor = reading_desk(config, env)
             else:
-                tutoring = (config.tutoring, env.game, config.seed, config.run_dir, config.device, progress.say)
+                tutoring = (config.tutoring, env.game, config.seed, config.run_dir, config.device, progress.status)
                 advisor = stack.enter_context(open_advisor(*tutoring))
     return advisor
 
@@ -161,7 +160,7 @@ class Trainer:
         env: Env,
         agent: Agent,
         advisor: Advisor | None,
-        log: Log | None = None,
+        log: Logger | None = None,
         progress: Progress = QUIET,
     ) -> None:
         self.config = config
@@ -184,7 +183,7 @@ class Trainer:
         rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
         self.query = AdviceQuery(strategy, budget, rng, env.steps, self.consult_probability, strength)
         self.actions = torch.arange(env.spec.num_actions, device=env.device)
-        self.timer = Stopwatch()
+        self.timer = SectionTimer()
         self.timed: Any = self.timer  # times a part of a rollout step; in a compiled one there is no clock
         self.checkpointer = Checkpointer(config.run_dir, config.save_minutes, self.timer)
         self.recorder = EpisodeRecorder(config, env.spec)
@@ -233,7 +232,7 @@ class Trainer:
                 except TutorError:
                     self.checkpointer.save(state, {})
                     raise
-                self.progress.at(state.global_step)
+                self.progress.update(state.global_step)
                 if before // config.log_every < state.global_step // config.log_every:
                     self.report(stats)
                 if before // config.eval_every < state.global_step // config.eval_every:
@@ -242,7 +241,7 @@ class Trainer:
                     self.checkpointer.save(state, stats)
             self.checkpointer.save(state, stats, is_last=True)
         if broadcast_object(stop.number):
-            self.progress.tell(f"stopped: python train.py --resume {config.run_dir} goes on")
+            self.progress.note(f"stopped; to go on: python train.py --resume {config.run_dir}")
             raise SystemExit(128 + broadcast_object(stop.number))
         return self.summary(self.result or self.evaluate())
 
@@ -320,7 +319,7 @@ class Trainer:
         return consult_probability(self.state.env_steps - self.state.guided_from, theta, told.consult_from, last)
 
     def report(self, stats: dict[str, Tensor]) -> None:
-        """Log what happened since the last report, and show it."""
+        """Logger what happened since the last call, and show it."""
         state = self.state
         numbers = check_finite(stats, state.global_step, self.config.run_dir)
         all_reduce_sum(state.episode_stats.sums)
@@ -335,11 +334,11 @@ class Trainer:
         values |= numbers | self.timer.shares()
         for who, counts in zip(("student", "tutor"), all_reduce_sum(state.action_counts).tolist(), strict=True):
             if self.log is not None and any(counts):
-                self.log.count(state.global_step, f"policy/actions_{who}", counts)
+                self.log.add_action_counts(state.global_step, f"policy/actions_{who}", counts)
         state.action_counts.zero_()
         if self.log is not None:
-            self.log.add(state.global_step, values)
-        self.progress.report(state.global_step, values)
+            self.log.add_scalars(state.global_step, values)
+        self.progress.metrics(state.global_step, values)
 
     def tutor_values(self, advisor: Advisor) -> dict[str, float]:
         """Return what there is to log about the tutor since the last report."""
@@ -363,10 +362,10 @@ class Trainer:
             return Result(math.nan, math.nan, 0)
         global_step = self.state.global_step
         env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
-        result = self.timer("eval", judge, self.agent, env)
-        self.log.add(global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
+        result = self.timer("eval", evaluate_student, self.agent, env)
+        self.log.add_scalars(global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
         if (picture := self.timer("draw", self.recorder.contact_sheet, self.agent)) is not None:
-            self.log.show(global_step, "game", picture)
+            self.log.add_image(global_step, "game", picture)
         self.progress.evaluation(global_step, result)
         return result
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: one line that moves, plain lines, JSON, or nothing but errors."""
+"""What a run prints: a progress bar, plain lines, JSON, or only errors."""
 
 import json
 import sys
@@ -12,166 +12,166 @@ from typing import Any, Literal
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from training.evaluation import Result
 
-Way = Literal["live", "json", "quiet"]
-EVERY = 10.0  # seconds between two plain lines of training, at least: a log is for reading
+Mode = Literal["live", "json", "quiet"]
+SECONDS_BETWEEN_LINES = 10.0  # at least, of training: a log is for reading
 STEPS = "{task.completed:,}/{task.total:,}"
 
 
 class Progress:
-    """Shows nothing; its kinds show something, within a `with` statement, so that an error finds a clean screen."""
+    """Prints nothing; its subclasses print, within a `with` statement, so that an error finds a clean screen."""
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """End what moves."""
+        """Remove the progress bar."""
 
-    def say(self, line: str) -> None:
-        """Say what is waited for; the next word takes its place."""
+    def status(self, line: str) -> None:
+        """Show what the run waits for; the next status replaces it."""
 
-    def tell(self, line: str) -> None:
-        """Say something that stays."""
+    def note(self, line: str) -> None:
+        """Print a line."""
 
-    def at(self, global_step: int) -> None:
-        """Say how far the run has come."""
+    def update(self, global_step: int) -> None:
+        """Show how many env steps are done."""
 
-    def report(self, global_step: int, values: Mapping[str, float]) -> None:
-        """Show what was logged, by tag."""
+    def metrics(self, global_step: int, values: Mapping[str, float]) -> None:
+        """Show logged values, by tag."""
 
     def evaluation(self, global_step: int, result: Result) -> None:
-        """Show how good the student is alone."""
+        """Show an evaluation of the student alone."""
 
-    def end(self, summary: Mapping[str, Any], folder: Path) -> None:
-        """Show what the run came to."""
+    def summary(self, summary: Mapping[str, Any], run_dir: Path) -> None:
+        """Show the summary of the run."""
 
 
 QUIET = Progress()
 
 
-class Lines(Progress):
-    """Plain lines, for a file."""
+class PlainProgress(Progress):
+    """Prints plain lines, for a file."""
 
-    told_at = -EVERY
+    printed_at = -SECONDS_BETWEEN_LINES
 
-    def tell(self, line: str) -> None:
+    def note(self, line: str) -> None:
         print(line, flush=True)
 
-    def report(self, global_step: int, values: Mapping[str, float]) -> None:
+    def metrics(self, global_step: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
-        if now - self.told_at >= EVERY:
-            self.told_at = now
-            self.tell(f"step {global_step:>9,}  {in_short(values)}")
+        if now - self.printed_at >= SECONDS_BETWEEN_LINES:
+            self.printed_at = now
+            self.note(f"step {global_step:>9,}  {metrics_line(values)}")
 
     def evaluation(self, global_step: int, result: Result) -> None:
-        self.tell(f"step {global_step:>9,}  student alone {result}")
+        self.note(f"step {global_step:>9,}  student alone {result}")
 
-    def end(self, summary: Mapping[str, Any], folder: Path) -> None:
-        for name, said in account(summary, folder):
-            self.tell(f"{name:<14} {said}")
+    def summary(self, summary: Mapping[str, Any], run_dir: Path) -> None:
+        for name, text in summary_lines(summary, run_dir):
+            self.note(f"{name:<14} {text}")
 
 
-class Live(Lines):
-    """One line that moves, above it what stays, and a table at the end: for a person at a terminal.
+class LiveProgress(PlainProgress):
+    """Shows a progress bar, lines above it, and a table at the end: for a person at a terminal.
 
     Args:
-        total_steps: how far the run goes.
-        begun: the env step from which it goes on.
-        console: where it is shown.
+        total_steps: env steps of the run.
+        begun: env steps that were done before.
+        console: where it is shown; the terminal if not given.
     """
 
     def __init__(self, total_steps: int, begun: int = 0, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         columns = (BarColumn(None), TextColumn(STEPS), TextColumn("{task.description}", markup=False))
-        self.bar = Bar(
+        self.bar = ProgressBar(
             *columns, TimeRemainingColumn(), console=self.console, expand=True, transient=True, refresh_per_second=4
         )
         self.task = self.bar.add_task("", total=total_steps, completed=begun)
 
-    def __enter__(self) -> "Live":
+    def __enter__(self) -> "LiveProgress":
         self.bar.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.bar.stop()
 
-    def say(self, line: str) -> None:
+    def status(self, line: str) -> None:
         self.bar.update(self.task, description=line)
 
-    def tell(self, line: str) -> None:
+    def note(self, line: str) -> None:
         self.console.print(line, markup=False)
 
-    def at(self, global_step: int) -> None:
+    def update(self, global_step: int) -> None:
         self.bar.update(self.task, completed=global_step)
 
-    def report(self, global_step: int, values: Mapping[str, float]) -> None:
-        self.say(in_short(values))
+    def metrics(self, global_step: int, values: Mapping[str, float]) -> None:
+        self.status(metrics_line(values))
 
-    def end(self, summary: Mapping[str, Any], folder: Path) -> None:
+    def summary(self, summary: Mapping[str, Any], run_dir: Path) -> None:
         table = Table(box=box.SIMPLE_HEAD, show_header=False)
-        for name, said in account(summary, folder):
-            table.add_row(name, said)
+        for name, text in summary_lines(summary, run_dir):
+            table.add_row(name, text)
         self.console.print(table)
 
 
-class Json(Progress):
-    """A JSON object a line, for a program: its `event` says what it is, and the last one is the summary."""
+class JsonProgress(Progress):
+    """Prints a JSON object per line, for a program: `event` is its kind, and the last one is the summary."""
 
-    def tell(self, line: str) -> None:
+    def note(self, line: str) -> None:
         self.write("note", {"text": line})
 
-    def report(self, global_step: int, values: Mapping[str, float]) -> None:
-        self.write("report", {"global_step": global_step, **values})
+    def metrics(self, global_step: int, values: Mapping[str, float]) -> None:
+        self.write("metrics", {"global_step": global_step, **values})
 
     def evaluation(self, global_step: int, result: Result) -> None:
         self.write("evaluation", {"global_step": global_step, **asdict(result)})
 
-    def end(self, summary: Mapping[str, Any], folder: Path) -> None:
-        self.write("summary", {**summary, "folder": str(folder)})
+    def summary(self, summary: Mapping[str, Any], run_dir: Path) -> None:
+        self.write("summary", {**summary, "run_dir": str(run_dir)})
 
-    def write(self, event: str, told: Mapping[str, Any]) -> None:
+    def write(self, event: str, values: Mapping[str, Any]) -> None:
         """Print one object."""
-        print(json.dumps({"event": event, **told}), flush=True)
+        print(json.dumps({"event": event, **values}), flush=True)
 
 
-def progress_for(way: Way, total_steps: int, begun: int = 0) -> Progress:
-    """Return what was asked for: the line that moves becomes plain lines where no terminal is."""
-    if way == "json":
-        return Json()
-    if way == "quiet":
+def make_progress(mode: Mode, total_steps: int, begun: int = 0) -> Progress:
+    """Return the console of a mode; outside a terminal the progress bar becomes plain lines."""
+    if mode == "json":
+        return JsonProgress()
+    if mode == "quiet":
         return QUIET
-    return Live(total_steps, begun) if sys.stdout.isatty() else Lines()
+    return LiveProgress(total_steps, begun) if sys.stdout.isatty() else PlainProgress()
 
 
-def in_short(values: Mapping[str, float]) -> str:
-    """Return the numbers that a person looks at first."""
-    said = [f"{values['charts/SPS']:,.0f} steps/s"]
+def metrics_line(values: Mapping[str, float]) -> str:
+    """Return the values that a person looks at first."""
+    parts = [f"{values['charts/SPS']:,.0f} steps/s"]
     if "charts/episodic_return" in values:
-        said.append(f"return {values['charts/episodic_return']:+.2f}")
+        parts.append(f"return {values['charts/episodic_return']:+.2f}")
     if "tutor/hit_rate" in values:
-        said.append(f"hit rate {values['tutor/hit_rate']:.0%}")
-    return "  ".join(said)
+        parts.append(f"hit rate {values['tutor/hit_rate']:.0%}")
+    return "  ".join(parts)
 
 
-def account(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    """Return what a run came to, as lines of (what, how much)."""
+def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[tuple[str, str]]:
+    """Return the summary of a run as (name, text)."""
     took = timedelta(seconds=round(summary["wall_seconds"]))
     lines = [
         ("student alone", str(Result(**summary["eval"]))),
-        ("env steps", f"{summary['global_step']:,} in {took}, {summary['sps']:,.0f} a second"),
+        ("env steps", f"{summary['global_step']:,} in {took}, {summary['sps']:,.0f} steps/s"),
     ]
     tutor = summary["tutor"]
     if tutor is not None:
-        known = f"the table knew {tutor['hits']:,} ({tutor['hit_rate']:.0%})"
+        hits = f"the table answered {tutor['hits']:,} ({tutor['hit_rate']:.0%})"
         tokens = tutor["prompt_tokens"] + tutor["answer_tokens"]
         lines += [
-            ("advice wanted", f"{tutor['consulted']:,} times; {known}"),
-            ("tutor asked", f"{tutor['asked']:,} questions, {tokens:,} tokens, {tutor['seconds']:,.0f} s"),
+            ("advice wanted", f"{tutor['consulted']:,} times; {hits}"),
+            ("tutor queries", f"{tutor['asked']:,}, {tokens:,} tokens, {tutor['seconds']:,.0f} s"),
         ]
         if tutor["no_advice"]:
             lines.append(("no advice", ", ".join(f"{kind} {count:,}" for kind, count in tutor["no_advice"].items())))
-    return [*lines, ("kept in", str(folder))]
+    return [*lines, ("run directory", str(run_dir))]

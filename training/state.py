@@ -16,7 +16,7 @@ from envs.base import Env
 from envs.episode_stats import EpisodeStats
 from training.checkpoint import save_checkpoint
 from training.self_play import SelfPlayOpponent
-from training.timing import Stopwatch
+from training.timing import SectionTimer
 from tutors.advisor import Advisor
 from tutors.query import QueryBudget, QueryStrategy
 
@@ -118,7 +118,7 @@ class Checkpointer:
         timer: counts the time as "save".
     """
 
-    def __init__(self, run_dir: Path, minutes: float, timer: Stopwatch) -> None:
+    def __init__(self, run_dir: Path, minutes: float, timer: SectionTimer) -> None:
         self.run_dir = run_dir
         self.interval = 60 * minutes
         self.timer = timer

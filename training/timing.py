@@ -1,40 +1,31 @@
-"""Where a run's time goes."""
+"""How a run's time divides between its parts."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
 
-def untimed(part: str, work: Callable[..., Any], *args: Any) -> Any:
-    """Do the work, as a stopwatch does, where no clock can be read."""
-    return work(*args)
+def untimed(section: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function as a SectionTimer does, where no clock can be read."""
+    return function(*args)
 
 
-def without_waiting() -> None:
-    """Return at once."""
-
-
-class Stopwatch:
-    """How the time divides between named parts of the work.
-
-    On a GPU a part's time is that of launching it, unless `wait` is set to what waits for the device.
-    """
+class SectionTimer:
+    """The seconds spent in each named section of the work."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.wait: Callable[[], None] = without_waiting
 
-    def __call__(self, part: str, work: Callable[..., Any], *args: Any) -> Any:
-        """Do the work and count its time as `part`'s."""
+    def __call__(self, section: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function and add its time to a section. On a GPU that is the time to launch it."""
         began = time.perf_counter()
-        result = work(*args)
-        self.wait()
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+        result = function(*args)
+        self.seconds[section] = self.seconds.get(section, 0.0) + time.perf_counter() - began
         return result
 
     def shares(self) -> dict[str, float]:
-        """Return each part's share since the last call, as TensorBoard tags."""
+        """Return each section's share of the time since the last call, as TensorBoard tags."""
         total = sum(self.seconds.values()) or 1.0
-        shares = {f"time/{part}": seconds / total for part, seconds in self.seconds.items()}
+        shares = {f"time/{section}": seconds / total for section, seconds in self.seconds.items()}
         self.seconds.clear()
         return shares

@@ -10,7 +10,7 @@ from agents import Agent
 from envs.base import Env
 from envs.opponents import SelfPlay
 from envs.rendering import DRAWINGS
-from training.evaluation import Result, play, student
+from training.evaluation import Result, run_episodes, student_policy
 from tutors.advisor import Advisor
 
 OUTCOMES = {1: "you win", 0: "a draw", -1: "the student wins"}
@@ -30,8 +30,8 @@ def match(first: Agent, second: Agent, episodes: int, seeds: tuple[int, int]) ->
 
     The env's opponent takes a random action now and then; each student has that role once.
     """
-    forth = play(student(first), student_as_opponent(second, episodes, seeds[0]))
-    back = play(student(second), student_as_opponent(first, episodes, seeds[1]))
+    forth = run_episodes(student_policy(first), student_as_opponent(second, episodes, seeds[0]))
+    back = run_episodes(student_policy(second), student_as_opponent(first, episodes, seeds[1]))
     stderr = math.hypot(forth.stderr, back.stderr) / 2
     return Result((forth.mean_return - back.mean_return) / 2, stderr, 2 * episodes)
 

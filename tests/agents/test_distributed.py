@@ -31,7 +31,7 @@ from agents.distributed import (
 from envs.base import Env, Step
 from tests.helpers.paths import ROOT
 from tests.helpers.small_runs import tensors_in
-from training.checkpoint import load_checkpoint, name_of
+from training.checkpoint import checkpoint_name, load_checkpoint
 
 NUM_ENVS = 16
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -168,7 +168,7 @@ def test_run_of_two_processes_writes_one_run_dir_and_counts_all_env_copies(tmp_p
     assert lengths
     assert all(1 <= length <= 4 for length in lengths)
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert names == {f"{name_of(16384, number)}{mark}" for number in (0, 1) for mark in ("", ".sha256")}
+    assert names == {f"{checkpoint_name(16384, number)}{mark}" for number in (0, 1) for mark in ("", ".sha256")}
 
 
 @pytest.mark.process

@@ -21,7 +21,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.processes import TIMEOUT_S, running, until
 from tests.helpers.programs import program
 from tests.helpers.studies import ALONE, PRETRAINED, TINY, cli, finish_times, run_dirs, write_study
-from training.checkpoint import steps_in
+from training.checkpoint import complete_steps
 
 TWO_RUNS = ALONE.replace("[1]", "[1, 2]")
 
@@ -92,7 +92,7 @@ def test_a_node_that_dies_changes_nothing_but_the_time(nodes: Any, tmp_path: Pat
     run(RunOptions(here, here.parent / "runs"))
     directories = run_dirs(there)
     with running(*cli(there, "run", "--ray", nodes.address)) as process:
-        until(lambda: all(steps_in(one / "checkpoints") != [] for one in directories))
+        until(lambda: all(complete_steps(one / "checkpoints") != [] for one in directories))
         for one in directories:
             (one / "mark").touch()
         nodes.remove_node(nodes.list_all_nodes()[1], allow_graceful=False)

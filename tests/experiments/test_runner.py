@@ -23,7 +23,7 @@ from tests.helpers.programs import program
 from tests.helpers.scripted_server import serving
 from tests.helpers.studies import ALONE, PRETRAINED, SERVED, TINY, cli, finish_times, run_dirs, write_study
 from tests.helpers.vllm_program import install_vllm, is_alive
-from training.checkpoint import load_checkpoint, save_checkpoint, steps_in
+from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, default_config, load_config
 from tutors import factory
 
@@ -68,7 +68,7 @@ def test_a_study_that_was_killed_twice_has_the_table_of_one_that_was_not(finishe
     directories = run_dirs(path)
     for run_dir, number in zip(directories, (signal.SIGKILL, signal.SIGINT), strict=True):
         with running(*cli(path, "run", "--jobs", "1")) as process:
-            until(lambda run_dir=run_dir: steps_in(run_dir / "checkpoints") != [])
+            until(lambda run_dir=run_dir: complete_steps(run_dir / "checkpoints") != [])
             (run_dir / "mark").touch()
             assert len(family(process.pid)) == 3 + 1, "multiprocessing's two helpers and a run"
             assert stop(process, number) == (130 if number == signal.SIGINT else -number)
@@ -191,7 +191,7 @@ def test_the_log_says_why_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     logs = [" ".join((tmp_path / "runs" / "logs" / f"{one.name}.txt").read_text().split()) for one in run_dirs(path)]
     assert "no config.json" in logs[0]
     assert "total_steps was 9, is 3000" in logs[1]
-    assert steps_in(without_config / "checkpoints") == [50]
+    assert complete_steps(without_config / "checkpoints") == [50]
 
 
 @pytest.fixture

@@ -12,8 +12,11 @@ from tests.helpers.paths import ROOT
 
 BIRTHS = multiprocessing.get_context("forkserver")
 BIRTHS.set_forkserver_preload(
-    ["train", *(f"experiments.{name}" for name in ("demo", "plot", "report", "runner", "search"))]
+    ["train", "evaluate", *(f"experiments.{name}" for name in ("demo", "plot", "report", "runner", "search"))]
 )
+# flags of a run of some seconds
+SMALL = ("--total-steps", "4000", "--num-envs", "64", "--eval-every", "2000", "--eval-episodes", "64",
+         "--log-every", "640", "--learning-starts", "640", "--hidden", "32")  # fmt: skip
 SECONDS = 240.0  # that a program may take
 
 

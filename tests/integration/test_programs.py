@@ -25,20 +25,16 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from agents.dqn import DQN
 from agents.policy import Decision
 from tests.helpers.paths import ROOT
-from tests.helpers.programs import program
+from tests.helpers.programs import SMALL, program
 from tests.helpers.scripted_server import serving
 from tests.helpers.small_runs import small_config
-from train import train
+from train import Trainer, train
 from training.checkpoint import load_checkpoint
 from training.config import Config, config_from_json
 from training.resume import new_run_dir
 from training.video import BAR, GAP
 from tutors import TutorConfig
-from tutors.advisor import Advisor, Told
 from tutors.base import Advice
-
-SMALL = ("--total-steps", "4000", "--num-envs", "64", "--eval-every", "2000", "--eval-episodes", "64",
-         "--log-every", "640", "--learning-starts", "640", "--hidden", "32")  # fmt: skip
 
 TAGS = {
     "charts/episodic_return", "charts/episodic_length", "charts/SPS", "charts/learning_rate",
@@ -113,7 +109,7 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
 def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histograms against the actions that the student itself proposed, and the best ones of the advice that it got."""
     config = small_config("dqn", "connect4", tmp_path / "run")
-    act, turn_back = DQN.act, Advisor.turn_back
+    act, follow = DQN.act, Trainer.follow
     seen: dict[str, list[int]] = {"student": [], "tutor": []}
 
     def acted(self: DQN, obs: torch.Tensor, action_mask: torch.Tensor) -> Decision:
@@ -121,13 +117,12 @@ def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkey
         seen["student"] += decision.action.tolist()
         return decision
 
-    def turned(self: Advisor, told: Told, advice: Advice) -> Advice:
-        advice = turn_back(self, told, advice)
+    def followed(self: Trainer, decision: Decision, advice: Advice) -> torch.Tensor:
         seen["tutor"] += [probs.index(max(probs)) for probs in advice.probs[advice.valid].tolist()]
-        return advice
+        return follow(self, decision, advice)
 
     monkeypatch.setattr(DQN, "act", acted)
-    monkeypatch.setattr(Advisor, "turn_back", turned)
+    monkeypatch.setattr(Trainer, "follow", followed)
     train(config)
     events = EventAccumulator(str(tmp_path / "run"), {"histograms": 0}).Reload()  # 0: all of them
     for who, actions in seen.items():

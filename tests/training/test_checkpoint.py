@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import load_checkpoint, mark_of, name_of, newest_step, save_checkpoint
+from training.checkpoint import checkpoint_name, digest_path, load_checkpoint, newest_step, save_checkpoint
 
 
 def test_the_newest_checkpoint_is_loaded_as_it_was(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_what_was_cut_short_or_changed_is_not_loaded_but_the_one_before_it(
             content[len(content) // 2] ^= 1
             paths[1].write_bytes(content)
         elif damage == "unmarked":
-            mark_of(paths[1]).unlink()
+            digest_path(paths[1]).unlink()
         else:
             paths[1].unlink()
         caplog.clear()
@@ -60,7 +60,7 @@ def test_the_newest_two_are_kept_and_sha256sum_can_check_them(tmp_path: Path) ->
         save_checkpoint(tmp_path, step, {"global_step": step})
     save_checkpoint(tmp_path, 3, {"global_step": 3}, rank=1)
     names = {path.name for path in tmp_path.iterdir()}
-    whole = {name_of(3, 0), name_of(4, 0), name_of(3, 1)}
+    whole = {checkpoint_name(3, 0), checkpoint_name(4, 0), checkpoint_name(3, 1)}
     assert names == whole | {f"{name}.sha256" for name in whole}
     done = subprocess.run(["sha256sum", "-c", *(f"{name}.sha256" for name in whole)], cwd=tmp_path, check=False)
     assert done.returncode == 0

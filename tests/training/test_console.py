@@ -18,10 +18,9 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.paths import ROOT
-from tests.helpers.programs import program
-from tests.integration.test_programs import SMALL
-from training import console as progress
-from training.console import Json, Lines, Live, Progress, in_short, progress_for
+from tests.helpers.programs import SMALL, program
+from training import console
+from training.console import JsonProgress, LiveProgress, PlainProgress, Progress, make_progress, metrics_line
 from training.evaluation import Result
 
 VALUES = {"charts/SPS": 12345.6, "charts/episodic_return": -0.25, "tutor/hit_rate": 0.456, "losses/entropy": 1.5}
@@ -37,15 +36,15 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def shown(one: Progress) -> None:
     """Everything that can be shown."""
     with one:
-        one.say("waiting for http://127.0.0.1:8000: 3 s [not markup]")
-        if isinstance(one, Live):
+        one.status("waiting for http://127.0.0.1:8000: 3 s [not markup]")
+        if isinstance(one, LiveProgress):
             one.bar.refresh()  # it draws four times a second
-        one.tell("runs/a_folder_with_a_name_that_is_longer_than_any_terminal_of_this_test_is_wide_" + 60 * "x")
+        one.note("runs/a_folder_with_a_name_that_is_longer_than_any_terminal_of_this_test_is_wide_" + 60 * "x")
         for step in (1000, 500_000, 1_000_000):
-            one.at(step)
-            one.report(step, VALUES)
+            one.update(step)
+            one.metrics(step, VALUES)
             one.evaluation(step, Result(0.5, 0.1, 100))
-        one.end(SUMMARY, Path("runs/it"))
+        one.summary(SUMMARY, Path("runs/it"))
 
 
 def lines_of(text: str) -> list[str]:
@@ -56,44 +55,44 @@ def lines_of(text: str) -> list[str]:
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 140])
 def test_no_line_is_longer_than_the_terminal(width: int) -> None:
     file = io.StringIO()
-    shown(Live(1_000_000, 0, Console(file=file, force_terminal=True, width=width)))
+    shown(LiveProgress(1_000_000, 0, Console(file=file, force_terminal=True, width=width)))
     lines = lines_of(file.getvalue())
     assert max(map(len, lines)) <= width
     if width >= 80:
         assert any("1,000,000/1,000,000 12,346 steps/s  return -0.25  hit rate 46%" in line for line in lines)
-        for words in ("student alone   +0.500", "1,000,000 in 1:02:05, 268 a second", "timeout 7", "102,500 tokens"):
+        for words in ("student alone   +0.500", "1,000,000 in 1:02:05, 268 steps/s", "timeout 7", "102,500 tokens"):
             assert words in file.getvalue()
     if width >= 140:
         assert any("3 s [not markup]" in line for line in lines)
 
 
 def test_a_run_that_goes_on_is_not_taken_for_a_fast_one() -> None:
-    live = Live(1000, 600, Console(file=io.StringIO()))
+    live = LiveProgress(1000, 600, Console(file=io.StringIO()))
     (task,) = live.bar.tasks
     assert (task.percentage, task.speed) == (60, None)
-    live.at(700)
+    live.update(700)
     assert task.percentage == 70
 
 
 def test_a_file_gets_a_line_of_training_every_ten_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = Lines()
+    lines = PlainProgress()
     for now in range(5, 35, 3):
-        monkeypatch.setattr(progress.time, "monotonic", lambda now=now: float(now))
-        lines.report(now, VALUES)
+        monkeypatch.setattr(console.time, "monotonic", lambda now=now: float(now))
+        lines.metrics(now, VALUES)
     assert [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()] == [5, 17, 29]
 
 
 def test_what_is_not_there_is_not_said() -> None:
-    assert in_short({"charts/SPS": 5.0}) == "5 steps/s"
-    alone = dict(progress.account(SUMMARY | {"tutor": None}, Path("runs/it")))
-    assert list(alone) == ["student alone", "env steps", "kept in"]
+    assert metrics_line({"charts/SPS": 5.0}) == "5 steps/s"
+    alone = dict(console.summary_lines(SUMMARY | {"tutor": None}, Path("runs/it")))
+    assert list(alone) == ["student alone", "env steps", "run directory"]
 
 
 def test_where_no_terminal_is_nothing_moves(capsys: pytest.CaptureFixture[str]) -> None:
-    kinds = {way: type(progress_for(way, 10)) for way in ("live", "json", "quiet")}
-    assert kinds == {"live": Lines, "json": Json, "quiet": Progress}
+    kinds = {way: type(make_progress(way, 10)) for way in ("live", "json", "quiet")}
+    assert kinds == {"live": PlainProgress, "json": JsonProgress, "quiet": Progress}
     shown(Progress())
     assert capsys.readouterr() == ("", "")
 
@@ -106,20 +105,20 @@ def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
     assert not {"\x1b", "\r", "━"} & set(done.stdout)
     assert [line.split()[1] for line in lines if "  student alone " in line] == ["2,048", "4,032"]
     assert "hit rate" in done.stdout
-    assert lines[-1].split() == ["kept", "in", str(tmp_path / "run")]
+    assert lines[-1].split() == ["run", "directory", str(tmp_path / "run")]
 
 
 def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> None:
     done = program("train.py", *SMALL, "--progress", "json", "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [one["event"] for one in events if one["event"] != "report"] == ["note", *2 * ["evaluation"], "summary"]
+    assert [one["event"] for one in events if one["event"] != "metrics"] == ["note", *2 * ["evaluation"], "summary"]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert events[-1] == {"event": "summary", **summary, "folder": str(tmp_path / "run")}
+    assert events[-1] == {"event": "summary", **summary, "run_dir": str(tmp_path / "run")}
     told = {
-        (one["global_step"], tag if one["event"] == "report" else f"eval/{tag}"): value
+        (one["global_step"], tag if one["event"] == "metrics" else f"eval/{tag}"): value
         for one in events
-        if one["event"] in ("report", "evaluation")
+        if one["event"] in ("metrics", "evaluation")
         for tag, value in one.items()
         if tag not in ("event", "global_step")
     }

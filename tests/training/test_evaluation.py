@@ -10,7 +10,7 @@ import envs
 import evaluate
 from envs.base import Spec, State, Step, VecEnv
 from envs.rng import QUERY_STREAM, CounterRNG
-from training.evaluation import Result, play, random_play, student
+from training.evaluation import Result, random_policy, run_episodes, student_policy
 
 
 class LongAndShort:
@@ -34,7 +34,7 @@ class LongAndShort:
 
 
 def test_each_copy_counts_its_first_game_only() -> None:
-    result = play(lambda env, step: torch.zeros(5, dtype=torch.int64), VecEnv(LongAndShort(), 5))
+    result = run_episodes(lambda env, step: torch.zeros(5, dtype=torch.int64), VecEnv(LongAndShort(), 5))
     assert result == Result(2.0, pytest.approx(math.sqrt(2.5 / 5)), 5)
 
 
@@ -44,11 +44,11 @@ def test_the_interval_holds_the_mean_and_is_as_wide_as_it_should() -> None:
 
 def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
-        evaluate, "evaluate", lambda told: play(lambda env, step: step.action_mask.long().argmax(1), env)
+        evaluate, "evaluate", lambda told: run_episodes(lambda env, step: step.action_mask.long().argmax(1), env)
     )
     env = VecEnv(LongAndShort(), 1)
     evaluate.main(evaluate.Evaluation(json=True))
-    assert capsys.readouterr().out == '{"who": "student", "mean_return": 0.0, "stderr": null, "episodes": 1}\n'
+    assert capsys.readouterr().out == '{"policy": "student", "mean_return": 0.0, "stderr": null, "episodes": 1}\n'
 
 
 def test_the_student_plays_greedily_where_it_is_legal() -> None:
@@ -58,12 +58,12 @@ def test_the_student_plays_greedily_where_it_is_legal() -> None:
 
     env = envs.make("connect4", 8, seed=1)
     step: Step = env.reset()
-    assert student(Fixed())(env, step).tolist() == [0] * 8
+    assert student_policy(Fixed())(env, step).tolist() == [0] * 8
 
 
 def test_random_play_scores_as_a_fair_game_against_itself() -> None:
     games = 4000
     env = envs.make("connect4", games, seed=3, opponent="random")
-    result = play(random_play(CounterRNG(3, torch.arange(games), QUERY_STREAM)), env)
+    result = run_episodes(random_policy(CounterRNG(3, torch.arange(games), QUERY_STREAM)), env)
     assert abs(result.mean_return) < 4 * result.stderr
     assert result.stderr == pytest.approx(1 / math.sqrt(games), rel=0.02)

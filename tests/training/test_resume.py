@@ -16,7 +16,7 @@ from agents.guidance import METHODS, GuidanceConfig
 from tests.helpers.programs import program
 from tests.helpers.small_runs import logged, series, small_config, tensors_in
 from train import Trainer, train
-from training.checkpoint import load_checkpoint, steps_in
+from training.checkpoint import complete_steps, load_checkpoint
 from training.config import Config, config_from_json, default_config
 from training.resume import StopSignal, differences, lock_run_dir
 from training.state import Checkpointer
@@ -148,7 +148,7 @@ def test_killed_run_logs_each_step_once_after_resume(tmp_path: Path, monkeypatch
         patch.setattr(Checkpointer, "is_due", lambda self: next(due, False))
         with pytest.raises(KilledError):
             train(killed)
-    saved = steps_in(killed.run_dir / "checkpoints")
+    saved = complete_steps(killed.run_dir / "checkpoints")
     assert max(series(killed.run_dir, "losses/entropy")) == 1536 > max(saved), "more is logged than saved"
     with (killed.run_dir / "metrics.csv").open("a") as file:
         file.write("2048,1.0,losses/ent")  # a line that was cut short

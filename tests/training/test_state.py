@@ -12,10 +12,10 @@ import torch
 import envs
 from tests.helpers.small_runs import small_config, tensors_in
 from train import Trainer, train
-from training.checkpoint import load_checkpoint, steps_in
+from training.checkpoint import complete_steps, load_checkpoint
 from training.config import make_agent
 from training.state import Checkpointer, check_finite
-from training.timing import Stopwatch
+from training.timing import SectionTimer
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from training.timing import Stopwatch
 def test_checkpointer_is_due_after_its_interval_and_fifty_times_its_duration(
     minutes: float, took: float, after: float, due: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpointer = Checkpointer(tmp_path, minutes, Stopwatch())
+    checkpointer = Checkpointer(tmp_path, minutes, SectionTimer())
     checkpointer.saved_at, checkpointer.duration = 100.0, took
     monkeypatch.setattr("training.state.time.monotonic", lambda: 100.0 + after)
     assert checkpointer.is_due() == due
@@ -34,7 +34,7 @@ def test_checkpointer_is_due_after_its_interval_and_fifty_times_its_duration(
 @pytest.mark.train
 def test_checkpoints_are_written_while_training(tmp_path: Path) -> None:
     train(replace(small_config("a2c", "connect4", tmp_path / "run", tutor="none"), save_minutes=0.0))
-    assert len(steps_in(tmp_path / "run" / "checkpoints")) == 2, "the newest and the one before"
+    assert len(complete_steps(tmp_path / "run" / "checkpoints")) == 2, "the newest and the one before"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

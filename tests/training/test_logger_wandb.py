@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import ROOT
-from tests.integration.test_programs import SMALL
-from training.logger import Log
+from tests.helpers.programs import SMALL
+from training.logger import Logger
 
 BLOCK, HEAD = 32_768, 7  # bytes
 
 
 def test_without_wandb_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"--track wants wandb: pip install -e '\.\[track\]'"):
-        Log(tmp_path, track={})
-    Log(tmp_path).close()
+    with pytest.raises(ValueError, match=r"--track requires wandb: pip install -e '\.\[track\]'"):
+        Logger(tmp_path, track={})
+    Logger(tmp_path).close()
 
 
 def tracked(folder: Path, *flags: str, mode: str = "offline") -> subprocess.CompletedProcess[str]:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.paths import ROOT
-from tests.integration.test_query import config_of
+from tests.helpers.small_runs import small_config
 from train import train
-from training.logger import FIRST, LAYOUT
+from training.logger import HPARAM_COLUMNS, LAYOUT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browsing = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of three small runs: two students, one of them with and without a tutor."""
     folder = tmp_path_factory.mktemp("runs")
     for game, algo, tutor in zip(RUNS, ("dqn", "ppo", "dqn"), ("scripted", "scripted", "none"), strict=True):
-        config = replace(config_of(algo, game, folder / game, tutor=tutor), eval_every=1024)
+        config = replace(small_config(algo, game, folder / game, tutor=tutor), eval_every=1024)
         if game == "snake":
             config = replace(config, env_kwargs=("size=5", "time_limit=20"))
         train(config)
@@ -95,7 +95,7 @@ def test_hparams_sorts_runs_by_how_they_ended(page: Any, url: str, runs: Path) -
     cells = page.locator("vaadin-grid-cell-content")
     cells.get_by_text("snake", exact=True).first.wait_for()
     shown = [text for cell in cells.all() if (text := cell.inner_text().strip())]
-    assert shown[2:8] == [*sorted(FIRST), "eval/mean_return"]
+    assert shown[2:8] == [*sorted(HPARAM_COLUMNS), "eval/mean_return"]
     for name in ("agent.buffer_size", "agent.clip_coef"):  # settings of a DQN and of a PPO
         expect(page.get_by_role("checkbox", name=name)).to_be_visible()
     ends = {name: json.loads((runs / name / "summary.json").read_text())["eval"]["mean_return"] for name in RUNS}
