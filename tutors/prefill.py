@@ -5,12 +5,10 @@ Costs one query for each position that the store does not know. A second call as
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import NamedTuple
 
 import torch
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -31,46 +29,39 @@ POSITIONS_PER_CALL = 1024  # queries sent at once
 DEADLINE_S = 600.0  # seconds that they may take
 
 
-@dataclass(frozen=True)
-class Fill:
-    """Ask about all positions of a small game, or about those of a large one that mixed play visits most often."""
+class FillRequest(NamedTuple):
+    """What is asked about, and which tutor."""
 
-    env: str = "connect4"
-    """Environment: blackjack, connect4 or snake; module:Class for one of your own."""
-    env_kwargs: tuple[str, ...] = ()
-    """Options of the environment as NAME=VALUE."""
-    positions: int = 1000
-    """Maximum number of positions."""
-    seed: int = 1
-    """Seed of the play and of a scripted tutor's errors, as in the runs that are to follow."""
-    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: TutorConfig(advice_store=STORE, tutor_deadline=DEADLINE_S)
-    )
+    env: str
+    env_kwargs: tuple[str, ...]  # NAME=VALUE
+    positions: int  # at most: all of a small game, those of a large one that play visits most often
+    seed: int  # of the play and of a scripted tutor's errors
+    tutoring: TutorConfig
 
 
-def fill(options: Fill, play: Play = mixed_play) -> str:
+def fill(request: FillRequest, play: Play = mixed_play) -> str:
     """Ask about what `play` visits most often, keep all answers, and return a summary in one line.
 
     Raises:
         ValueError: a name is unknown, or the store cannot be used.
         TutorError: the tutor is not available, or gave no advice at all.
     """
-    tutoring = options.tutoring
+    tutoring = request.tutoring
     if tutoring.tutor == "none":
         raise ValueError("fill requires a tutor: name it with --tutor")
-    if options.positions < 1:
-        raise ValueError(f"positions is {options.positions}; it must be at least 1")
+    if request.positions < 1:
+        raise ValueError(f"positions is {request.positions}; it must be at least 1")
     url = tutoring.advice_store or STORE
-    env = envs.make(options.env, NUM_ENVS, options.seed, **envs.parse_options(options.env_kwargs))
+    env = envs.make(request.env, NUM_ENVS, request.seed, **envs.parse_options(request.env_kwargs))
     view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
-        tutor = make_tutor(tutoring, view, env.spec, options.seed, Path("vllm.log"), console.print, stack)
+        tutor = make_tutor(tutoring, view, env.spec, request.seed, Path("vllm.log"), console.print, stack)
         store = AdviceStore(url, identity_of(env.spec, view, tutor.identity))
         stack.callback(store.close)
         stack.enter_context(usable(url))
         console.print(f"looking for positions of {env.spec.name} {view.name}")
-        state = most_visited(env, view, options.positions, play(env, view, options.seed))
+        state = most_visited(env, view, request.positions, play(env, view, request.seed))
         table = AdviceTable(env.spec.num_actions, math.inf, 2 * num_rows(state))
         advisor = Advisor(view, tutor, table, store)
         query_all(advisor, state, console)
@@ -78,7 +69,7 @@ def fill(options: Fill, play: Play = mixed_play) -> str:
     stored, queried, answered = (advisor.counts[name] for name in ("stored", "queried", "answered"))
     if queried and not answered:
         raise TutorError(f"the tutor answered none of {queried:,} queries: {summary['no_advice']}")
-    extent = "all that play visited" if num_rows(state) < options.positions else "those visited most often"
+    extent = "all that play visited" if num_rows(state) < request.positions else "those visited most often"
     return (
         f"{num_rows(state):,} positions of {env.spec.name} {view.name}, {extent}: {stored:,} were stored, "
         f"{answered:,} of {queried:,} were answered now, for {summary['prompt_tokens']:,} prompt tokens, "

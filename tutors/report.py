@@ -22,8 +22,8 @@ Z_95 = 1.96  # standard errors on both sides of a mean that make its 95 % interv
 
 
 @dataclass(frozen=True)
-class Report:
-    """The measures of one tutor in one view of one game. A mean over no positions at all is nan."""
+class TutorReport:
+    """The measures of one tutor in one view of one game. A mean over no positions is nan."""
 
     game: str
     view: str
@@ -50,7 +50,7 @@ class Report:
         return without_nan(asdict(self))
 
 
-def report(advisor: Advisor, state: State, depth: int) -> Report:
+def measure_tutor(advisor: Advisor, state: State, depth: int) -> TutorReport:
     """Ask about all positions, compare the answers with an expert's, and return the measures.
 
     Args:
@@ -77,7 +77,7 @@ def report(advisor: Advisor, state: State, depth: int) -> Report:
     bias, within = letter_bias(probs, best)
     expert = uniform_over(best)
     queried, stats = advisor.counts["queried"], advisor.tutor.stats
-    return Report(
+    return TutorReport(
         game=view.game,
         view=view.name,
         positions=len(valid),

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from tutors.report import NUM_BINS, Report
+from tutors.report import NUM_BINS, TutorReport
 
 INK, TUTOR, EXPERT = "#303030", "#3b6ea8", "#e0a030"
 SIDE = (5.0, 3.4)  # inches, one of a view's two charts
 
 
-def measures_table(reports: Sequence[Report], tutor: str) -> Table:
+def measures_table(reports: Sequence[TutorReport], tutor: str) -> Table:
     """Return the measures, a row a view, in 80 columns; below them, who was silent about how many positions and why."""
     no_advice = [f"{one.game} {one.view}: {n:,} {kind}" for one in reports for kind, n in one.no_advice.items()]
     caption = f"no advice, positions: {', '.join(no_advice)}" if no_advice else None
@@ -45,7 +45,7 @@ def measures_table(reports: Sequence[Report], tutor: str) -> Table:
     return table
 
 
-def letters_table(reports: Sequence[Report]) -> Table:
+def letters_table(reports: Sequence[TutorReport]) -> Table:
     """Return each letter's bias with its 95 % interval, a row a view."""
     table = Table(
         title="bias by letter: probability advised minus the expert's, %",
@@ -76,7 +76,7 @@ def number(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def draw(reports: Sequence[Report], tutor: str, path: Path) -> None:
+def draw(reports: Sequence[TutorReport], tutor: str, path: Path) -> None:
     """Write a PNG with two charts a view: the reliability curve with its bins' counts, and the bias by letter.
 
     Raises:
@@ -94,7 +94,7 @@ def draw(reports: Sequence[Report], tutor: str, path: Path) -> None:
         raise ValueError(f"the picture {path} cannot be written: {error.strerror}") from error
 
 
-def draw_curve(axes: Axes, one: Report) -> None:
+def draw_curve(axes: Axes, one: TutorReport) -> None:
     """Draw a bar a bin, as high as the share of its answers that agree, and how many answers there are above it."""
     places = [(place + 0.5) / NUM_BINS for place in range(NUM_BINS)]
     heights = one.curve["agreement"]
@@ -111,7 +111,7 @@ def draw_curve(axes: Axes, one: Report) -> None:
     axes.legend(loc="upper left", fontsize=8)
 
 
-def draw_letters(axes: Axes, one: Report) -> None:
+def draw_letters(axes: Axes, one: TutorReport) -> None:
     """Draw a bar a letter, as long as its bias, with the 95 % interval."""
     letters = list(one.letters)
     if one.answered:

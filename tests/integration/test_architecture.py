@@ -15,7 +15,8 @@ FILES += [ROOT / name for name in PROGRAMS]
 ARROWS = {  # the first that fits counts; third-party packages may always be imported
     "envs/*": ("envs",),
     "agents/*": ("agents", "envs.base", "envs.rng", "envs.registry"),
-    "tutors/prompts/*": ("envs", "tutors.base", "tutors.prompts"),
+    "tutors/__main__.py": ("training", "tutors", "agents", "envs"),
+    "tutors/prompts/*": ("envs", "tutors.prompts"),
     "tutors/*": ("tutors", "envs", "agents.policy"),
     "training/*": ("training", "tutors", "agents", "envs"),
     "benchmarks/*": ("benchmarks", "training", "tutors", "agents", "envs", "train", "evaluate"),

@@ -1,4 +1,4 @@
-"""`python -m tutors.store`: look into advice stores, move them, and fill them before a run."""
+"""`python -m tutors store`: look into advice stores, merge and move them."""
 
 import logging
 import os
@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from tutors.base import TutorError
-from tutors.prefill import Fill, fill
 from tutors.recorded import describe
 from tutors.store.database import answers, existing, identities, usable
 from tutors.store.json_lines import COSTS, Added, from_lines, read_all, to_lines, write_all
@@ -126,18 +125,12 @@ def say_added(added: Added) -> None:
     print(f"{added.new:,} answers are new, {added.known:,} were there")
 
 
-def ask_first(told: Fill) -> None:
-    """Ask about all positions of a small game, or about those of a large one that mixed play meets most often."""
-    print(fill(told))
-
-
 COMMANDS: dict[str, Any] = {
     "info": info,
     "export": export,
     "import": import_lines,
     "merge": merge,
     "vacuum": vacuum,
-    "fill": ask_first,
 }
 
 
@@ -149,7 +142,7 @@ def main() -> None:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
-            prog="python -m tutors.store",
+            prog="python -m tutors store",
             description=__doc__,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
         )

@@ -1,17 +1,13 @@
 """`python -m tutors.store` against what was put into the stores, and against a tutor that counts its questions."""
 
 import io
-import itertools
 import json
 import math
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import replace
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,18 +15,10 @@ import pytest
 import torch
 
 import envs
-from envs.base import num_rows
-from evaluate import Evaluation, fill_for, saved_student
 from tests.helpers.paths import ROOT
-from tests.helpers.scripted_server import serving
-from train import train
-from training.config import config_from_json, default_config
-from tutors import TutorConfig
 from tutors.base import Advice
-from tutors.prefill import most_met, wandering
 from tutors.prompts import make_view
-from tutors.report import GAMES, mixed_play
-from tutors.store import AdviceStore, Cost, identity_of, recorded_identities
+from tutors.store import AdviceStore, Cost, identity_of
 from tutors.store.__main__ import main
 from tutors.store.json_lines import from_lines, read_all, to_lines, write_all
 
@@ -281,151 +269,3 @@ def test_who_reads_only_the_first_line_of_an_export_is_no_trouble(tmp_path: Path
     done = subprocess.run(both, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert json.loads(done.stdout)["identity"] == LLAMA
     assert done.stderr == ""
-
-
-def stored(path: Path) -> int:
-    """How many answers there are, so far."""
-    connection = sqlite3.connect(path)
-    with suppress(sqlite3.OperationalError):
-        return connection.execute("select count(*) from answers").fetchone()[0]
-    return 0
-
-
-def fill(path: Path, *told: str) -> str:
-    done = command("fill", "--advice-store", path, "--env", "blackjack", *told)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_small_game_is_asked_about_once_and_for_ever(tmp_path: Path) -> None:
-    path = tmp_path / "advice.sqlite"
-    said = fill(path, "--tutor", "scripted")
-    assert "280 positions of blackjack table, all that play met: 0 were stored, 280 of 280 were answered now" in said
-    assert "280 were stored, 0 of 0 were answered now" in fill(path, "--tutor", "scripted")
-    flags = ["--env", "blackjack", "--tutor", "scripted", "--advice-store", str(path), "--total-steps", "4096"]
-    folder = ["--run-dir", str(tmp_path / "run"), "--eval-episodes", "10"]
-    done = subprocess.run(
-        [sys.executable, "train.py", "--algo", "ppo", "--num-envs", "64", *flags, *folder],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
-    assert (tutor["filled"], tutor["asked"], tutor["hit_rate"]) == (280, 0, 1)
-
-
-def test_a_served_model_is_asked_in_big_batches_and_what_it_costs_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "advice.sqlite"
-    with serving() as server:
-        flags = ("--tutor", "tiny", "--tutor-url", server.url)
-        said = fill(path, *flags)
-        prompts = [prompt for body in server.asked for prompt in body["prompt"] if "dealer" in prompt]
-        fill(path, *flags)
-        again = [prompt for body in server.asked for prompt in body["prompt"] if "dealer" in prompt]
-    assert len(set(prompts)) >= 280
-    assert len(again) - len(prompts) <= 2, "only the first question is asked again, to know the server"
-    (one,) = json.loads(well("info", path, "--json"))
-    assert one["answers"] == 280
-    assert one["seconds"] > 0
-    assert f"{round(one['prompt_tokens']):,} prompt tokens" in said
-
-
-def test_a_fill_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "advice.sqlite"
-    flags = ["--env", "connect4", "--tutor", "scripted", "--tutor-depth", "5", "--positions", "3000"]
-    told = [sys.executable, "-m", "tutors.store", "fill", "--advice-store", str(path), *flags]
-    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        over = time.monotonic() + 120
-        while not (path.exists() and stored(path)):
-            assert time.monotonic() < over
-            assert running.poll() is None
-            time.sleep(0.01)
-        running.send_signal(signal.SIGTERM)
-    assert running.returncode == 143
-    kept = stored(path)
-    assert 1024 <= kept < 3000
-    done = command(*told[3:])
-    assert f"{kept:,} were stored, {3000 - kept:,} of" in done.stdout
-    assert "3,000 positions of connect4 board, those met most often" in done.stdout
-
-
-def test_the_positions_met_most_often_are_those_that_a_plain_count_finds() -> None:
-    env = envs.make("connect4", GAMES, 3)
-    view = make_view(env.game)
-    found = most_met(env, view, 50, mixed_play(env, view, 3))
-    env = envs.make("connect4", GAMES, 3)
-    counts: Counter[int] = Counter()
-    for turn, state in enumerate(mixed_play(env, view, 3)):
-        if turn == 100:  # rounds end at whole hundreds, and 25,600 are five thousand or more
-            break
-        counts.update(view.key(view.canonicalize(state)[0])[:, 0].tolist())
-    keys = view.key(view.canonicalize(found)[0])[:, 0].tolist()
-    assert len(set(keys)) == 50
-    assert sorted((counts[key] for key in keys), reverse=True) == [count for _, count in counts.most_common(50)]
-    assert [counts[key] for key in keys] == sorted((counts[key] for key in keys), reverse=True)
-
-
-def test_what_a_run_s_student_meets_most_often_can_be_asked_about(tmp_path: Path) -> None:
-    """By another tutor than the run's; one action in ten is any legal one, the others are the student's."""
-    run, store = tmp_path / "run", tmp_path / "advice.sqlite"
-    config = replace(
-        default_config("dqn", "connect4"), total_steps=512, num_envs=64, eval_episodes=8, run_dir=run, device="cpu"
-    )
-    train(replace(config, agent=replace(config.agent, hidden=(16,), learning_starts=128, batch_size=32)))
-    line = fill_for(
-        Evaluation(run, fill=True, positions=200, tutoring=TutorConfig("scripted", advice_store=str(store)))
-    )
-    assert "200 positions of connect4 board, those met most often" in line
-    assert "200 of 200 were answered now" in line
-    assert stored(store) == 200
-    agent = saved_student(run, config_from_json((run / "config.json").read_text()), "cpu")
-    env = envs.make("connect4", GAMES, 5)
-    play = wandering(agent.greedy)(env, make_view(env.game), 5)
-    own = moves = 0
-    for before, after in itertools.islice(itertools.pairwise(play), 40):
-        expected = agent.greedy(*env.game.observe(before))
-        disc = before["mine"] ^ after["mine"]
-        goes_on = (before["mine"] & after["mine"] == before["mine"]) & (disc > 0)  # no fresh deal between the two
-        own += int((goes_on & (disc >> 7 * expected & 63 > 0)).sum())
-        moves += int(goes_on.sum())
-    assert 0.85 < own / moves < 0.97, "nine in ten, and some of the others by chance"
-    with pytest.raises(ValueError, match="what is filled"):
-        fill_for(Evaluation(run, fill=True, tutoring=TutorConfig("scripted")))
-
-
-def test_a_fill_without_symmetry_serves_runs_without_it(tmp_path: Path) -> None:
-    views = []
-    for flags in ((), ("--no-symmetry",)):
-        store = tmp_path / f"{len(flags)}.sqlite"
-        common = ("--env", "connect4", "--tutor", "scripted", "--tutor-depth", "1", "--positions", "20")
-        assert command("fill", "--advice-store", store, *common, *flags).returncode == 0
-        views += [told["view"] for told in recorded_identities(store)]
-    symmetric, plain = (make_view(envs.make_game("connect4"), None, symmetry).name for symmetry in (True, False))
-    assert views == [symmetric, plain]
-    assert symmetric != plain
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_of_a_small_game_all_positions_are_met_and_of_them_no_more_than_are_wanted(seed: int) -> None:
-    env = envs.make("blackjack", GAMES, seed)
-    assert num_rows(most_met(env, VIEW, 281, mixed_play(env, VIEW, seed))) == 280
-    assert num_rows(most_met(env, VIEW, 7, mixed_play(env, VIEW, seed))) == 7
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ((), "Name the tutor with --tutor"),
-        (("--tutor", "scripted", "--positions", "0"), "at least 1"),
-        (("--tutor", "scriptid"), "did you mean 'scripted'"),
-        (("--tutor", "scripted", "--env", "blackjak"), "did you mean 'blackjack'"),
-        (("--tutor", "scripted", "--view", "tabel"), "did you mean 'table'"),
-        (("--tutor", "tiny", "--tutor-url", "http://127.0.0.1:9", "--tutor-wait", "0.1"), "no server answers"),
-        (("--tutor", "tiny", "--tutor-url", "http://127.0.0.1:9", "--tutor-optional", "--tutor-wait", "0.1"),
-         "answered none of 280 questions"),
-    ],
-)  # fmt: skip
-def test_a_fill_that_cannot_be_is_refused_with_code_2(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = command("fill", "--advice-store", tmp_path / "advice.sqlite", "--env", "blackjack", *flags)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,0 +1,215 @@
+"""Measure a tutor, fill an advice store, or look after one.
+
+`python -m tutors report --env connect4 --tutor tiny` compares a tutor's advice with an expert's.
+`python -m tutors fill --env blackjack --tutor deepseek --advice-store FILE` asks about a game before any run does.
+`python -m tutors store info FILE` shows what a store holds; `python -m tutors store --help` has the other commands.
+"""
+
+import json
+import math
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from training.checkpoint import load_checkpoint
+from training.cli import run_program
+from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
+from tutors.advice_table import AdviceTable
+from tutors.advisor import Advisor
+from tutors.config import TutorConfig
+from tutors.factory import make_tutor
+from tutors.positions import NUM_ENVS, sample_positions, student_play
+from tutors.prefill import DEADLINE_S, STORE, FillRequest, fill
+from tutors.prompts import VIEWS, make_view
+from tutors.report import TutorReport, measure_tutor
+from tutors.store import AdviceStore, identity_of, without_password
+from tutors.store.__main__ import main as run_store_command
+
+RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that may replace those of a run
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Compare a tutor's advice with an expert's, in all prompt views of an env or in that of --view."""
+
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """Run directory, whose env and tutor are reported on; default: those of --env and --tutor."""
+    env: str | None = None
+    """Environment: blackjack, connect4 or snake; default: connect4."""
+    env_kwargs: tuple[str, ...] = ()
+    """Options of the environment as NAME=VALUE; with RUN they replace its own."""
+    positions: int = 1000
+    """Number of different positions to ask about, in each view."""
+    picture: Path | None = None
+    """File for the PNG; default: report.png in the run directory, or here without RUN."""
+    device: str = "auto"
+    """Device where positions are played: cpu, cuda or auto."""
+    json: bool = False
+    """One line of JSON in place of the tables."""
+    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
+
+    def config(self) -> Config:
+        """Return the run whose tutor is reported on; without RUN, one with the env and the tutor that are named.
+
+        Raises:
+            ValueError: there is no run, or flags contradict it.
+        """
+        if self.run is None:
+            if self.tutoring.tutor == "none":
+                raise ValueError("report requires a tutor: name it with --tutor, or name a run directory")
+            return Config(env=self.env or Config.env, tutoring=self.tutoring)
+        config = load_config(self.run)
+        unset = {name: getattr(TutorConfig(), name) for name in RUN_FLAGS}
+        if self.env is not None or replace(self.tutoring, **unset) != TutorConfig():
+            raise ValueError(
+                f"env and tutor are those of {self.run}: with a run directory, of their flags only --env-kwargs, "
+                "--tutor-url, --tutor-key-file and --advice-store can be given"
+            )
+        if config.tutoring.tutor == "none":
+            raise ValueError(f"{self.run} has no tutor: leave out the run directory and name a tutor with --tutor")
+        given = {name: getattr(self.tutoring, name) for name in RUN_FLAGS if getattr(self.tutoring, name)}
+        return replace(config, tutoring=replace(config.tutoring, **given))
+
+
+@dataclass(frozen=True)
+class FillOptions:
+    """Ask a tutor about the positions of an env that play visits most often, and keep its answers."""
+
+    run: Annotated[Path | None, tyro.conf.Positional] = None
+    """Run directory, whose student plays; the tutor is the run's unless --tutor names another. Default: mixed play."""
+    env: str | None = None
+    """Environment: blackjack, connect4 or snake; module:Class for one of your own; default: connect4."""
+    env_kwargs: tuple[str, ...] = ()
+    """Options of the environment as NAME=VALUE."""
+    positions: int = 1000
+    """Maximum number of positions."""
+    seed: int | None = None
+    """Seed of the play and of a scripted tutor's errors, as in the runs to follow; default: 1, or the run's."""
+    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
+
+
+def report(options: ReportOptions) -> None:
+    """Print the measures of a tutor's advice, and write their picture."""
+    from tutors.report_plots import draw, letters_table, measures_table  # matplotlib takes a second to load
+
+    config = options.config()
+    picture = picture_path(options)
+    found = measure_views(options, config, picture.parent / "vllm.log")
+    tutor = without_password(config.tutoring.tutor)
+    if options.json:
+        print(json.dumps({"tutor": tutor, "reports": [one.as_json() for one in found]}))
+    else:
+        Console(highlight=False).print(measures_table(found, tutor), letters_table(found))
+    draw(found, tutor, picture)
+    show_status(f"the picture is in {picture}")
+
+
+def measure_views(options: ReportOptions, config: Config, log: Path) -> list[TutorReport]:
+    """Return the measures of a tutor's advice in each view of the env; of a run, in the view that it uses.
+
+    Answers are kept, and found again, only in the store of --advice-store: a report is for new answers.
+
+    Raises:
+        ValueError: a name is unknown, or a view has no expert.
+        TutorError: the tutor is not available.
+    """
+    if options.positions < 1:
+        raise ValueError(f"positions is {options.positions}; it must be at least 1")
+    tutoring = replace(config.tutoring, tutor_optional=False, async_tutor=False)
+    env = evaluation_env(config, NUM_ENVS, find_device(options.device), options.env_kwargs)
+    is_one_view = tutoring.view is not None or options.run is not None
+    names: list[str | None] = [tutoring.view] if is_one_view else [*VIEWS.get(env.spec.name, {})] or [None]
+    found = []
+    with ExitStack() as stack:  # one for all views: a server that is started for the first serves the others
+        for name in names:
+            view = make_view(env.game, name, not tutoring.no_symmetry)
+            if not view.has_expert:
+                raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
+            tutor = make_tutor(tutoring, view, env.spec, config.seed, log, show_status, stack)
+            store = None
+            if tutoring.advice_store is not None:
+                store = AdviceStore(tutoring.advice_store, identity_of(env.spec, view, tutor.identity))
+                stack.callback(store.close)
+            positions = sample_positions(env, view, options.positions, config.seed + EVALUATION_SEED)
+            table = AdviceTable(env.spec.num_actions, math.inf, options.positions)
+            found.append(measure_tutor(Advisor(view, tutor, table, store), positions, tutoring.tutor_depth))
+    return found
+
+
+def picture_path(options: ReportOptions) -> Path:
+    """Return where a report's picture goes.
+
+    Raises:
+        ValueError: there is no such directory, which is found out before any query is paid for.
+    """
+    path = options.picture or (options.run or Path()) / "report.png"
+    if not path.parent.is_dir():
+        raise ValueError(f"the picture {path} cannot be written: there is no folder {path.parent}")
+    return path
+
+
+def fill_store(options: FillOptions) -> str:
+    """Ask about what play visits most often, keep all answers, and return a summary in one line.
+
+    Raises:
+        ValueError: a name is unknown, there is no run, or the store cannot be used.
+        TutorError: the tutor is not available, or gave no advice at all.
+    """
+    tutoring = options.tutoring
+    if options.run is None:
+        patient = replace(tutoring, tutor_deadline=max(tutoring.tutor_deadline, DEADLINE_S))
+        patient = replace(patient, advice_store=tutoring.advice_store or STORE)
+        seed = 1 if options.seed is None else options.seed
+        return fill(FillRequest(options.env or Config.env, options.env_kwargs, options.positions, seed, patient))
+    if options.env is not None:
+        raise ValueError(f"the env is that of {options.run}: leave out --env")
+    if tutoring.advice_store is None:
+        raise ValueError("with a run directory, fill requires a store: name it with --advice-store")
+    config = load_config(options.run)
+    if tutoring.tutor == "none":
+        given = {name: getattr(tutoring, name) for name in RUN_FLAGS if getattr(tutoring, name)}
+        tutoring = replace(config.tutoring, **given)
+    agent = make_agent(config, make_env(config, "cpu"))
+    agent.load_state_dict(load_checkpoint(options.run / "checkpoints", "cpu")["agent"])
+    patient = replace(tutoring, tutor_deadline=max(tutoring.tutor_deadline, DEADLINE_S))
+    seed = config.seed if options.seed is None else options.seed
+    env_kwargs = (*config.env_kwargs, *options.env_kwargs)
+    request = FillRequest(config.env, env_kwargs, options.positions, seed, patient)
+    return fill(request, student_play(agent.greedy))
+
+
+def show_status(line: str) -> None:
+    """Show progress where it does not mix with the result."""
+    print(line, file=sys.stderr)
+
+
+def run_command(options: ReportOptions | FillOptions) -> None:
+    """Run a command."""
+    if isinstance(options, ReportOptions):
+        report(options)
+    else:
+        print(fill_store(options))
+
+
+Command: Any = (
+    Annotated[ReportOptions, tyro.conf.subcommand("report")] | Annotated[FillOptions, tyro.conf.subcommand("fill")]
+)
+
+
+def main() -> None:
+    """Run what the command line says."""
+    if sys.argv[1:2] == ["store"]:
+        sys.argv[:2] = ["python -m tutors store"]
+        run_store_command()
+    else:
+        sys.argv[0] = "python -m tutors"
+        run_program(run_command, Command, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()
