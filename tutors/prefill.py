@@ -22,7 +22,7 @@ from tutors.factory import make_tutor
 from tutors.positions import NUM_ENVS, Play, mixed_play, most_visited
 from tutors.prompts import make_view
 from tutors.store import AdviceStore, identity_of, without_password
-from tutors.store.database import usable, when_unlocked
+from tutors.store.database import open_database, retry_while_locked
 
 STORE = "advice.sqlite"
 POSITIONS_PER_CALL = 1024  # queries sent at once
@@ -59,7 +59,7 @@ def fill(request: FillRequest, play: Play = mixed_play) -> str:
         tutor = make_tutor(tutoring, view, env.spec, request.seed, Path("vllm.log"), console.print, stack)
         store = AdviceStore(url, identity_of(env.spec, view, tutor.identity))
         stack.callback(store.close)
-        stack.enter_context(usable(url))
+        stack.enter_context(open_database(url))
         console.print(f"looking for positions of {env.spec.name} {view.name}")
         state = most_visited(env, view, request.positions, play(env, view, request.seed))
         table = AdviceTable(env.spec.num_actions, math.inf, 2 * num_rows(state))
@@ -85,5 +85,5 @@ def query_all(advisor: Advisor, state: State, console: Console) -> None:
         for rows in torch.arange(num_rows(state)).split(POSITIONS_PER_CALL):
             advisor.advise(select_rows(state, rows), torch.ones(len(rows), dtype=torch.bool))
             assert advisor.store is not None
-            when_unlocked(advisor.store.flush)
+            retry_while_locked(advisor.store.flush)
             progress.advance(task, len(rows))

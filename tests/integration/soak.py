@@ -1,10 +1,10 @@
-"""Train for a while with a tutor whose server fails one request in five, in every way that FAULTS names.
+"""Train for a while with a tutor whose server fails one request in five, in every way that FAULTS.md names.
 
 `python -m tests.integration.soak --seconds 600` prints what came of it and ends with 1 if anything leaked or was
-miscounted. The server is a process of its own, so that memory, files and threads are the trainer's alone; what a
-request meets with is decided by a hash of its prompts, so that a second try meets with the same, and the server knows
-what failures must come of it. On the way the run is stopped and goes on from its checkpoint, time and again. When the
-server is gone, training is timed beside training without a tutor.
+miscounted. The server is a process of its own, so that memory, files and threads are the trainer's alone. A hash of a
+request's prompts decides what happens to it, so that a retry gets the same, and the server knows what failures must
+come of it. On the way the run is stopped and resumed from its checkpoint, time and again. When the server is gone,
+training is timed beside training without a tutor.
 """
 
 import argparse
@@ -37,26 +37,27 @@ from tutors import TutorConfig, open_advisor
 from tutors.advisor import Advisor
 from tutors.base import no_advice_counts
 from tutors.llm.client import MAX_TRIES
+from tutors.llm.tutor import VllmTutor
 
-DEADLINE = 1.0  # seconds that a step's questions may take
-SAMPLES = 40  # of memory, files and threads
-LIVES = 10  # of the run: it is stopped and goes on in between
-TURNS = 5  # of timing a run whose tutor is gone, and one without a tutor
+DEADLINE_S = 1.0  # seconds that a step's questions may take
+NUM_SAMPLES = 40  # of memory, files and threads
+NUM_RESUMES = 10  # the run is stopped and resumed so often
+NUM_TIMINGS = 5  # of a run whose tutor is gone, and of one without a tutor
 
-Mischief = Callable[[Handler, dict[str, Any]], None]
+Misbehaviour = Callable[[Handler, dict[str, Any]], None]
 
 
-def raw(content: bytes) -> Mischief:
+def raw(content: bytes) -> Misbehaviour:
     """A body that is what it is."""
     return lambda handler, body: handler.send_raw(200, content)
 
 
-def status(number: int, **headers: str) -> Mischief:
+def status(number: int, **headers: str) -> Misbehaviour:
     """Another status, with an error as vLLM writes it."""
     return lambda handler, body: handler.reply(number, {"error": {"message": "no"}}, **headers)
 
 
-def logs(**changed: object) -> Mischief:
+def logs(**changed: object) -> Misbehaviour:
     """Answers in which the first label's log-probability is something else, or all are."""
 
     def misbehave(handler: Handler, body: dict[str, Any]) -> None:
@@ -74,7 +75,7 @@ def logs(**changed: object) -> Mischief:
     return misbehave
 
 
-def choices(change: Callable[[list[dict[str, Any]]], object]) -> Mischief:
+def choices(change: Callable[[list[dict[str, Any]]], object]) -> Misbehaviour:
     """Choices that something was done to."""
     return lambda handler, body: handler.reply(200, {"choices": change(honest(body))})
 
@@ -90,7 +91,7 @@ def half(handler: Handler, body: dict[str, Any]) -> None:
 
 def never(handler: Handler, body: dict[str, Any]) -> None:
     """No answer, for longer than anybody waits."""
-    time.sleep(3 * DEADLINE)
+    time.sleep(3 * DEADLINE_S)
     handler.close_connection = True
 
 
@@ -102,7 +103,7 @@ def drip(handler: Handler, body: dict[str, Any]) -> None:
     with suppress(OSError):
         for _ in range(60):
             handler.wfile.write(b" ")
-            time.sleep(DEADLINE / 20)
+            time.sleep(DEADLINE_S / 20)
     handler.close_connection = True
 
 
@@ -110,7 +111,7 @@ def honest(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [choice(row, body) for row in range(len(body["prompt"]))]
 
 
-ALWAYS: list[tuple[str, Mischief, int]] = [  # (what all its rows are counted as, what is done, requests it is tried in)
+ALWAYS: list[tuple[str, Misbehaviour, int]] = [  # (kind of failure, what the server does, tries)
     ("not_json", raw(b"not json"), 1),
     ("not_json", raw(b""), 1),
     ("not_json", raw(b"\xff\xfe\x00"), 1),
@@ -132,11 +133,11 @@ ALWAYS: list[tuple[str, Mischief, int]] = [  # (what all its rows are counted as
     ("deadline", never, 1),
     ("deadline", drip, 1),
 ]
-HARMLESS: list[Mischief] = [
+HARMLESS: list[Misbehaviour] = [
     choices(lambda found: found[::-1]),
     choices(lambda found: [*found, found[0] | {"index": 9999}]),
 ]
-ONCE: list[Mischief] = [status(503, Retry_After="0.1"), status(429), half]
+ONCE: list[Misbehaviour] = [status(503, Retry_After="0.1"), status(429), half]
 
 
 class Saboteur:
@@ -221,70 +222,72 @@ def soak(seconds: float, folder: Path) -> Account:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert child.stdin is not None
     assert child.stdout is not None
-    tutoring = TutorConfig(tutor="tiny", tutor_url=(child.stdout.readline().strip(),), tutor_deadline=DEADLINE)
+    tutoring = TutorConfig(tutor="tiny", tutor_url=(child.stdout.readline().strip(),), tutor_deadline=DEADLINE_S)
     config = replace(
         default_config("dqn", "connect4"), num_envs=64, tutoring=tutoring, device="cpu", total_steps=1 << 30
     )
     config = replace(config, agent=replace(config.agent, hidden=(32,), buffer_size=2000, learning_starts=500))
     account, end = Account(), time.monotonic()
-    for life in range(LIVES):
-        end += seconds / LIVES
-        gc.collect()  # a training holds itself in cycles
-        with a_life(config, folder, account.steps) as (training, step):
-            breaker = training.desk.tutor.pool.endpoints[0].breaker
+    for part in range(NUM_RESUMES):
+        end += seconds / NUM_RESUMES
+        gc.collect()  # a trainer holds itself in cycles
+        with resumed_run(config, folder, account.steps) as (trainer, step):
+            assert isinstance(trainer.advisor, Advisor)
+            tutor = trainer.advisor.tutor
+            assert isinstance(tutor, VllmTutor)
+            breaker = tutor.pool.endpoints[0].breaker
             due = time.monotonic()
             while time.monotonic() < end:
                 breaker.record_success()  # it has tests of its own: here it would hide the others' work
-                step, _ = training.round(step)
+                step, _ = trainer.update(step)
                 if time.monotonic() >= due:
-                    due += seconds / SAMPLES
-                    look(account)
-            save_checkpoint(folder / "checkpoints", training.global_step, training.state_dict())
-            account.steps, counts = training.global_step, training.desk.counts
+                    due += seconds / NUM_SAMPLES
+                    sample(account)
+            save_checkpoint(folder / "checkpoints", trainer.state.global_step, trainer.state.state_dict())
+            account.steps, counts = trainer.state.global_step, trainer.advisor.counts
             account.rows, account.answered = counts["told"], counts["answered"]
-            stats = training.desk.tutor.stats
-            account.no_advice = no_advice_counts(stats)
-            if life == LIVES - 1:
+            account.no_advice = no_advice_counts(tutor.stats)
+            if part == NUM_RESUMES - 1:
                 child.stdin.close()
-                told = json.loads(child.stdout.read())
+                served = json.loads(child.stdout.read())
                 child.wait()
                 child.stdout.close()
-                account.shares = shares(config, training.desk, seconds / 60)
-    account.due, account.requests = told["no_advice"], told["done"]
+                account.shares = shares(config, trainer.advisor, seconds / 60)
+    account.due, account.requests = served["no_advice"], served["done"]
     return account
 
 
 @contextmanager
-def a_life(config: Config, folder: Path, begun: int) -> Iterator[tuple[Trainer, Step]]:
-    """A run that begins, or goes on from its checkpoint, and the moment that it stands at."""
+def resumed_run(config: Config, folder: Path, global_step: int) -> Iterator[tuple[Trainer, Step]]:
+    """A run that begins, or is resumed from its checkpoint at `global_step`, and its current step."""
     env = make_env(config, "cpu")
-    with open_advisor(config.tutoring, env.game, 1, folder, "cpu") as desk:
-        training = Trainer(config, env, make_agent(config, env), desk, None)
-        if begun:
-            training.load_state_dict(load_checkpoint(folder / "checkpoints", "cpu"), True)
-            assert training.global_step == begun
-        yield training, training.step or env.reset()
+    with open_advisor(config.tutoring, env.game, 1, folder, "cpu") as advisor:
+        trainer = Trainer(config, env, make_agent(config, env), advisor)
+        if global_step:
+            trainer.state.load_state_dict(load_checkpoint(folder / "checkpoints", "cpu"))
+            assert trainer.state.global_step == global_step
+        yield trainer, env.current() if global_step else env.reset()
 
 
-def shares(config: Config, desk: Advisor, seconds: float) -> list[float]:
+def shares(config: Config, advisor: Advisor, seconds: float) -> list[float]:
     """Return the speeds of a run whose tutor is gone as shares of those of one without a tutor; they take turns."""
     config = replace(default_config("dqn", "connect4"), tutoring=config.tutoring, device="cpu", total_steps=1 << 30)
     runs, found = {}, []
-    for one in (None, desk):
+    for one in (None, advisor):
         env = make_env(config, "cpu")
-        runs[Trainer(config, env, make_agent(config, env), one, None)] = env.reset()
-    for _ in range(TURNS + 1):
+        runs[Trainer(config, env, make_agent(config, env), one)] = env.reset()
+    for _ in range(NUM_TIMINGS + 1):
         speeds = []
         for run in runs:
-            before, began = run.global_step, time.monotonic()
+            before, began = run.state.global_step, time.monotonic()
             while time.monotonic() < began + seconds:
-                runs[run], _ = run.round(runs[run])
-            speeds.append((run.global_step - before) / (time.monotonic() - began))
+                runs[run], _ = run.update(runs[run])
+            speeds.append((run.state.global_step - before) / (time.monotonic() - began))
         found.append(round(speeds[1] / speeds[0], 3))
     return found[1:]  # in the first turn the breaker opens
 
 
-def look(account: Account) -> None:
+def sample(account: Account) -> None:
     """Note how much of everything this process holds."""
     words = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     account.memory.append(round(int(words["VmRSS"].split()[0]) / 1024, 1))

@@ -245,7 +245,7 @@ def test_stored_prompt_has_no_instructions(tmp_path: Path) -> None:
 def test_failing_store_costs_no_advice_and_is_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tutors.store.READ_AGAIN", 0.0)
+    monkeypatch.setattr("tutors.store.advice_store.READ_RETRY_S", 0.0)
     store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "recording"}))
     advisor = make_advisor(math.inf, RecordingTutor(), store)
     with store.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""`python -m tutors store`: look into advice stores, merge and move them."""
+"""`python -m tutors store`: inspect advice stores, export, import and merge them."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from tutors.base import TutorError
 from tutors.recorded import describe
-from tutors.store.database import answers, existing, identities, usable
+from tutors.store.database import answers, identities, open_database, open_existing
 from tutors.store.json_lines import COSTS, Added, from_lines, read_all, to_lines, write_all
 
 QUESTION = dict.fromkeys(("game", "game_version", "view", "view_version", "rules", "labels"))
@@ -24,13 +24,13 @@ Store = Annotated[str, tyro.conf.Positional]  # a file, or the URL of a database
 
 
 def info(store: Store, json: bool = False) -> None:
-    """Show whose answers a store has, how many, and what they cost.
+    """Show which tutors' answers a store has, how many, and their cost.
 
     Args:
         store: A file, or the URL of a database.
         json: Print one line of JSON.
     """
-    with existing(store) as engine:
+    with open_existing(store) as engine:
         found = inventory(engine)
     if json:
         print(dumps(found))
@@ -56,48 +56,48 @@ def export(store: Store) -> None:
     Args:
         store: A file, or the URL of a database.
     """
-    with existing(store) as engine:
+    with open_existing(store) as engine:
         for line in to_lines(read_all(engine)):
             print(line)
 
 
 def import_lines(store: Store, file: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Read what export printed into a store, all of it or nothing; answers that are there stay.
+    """Import what export printed into a store, all of it or nothing; existing answers stay.
 
     Args:
-        store: A file, which is made where it is not there, or the URL of a database.
+        store: A file, created if it does not exist, or the URL of a database.
         file: The lines.
     """
     try:
-        with file.open(encoding="utf-8", errors="surrogateescape") as lines, usable(store) as engine:
-            say_added(write_all(engine, from_lines(lines)))
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines, open_database(store) as engine:
+            show_added(write_all(engine, from_lines(lines)))
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def merge(store: Store, other: Store) -> None:
-    """Copy all answers of another store into one; answers that are there stay.
+    """Copy all answers of another store into one; existing answers stay.
 
     Args:
-        store: Where they go: a file, which is made where it is not there, or the URL of a database.
+        store: Where they go: a file, created if it does not exist, or the URL of a database.
         other: Where they come from.
     """
-    with existing(other) as source, usable(store) as engine:
-        say_added(write_all(engine, read_all(source)))
+    with open_existing(other) as source, open_database(store) as engine:
+        show_added(write_all(engine, read_all(source)))
 
 
 def vacuum(store: Store) -> None:
-    """Give the room back that a database does not need any more.
+    """Free the disk space that a database no longer needs.
 
     Args:
         store: A file, or the URL of a database.
     """
-    with existing(store) as engine, engine.connect() as connection:
+    with open_existing(store) as engine, engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM")
 
 
 def inventory(engine: sql.Engine) -> list[dict[str, Any]]:
-    """Return each identity with the number of its answers, what they cost, and when the first and the last came."""
+    """Return each identity with the number of its answers, their cost, and the times of the first and the last."""
     function = sql.func
     query = (
         sql.select(
@@ -120,8 +120,8 @@ def inventory(engine: sql.Engine) -> list[dict[str, Any]]:
     return found
 
 
-def say_added(added: Added) -> None:
-    """Print what came of writing answers."""
+def show_added(added: Added) -> None:
+    """Print the numbers of new and existing answers."""
     print(f"{added.new:,} answers are new, {added.known:,} were there")
 
 
@@ -135,7 +135,7 @@ COMMANDS: dict[str, Any] = {
 
 
 def main() -> None:
-    """Do what was asked; end with 2 for what the user must mend, without a traceback."""
+    """Run a command; exit with 2 for an error of the user, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -150,7 +150,7 @@ def main() -> None:
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever reads has read enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

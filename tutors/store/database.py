@@ -1,19 +1,20 @@
-"""The advice store's two tables, in SQLite or PostgreSQL, and what is said when they do not work."""
+"""The advice store's two tables, in SQLite or PostgreSQL, and the errors when they do not work."""
 
 import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from typing import Any
 
 import sqlalchemy as sql
 import tenacity
 from sqlalchemy.dialects import postgresql, sqlite
 
-Found = TypeVar("Found")
+Job = tuple[Future[Any], Callable[[], Any]]
 
 tables = sql.MetaData()
 identities = sql.Table(
@@ -38,21 +39,21 @@ answers = sql.Table(
     sql.Column("at", sql.Float, nullable=False),  # seconds since 1970, in whole microseconds
 )
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-PATIENCE = 5  # seconds to wait for a lock or a server
-SERVER = {  # PostgreSQL's: a server that is gone or locked must not hold up a run for long
-    "connect_timeout": PATIENCE,
-    "tcp_user_timeout": 2000 * PATIENCE,
-    "options": f"-c lock_timeout={PATIENCE}s",
+LOCK_TIMEOUT_S = 5  # to wait for a lock or a server
+POSTGRES_OPTIONS = {  # a server that is gone or locked must not hold up a run for long
+    "connect_timeout": LOCK_TIMEOUT_S,
+    "tcp_user_timeout": 2000 * LOCK_TIMEOUT_S,
+    "options": f"-c lock_timeout={LOCK_TIMEOUT_S}s",
 }
-MAKING = 0x7407  # of the lock under which PostgreSQL's tables are made
-FORGOTTEN = "***"  # in place of a password
+CREATE_LOCK_ID = 0x7407  # of the advisory lock under which PostgreSQL's tables are created
+HIDDEN = "***"  # in place of a password
 
 
 def open_engine(url: str | Path) -> sql.Engine:
-    """Return a database by its URL, or by the path of an SQLite file.
+    """Return the engine of a database by its URL, or by the path of an SQLite file.
 
     Raises:
-        ValueError: it is no URL of SQLite or PostgreSQL.
+        ValueError: `url` is no URL of SQLite or PostgreSQL.
         SQLAlchemyError, ImportError: there is no driver.
     """
     address = address_of(url)
@@ -60,9 +61,9 @@ def open_engine(url: str | Path) -> sql.Engine:
     if kind not in INSERTS:
         kinds = " or ".join(INSERTS)
         raise ValueError(f"the advice store {without_password(url)} cannot be used: it is in {kinds}, not in {kind}")
-    ours = {} if kind == "sqlite" else SERVER
+    options = {} if kind == "sqlite" else POSTGRES_OPTIONS
     engine = sql.create_engine(
-        address, connect_args={name: value for name, value in ours.items() if name not in address.query}
+        address, connect_args={name: value for name, value in options.items() if name not in address.query}
     )
     if kind == "sqlite":
         sql.event.listen(engine, "connect", prepare_sqlite)
@@ -70,36 +71,36 @@ def open_engine(url: str | Path) -> sql.Engine:
 
 
 def address_of(url: str | Path) -> sql.URL:
-    """Return a URL of a database; without its password if that is only ***: libpq then looks where it always does."""
+    """Return a database's URL, without its password if that is only ***: libpq then uses its own sources."""
     if "://" not in str(url):
         return sql.URL.create("sqlite", database=str(url))
     try:
         address = sql.make_url(str(url))
     except ValueError:
         raise ValueError(f"{without_password(url)} is no URL of a database") from None
-    if address.password == FORGOTTEN:  # as in a run's config.json
+    if address.password == HIDDEN:  # as in a run's config.json
         where = (address.host, address.port, address.database, address.query)
         return sql.URL.create(address.drivername, address.username, None, *where)
     return address
 
 
 @contextmanager
-def existing(url: str | Path) -> Iterator[sql.Engine]:
-    """Open a store that is there, for as long as the block lasts.
+def open_existing(url: str | Path) -> Iterator[sql.Engine]:
+    """Open a store that exists, for as long as the block lasts.
 
     Raises:
-        ValueError: it is not there, or does not work.
+        ValueError: it does not exist, or does not work.
     """
     if "://" not in str(url) and not Path(url).is_file():
         raise ValueError(f"there is no advice store {url}")
-    with usable(url) as engine:
+    with open_database(url) as engine:
         with engine.connect() as connection:
             check_layout(connection)
         yield engine
 
 
 @contextmanager
-def usable(url: str | Path) -> Iterator[sql.Engine]:
+def open_database(url: str | Path) -> Iterator[sql.Engine]:
     """Open a database for as long as the block lasts.
 
     Raises:
@@ -112,45 +113,45 @@ def usable(url: str | Path) -> Iterator[sql.Engine]:
         finally:
             engine.dispose()
     except (sql.exc.SQLAlchemyError, ImportError) as error:
-        raise unusable(url, error) from None
+        raise store_error(url, error) from None
 
 
-def make_tables(connection: sql.Connection) -> None:
-    """Make the tables where they are not there.
+def create_tables(connection: sql.Connection) -> None:
+    """Create the tables that do not exist.
 
     Raises:
         ValueError: there are tables of these names with other columns.
     """
     there = set(sql.inspect(connection).get_table_names())
     if not there.issuperset(tables.tables):
-        if connection.dialect.name == "postgresql":  # where two that make one table at once get in each other's way
-            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(MAKING)))
+        if connection.dialect.name == "postgresql":  # two that create one table at once would fail
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(CREATE_LOCK_ID)))
         for table in tables.sorted_tables:
             connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
     check_layout(connection)
 
 
 def check_layout(connection: sql.Connection) -> None:
-    """Raise ValueError if the tables are not ours, or those of another version."""
+    """Raise ValueError if a table or a column is missing: another program's database, or another version's."""
     inspector = sql.inspect(connection)
     there = inspector.get_table_names()
     for name, table in tables.tables.items():
         columns = {column["name"] for column in inspector.get_columns(name)} if name in there else set()
         if missing := [column.name for column in table.columns if column.name not in columns]:
             where = without_password(connection.engine.url.render_as_string())
-            raise ValueError(f"{where} is no advice store of this version: {name} has no {', '.join(missing)}")
+            raise ValueError(f"{where} is no advice store of this version: table {name} lacks {', '.join(missing)}")
 
 
 def register(connection: sql.Connection, digest: str, text: str) -> int:
-    """Return the number of an identity, which gets one if it has none."""
+    """Return the id of an identity, added where it is new."""
     connection.execute(insert(connection, identities), {"hash": digest, "text": text})
     return int(connection.scalar(sql.select(identities.c.id).where(identities.c.hash == digest)) or 0)
 
 
 def write(connection: sql.Connection, rows: Sequence[dict[str, Any]]) -> int:
-    """Write answers, pass over those that are there, and return how many are new.
+    """Insert answers, skip those whose keys exist, and return the number of new ones.
 
-    In the order of their keys: two writers of the same rows wait for each other instead of blocking each other.
+    They are inserted in the order of their keys: two writers of the same rows then cannot deadlock.
     """
     ordered = sorted(rows, key=lambda row: (row["identity"], row["key"], row["check"]))
     counting = {"preserve_rowcount": True}
@@ -158,64 +159,84 @@ def write(connection: sql.Connection, rows: Sequence[dict[str, Any]]) -> int:
 
 
 def insert(connection: sql.Connection, table: sql.Table) -> sql.Insert:
-    """Return an insert that passes over rows which are there, in the database's own words."""
+    """Return an INSERT that skips existing rows, in the database's own dialect."""
     statement: sql.Insert = INSERTS[connection.dialect.name](table).on_conflict_do_nothing()
     return statement
 
 
-when_unlocked = tenacity.Retrying(  # SQLite's own waiting does not cover the change to WAL of a new file
+retry_while_locked = tenacity.Retrying(  # SQLite's busy_timeout does not cover the change of a new file to WAL
     retry=tenacity.retry_if_exception(lambda error: "database is locked" in str(error)),
-    stop=tenacity.stop_after_delay(2 * PATIENCE),
+    stop=tenacity.stop_after_delay(2 * LOCK_TIMEOUT_S),
     wait=tenacity.wait_random(0.01, 0.1),
     reraise=True,
 )
 
 
 def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    """Let readers and one writer work at once, and wait for each other instead of failing."""
+    """Let readers and one writer work at once, and wait for locks instead of failing."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute(f"PRAGMA busy_timeout = {int(1000 * PATIENCE)}")
+    connection.execute(f"PRAGMA busy_timeout = {int(1000 * LOCK_TIMEOUT_S)}")
 
 
-def within(seconds: float, read: Callable[[], Found]) -> Found:
-    """Return what a function returns that waits for a database.
+class ReadThread:
+    """One thread for reads, so that a caller can give up on a database that accepts a query and never replies.
 
-    A server that is reached and does not answer would be waited for without end; a thread of its own may.
-
-    Raises:
-        SQLAlchemyError: what it raises, or it takes longer.
+    The first read starts it. A thread that hangs is left behind, and the next read starts another.
     """
-    box = SimpleQueue[Found | Exception]()
 
-    def work() -> None:
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[Job | None] | None = None
+        self.lock = threading.Lock()  # of `jobs`
+
+    def run(self, read: Callable[[], Any], timeout_s: float) -> Any:
+        """Return what `read` returns.
+
+        Raises:
+            SQLAlchemyError: what `read` raises, or that it takes longer than `timeout_s`.
+        """
+        future = Future[Any]()
+        with self.lock:
+            if self.jobs is None:
+                self.jobs = SimpleQueue()
+                threading.Thread(target=run_jobs, args=(self.jobs,), name="advice store, reading", daemon=True).start()
+            self.jobs.put((future, read))
         try:
-            box.put(read())
+            return future.result(timeout_s)
+        except TimeoutError:
+            self.close()
+            raise sql.exc.TimeoutError(f"no answer within {timeout_s:g} seconds") from None
+
+    def close(self) -> None:
+        """End the thread after the reads that it was given."""
+        with self.lock:
+            if self.jobs is not None:
+                self.jobs.put(None)
+                self.jobs = None
+
+
+def run_jobs(jobs: SimpleQueue[Job | None]) -> None:
+    """Run the jobs of a queue in their order until None comes."""
+    while (job := jobs.get()) is not None:
+        future, read = job
+        try:
+            future.set_result(read())
         except Exception as error:
-            box.put(error)
-
-    threading.Thread(target=work, name="advice store, reading", daemon=True).start()
-    try:
-        found = box.get(timeout=seconds)
-    except Empty:
-        raise sql.exc.TimeoutError(f"no answer within {seconds:g} seconds") from None
-    if isinstance(found, Exception):
-        raise found
-    return found
+            future.set_exception(error)
 
 
-def unusable(url: str | Path, error: Exception) -> ValueError:
-    """Return what is said of a store that does not work; a password in its URL is left out."""
+def store_error(url: str | Path, error: Exception) -> ValueError:
+    """Return the error of a store that does not work; a password in its URL is left out."""
     hint = " (pip install 'psycopg[binary]')" if isinstance(error, ImportError) else ""
     return ValueError(f"the advice store {without_password(url)} cannot be used: {reason(error)}{hint}")
 
 
 def without_password(url: str | Path) -> str:
     """Return a database's URL with *** for its password, wherever it stands; a path as it is."""
-    text = re.sub(r"://([^:/@?]*):.*@", rf"://\1:{FORGOTTEN}@", str(url))
-    return re.sub(r"([?&]\w*password=)[^&]*", rf"\1{FORGOTTEN}", text, flags=re.IGNORECASE)
+    text = re.sub(r"://([^:/@?]*):.*@", rf"://\1:{HIDDEN}@", str(url))
+    return re.sub(r"([?&]\w*password=)[^&]*", rf"\1{HIDDEN}", text, flags=re.IGNORECASE)
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of what a database says."""
+    """Return the first line of a database's error."""
     return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]

@@ -1,25 +1,21 @@
 """`python -m tutors.store` against what was put into the stores, and against a tutor that counts its questions."""
 
-import io
 import json
 import math
-import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
 import envs
 from tests.helpers.paths import ROOT
+from tests.helpers.stores import command
 from tutors.base import Advice
 from tutors.prompts import make_view
 from tutors.store import AdviceStore, Cost, identity_of
-from tutors.store.__main__ import main
 from tutors.store.json_lines import from_lines, read_all, to_lines, write_all
 
 GAME = envs.make_game("blackjack")
@@ -27,31 +23,6 @@ VIEW = make_view(GAME)
 LLAMA = identity_of(GAME.spec, VIEW, {"tutor": "meta-llama/Llama", "template": "{words}", "mode": "label"})
 QWEN = identity_of(GAME.spec, VIEW, {"tutor": "Qwen", "mode": "text", "samples": 8})
 COLUMNS = 'identity, key, "check", probs, label_mass, words, prompt_tokens, answer_tokens, seconds, at'
-
-
-class Done(NamedTuple):
-    """What a command came to."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def command(*told: str | Path) -> Done:
-    """Call a command in this very process, for a new one takes seconds to start."""
-    streams = [io.TextIOWrapper(io.BytesIO(), "ascii") for _ in range(2)]
-    streams[1].reconfigure(encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(streams[0]), redirect_stderr(streams[1]):
-        patch.setattr(sys, "argv", ["store", *map(str, told)])
-        patch.setattr(signal, "signal", lambda *_: None)
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        for stream in streams:
-            stream.flush()
-    return Done(code, *(stream.buffer.getvalue().decode() for stream in streams))
 
 
 def well(*told: str | Path) -> str:
@@ -133,7 +104,7 @@ def test_what_is_exported_can_be_read_by_a_person_and_is_imported_as_it_was(path
 
 
 def test_an_export_of_more_than_a_batch_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tutors.store.json_lines.BATCH", 4)
+    monkeypatch.setattr("tutors.store.json_lines.ANSWERS_PER_BATCH", 4)
     keep(tmp_path / "a", LLAMA, 0, 12)
     keep(tmp_path / "a", QWEN, 0, 9)
     stores = [AdviceStore(tmp_path / name, LLAMA) for name in "ab"]

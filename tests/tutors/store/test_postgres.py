@@ -23,8 +23,7 @@ import pytest
 import sqlalchemy as sql
 
 from tests.helpers.paths import ROOT
-from tests.tutors.store.test_commands import command
-from tests.tutors.store.test_store import IDENTITY, KEYS, assert_same, child, keys_of, put, random_advice, soon, words
+from tests.helpers.stores import IDENTITY, KEYS, assert_same, child, command, keys_of, put, random_advice, soon, words
 from tutors.base import Advice
 from tutors.store import AdviceStore, Cost, writer
 from tutors.store.database import open_engine
@@ -139,7 +138,7 @@ def test_what_was_put_is_found_to_the_bit_before_and_after_it_is_written(store: 
     again.close()
 
 
-def test_the_first_answer_stays_and_strangers_are_silent(store: AdviceStore, url: str) -> None:
+def test_first_answer_stays_and_another_identity_gets_no_advice(store: AdviceStore, url: str) -> None:
     first = random_advice(len(KEYS))
     store.put(KEYS, first, words(len(KEYS)))
     store.flush()
@@ -170,8 +169,8 @@ def test_processes_that_make_the_tables_at_one_moment_and_write_the_same_rows_al
 def test_a_server_that_goes_and_comes_back_costs_a_warning(
     server: Server, store: AdviceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writer, "PAUSE", 0.1)
-    monkeypatch.setattr("tutors.store.READ_AGAIN", 0.0)
+    monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.1)
+    monkeypatch.setattr("tutors.store.advice_store.READ_RETRY_S", 0.0)
     put(store, 1)
     store.flush()
     server.stop()
@@ -188,7 +187,7 @@ def test_a_server_that_goes_and_comes_back_costs_a_warning(
     assert soon(lambda: not store.writer.waiting, 10)
     assert store.find(keys_of(1, 2, 3)).valid.all()
     assert store.writer.lost == 0
-    assert len([record for record in caplog.records if record.name == "tutors.store"]) == 1
+    assert len([record for record in caplog.records if record.name == "tutors.store.advice_store"]) == 1
     assert "canary" not in caplog.text
 
 
@@ -197,8 +196,8 @@ def test_a_server_that_hangs_holds_up_nobody_for_long(
     server: Server, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in its tracks it still takes connections and what is sent to it, and says nothing."""
-    monkeypatch.setattr("tutors.store.PATIENCE", 0.5)
-    monkeypatch.setattr(writer, "LEAVES_WITHIN", 1.0)
+    monkeypatch.setattr("tutors.store.advice_store.LOCK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 1.0)
     store = AdviceStore(url, IDENTITY)
     put(store, 1)
     store.flush()
@@ -224,7 +223,7 @@ def test_a_server_that_hangs_holds_up_nobody_for_long(
 def test_a_locked_table_holds_up_nobody_for_long(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tutors.store.database.SERVER", {"options": "-c lock_timeout=100ms"})
+    monkeypatch.setattr("tutors.store.database.POSTGRES_OPTIONS", {"options": "-c lock_timeout=100ms"})
     store = AdviceStore(url, IDENTITY)
     engine = open_engine(url)
     with engine.connect() as other:

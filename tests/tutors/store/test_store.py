@@ -3,11 +3,9 @@
 import math
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +15,20 @@ import torch
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 import envs
-from envs.base import Spec
-from tests.helpers.paths import ROOT
-from tutors import store as store_module
+from tests.helpers.stores import IDENTITY, KEYS, SPEC, assert_same, child, keys_of, put, random_advice, soon, words
 from tutors.base import Advice
 from tutors.prompts import make_view
-from tutors.store import CHUNK, AdviceStore, Cost, database, identity_of, recorded_identities, without_password, writer
-
-SPEC = Spec("connect4", 1, (2, 6, 7), 7, num_reset_uniforms=2, num_step_uniforms=1, time_limit=None)
-IDENTITY = identity_of(SPEC, make_view(envs.make_game("connect4")), {"tutor": "somebody"})
-KEYS = torch.tensor([[5, 0], [5, 9], [-(2**63), 2**63 - 1], [2**63 - 1, -(2**63)], [-1, -1], [0, 0]])
+from tutors.store import (
+    AdviceStore,
+    Cost,
+    advice_store,
+    database,
+    identity_of,
+    recorded_identities,
+    without_password,
+    writer,
+)
+from tutors.store.advice_store import KEYS_PER_QUERY
 
 WRITER = """
 import itertools, sys, time, torch
@@ -65,43 +67,14 @@ def store(path: Path) -> Iterator[AdviceStore]:
     store.close()
 
 
-def random_advice(rows: int, seed: int = 0, num_actions: int = 7) -> Advice:
-    """Numbers that no short decimal can write, the smallest float32 among them."""
-    generator = torch.Generator().manual_seed(seed)
-    probs = torch.rand(rows, num_actions, generator=generator).softmax(1)
-    probs[0, 0], probs[0, 1] = 2.0**-149, 1 - 2.0**-24
-    return Advice(probs, torch.ones(rows, dtype=torch.bool), torch.rand(rows, generator=generator))
-
-
-def words(rows: int) -> list[str]:
-    return [f"position {row}" for row in range(rows)]
-
-
-def assert_same(advice: Advice, expected: Advice) -> None:
-    for ours, theirs in zip(advice, expected, strict=True):
-        assert ours.dtype == theirs.dtype
-        assert ours.equal(theirs)
-
-
-def child(program: str, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_what_was_put_is_found_to_the_bit(store: AdviceStore) -> None:
+def test_find_returns_what_was_put_to_the_bit(store: AdviceStore) -> None:
     advice = random_advice(len(KEYS))
     store.put(KEYS, advice, words(len(KEYS)))
     assert_same(store.find(KEYS), advice)
     assert store.count() == len(KEYS)
 
 
-def test_it_is_there_after_reopening(path: Path) -> None:
+def test_answers_are_there_after_reopening(path: Path) -> None:
     advice = random_advice(len(KEYS))
     first = AdviceStore(path, IDENTITY)
     first.put(KEYS, advice, words(len(KEYS)))
@@ -118,7 +91,7 @@ def test_keys_come_back_in_the_order_in_which_they_are_asked(store: AdviceStore)
     assert_same(store.find(KEYS[order]), Advice(*(tensor[order] for tensor in advice)))
 
 
-def test_unknown_keys_are_silent(store: AdviceStore) -> None:
+def test_unknown_keys_get_no_advice(store: AdviceStore) -> None:
     store.put(KEYS[:1], random_advice(1), words(1))
     others = torch.tensor([[5, 1], [0, 5], [6, 0], [-5, 0]])  # the first shares a half with what is stored
     assert_same(store.find(others), Advice.no_advice(4, 7))
@@ -154,7 +127,7 @@ def test_another_game_tutor_or_template_never_answers(store: AdviceStore, path: 
 
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("name", "list"), ("version", 2), ("rules", "Guess.\n"), ("labels", tuple("1234567"))],
+    [("name", "list"), ("version", 2), ("instructions", "Guess.\n"), ("labels", tuple("1234567"))],
 )
 def test_another_view_never_answers(store: AdviceStore, path: Path, part: str, value: object) -> None:
     view = make_view(envs.make_game("connect4"))
@@ -186,7 +159,7 @@ def test_equal_identities_in_another_order_are_one(store: AdviceStore, path: Pat
 
 @pytest.mark.parametrize("written", [False, True])
 def test_the_first_answer_stays(store: AdviceStore, written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "LINGER", 1000)
+    monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     first, second = random_advice(len(KEYS)), random_advice(len(KEYS), seed=1)
     store.put(KEYS[:2], Advice(*(tensor[:2] for tensor in first)), words(2))
     if written:
@@ -201,7 +174,7 @@ def test_the_first_answer_stays(store: AdviceStore, written: bool, monkeypatch: 
     assert store.count() == len(KEYS)
 
 
-def test_silent_rows_are_not_written(store: AdviceStore) -> None:
+def test_rows_without_advice_are_not_written(store: AdviceStore) -> None:
     given = torch.tensor([True, False, True, False, False, True])
     store.put(KEYS, random_advice(len(KEYS))._replace(valid=given), words(len(KEYS)))
     assert store.find(KEYS).valid.equal(given)
@@ -225,7 +198,7 @@ def test_words_cost_and_time_stand_beside_each_answer(store: AdviceStore, path: 
     assert "somebody" in text
 
 
-@pytest.mark.parametrize("rows", [CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+@pytest.mark.parametrize("rows", [KEYS_PER_QUERY, KEYS_PER_QUERY + 1, 3 * KEYS_PER_QUERY + 7])
 def test_more_keys_than_one_query_holds_are_all_found(store: AdviceStore, rows: int) -> None:
     keys = torch.stack([torch.arange(rows) - rows // 2, torch.arange(rows) % 3], 1)
     advice = random_advice(rows)
@@ -311,7 +284,7 @@ def test_a_program_that_ends_and_forgets_to_close_loses_nothing(path: Path, endi
 import os, signal, sys, torch
 from tutors.base import Advice
 from tutors.store import AdviceStore, writer
-writer.LINGER = 1000
+writer.BATCH_WAIT_S = 1000
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as run_program does
 store = AdviceStore(sys.argv[1], {{"labels": ["A", "B"]}})
 store.put(torch.arange(10).view(5, 2), Advice(torch.ones(5, 2), torch.ones(5).bool(), torch.ones(5)), ["words"] * 5)
@@ -342,7 +315,7 @@ def test_advice_that_is_no_number_is_not_kept(store: AdviceStore) -> None:
 def test_a_batch_that_no_database_takes_leaves_nothing_behind_and_is_not_tried_again(
     store: AdviceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "LINGER", 1000)
+    monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     store.put(KEYS, random_advice(len(KEYS)), [*words(len(KEYS) - 1), "\ud800"])
     with pytest.raises(UnicodeEncodeError):
         store.flush()
@@ -350,17 +323,6 @@ def test_a_batch_that_no_database_takes_leaves_nothing_behind_and_is_not_tried_a
     assert store.writer.lost == len(KEYS)
     put(store, 1)
     assert store.count() == 1
-
-
-def put(store: AdviceStore, *numbers: int) -> Advice:
-    """Put answers under these numbers, and return them."""
-    advice = random_advice(len(numbers), seed=numbers[0])
-    store.put(keys_of(*numbers), advice, [f"number {number}" for number in numbers])
-    return advice
-
-
-def keys_of(*numbers: int) -> torch.Tensor:
-    return torch.tensor([[number, -number] for number in numbers])
 
 
 def written(path: Path) -> int:
@@ -371,17 +333,10 @@ def written(path: Path) -> int:
     return count
 
 
-def soon(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    over = time.monotonic() + seconds
-    while not holds() and time.monotonic() < over:
-        time.sleep(0.01)
-    return holds()
-
-
 def test_what_is_not_yet_written_is_found_all_the_same(
     store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "LINGER", 1000)
+    monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     known = put(store, 1, 2)
     store.flush()
     new = put(store, 3, 4)
@@ -393,7 +348,7 @@ def test_what_is_not_yet_written_is_found_all_the_same(
 def test_several_puts_are_one_transaction_and_none_waits_for_it(
     store: AdviceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "LINGER", 1000)
+    monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     inserts: list[str] = []
     sql.event.listen(
         store.engine, "before_cursor_execute", lambda *told: inserts.append(threading.current_thread().name)
@@ -415,16 +370,18 @@ def test_it_is_written_by_a_thread_within_a_second_without_being_told(store: Adv
     assert threads == {"advice store"}
 
 
-def test_who_only_reads_starts_no_thread_and_who_closes_ends_it(path: Path) -> None:
+def test_one_thread_reads_another_writes_and_closing_ends_both(path: Path) -> None:
     before = threading.active_count()
     store = AdviceStore(path, IDENTITY)
-    store.find(KEYS)
     assert threading.active_count() == before
-    put(store, 1)
+    for _ in range(3):
+        store.find(KEYS)
     assert threading.active_count() == before + 1
+    put(store, 1)
+    assert threading.active_count() == before + 2
     store.close()
     store.close()
-    assert threading.active_count() == before
+    assert soon(lambda: threading.active_count() == before, 2.0)
     with pytest.raises(AssertionError, match="closed"):
         put(store, 2)
 
@@ -432,8 +389,8 @@ def test_who_only_reads_starts_no_thread_and_who_closes_ends_it(path: Path) -> N
 def test_a_locked_database_holds_up_nobody_and_is_written_once_it_is_free(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(database, "PATIENCE", 0.05)
-    monkeypatch.setattr(writer, "PAUSE", 0.05)
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.05)
     store = AdviceStore(path, IDENTITY)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("begin immediate")
@@ -455,9 +412,9 @@ def test_a_locked_database_holds_up_nobody_and_is_written_once_it_is_free(
 def test_a_full_disk_costs_what_there_is_no_room_for_and_no_more(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writer, "PAUSE", 0.05)
-    monkeypatch.setattr(writer, "LINGER", 0.05)
-    monkeypatch.setattr(writer, "ROOM", 500)
+    monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.05)
+    monkeypatch.setattr(writer, "BATCH_WAIT_S", 0.05)
+    monkeypatch.setattr(writer, "MAX_WAITING", 500)
     store = AdviceStore(path, IDENTITY)
     full = True
     sql.event.listen(
@@ -497,8 +454,8 @@ def test_a_closing_store_says_what_it_could_not_write(path: Path, caplog: pytest
 def test_when_there_is_no_more_room_a_healthy_store_makes_some(
     store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "LINGER", 1000)
-    monkeypatch.setattr(writer, "ROOM", 10)
+    monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
+    monkeypatch.setattr(writer, "MAX_WAITING", 10)
     for number in range(0, 32, 4):
         put(store, *range(number, number + 4))
         assert len(store.writer.waiting) <= 10
@@ -509,7 +466,7 @@ def test_when_there_is_no_more_room_a_healthy_store_makes_some(
 
 
 def test_threads_may_put_and_find_at_once(store: AdviceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "LINGER", 0.001)
+    monkeypatch.setattr(writer, "BATCH_WAIT_S", 0.001)
     missed = []
 
     def work(first: int) -> None:
@@ -531,7 +488,7 @@ def test_threads_may_put_and_find_at_once(store: AdviceStore, monkeypatch: pytes
 def test_all_is_the_newest_answers_the_oldest_of_them_first(
     store: AdviceStore, path: Path, most: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BATCH", 3)
+    monkeypatch.setattr(advice_store, "ANSWERS_PER_BATCH", 3)
     clock = iter(range(1, 100))
     monkeypatch.setattr(time, "time", lambda: next(clock))
     other = AdviceStore(path, IDENTITY | {"tutor": "somebody else"})
@@ -559,6 +516,9 @@ DAMAGES = {
     "nothing": "null",
     "words": '["a", 0, 0, 0, 0, 0, 1]',
     "no number": "[NaN, 0, 0, 0, 0, 0, 1]",
+    "truth": "[true, 0, 0, 0, 0, 0, 0]",
+    "no float": f"[{10**400}, 0, 0, 0, 0, 0, 1]",
+    "nested": "[" * 100_000,
 }
 
 
@@ -587,18 +547,18 @@ def test_answers_of_too_little_label_mass_stay_and_are_not_read(path: Path) -> N
     advice = random_advice(3)._replace(label_mass=torch.tensor([0.2, 0.5, 0.8]))
     store.put(keys_of(1, 2, 3), advice, words(3))
     store.close()
-    strict = AdviceStore(path, IDENTITY, least_mass=0.5)
+    strict = AdviceStore(path, IDENTITY, min_mass=0.5)
     assert strict.find(keys_of(1, 2, 3)).valid.tolist() == [False, True, True]
     assert [keys[:, 0].tolist() for keys, _ in strict.all(10)] == [[2, 3]]
     strict.close()
     assert written(path) == 3
 
 
-def test_a_database_that_never_answers_holds_up_nobody_for_long_and_then_nobody_at_all(
+def test_database_that_never_answers_delays_one_read_and_no_later_one(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(store_module, "PATIENCE", 0.1)
-    monkeypatch.setattr(writer, "LEAVES_WITHIN", 0.3)
+    monkeypatch.setattr(advice_store, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 0.3)
     over = threading.Event()
     store = AdviceStore(path, IDENTITY)
     monkeypatch.setattr(store, "_read", lambda keys: over.wait())
@@ -637,7 +597,7 @@ def test_a_store_of_another_version_is_refused_and_its_lack_named(path: Path) ->
     connection.execute("alter table answers drop column seconds")
     connection.close()
     for open_it in (lambda: AdviceStore(path, IDENTITY), lambda: recorded_identities(path)):
-        with pytest.raises(ValueError, match="no advice store of this version: answers has no seconds"):
+        with pytest.raises(ValueError, match="no advice store of this version: table answers lacks seconds"):
             open_it()
 
 
