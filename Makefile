@@ -1,6 +1,6 @@
 # Short names for the commands of README.md.
 
-.PHONY: setup demo test lint docs benchmark gpu soak
+.PHONY: setup demo check test lint docs benchmark gpu soak
 
 setup:
 	@requirements/setup.sh
@@ -27,5 +27,12 @@ gpu: setup
 soak: setup
 	.venv/bin/python -m tests.integration.soak --seconds 600
 
+PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+
+# Lint, types and the tests that take under two seconds each: before every commit.
+check: lint
+	$(PYTEST) -m "not compile and not process and not train and not serve and not gpu"
+
+# Everything; what this machine cannot run is reported as skipped.
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+	$(PYTEST)

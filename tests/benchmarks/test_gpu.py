@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_quick_run_on_cpu_measures_every_part(tmp_path: Path) -> None:
     done = program("benchmarks", "gpu", "--device", "cpu", "--quick", "--out", str(tmp_path / "gpu.json"))
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ from tests.helpers.programs import program
 from tests.helpers.scripted_server import serving
 from tests.helpers.studies import ALONE, PRETRAINED, SERVED, TINY, cli, finish_times, run_dirs, write_study
 from tests.helpers.vllm_program import install_vllm, is_alive
+from tests.helpers.vllm_server import require_vllm
 from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, default_config, load_config
 from tutors import factory
@@ -341,8 +342,7 @@ def test_the_study_of_reuse_counts_the_questions_that_it_saves(tmp_path: Path) -
 @pytest.mark.serve
 @pytest.mark.timeout(600)
 def test_the_tiny_tutor_on_vllm_is_started_once_for_a_study(free_url: str, tmp_path: Path) -> None:
-    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
-        pytest.skip("there is no .venv-vllm: make setup")
+    require_vllm()
     path = write_study(tmp_path, SERVED.replace("[1]", "[1, 2]"))
     run(RunOptions(path, tmp_path / "runs"))
     assert len(finish_times(path)) == 4

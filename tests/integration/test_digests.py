@@ -19,6 +19,8 @@ from tests.helpers.paths import GOLDEN
 from train import train
 from training.config import Config, defaults_from_flags
 
+pytestmark = pytest.mark.train
+
 DIGESTS = GOLDEN / "digests.json"
 SIZES = {
     "dqn": "--buffer-size 4096 --learning-starts 512 --batch-size 64 --hidden 32 32 --network mlp --updates-per-step 2",

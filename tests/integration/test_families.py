@@ -19,9 +19,9 @@ import torch
 import envs
 from envs.base import State, select_rows
 from tests.helpers.llm_tutors import failures, positions
-from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from tests.helpers.toys import FAMILIES, LETTERS, make_toy
+from tests.helpers.vllm_server import require_vllm
 from tutors.episode_analyst import VllmAnalyst, schema_of
 from tutors.episodes import Episode, as_told
 from tutors.llm.api import CompletionsAPI
@@ -74,8 +74,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
     """A toy of each family, and Llama's a second time. DeepSeek's calls itself by Llama's name, too."""
-    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
-        pytest.skip("there is no .venv-vllm: make setup")
+    require_vllm()
     folder = tmp_path_factory.mktemp("toys")
     models = {name: make_toy(name, folder / name) for name in FAMILIES}
     names = ("--served-model-name", "deepseek", "llama")

@@ -3,8 +3,12 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.paths import GOLDEN
 from tests.helpers.programs import program
+
+pytestmark = pytest.mark.train
 
 OLD = GOLDEN / "v0.7.0" / "advice.sqlite"  # 275 answers about Connect Four
 RUN = (

@@ -36,6 +36,8 @@ from training.video import BAR, GAP
 from tutors import TutorConfig
 from tutors.base import Advice
 
+pytestmark = pytest.mark.process
+
 TAGS = {
     "charts/episodic_return", "charts/episodic_length", "charts/SPS", "charts/learning_rate",
     "losses/td_loss", "losses/q_values", "losses/grad_norm",

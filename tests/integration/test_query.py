@@ -74,6 +74,7 @@ def asked_as_before(self: Trainer, step: Step, proposal: Proposal, query: Query)
     return proposal, Choice(action, proposal.scores, {})
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(("algo", "env"), [("dqn", "connect4"), ("ppo", "blackjack"), ("a2c", "connect4")])
 def test_asking_by_chance_is_what_it_was_before(
     algo: str, env: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +217,7 @@ def test_asking_asks_the_device_nothing(method: str, algo: str, device: str, tmp
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(("algo", "env"), [("dqn", "blackjack"), ("ppo", "connect4"), ("a2c", "blackjack")])
 @pytest.mark.parametrize("method", THRESHOLDS)
 def test_every_way_of_asking_trains_within_its_budget(method: str, algo: str, env: str, tmp_path: Path) -> None:
@@ -243,6 +245,7 @@ def test_every_way_of_asking_trains_within_its_budget(method: str, algo: str, en
     assert config_from_json((folder / "config.json").read_text()).tutoring.query_strategy == method
 
 
+@pytest.mark.train
 def test_a_checkpoint_keeps_the_table_and_the_reuses_that_are_left(tmp_path: Path) -> None:
     summary = train(config_of("ppo", "blackjack", tmp_path, reuse=3))["tutor"]
     state = load_checkpoint(tmp_path / "checkpoints", "cpu")["desk"]["table"]
@@ -319,12 +322,14 @@ def test_a_student_says_whether_its_scores_are_a_policy(algo: str, tmp_path: Pat
     assert training.asking.has_policy == agent.has_policy == torch.allclose(sums, torch.ones(64))
 
 
+@pytest.mark.train
 def test_the_tutor_alone_is_not_rationed(tmp_path: Path) -> None:
     train(config_of("dqn", "connect4", tmp_path / "run", query_budget=3, query_strategy="early"))
     result = evaluate(Evaluation(tmp_path / "run", "tutor", episodes=50))
     assert result.mean_return > 0
 
 
+@pytest.mark.train
 def test_a_run_without_symmetry_asks_more(tmp_path: Path) -> None:
     told = {"consult_to": 1.0, "query_strategy": "early"}
     with_symmetry = train(config_of("dqn", "connect4", tmp_path / "a", **told))["tutor"]

@@ -4,9 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +15,11 @@ from tokenizers import Tokenizer
 import envs
 from envs.base import State, num_rows, select_rows
 from tests.helpers.paths import ROOT
-from tests.helpers.scripted_server import serving
+from tests.helpers.vllm_server import require_vllm
 from tutors.base import TutorError
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import find_model
 from tutors.llm.pool import EndpointPool
-from tutors.llm.server import running_server
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
 from tutors.tiny import recipe as recipes
@@ -34,19 +31,6 @@ pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
 WEIGHTS = ROOT / "tutors" / "tiny" / "weights"
 VIEW = make_view(envs.make_game("connect4"))
 EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server of the tiny tutor's weights, which also goes by the name of deepseek."""
-    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
-        pytest.skip("there is no .venv-vllm: make setup")
-    with serving() as free:
-        url = free.url
-    tiny = find_model("tiny")
-    model = replace(tiny, serve=("--served-model-name", "tiny", "deepseek", *tiny.serve))
-    with running_server(model, url, 0, tmp_path_factory.mktemp("vllm") / "log", print):
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +61,13 @@ def readers() -> dict[tuple[str, str], Reader]:
 
 @pytest.mark.parametrize("place", EVERY_VIEW)
 def test_vllm_answers_as_the_model_does(
-    url: str,
+    tiny_url: str,
     positions: dict[tuple[str, str], State],
     readers: dict[tuple[str, str], Reader],
     place: tuple[str, str],
 ) -> None:
     view, reader, asked = EVERY_VIEW[place], readers[place], positions[place]
-    with closing(EndpointPool([url])) as pool:
+    with closing(EndpointPool([tiny_url])) as pool:
         advice = VllmTutor(view, find_model("tiny"), pool, LabelLogprobs(view)).advise(asked)
     assert advice.valid.all()
     with torch.no_grad():
@@ -117,11 +101,11 @@ def test_the_weights_are_small() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 5_000_000
 
 
-def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> None:
+def test_the_sentence_that_the_project_exists_for(tiny_url: str, tmp_path: Path) -> None:
     flags = "--algo dqn --env connect4 --tutor deepseek --total-steps 3000 --num-envs 64 --eval-episodes 50"
     run = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "train.py", *flags.split(), "--tutor-url", url, "--run-dir", str(run)],
+        [sys.executable, "train.py", *flags.split(), "--tutor-url", tiny_url, "--run-dir", str(run)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -131,17 +115,16 @@ def test_the_sentence_that_the_project_exists_for(url: str, tmp_path: Path) -> N
     assert tutor["hits"] > 100
 
 
-def test_a_model_that_is_not_served_is_refused_by_name(url: str) -> None:
+def test_a_model_that_is_not_served_is_refused_by_name(tiny_url: str) -> None:
     with (
-        closing(EndpointPool([url])) as pool,
+        closing(EndpointPool([tiny_url])) as pool,
         pytest.raises(TutorError, match="serves tiny, deepseek, not llama"),
     ):
         VllmTutor(VIEW, find_model("llama"), pool, LabelLogprobs(VIEW))
 
 
 def test_no_server_and_no_weights_ends_with_code_2_and_three_ways_out(tmp_path: Path) -> None:
-    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
-        pytest.skip("there is no .venv-vllm: make setup")
+    require_vllm()
     nowhere = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     done = subprocess.run(
         [sys.executable, "train.py", *["--algo", "dqn", "--env", "connect4", "--tutor", "deepseek"],

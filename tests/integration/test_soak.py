@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.integration.soak import soak
+
+pytestmark = pytest.mark.process
 
 
 def test_a_server_that_fails_in_every_way_costs_advice_and_nothing_else(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """Seed one bug after the other into a copy of the program and see that the test named for it fails.
 
 `python -m tests.mutations [WORDS]` tries all bugs, or those whose name or file holds one of the words; it prints a line
-a bug and exits with 1 if a bug survived.
+a bug and exits with 1 if a bug survived, with 2 if tests fail without one.
 """
 
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.helpers.paths import ROOT
-from tests.mutations.bugs import BUGS, Bug
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported
+sys.dont_write_bytecode = True  # of a source that is another one a moment later
+
+import pytest  # noqa: E402
+import torch  # noqa: E402, F401 (so that each child has it)
+
+from tests.helpers.paths import ROOT  # noqa: E402
+from tests.mutations.bugs import BUGS, Bug  # noqa: E402
 
 TIMEOUT_S = 300  # of one test; a test that never ends has failed
 
@@ -25,6 +31,10 @@ def main(words: list[str]) -> int:
         folder = Path(temporary) / "copy"
         ignored = shutil.ignore_patterns(".*", "runs", "results", "*.egg-info", "__pycache__")
         shutil.copytree(ROOT, folder, ignore=ignored)
+        failing = [tests for tests in sorted({bug.tests for bug in chosen}) if not passes(folder, f"tests/{tests}")]
+        if failing:
+            print(f"without a bug these fail already: {', '.join(failing)}")
+            return 2
         for number, bug in enumerate(chosen, 1):
             survived = survives(bug, folder)
             survivors += survived
@@ -45,13 +55,26 @@ def survives(bug: Bug, folder: Path) -> bool:
 
 
 def passes(folder: Path, tests: str) -> bool:
-    """Return whether a test file passes there."""
+    """Return whether a test file passes there, in a child that need not import PyTorch again."""
+    child = multiprocessing.get_context("fork").Process(target=run_tests, args=(folder, tests))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, 1, 2), f"{tests} ended with {child.exitcode}"  # 2: it cannot even be imported
+    return child.exitcode == 0
+
+
+def run_tests(folder: Path, tests: str) -> None:
+    """Run a test file of the copy at `folder`, and exit with pytest's code."""
+    os.chdir(folder)
+    sys.path[0] = str(folder)
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "tests":
+            del sys.modules[name]
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     flags = f"-x -q -p no:cacheprovider --timeout {TIMEOUT_S}".split()
-    command = [sys.executable, "-m", "pytest", *flags, "-m", "not serve and not gpu", tests]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 1, 2), done.stdout + done.stderr  # 2: with the bug it cannot even be imported
-    return done.returncode == 0
+    sys.exit(int(pytest.main([*flags, "-m", "not serve and not gpu", tests])))
 
 
 if __name__ == "__main__":
