@@ -31,4 +31,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say that kinds of tests were left out, if some were."""
     if config.option.markexpr:
-        terminalreporter.write_line(f"run were only tests that are {config.option.markexpr!r}; `make test` runs all")
+        terminalreporter.write_line(f"ran only tests that are {config.option.markexpr!r}; `make test` runs all")

@@ -552,14 +552,15 @@ def assert_solved(agent: DQN, name: str) -> None:
     assert agent.greedy(obs, action_mask)[decided].equal(values.argmax(1)[decided])
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("name", "n_step"),
     [
         ("echo", 1),
         ("credit", 1),
         ("clock", 1),
-        pytest.param("counter", 1, marks=pytest.mark.train),
-        pytest.param("credit", 3, marks=pytest.mark.train),
+        ("counter", 1),
+        ("credit", 3),
     ],
 )
 def test_dqn_solves_a_probe_game_and_keeps_it_solved_ten_times_as_long(name: str, n_step: int) -> None:
@@ -573,6 +574,7 @@ def test_dqn_solves_a_probe_game_and_keeps_it_solved_ten_times_as_long(name: str
         assert_solved(agent, name)
 
 
+@pytest.mark.train
 def test_dqn_of_n_steps_learns_their_rewards_without_a_target_network() -> None:
     """The target network never moves from 0: with one step, what the first action earns is never learned."""
     game, state, values = SOLUTIONS["credit"]

@@ -496,6 +496,7 @@ LEARNERS = {  # with updates that suffice in the echoes and elsewhere: of six se
 }
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("probe", list(PROBES))
 @pytest.mark.parametrize("learner", list(LEARNERS))
 def test_on_policy_solves_a_probe_game_and_keeps_it_solved_ten_times_as_long(learner: str, probe: str) -> None:
