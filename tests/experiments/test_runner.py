@@ -320,7 +320,7 @@ def test_the_study_of_reuse_counts_the_questions_that_it_saves(tmp_path: Path) -
     path = tmp_path / "reuse.toml"
     text = (ROOT / "experiments" / "configs" / "reuse.toml").read_text()
     assert '"dqn", "ppo"' in text
-    text = text.replace('"dqn", "ppo"', '"ppo"').replace("num_evals = 4", "num_evals = 1")
+    text = text.replace('"dqn", "ppo"', '"ppo"').replace("num_evals = 4", "num_evals = 1").replace("= 100", "= 20")
     path.write_text(text.replace("1_000_000", "2_048").replace("300_000", "2_048").replace("[1, 2]", "[1]"))
     where = (str(path), "--output-dir", str(tmp_path / "runs"), "--envs", "connect4")
     for command in ("run", "report"):
