@@ -1,6 +1,6 @@
 """A tutor that repeats what an advice store holds: no model, no network, the same advice in every comparison.
 
-It is silent about positions that the store does not know, and answers in a millisecond or so about each thousand.
+Positions that the store does not know get no advice. A thousand positions take about a millisecond.
 """
 
 import logging
@@ -23,17 +23,17 @@ class RecordedTutor(Tutor):
     Args:
         url: the store's file, or the URL of its database.
         spec: of the game.
-        view: how it is told; only answers to questions in the same words count.
-        who: whose answers are meant, where the store has those of several: a piece of what `describe` says of it.
+        view: how its positions are written as prompts; only answers to the same prompts count.
+        who: which tutor, if the store has the answers of several: a part of its `describe`.
 
     Raises:
-        ValueError: the store is not there, or holds no such answers, or those of several tutors.
+        ValueError: the store does not exist, or holds no such answers, or those of several tutors.
     """
 
     def __init__(self, url: str, spec: Spec, view: PromptView, who: str | None = None) -> None:
         question = question_of(spec, view)
         found, shown = recorded_identities(url), without_password(url)
-        fitting = [one for one in found if all(one.get(name) == told for name, told in question.items())]
+        fitting = [one for one in found if all(one.get(name) == value for name, value in question.items())]
         if not fitting:
             games = sorted({f"{one['game']} {one['view']}" for one in found})
             raise ValueError(f"{shown} has no answers about {spec.name} {view.name}, only {', '.join(games) or 'none'}")
@@ -44,7 +44,7 @@ class RecordedTutor(Tutor):
                 f"{shown} has answers of {tutors}: name one, or what only it has in its name, as --tutor-model"
             )
         self.view, self.name = view, "recorded"
-        self.identity: dict[str, Any] = {name: told for name, told in meant[0].items() if name not in question}
+        self.identity: dict[str, Any] = {name: value for name, value in meant[0].items() if name not in question}
         self.store = AdviceStore(url, meant[0])
         self.stats: Counter[str] = Counter()
         self.warn = Warner(logging.getLogger(__name__))
@@ -55,7 +55,7 @@ class RecordedTutor(Tutor):
         try:
             advice = self.store.find(keys.cpu())
         except SQLAlchemyError as error:
-            self.warn("store", f"the recorded advice cannot be read ({reason(error)}): the tutor is silent")
+            self.warn("store", f"no advice: the recorded answers cannot be read ({reason(error)})")
             self.stats["no_advice/store"] += len(keys)
             return Advice.no_advice(len(keys), len(self.view.labels))
         if unknown := int((~advice.valid).sum()):
@@ -63,13 +63,13 @@ class RecordedTutor(Tutor):
         return advice
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         self.store.close()
 
 
 def describe(identity: dict[str, Any], question: dict[str, Any]) -> str:
-    """Return whose answers these are and how they were asked for, in a few words."""
-    passed_over = {*question, "tutor", "template"}
-    rest = [f"{name} {told}" for name, told in identity.items() if name not in passed_over]
+    """Return a tutor and its settings in a few words, such as `model (mode label, permutations 1)`."""
+    omitted = {*question, "tutor", "template"}
+    rest = [f"{name} {value}" for name, value in identity.items() if name not in omitted]
     who = str(identity.get("tutor"))
     return f"{who} ({', '.join(rest)})" if rest else who

@@ -1,4 +1,4 @@
-"""A server that answers like vLLM until it is told to misbehave; only the standard library."""
+"""A server that answers like vLLM, or misbehaves as a test says; only the standard library."""
 
 import json
 import math
@@ -12,25 +12,25 @@ from typing import Any, ClassVar
 
 LETTERS = "ABCDEFG"
 FIRST_ID = 65  # the token id of the label A
-FAVOURITE = 3  # the column that this tutor likes best
-CHAT = ("/v1/chat/completions",)
-TOP = {"D": 0.3, " D": 0.2, "A": 0.25, "The": 0.1}  # the first token of a chat's answer
+FAVOURITE = 3  # the column to which this model gives half of its probability
+CHAT_PATHS = ("/v1/chat/completions",)
+TOP_TOKENS = {"D": 0.3, " D": 0.2, "A": 0.25, "The": 0.1}  # the first token of a chat's answer
 
 Misbehaviour = Callable[["Handler", dict[str, Any]], bool]  # True: the request has been dealt with
 
 
 class Server(ThreadingHTTPServer):
-    """Counts and keeps what it is asked."""
+    """Keeps the requests that it gets."""
 
     daemon_threads = True
     allow_reuse_address = True
     models: tuple[str, ...] = ("tiny",)
     roots: ClassVar[dict[str, str]] = {}  # what each model was loaded from, if not its name
     misbehave: Misbehaviour | None = None
-    is_vllm = True  # or another server, which knows chat only
-    metrics, metrics_status = "", 200  # what /metrics says
+    is_vllm = True  # else a server that has the chat API only
+    metrics, metrics_status = "", 200  # of the page /metrics
     scheme = "http"
-    text = "<action>D</action>"  # what it says in words
+    text = "<action>D</action>"  # that it generates
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
@@ -39,14 +39,14 @@ class Server(ThreadingHTTPServer):
         self.connections: list[socket.socket] = []
 
     def answer(self, index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One choice, as it was asked for."""
+        """One choice of a reply, of the kind that `body` asks for."""
         if "logprob_token_ids" in body:
             return choice(index, body)
         if "messages" not in body:
             return {"index": index, "text": self.text, "finish_reason": "stop"}
         message = {"index": index, "message": {"role": "assistant", "content": self.text}, "finish_reason": "stop"}
         if body.get("logprobs"):
-            top = [{"token": token, "logprob": math.log(share)} for token, share in TOP.items()]
+            top = [{"token": token, "logprob": math.log(share)} for token, share in TOP_TOKENS.items()]
             message["logprobs"] = {"content": [{"token": "D", "logprob": math.log(0.5), "top_logprobs": top}]}
         return message
 
@@ -55,14 +55,14 @@ class Server(ThreadingHTTPServer):
         return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hung up is no news."""
+        """Ignore a client that hung up."""
 
 
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms for the acknowledgement of its head
+    disable_nagle_algorithm = True  # else each reply waits 40 ms for the acknowledgement of its header
     server: Server
 
     def setup(self) -> None:
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/tokenize" and self.server.is_vllm:
             self.reply(200, {"tokens": [ord(letter) for letter in body["prompt"]]})
             return
-        if self.path not in (("/v1/completions", "/v1/chat/completions") if self.server.is_vllm else CHAT):
+        if self.path not in (("/v1/completions", "/v1/chat/completions") if self.server.is_vllm else CHAT_PATHS):
             self.reply(404, {"error": {"message": "Not Found"}})
             return
         self.server.asked.append(body)
@@ -111,11 +111,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Stay quiet."""
+        """Log nothing."""
 
 
 def choice(row: int, body: dict[str, Any]) -> dict[str, Any]:
-    """An answer as vLLM gives it: half of the mind on one column, a tenth of it on no label at all."""
+    """A choice as vLLM returns it: probability 0.5 for one column, 0.1 for no label at all."""
     others = 0.4 / (len(body["logprob_token_ids"]) - 1)
     logs = {
         f"token_id:{token}": math.log(0.5 if token == FIRST_ID + FAVOURITE else others)
@@ -137,7 +137,7 @@ def serving(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Server
     finally:
         server.shutdown()
         server.server_close()
-        for connection in server.connections:  # a server that is gone has hung up on everybody
+        for connection in server.connections:  # a server that is gone has closed all connections
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         thread.join()

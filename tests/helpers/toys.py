@@ -1,4 +1,4 @@
-"""Language models of some hundred thousand random weights, in the architectures and with the tokens of the families."""
+"""Toy language models: a few hundred thousand random weights, with the architectures and tokenizers of the families."""
 
 import json
 from dataclasses import replace
@@ -11,17 +11,17 @@ from tutors.llm.models import Model, find_model
 from tutors.tiny.model import Shape
 
 LETTERS = "ABCDEFG"
-POSITIONS = 4096
+MAX_MODEL_LEN = 4096
 
 
 class Family(NamedTuple):
-    """What makes a toy one of its family."""
+    """What a toy shares with its family."""
 
     architecture: str
     model_type: str
-    begin: str  # its first special token
-    special: tuple[str, ...]
-    chat_template: str  # the published one, where it says what to do with one message of a user; empty: there is none
+    bos_token: str
+    special_tokens: tuple[str, ...]
+    chat_template: str  # the published one, for one user message; empty if there is none
 
 
 FAMILIES = {
@@ -49,48 +49,52 @@ FAMILIES = {
 
 
 def make_toy(name: str, folder: Path) -> Model:
-    """Write what vLLM needs to serve a toy of a family with random weights, and return it as a tutor's model."""
+    """Write a toy of a family, which vLLM serves with random weights, to `folder`, and return its entry."""
     family = FAMILIES[name]
     folder.mkdir()
-    tokenizer = pieces_of_words(family) if name == "vicuna" else pieces_of_bytes(family)
-    begin = tokenizer.token_to_id(family.begin)
+    tokenizer = spaced_tokenizer(family) if name == "vicuna" else byte_tokenizer(family)
+    bos_token_id = tokenizer.token_to_id(family.bos_token)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{family.begin} $A", special_tokens=[(family.begin, begin)]
+        single=f"{family.bos_token} $A", special_tokens=[(family.bos_token, bos_token_id)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": family.begin, "eos_token": "<end>"}
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": family.bos_token,
+        "eos_token": "<end>",
+    }
     if family.chat_template:
-        told["chat_template"] = family.chat_template
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    shape = Shape(tokenizer.get_vocab_size(), width=64, layers=2, heads=2, hidden=128, positions=POSITIONS)
+        tokenizer_config["chat_template"] = family.chat_template
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    shape = Shape(tokenizer.get_vocab_size(), width=64, layers=2, heads=2, hidden=128, positions=MAX_MODEL_LEN)
     config = shape.as_hugging_face() | {
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        "bos_token_id": begin,
+        "bos_token_id": bos_token_id,
         "eos_token_id": tokenizer.token_to_id("<end>"),
     }
     (folder / "config.json").write_text(json.dumps(config))
-    serve = ("--max-model-len", str(POSITIONS), "--enforce-eager", "--load-format", "dummy", "--block-size", "32")
+    serve = ("--max-model-len", str(MAX_MODEL_LEN), "--enforce-eager", "--load-format", "dummy", "--block-size", "32")
     return replace(find_model(name), model=str(folder), serve=serve)
 
 
-def pieces_of_bytes(family: Family) -> Tokenizer:
-    """A tokenizer of bytes, as Llama 3's and Qwen's would be if nothing had been merged."""
+def byte_tokenizer(family: Family) -> Tokenizer:
+    """A byte-level BPE tokenizer without merges, of the kind of Llama 3 and Qwen."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([family.begin, "<end>", *family.special])
+    tokenizer.add_special_tokens([family.bos_token, "<end>", *family.special_tokens])
     return tokenizer
 
 
-def pieces_of_words(family: Family) -> Tokenizer:
-    """A tokenizer like Llama 2's: a space belongs to what follows it, so "A" after a space is a token of its own."""
+def spaced_tokenizer(family: Family) -> Tokenizer:
+    """A sentencepiece-like tokenizer, of the kind of Llama 2: "A" after a space is a token of its own."""
     alphabet = [chr(code) for code in range(33, 127)] + ["▁", "\n"]
     merged = [f"▁{letter}" for letter in LETTERS]
     vocabulary = {piece: number for number, piece in enumerate([*alphabet, *merged])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", letter) for letter in LETTERS]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
-    tokenizer.add_special_tokens([family.begin, "<end>", *family.special])
+    tokenizer.add_special_tokens([family.bos_token, "<end>", *family.special_tokens])
     return tokenizer

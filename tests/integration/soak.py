@@ -245,7 +245,7 @@ def soak(seconds: float, folder: Path) -> Account:
                     sample(account)
             save_checkpoint(folder / "checkpoints", trainer.state.global_step, trainer.state.state_dict())
             account.steps, counts = trainer.state.global_step, trainer.advisor.counts
-            account.rows, account.answered = counts["told"], counts["answered"]
+            account.rows, account.answered = counts["queried"], counts["answered"]
             account.no_advice = no_advice_counts(tutor.stats)
             if part == NUM_RESUMES - 1:
                 child.stdin.close()

@@ -29,12 +29,12 @@ from tutors.llm.endpoint import EndpointState
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import Model, fill_template
 from tutors.llm.pool import EndpointPool
-from tutors.llm.server import child_environment, serve_command, served_models, stop
+from tutors.llm.server import START_TIMEOUT_S, child_environment, serve_command, served_models, stop
 from tutors.llm.text_generation import TextGeneration
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import make_view
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(1000)]
 VIEW = make_view(envs.make_game("connect4"))
 
 
@@ -58,7 +58,7 @@ class Served:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        until = time.monotonic() + 280
+        until = time.monotonic() + START_TIMEOUT_S
         while served_models(self.url) is None:
             assert self.child is not None
             assert self.child.poll() is None, "the server has ended"

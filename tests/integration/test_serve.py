@@ -24,7 +24,7 @@ from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
 from tutors.tiny import recipe as recipes
 from tutors.tiny.model import Llama, Shape
-from tutors.tiny.recipe import Lesson, Reader, alone, gather
+from tutors.tiny.recipe import LocalTutor, ViewTask, play_metrics, sample_positions
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
 
@@ -40,9 +40,9 @@ def positions() -> dict[tuple[str, str], State]:
     with pytest.MonkeyPatch.context() as patch:
         for place, view in sorted(EVERY_VIEW.items(), key=lambda one: one[0] != ("connect4", "board")):
             if place[0] != "connect4":  # whose positions are gathered fast; early ones are easier than the card's
-                patch.setattr(recipes, "GAMES", 256)
-                patch.setattr(recipes, "ROUND", 40)
-            found[place] = gather(view, 1000, seed=99)
+                patch.setattr(recipes, "NUM_ENVS", 256)
+                patch.setattr(recipes, "STEPS_PER_CHECK", 40)
+            found[place] = sample_positions(view, 1000, seed=99)
     chance = torch.Generator().manual_seed(0)
     return {
         place: select_rows(state, torch.randperm(num_rows(state), generator=chance)[:1000])
@@ -51,30 +51,30 @@ def positions() -> dict[tuple[str, str], State]:
 
 
 @pytest.fixture(scope="module")
-def readers() -> dict[tuple[str, str], Reader]:
+def local_tutors() -> dict[tuple[str, str], LocalTutor]:
     """The committed weights, read without vLLM."""
     tokenizer = Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
     model = Llama(Shape(tokenizer.get_vocab_size()))
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS / "model.safetensors").items()})
-    return {place: Reader(model.eval(), tokenizer, view) for place, view in EVERY_VIEW.items()}
+    return {place: LocalTutor(model.eval(), tokenizer, view) for place, view in EVERY_VIEW.items()}
 
 
 @pytest.mark.parametrize("place", EVERY_VIEW)
 def test_vllm_answers_as_the_model_does(
     tiny_url: str,
     positions: dict[tuple[str, str], State],
-    readers: dict[tuple[str, str], Reader],
+    local_tutors: dict[tuple[str, str], LocalTutor],
     place: tuple[str, str],
 ) -> None:
-    view, reader, asked = EVERY_VIEW[place], readers[place], positions[place]
+    view, local_tutor, asked = EVERY_VIEW[place], local_tutors[place], positions[place]
     with closing(EndpointPool([tiny_url])) as pool:
         advice = VllmTutor(view, find_model("tiny"), pool, LabelLogprobs(view)).advise(asked)
     assert advice.valid.all()
     with torch.no_grad():
-        logits = reader.logits(asked)
+        logits = local_tutor.logits(asked)
     action_mask = view.action_mask(asked)
-    expected = logits[:, reader.labels].masked_fill(~action_mask, -torch.inf).softmax(1)
-    mass = (logits.softmax(1)[:, reader.labels] * action_mask).sum(1)
+    expected = logits[:, local_tutor.labels].masked_fill(~action_mask, -torch.inf).softmax(1)
+    mass = (logits.softmax(1)[:, local_tutor.labels] * action_mask).sum(1)
     assert (advice.probs - expected).abs().max() < 0.15  # two bfloat16 programs
     assert (advice.probs - expected).abs().mean() < 0.005
     assert (advice.label_mass - mass).abs().max() < 0.05
@@ -83,15 +83,15 @@ def test_vllm_answers_as_the_model_does(
 
 @pytest.mark.parametrize("place", EVERY_VIEW)
 def test_the_card_tells_the_truth(
-    positions: dict[tuple[str, str], State], readers: dict[tuple[str, str], Reader], place: tuple[str, str]
+    positions: dict[tuple[str, str], State], local_tutors: dict[tuple[str, str], LocalTutor], place: tuple[str, str]
 ) -> None:
     card = json.loads((WEIGHTS / "card.json").read_text())
-    lesson = Lesson(envs.make_game(place[0]), readers[place], positions[place], positions[place], 4)
-    told = card["views"][lesson.name]
-    assert lesson.agreement(1000) == pytest.approx(told["agreement"], abs=0.06)  # 1,000 positions: 3 standard errors
+    task = ViewTask(envs.make_game(place[0]), local_tutors[place], positions[place], positions[place], 4)
+    told = card["views"][task.name]
+    assert task.agreement(1000) == pytest.approx(told["agreement"], abs=0.06)  # 1,000 positions: 3 standard errors
     assert told["agreement"] > told["chance"] + 0.3
     if place[0] == "blackjack":
-        assert alone(lesson)["regret"] == pytest.approx(told["regret"], abs=1e-6)
+        assert play_metrics(task)["regret"] == pytest.approx(told["regret"], abs=1e-6)
         assert told["regret"] < 0.01
     if place[1] == "local":
         assert told["fruits"] >= 10

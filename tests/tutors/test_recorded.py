@@ -175,19 +175,20 @@ def test_store_lost_in_mid_run_is_no_advice(path: Path) -> None:
         assert tutor.stats == {"asked": 12, "no_advice/store": 12}
 
 
-def test_the_desk_keeps_what_a_recorded_tutor_says_in_the_run_s_own_store(path: Path, tmp_path: Path) -> None:
+def test_advisor_keeps_recorded_answers_in_the_store_of_the_run(path: Path, tmp_path: Path) -> None:
     known = record(path, STATE, LLAMA)
     run = tmp_path / "run"
     run.mkdir()
-    with open_advisor(TutorConfig(tutor=f"recorded:{path}"), GAME, 0, run, "cpu") as desk:
-        advice = desk.advise(STATE, torch.ones(12, dtype=torch.bool))
-        desk.advise(STATE, torch.ones(12, dtype=torch.bool))
-        assert desk.summary()["asked"] == 12
-        assert desk.store.count() == 12
+    with open_advisor(TutorConfig(tutor=f"recorded:{path}"), GAME, 0, run, "cpu") as advisor:
+        advice = advisor.advise(STATE, torch.ones(12, dtype=torch.bool))
+        advisor.advise(STATE, torch.ones(12, dtype=torch.bool))
+        assert advisor.tutor.stats["asked"] == 12
+        assert advisor.store.count() == 12
     assert advice.probs.equal(known.probs)
 
 
-def test_a_run_with_the_answers_of_another_asks_nobody_and_is_the_same_twice(tmp_path: Path) -> None:
+@pytest.mark.process
+def test_run_with_the_recorded_answers_of_another_is_the_same_run(tmp_path: Path) -> None:
     def train(name: str, tutor: str, *flags: str) -> tuple[list[tuple[str, str]], dict]:
         command = [sys.executable, "train.py", *SMALL, "--tutor", tutor, "--run-dir", str(tmp_path / name), *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
@@ -195,20 +196,20 @@ def test_a_run_with_the_answers_of_another_asks_nobody_and_is_the_same_twice(tmp
         with (tmp_path / name / "metrics.csv").open() as file:
             rows = [dict(row) for row in csv.DictReader(file)]
         returns = [
-            tuple(told for name, told in row.items() if name not in ("wall_seconds", "tag"))
+            tuple(value for name, value in row.items() if name not in ("wall_seconds", "tag"))
             for row in rows
             if row["tag"] == "charts/episodic_return"
         ]
         return returns, json.loads((tmp_path / name / "summary.json").read_text())["tutor"]
 
-    first, told = train("scripted", "scripted", "--tutor-accuracy", "0.8")
+    first, recorded = train("scripted", "scripted", "--tutor-accuracy", "0.8")
     store = tmp_path / "scripted" / "advice.sqlite"
-    once, said = train("once", f"recorded:{store}")
+    once, repeated = train("once", f"recorded:{store}")
     again, _ = train("again", f"recorded:{store}")
     assert len(once) > 2
-    assert once == again == first, "an answer is the same, whoever repeats it"
-    assert said["no_advice"] in ({}, {"not_recorded": 0})
-    assert said["asked"] == told["asked"]
+    assert once == again == first, "a recorded answer is the answer"
+    assert repeated["no_advice"] in ({}, {"not_recorded": 0})
+    assert repeated["asked"] == recorded["asked"]
     refused = subprocess.run(
         [sys.executable, "train.py", "--env", "connect4", "--tutor", f"recorded:{store}"],
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,

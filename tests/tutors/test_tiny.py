@@ -19,7 +19,19 @@ from tutors.prompts.base import PromptView
 from tutors.scripted import one_hot
 from tutors.tiny import recipe as recipes
 from tutors.tiny.model import Llama, Shape
-from tutors.tiny.recipe import Lesson, Reader, Recipe, alone, best, choice, cook, first, gather, schedule, split
+from tutors.tiny.recipe import (
+    LocalTutor,
+    Recipe,
+    ViewTask,
+    first_rows,
+    hold_out,
+    is_best,
+    learning_rate_scale,
+    make_tiny,
+    play_metrics,
+    sample_positions,
+    target_distribution,
+)
 from tutors.tiny.tokens import make_tokenizer
 
 EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
@@ -76,13 +88,13 @@ def test_the_shared_beginning_changes_nothing() -> None:
 def gathered() -> dict[tuple[str, str], State]:
     """Some hundred positions of every view, from play on a small scale."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "GAMES", 128)
-        patch.setattr(recipes, "ROUND", 20)
-        return {place: gather(view, 1000, seed=5) for place, view in EVERY_VIEW.items()}
+        patch.setattr(recipes, "NUM_ENVS", 128)
+        patch.setattr(recipes, "STEPS_PER_CHECK", 20)
+        return {place: sample_positions(view, 1000, seed=5) for place, view in EVERY_VIEW.items()}
 
 
 def test_every_word_is_known_and_tokens_join_to_the_words(gathered: dict[tuple[str, str], State]) -> None:
-    words = {place: view.render(first(gathered[place], 300)) for place, view in EVERY_VIEW.items()}
+    words = {place: view.render(first_rows(gathered[place], 300)) for place, view in EVERY_VIEW.items()}
     tokenizer = make_tokenizer([text for texts in words.values() for text in texts[:40]], "ABCDEFG")
     for place, view in EVERY_VIEW.items():
         beginning = tokenizer.encode(view.instructions).ids
@@ -100,7 +112,8 @@ def test_a_board_is_the_same_number_of_tokens_whatever_lies_on_it(
 ) -> None:
     view = EVERY_VIEW[place]
     words = [
-        text.removeprefix(view.instructions).split("Options")[0] for text in view.render(first(gathered[place], 300))
+        text.removeprefix(view.instructions).split("Options")[0]
+        for text in view.render(first_rows(gathered[place], 300))
     ]
     tokenizer = make_tokenizer(words, "ABCDEFG")
     for text in words:
@@ -121,40 +134,40 @@ def test_gathered_positions_are_told_in_different_words_and_have_a_move(
 
 
 def test_positions_are_held_out_of_a_large_game_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "HELD_OUT", 10)
-    learn, held_out = split({"key": torch.arange(20)})
+    monkeypatch.setattr(recipes, "NUM_HELD_OUT", 10)
+    learn, held_out = hold_out({"key": torch.arange(20)})
     assert sorted(held_out["key"].tolist() + learn["key"].tolist()) == list(range(20))
     assert len(held_out["key"]) == 10
-    learn, held_out = split({"key": torch.arange(19)})
+    learn, held_out = hold_out({"key": torch.arange(19)})
     assert sorted(learn["key"].tolist()) == sorted(held_out["key"].tolist()) == list(range(19))
 
 
 def test_the_choice_is_half_the_best_moves_and_half_a_softmax() -> None:
     values = torch.tensor([[3, 3, 1, -10_000], [999, 2, 0, -998], [-990, -992, -1000, -2000]])
     action_mask = torch.tensor([[True, True, True, False], [True, True, True, True], [False, True, True, True]])
-    found = choice(values, action_mask, 2.0)
+    found = target_distribution(values, action_mask, 2.0)
     soft = torch.tensor([0.0, 0.0, -1.0]).softmax(0)
     torch.testing.assert_close(found[0], torch.cat([soft / 2, torch.zeros(1)]) + torch.tensor([0.25, 0.25, 0, 0]))
     torch.testing.assert_close(found[1], torch.tensor([0.0, -10.0, -10.0, -10.0]).softmax(0) / 2 + torch.eye(4)[0] / 2)
     worst = torch.tensor([0.0, -4.0, -10.0]).softmax(0)
     torch.testing.assert_close(found[2], torch.cat([torch.zeros(1), worst / 2]) + torch.eye(4)[1] / 2)
-    assert best(values).tolist() == [[True, True, False, False], *[[True, False, False, False]] * 2]
+    assert is_best(values).tolist() == [[True, True, False, False], *[[True, False, False, False]] * 2]
 
 
 def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
-    assert schedule(0) == 0
-    assert schedule(0.05) == 1
-    assert schedule(0.025) == pytest.approx(0.5)
-    assert schedule(0.525) == pytest.approx(0.5)
-    assert schedule(1) == pytest.approx(0)
+    assert learning_rate_scale(0) == 0
+    assert learning_rate_scale(0.05) == 1
+    assert learning_rate_scale(0.025) == pytest.approx(0.5)
+    assert learning_rate_scale(0.525) == pytest.approx(0.5)
+    assert learning_rate_scale(1) == pytest.approx(0)
 
 
 def test_the_recipe_writes_a_folder_that_vllm_can_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes, "HELD_OUT", 200)
-    monkeypatch.setattr(recipes, "GAMES", 128)
-    monkeypatch.setattr(recipes, "ROUND", 20)
-    monkeypatch.setattr(recipes, "score", lambda lesson, env: 0.5)
-    card = cook(Recipe(out=tmp_path, positions=500, batch=10, depth=1, report_every=20))
+    monkeypatch.setattr(recipes, "NUM_HELD_OUT", 200)
+    monkeypatch.setattr(recipes, "NUM_ENVS", 128)
+    monkeypatch.setattr(recipes, "STEPS_PER_CHECK", 20)
+    monkeypatch.setattr(recipes, "mean_return", lambda task, env: 0.5)
+    card = make_tiny(Recipe(out=tmp_path, positions=500, batch=10, depth=1, report_every=20))
     assert json.loads((tmp_path / "card.json").read_text()) == card
     assert card["batches"] == 50
     reports = card["views"]
@@ -174,7 +187,7 @@ def test_the_recipe_writes_a_folder_that_vllm_can_serve(tmp_path: Path, monkeypa
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"]
 
 
-class Oracle(Reader):
+class Oracle(LocalTutor):
     """Reads nothing and answers as the expert: what a model that has learned everything comes to."""
 
     def __init__(self, view: PromptView) -> None:
@@ -188,14 +201,14 @@ class Oracle(Reader):
 def test_who_answers_as_the_expert_agrees_with_it_and_plays_like_it(
     gathered: dict[tuple[str, str], State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, "SNAKES", 20)
+    monkeypatch.setattr(recipes, "NUM_SNAKE_EPISODES", 20)
     for place, view in EVERY_VIEW.items():
         if place == ("snake", "full"):
             continue  # minutes of search
         game, state = envs.make_game(place[0]), gathered[place]
-        lesson = Lesson(game, Oracle(view), state, first(state, 200), 4)
-        assert lesson.agreement(100) == 1
-        played = alone(lesson)
+        task = ViewTask(game, Oracle(view), state, first_rows(state, 200), 4)
+        assert task.agreement(100) == 1
+        played = play_metrics(task)
         assert all(
             value >= {"random": 0.98, "tactical": 0.85, "fruits": 12}.get(name, 0) for name, value in played.items()
         )

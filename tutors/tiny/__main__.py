@@ -4,6 +4,6 @@ import json
 
 import tyro
 
-from tutors.tiny.recipe import Recipe, cook
+from tutors.tiny.recipe import Recipe, make_tiny
 
-print(json.dumps(cook(tyro.cli(Recipe, description="Make the tiny tutor anew.")), indent=2))
+print(json.dumps(make_tiny(tyro.cli(Recipe, description="Make the tiny tutor anew.")), indent=2))

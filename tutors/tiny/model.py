@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shape:
-    """How large the model is."""
+    """The sizes of a model."""
 
     vocabulary: int
     width: int = 160
     layers: int = 6
     heads: int = 5  # of 32 each, the smallest that vLLM's attention on CPUs takes
-    hidden: int = 448  # of the feed-forward part
+    hidden: int = 448  # of the feed-forward network
     positions: int = 512
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
@@ -45,7 +45,7 @@ class Shape:
 
 
 class Llama(nn.Module):
-    """Reads a beginning that all questions share, once, and many ends at a time."""
+    """A Llama that computes the prefix that all prompts share once, and many suffixes at a time."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -53,24 +53,24 @@ class Llama(nn.Module):
         self.model = Body(shape)
         self.apply(initialise)
 
-    def forward(self, beginning: Tensor, ends: Tensor, last: Tensor) -> Tensor:
-        """Return the logits of the next token after each question, (B, vocabulary).
+    def forward(self, prefix: Tensor, suffixes: Tensor, last: Tensor) -> Tensor:
+        """Return the logits of the next token after each prompt, (B, vocabulary).
 
         Args:
-            beginning: (P,) int64 tokens, the same for all.
-            ends: (B, S) int64 tokens, padded on the right.
-            last: (B,) int64, the index in `ends` of each question's last token.
+            prefix: (P,) int64 token ids, the same for all.
+            suffixes: (B, S) int64 token ids, padded on the right.
+            last: (B,) int64, the index in `suffixes` of each prompt's last token.
         """
-        start = self.model.embed_tokens(beginning[None])
-        x = self.model.embed_tokens(ends)
-        angles = self.angles(len(beginning) + ends.shape[1], x.device)
+        start = self.model.embed_tokens(prefix[None])
+        x = self.model.embed_tokens(suffixes)
+        angles = self.angles(len(prefix) + suffixes.shape[1], x.device)
         for layer in self.model.layers:
             start, x = layer(start, x, angles)
         x = self.model.norm(x[torch.arange(len(x), device=x.device), last])
         return x @ self.model.embed_tokens.weight.T
 
     def angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of every position's rotations, each (length, head width)."""
+        """Return the cosine and sine of every position's rotations, each (length, head width)."""
         width = self.shape.width // self.shape.heads
         rates = self.shape.rope_theta ** (-torch.arange(0, width, 2, device=device) / width)
         turns = torch.arange(length, device=device)[:, None] * torch.cat([rates, rates])
@@ -78,7 +78,7 @@ class Llama(nn.Module):
 
 
 class Body(nn.Module):
-    """All that is learned, under the names by which vLLM looks for it."""
+    """All parameters, under the names that vLLM expects."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Body(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then a gated feed-forward part, each on a normalised copy and added."""
+    """A pre-norm transformer block: attention, then a gated feed-forward network."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention in which the shared beginning is read by all ends but held once."""
+    """Causal attention in which all suffixes attend to one copy of the shared prefix."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Attention(nn.Module):
         return rotate(q, angles), rotate(k, angles), v
 
     def join(self, x: Tensor) -> Tensor:
-        """Put the heads beside each other again."""
+        """Concatenate the heads."""
         return x.transpose(1, 2).flatten(2)
 
 
@@ -157,13 +157,13 @@ class FeedForward(nn.Module):
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (i, i + half) of a head by its position's angle (RoPE, arXiv:2104.09864)."""
+    """Rotate each pair (i, i + half) of a head by its position's angle (RoPE, arXiv:2104.09864)."""
     cos, sin = angles
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat([-right, left], -1) * sin
 
 
 def initialise(module: nn.Module) -> None:
-    """Normal weights of spread 0.02, as GPT-2 and Llama begin; a bit more for so few units."""
+    """Initialise weights with standard deviation 0.04; GPT-2 and Llama, which are wider, use 0.02."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.04)
