@@ -1,4 +1,4 @@
-"""Every way of asking against a slow definition in plain Python, and the consult schedule against known values."""
+"""Query strategies, the query budget and the consult schedule against slow definitions and known values."""
 
 import math
 import random
@@ -12,12 +12,13 @@ from torch import Tensor
 import tutors.query
 from agents.policy import TEMPERATURE, action_probs, normalized_entropy
 from envs.rng import QUERY_STREAM, CounterRNG, splitmix64
+from tutors.base import Advice
 from tutors.query import (
     THRESHOLDS,
     QueryBudget,
     QueryRequest,
     QueryStrategy,
-    Visits,
+    VisitSketch,
     by_chance,
     check_query_options,
     importance,
@@ -27,65 +28,65 @@ from tutors.query import consult_probability as consult_probability_of
 ROWS, ACTIONS = 500, 5
 
 
-def consult_probability(step: int, *args: Any, **told: Any) -> float:
-    return consult_probability_of(torch.tensor(step), *args, **told).item()
+def consult_probability(step: int, *args: Any, **options: Any) -> float:
+    return consult_probability_of(torch.tensor(step), *args, **options).item()
 
 
-def test_the_schedule_begins_at_p_init() -> None:
+def test_consult_probability_begins_at_p_init() -> None:
     assert consult_probability(0, 1000) == 1.0
     assert consult_probability(0, 1000, p_init=0.7, p_final=0.2) == 0.7
 
 
-def test_the_schedule_has_fallen_half_way_in_the_middle() -> None:
+def test_consult_probability_is_half_way_in_the_middle() -> None:
     assert consult_probability(500, 1000) == pytest.approx(0.55)
     assert consult_probability(250, 1000, p_init=0.8, p_final=0.0) == pytest.approx(0.6)
 
 
-def test_the_schedule_ends_at_p_final_and_stays_there() -> None:
+def test_consult_probability_stays_at_p_final() -> None:
     for step in (1000, 1001, 10**12):
         assert consult_probability(step, 1000) == pytest.approx(0.1, abs=1e-15)
         assert consult_probability(step, 1000, p_init=0.5, p_final=0.0) == 0.0
 
 
-def test_the_last_step_before_the_end_is_not_the_end() -> None:
+def test_consult_probability_reaches_p_final_at_theta() -> None:
     assert consult_probability(999, 1000) == pytest.approx(0.1 + 0.9 / 1000)
     assert consult_probability(1, 1000) == pytest.approx(1 - 0.9 / 1000)
 
 
-def test_a_schedule_of_no_steps_is_at_its_end_from_the_start() -> None:
+def test_consult_probability_with_theta_0_is_p_final() -> None:
     assert consult_probability(0, 0) == pytest.approx(0.1)
     assert consult_probability(5, 0, p_init=1.0, p_final=0.3) == pytest.approx(0.3)
 
 
-def test_a_schedule_may_rise_or_stand_still() -> None:
+def test_consult_probability_may_rise_or_be_constant() -> None:
     assert consult_probability(3, 4, p_init=0.0, p_final=1.0) == 0.75
     assert {consult_probability(step, 4, 0.3, 0.3) for step in range(9)} == {0.3}
 
 
-def test_the_schedule_falls_by_equal_amounts() -> None:
+def test_consult_probability_is_linear() -> None:
     values = [consult_probability(step, 64, p_init=1.0, p_final=0.0) for step in range(65)]
     assert values == [1 - step / 64 for step in range(65)]
 
 
-def test_a_row_is_asked_about_exactly_where_its_luck_is_below_the_probability() -> None:
+def test_by_chance_selects_where_u_is_below_the_probability() -> None:
     rng = CounterRNG(3, torch.arange(4096), QUERY_STREAM).uniform(0, 1)[:, 0]
     for probability in (0.0, 0.1, 0.5, 0.99, 1.0):
         expected = [number < probability for number in rng.tolist()]
         assert by_chance(probability, rng).tolist() == expected
 
 
-def test_luck_equal_to_the_probability_is_not_below_it() -> None:
+def test_by_chance_does_not_select_where_u_is_equal() -> None:
     u = torch.tensor([0.5 - 2.0**-24, 0.5, 0.5 + 2.0**-24])
     assert by_chance(0.5, u).tolist() == [True, False, False]
 
 
-def test_probability_0_never_asks_and_1_always() -> None:
+def test_by_chance_with_probability_0_and_1() -> None:
     ends = torch.tensor([0.0, 2.0**-24, 0.5, 1 - 2.0**-24])
     assert not by_chance(0.0, ends).any()
     assert by_chance(1.0, ends).all()
 
 
-def test_rows_are_asked_about_on_their_own_and_as_often_as_the_probability_says() -> None:
+def test_by_chance_selects_the_share_that_the_probability_says() -> None:
     rows = 20_000
     rng = CounterRNG(0, torch.arange(rows), QUERY_STREAM).uniform(0, 1)[:, 0]
     share = by_chance(0.3, rng).float().mean().item()
@@ -123,14 +124,14 @@ def share_of_entropy(probs: list[float]) -> float:
     return -sum(p * math.log(p) for p in probs if p > 0) / math.log(len(probs))
 
 
-def by_definition(method: str, scores: Tensor, action_mask: Tensor, has_policy: bool) -> list[float]:
-    """What a way of asking makes of each row, from legal actions alone."""
+def by_definition(name: str, scores: Tensor, action_mask: Tensor, has_policy: bool) -> list[float]:
+    """Each row's score by a strategy, from legal actions alone."""
     found = []
     for row, may in zip(scores, action_mask, strict=True):
         numbers = legal_ones(row, may)
         if has_policy:
             numbers = [math.exp(number) for number in numbers]
-        if method == "uncertainty":
+        if name == "uncertainty":
             found.append(share_of_entropy(numbers if has_policy else softmax([q / TEMPERATURE for q in numbers])))
         else:
             found.append(gap(numbers))
@@ -142,25 +143,25 @@ def some_keys(rows: int, kinds: int, seed: int) -> Tensor:
     return torch.stack([splitmix64(chosen), splitmix64(chosen % 7)], 1)
 
 
-def luck_of(rows: int, step: int) -> Tensor:
+def uniforms(rows: int, step: int) -> Tensor:
     return CounterRNG(5, torch.arange(rows), QUERY_STREAM).uniform(step, 2)
 
 
 @pytest.mark.parametrize("has_policy", [False, True])
-@pytest.mark.parametrize("method", ["importance", "mistake", "uncertainty"])
+@pytest.mark.parametrize("name", ["importance", "mistake", "uncertainty"])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.35])
-def test_what_the_student_holds_of_actions_decides(method: str, has_policy: bool, threshold: float | None) -> None:
+def test_scores_are_those_of_the_slow_definition(name: str, has_policy: bool, threshold: float | None) -> None:
     values, log_probs, action_mask = positions(1)
     scores = log_probs if has_policy else values
-    wish = QueryStrategy(method, threshold, has_policy, "cpu").wish(
-        some_keys(ROWS, 9, 0), scores, action_mask, 0.0, luck_of(ROWS, 0)
+    request = QueryStrategy(name, threshold, has_policy, "cpu").select(
+        some_keys(ROWS, 9, 0), scores, action_mask, 0.0, uniforms(ROWS, 0)
     )
-    expected = by_definition(method, scores, action_mask, has_policy)
-    torch.testing.assert_close(wish.score, torch.tensor(expected), rtol=1e-4, atol=1e-5)
-    least = {"importance": 0.2, "mistake": 0.2, "uncertainty": 0.5}[method] if threshold is None else threshold
+    expected = by_definition(name, scores, action_mask, has_policy)
+    torch.testing.assert_close(request.score, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    least = {"importance": 0.2, "mistake": 0.2, "uncertainty": 0.5}[name] if threshold is None else threshold
     clear = [abs(score - least) > 1e-4 or score == least for score in expected]
     wanted = [score > least for score in expected]
-    assert [got for got, sure in zip(wish.wanted.tolist(), clear, strict=True) if sure] == [
+    assert [got for got, sure in zip(request.wanted.tolist(), clear, strict=True) if sure] == [
         one for one, sure in zip(wanted, clear, strict=True) if sure
     ]
     assert sum(clear) > 0.9 * ROWS
@@ -190,16 +191,16 @@ def test_an_action_that_a_policy_has_given_up_does_not_spoil_its_uncertainty() -
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_only_chance_knows_the_consult_probability(probability: float) -> None:
+def test_only_chance_uses_the_consult_probability(probability: float) -> None:
     values, _, action_mask = positions(2)
-    u = luck_of(ROWS, 3)
-    for method in THRESHOLDS:
-        wish = QueryStrategy(method, None, False, "cpu").wish(
+    u = uniforms(ROWS, 3)
+    for name in THRESHOLDS:
+        request = QueryStrategy(name, None, False, "cpu").select(
             some_keys(ROWS, 60, 1), values, action_mask, probability, u
         )
-        other = QueryStrategy(method, None, False, "cpu").wish(some_keys(ROWS, 60, 1), values, action_mask, 0.7, u)
-        assert (wish.wanted.equal(other.wanted)) == (method != "chance")
-    chance = QueryStrategy("chance", None, False, "cpu").wish(
+        other = QueryStrategy(name, None, False, "cpu").select(some_keys(ROWS, 60, 1), values, action_mask, 0.7, u)
+        assert (request.wanted.equal(other.wanted)) == (name != "chance")
+    chance = QueryStrategy("chance", None, False, "cpu").select(
         some_keys(ROWS, 60, 1), values, action_mask, probability, u
     )
     assert chance.wanted.tolist() == [number < probability for number in u[:, 0].tolist()]
@@ -209,35 +210,35 @@ def test_only_chance_knows_the_consult_probability(probability: float) -> None:
 
 def test_early_wants_advice_everywhere() -> None:
     values, _, action_mask = positions(2)
-    wish = QueryStrategy("early", None, False, "cpu").wish(
-        some_keys(ROWS, 9, 1), values, action_mask, 0.0, luck_of(ROWS, 0)
+    request = QueryStrategy("early", None, False, "cpu").select(
+        some_keys(ROWS, 9, 1), values, action_mask, 0.0, uniforms(ROWS, 0)
     )
-    assert wish.wanted.all()
-    assert not wish.score.any()
+    assert request.wanted.all()
+    assert not request.score.any()
 
 
-def test_visits_are_counted_as_a_dictionary_counts_them() -> None:
+def test_visits_are_counted_as_by_a_dictionary() -> None:
     """So few positions that no sketch of this size can mix them up."""
-    asking, truth = QueryStrategy("visited", 4, False, "cpu"), Counter[tuple[int, ...]]()
+    strategy, truth = QueryStrategy("visited", 4, False, "cpu"), Counter[tuple[int, ...]]()
     values, _, action_mask = positions(3)
     for step in range(12):
         keys = some_keys(ROWS, 1500, step)
         truth.update(map(tuple, keys.tolist()))
-        wish = asking.wish(keys, values, action_mask, 0.0, luck_of(ROWS, step))
+        request = strategy.select(keys, values, action_mask, 0.0, uniforms(ROWS, step))
         counts = [truth[tuple(key)] for key in keys.tolist()]
-        assert wish.score.tolist() == counts
-        assert wish.wanted.tolist() == [count >= 4 for count in counts]
+        assert request.score.tolist() == counts
+        assert request.wanted.tolist() == [count >= 4 for count in counts]
 
 
-def test_a_visit_is_of_a_whole_key() -> None:
-    visits = Visits("cpu")
+def test_visit_is_of_a_whole_key() -> None:
+    visits = VisitSketch("cpu")
     pairs = torch.tensor([[1, 2], [1, 3], [2, 2], [2, 1], [1, 2]])
     assert visits.add(pairs).tolist() == [2, 1, 1, 1, 2]
 
 
-def test_a_crowded_sketch_counts_too_much_but_never_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tutors.query, "BITS", 10)
-    visits, truth = Visits("cpu"), Counter[tuple[int, ...]]()
+def test_crowded_sketch_never_counts_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutors.query, "LOG2_SKETCH_COLUMNS", 10)
+    visits, truth = VisitSketch("cpu"), Counter[tuple[int, ...]]()
     for step in range(20):
         keys = some_keys(ROWS, 5000, step)
         truth.update(map(tuple, keys.tolist()))
@@ -249,10 +250,10 @@ def test_a_crowded_sketch_counts_too_much_but_never_too_little(monkeypatch: pyte
     assert over <= math.exp(-4), "Cormode & Muthukrishnan's bound"
 
 
-def test_what_is_no_way_of_asking_is_refused() -> None:
-    for method in THRESHOLDS:
-        check_query_options(method, None, 0, 1)
-    for told, said in (
+def test_impossible_query_options_are_refused() -> None:
+    for name in THRESHOLDS:
+        check_query_options(name, None, 0, 1)
+    for options, message in (
         (("importence", None, None, None), "did you mean 'importance'"),
         (("early", 0.5, None, None), "has no threshold"),
         (("chance", 0.5, None, None), "has no threshold"),
@@ -261,107 +262,109 @@ def test_what_is_no_way_of_asking_is_refused() -> None:
         (("chance", None, -1, None), "at least 0"),
         (("chance", None, None, 0), "at least 1"),
     ):
-        with pytest.raises(ValueError, match=said):
-            check_query_options(*told)
+        with pytest.raises(ValueError, match=message):
+            check_query_options(*options)
 
 
 class Account:
-    """The rations in plain Python: lists, dictionaries and a sort."""
+    """The budget in plain Python: lists, dictionaries and a sort."""
 
-    def __init__(self, budget: int | None, per_step: int | None) -> None:
-        self.left = math.inf if budget is None else budget
+    def __init__(self, total: int | None, per_step: int | None) -> None:
+        self.left = math.inf if total is None else total
         self.per_step = math.inf if per_step is None else per_step
 
-    def admit(self, keys: list[int], missing: list[bool], score: list[float], u: list[float]) -> list[bool]:
-        """The best scores of the positions that miss; equal ones by the luck of the first row of that position."""
+    def allow(self, keys: list[int], misses: list[bool], score: list[float], u: list[float]) -> list[bool]:
+        """The highest scores of the misses; ties by the first row of the position, the smallest `u` first."""
         best: dict[int, float] = {}
-        for key, misses, number in zip(keys, missing, score, strict=True):
-            if misses:
+        for key, is_miss, number in zip(keys, misses, score, strict=True):
+            if is_miss:
                 best[key] = max(number, best.get(key, -math.inf))
         order = sorted(best, key=lambda key: (-best[key], u[keys.index(key)]))
-        self.put = set(order[: int(min(self.left, self.per_step, len(order)))])
-        self.left -= len(self.put)
-        self.asked = [misses and key in self.put for key, misses in zip(keys, missing, strict=True)]
-        return self.asked
+        self.queries = set(order[: int(min(self.left, self.per_step, len(order)))])
+        self.left -= len(self.queries)
+        self.allowed = [is_miss and key in self.queries for key, is_miss in zip(keys, misses, strict=True)]
+        return self.allowed
 
     def refund(self, keys: list[int], counts: list[bool]) -> None:
-        worth = {key for key, asked, one in zip(keys, self.asked, counts, strict=True) if asked and one}
-        self.left += len(self.put - worth)
+        kept = {key for key, allowed, one in zip(keys, self.allowed, counts, strict=True) if allowed and one}
+        self.left += len(self.queries - kept)
 
 
-@pytest.mark.parametrize("mistakes", [False, True])
+@pytest.mark.parametrize("has_refunds", [False, True])
 @pytest.mark.parametrize(
-    ("budget", "per_step"), [(None, None), (400, None), (None, 3), (400, 3), (0, None), (1, 1), (100_000, 40)]
+    ("total", "per_step"), [(None, None), (400, None), (None, 3), (400, 3), (0, None), (1, 1), (100_000, 40)]
 )
-def test_rations_are_what_a_plain_account_says(budget: int | None, per_step: int | None, mistakes: bool) -> None:
-    chance = random.Random(1)
-    rations, account = QueryBudget(budget, per_step, "cpu"), Account(budget, per_step)
-    total = 0
+def test_budget_is_that_of_a_plain_account(total: int | None, per_step: int | None, has_refunds: bool) -> None:
+    generator = random.Random(1)
+    budget, account = QueryBudget(total, per_step, "cpu"), Account(total, per_step)
+    num_queries = 0
     for step in range(400):
         rows = 32
-        kinds = [chance.randrange(1, 24) for _ in range(rows)]
-        missing = [chance.random() < 0.5 for _ in range(rows)]
-        score = [chance.choice([0.0, 0.0, 0.25, 0.5, chance.random()]) for _ in range(rows)]
-        u = luck_of(rows, step)[:, 1]
+        kinds = [generator.randrange(1, 24) for _ in range(rows)]
+        misses = [generator.random() < 0.5 for _ in range(rows)]
+        score = [generator.choice([0.0, 0.0, 0.25, 0.5, generator.random()]) for _ in range(rows)]
+        u = uniforms(rows, step)[:, 1]
         keys = torch.stack([splitmix64(torch.tensor(kinds)), torch.tensor(kinds) % 3], 1)
-        wish = QueryRequest(torch.tensor(missing), torch.tensor(score), u)
-        asked = rations.admit(keys, wish, torch.tensor(missing))
-        assert asked.tolist() == account.admit(kinds, missing, wish.score.tolist(), u.tolist())
-        put = len({kind for kind, one in zip(kinds, asked.tolist(), strict=True) if one})
-        assert put <= (per_step or rows)
-        total += put
-        if mistakes:
-            counts = [chance.random() < 0.4 for _ in range(rows)]
-            rations.refund(torch.tensor(counts))
+        request = QueryRequest(torch.tensor(misses), torch.tensor(score), u)
+        allowed = budget.allow(keys, request, torch.tensor(misses))
+        assert allowed.tolist() == account.allow(kinds, misses, request.score.tolist(), u.tolist())
+        queries = len({kind for kind, one in zip(kinds, allowed.tolist(), strict=True) if one})
+        assert queries <= (per_step or rows)
+        num_queries += queries
+        if has_refunds:
+            counts = [generator.random() < 0.4 for _ in range(rows)]
+            budget.refund(torch.tensor(counts))
             account.refund(kinds, counts)
-        if budget is not None:
-            assert rations.left.item() == account.left >= 0
-    if budget is None:
-        assert rations.report() == rations.summary() == {}
-        assert total > 400
+        if total is not None:
+            assert budget.left.item() == account.left >= 0
+    if total is None:
+        assert budget.counters() == {}
+        assert num_queries > 400
     else:
-        assert rations.report() == {"tutor/budget_left": account.left}
-        assert rations.summary() == {"budget_left": account.left}
-        assert mistakes or total == budget - account.left
-        assert account.left == 0 or budget == 100_000
+        assert budget.counters() == {"budget_left": account.left}
+        assert has_refunds or num_queries == total - account.left
+        assert account.left == 0 or total == 100_000
 
 
 @pytest.mark.parametrize(("before", "now", "left"), [(10, 10, 6), (10, 25, 21), (10, 3, 0), (None, 5, 5)])
-def test_a_run_that_goes_on_with_another_budget_has_spent_what_it_spent(
-    before: int | None, now: int, left: int
-) -> None:
-    rations, later = QueryBudget(before, None, "cpu"), QueryBudget(now, None, "cpu")
-    wish = QueryRequest(torch.ones(4, dtype=torch.bool), torch.zeros(4), torch.rand(4))
-    rations.admit(torch.arange(8).view(4, 2), wish, wish.wanted)
-    later.load_state_dict(rations.state_dict())
+def test_resumed_budget_has_spent_what_it_spent(before: int | None, now: int, left: int) -> None:
+    budget, later = QueryBudget(before, None, "cpu"), QueryBudget(now, None, "cpu")
+    request = QueryRequest(torch.ones(4, dtype=torch.bool), torch.zeros(4), torch.rand(4))
+    budget.allow(torch.arange(8).view(4, 2), request, request.wanted)
+    later.load_state_dict(budget.state_dict())
     assert int(later.left) == left
 
 
-def test_without_limits_whoever_misses_may_ask() -> None:
+def test_unlimited_budget_allows_every_miss() -> None:
     missing = torch.tensor([True, False, True])
-    wish = QueryRequest(missing, torch.zeros(3), torch.zeros(3))
-    assert QueryBudget(None, None, "cpu").admit(torch.zeros(3, 2, dtype=torch.int64), wish, missing) is missing
+    request = QueryRequest(missing, torch.zeros(3), torch.zeros(3))
+    assert QueryBudget(None, None, "cpu").allow(torch.zeros(3, 2, dtype=torch.int64), request, missing) is missing
 
 
-def test_equal_scores_are_drawn_by_luck() -> None:
+def test_ties_are_broken_by_u() -> None:
     rows, drawn = 8, Counter[int]()
     keys = torch.arange(rows)[:, None].expand(-1, 2)
     everybody = torch.ones(rows, dtype=torch.bool)
     for step in range(800):
-        wish = QueryRequest(everybody, torch.zeros(rows), luck_of(rows, step)[:, 1])
-        drawn.update(QueryBudget(None, 2, "cpu").admit(keys, wish, everybody).nonzero()[:, 0].tolist())
+        request = QueryRequest(everybody, torch.zeros(rows), uniforms(rows, step)[:, 1])
+        drawn.update(QueryBudget(None, 2, "cpu").allow(keys, request, everybody).nonzero()[:, 0].tolist())
     assert sum(drawn.values()) == 1600
     assert all(140 < drawn[row] < 260 for row in range(rows)), "200 each, give or take five deviations"
 
 
-def test_only_mistakes_are_followed_and_only_when_they_are_asked_for() -> None:
+def test_only_mistakes_are_followed_and_refunded_by_that_strategy_alone() -> None:
     wanted = torch.tensor([True, True, False, False])
-    differs = torch.tensor([True, False, True, False])
-    for method in THRESHOLDS:
-        rations = QueryBudget(9, None, "cpu")
-        rations.admit(
-            torch.arange(4)[:, None].expand(-1, 2), QueryRequest(wanted, torch.zeros(4), torch.zeros(4)), wanted
-        )
-        heeded = QueryStrategy(method, None, False, "cpu").heed(wanted, differs, rations)
-        assert heeded.tolist() == ([True, False, False, False] if method == "mistake" else wanted.tolist())
-        assert rations.left.item() == (8 if method == "mistake" else 7)
+    probs = torch.eye(4)[:, :3] * wanted[:, None]  # rows 0 and 1 advise the actions 0 and 1
+    advice = Advice(probs, wanted, wanted.float())
+    for name in THRESHOLDS:
+        budget = QueryBudget(9, None, "cpu")
+        request = QueryRequest(wanted, torch.zeros(4), torch.zeros(4))
+        budget.allow(torch.arange(4)[:, None].expand(-1, 2), request, wanted)
+        strategy = QueryStrategy(name, None, False, "cpu")
+        followed = strategy.filter_followed(advice, torch.tensor([2, 1, 0, 0]), budget)
+        if name == "mistake":
+            assert followed.valid.tolist() == [True, False, False, False]
+            assert followed.probs.equal(probs * followed.valid[:, None])
+        else:
+            assert followed is advice
+        assert budget.left.item() == (8 if name == "mistake" else 7)
