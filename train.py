@@ -43,7 +43,7 @@ from training.config import (
 )
 from training.config_json import to_plain
 from training.console import QUIET, Progress, make_progress
-from training.episode_review import pause, reading_desk
+from training.episode_review import review_advisor, review_episodes
 from training.evaluation import Result, evaluate_student
 from training.logger import Logger
 from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, settings
@@ -94,7 +94,7 @@ def train(config: Config) -> dict[str, Any]:
                     f"or of another version: {error}"
                 ) from error
         if METHODS[config.guiding.guidance].needs_episode_review and not resuming:
-            progress.note(pause(config, agent, advisor, progress.status))
+            progress.note(review_episodes(config, agent, advisor, progress.status))
         if rank() == 0:
             atomic_write(config.run_dir / "config.json", config.to_json().encode() + b"\n")
         progress.status("")  # nothing is waited for any more
@@ -135,7 +135,7 @@ def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: Ex
     for turn in range(world_size()):
         if broadcast_object(turn) == rank():
             if METHODS[config.guiding.guidance].needs_episode_review:
-                advisor = reading_desk(config, env)
+                advisor = review_advisor(config, env)
             else:
                 tutoring = (config.tutoring, env.game, config.seed, config.run_dir, config.device, progress.status)
                 advisor = stack.enter_context(open_advisor(*tutoring))
@@ -319,7 +319,7 @@ class Trainer:
         return consult_probability(self.state.env_steps - self.state.guided_from, theta, told.consult_from, last)
 
     def report(self, stats: dict[str, Tensor]) -> None:
-        """Logger what happened since the last call, and show it."""
+        """Log what happened since the last call, and show it."""
         state = self.state
         numbers = check_finite(stats, state.global_step, self.config.run_dir)
         all_reduce_sum(state.episode_stats.sums)

@@ -178,7 +178,7 @@ def defaults_from_flags(args: Sequence[str]) -> Config:
 
 def make_agent(config: Config, env: Env) -> Agent:
     """Return a new student for an env; with a tutor, one with the configured guidance."""
-    agent, _ = AGENTS[config.algo]
+    agent: Any = AGENTS[config.algo][0]
     guidance = None
     if config.tutoring.tutor != "none":
         guidance = config.guiding.make(agent.has_policy, env.device, env.num_envs, config.agent.gamma)

@@ -1,14 +1,14 @@
-"""A pause in a run: the student's games are collected, a tutor reads them, and what it says is written down.
+"""The review of a student's episodes: collect them, let a language model read them, and keep what it finds.
 
-`python train.py --resume RUN --guidance modulate --tutor …` pauses once, then trains on: see
-`agents/guidance/modulate.py` and `preferences.py`. What was found stands in analysis.md and analysis.json of the new
-run, beside what an expert's search holds of the same steps where there is one.
+`python train.py --resume RUN --guidance modulate --tutor …` does this once and then trains on: see
+`agents/guidance/modulate.py` and `preferences.py`. The findings are in analysis.md and analysis.json of the new run,
+beside those of an expert's search of the same steps where there is one.
 """
 
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from agents import Agent
+from agents.guidance.base import Guidance
 from agents.guidance.preferences import Preferences
 from envs.base import Env, State
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
@@ -32,147 +33,157 @@ from tutors.llm.server import ShowStatus
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 
-READING_SEED = 2_000_003  # added to a run's seed: the games that are read are never those of an evaluation
-CANDIDATES = 5  # times as many games are played as are read, where the worst are
-WANDERS = 0.05  # of the student's actions: without chance some students play one game for ever
-PAIRS = 5  # comparisons, times the number of games
-NAMED = 0.01  # the least that an action which was named better is better by
+REVIEW_SEED = 2_000_003  # added to a run's seed: the episodes reviewed are never those of an evaluation
+CANDIDATES = 5  # times as many episodes are collected as are reviewed, where the worst are selected
+RANDOM_ACTION_PROB = 0.05  # of the student's actions: without it some students repeat one episode for ever
+PAIRS_PER_EPISODE = 5  # comparisons
+MIN_ADVANTAGE = 0.01  # by which an action that was named better is better, at least
 
 
-def reading_desk(config: Config, env: Env) -> Advisor:
-    """Return a desk whose table holds what was read of games: nobody is asked there and nothing is stored."""
-    told = config.tutoring
-    view = make_view(env.game, told.view, not told.no_symmetry)
+def review_advisor(config: Config, env: Env) -> Advisor:
+    """Return an advisor whose table holds what a review finds: it asks no tutor and stores nothing."""
+    tutoring = config.tutoring
+    view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     table = AdviceTable(env.spec.num_actions, math.inf, device=env.device)
-    return Advisor(view, Reader(view, told.tutor), table, None)
+    return Advisor(view, Reader(view, tutoring.tutor), table, None)
 
 
-def pause(config: Config, agent: Agent, desk: Advisor, say: ShowStatus) -> str:
-    """Collect games of the student, have them read, take over what is said of them, and return what it came to.
+class Review(NamedTuple):
+    """What a kind of review needs."""
 
-    A server that is started for it is needed no longer than that.
+    analyst: Analyst
+    episodes: list[Episode]
+    guidance: Guidance
+    advisor: Advisor
+    seed: int
+    run_dir: Path
+
+
+def review_episodes(config: Config, agent: Agent, advisor: Advisor, show_status: ShowStatus) -> str:
+    """Collect episodes of the student, have them reviewed, keep what is found, and return a summary line.
+
+    A server that is started for the review ends with it.
 
     Raises:
-        ValueError: nobody of that name can read games.
-        TutorError: the analyst is not available, or answered about no game.
+        ValueError: the tutor cannot review episodes.
+        TutorError: the analyst is not available, or answered about no episode.
     """
-    told = config.guiding
     assert config.run_dir is not None
+    guiding = config.guiding
     with ExitStack() as stack:
         log = config.run_dir / "vllm.log"
-        analyst = make_analyst(config.tutoring, desk.view, config.seed, log, say, stack)
-        copies = CANDIDATES * told.episodes if told.episode_selection == "worst" else told.episodes
-        env = evaluation_env(replace(config, seed=config.seed + READING_SEED), copies, config.device)
-        episodes = collect(agent, env, desk.view, told.episodes, told.episode_selection == "worst", config.seed)
-        if isinstance(agent.guidance, Preferences):
-            found = compare(analyst, episodes, agent.guidance, config.seed, config.run_dir)
-        else:
-            found = modulate(analyst, desk.view, episodes, desk.table, config.run_dir)
-        desk.tutor.stats.update(analyst.stats)
-    return found
+        analyst = make_analyst(config.tutoring, advisor.view, config.seed, log, show_status, stack)
+        factor = CANDIDATES if guiding.episode_selection == "worst" else 1
+        env = evaluation_env(replace(config, seed=config.seed + REVIEW_SEED), factor * guiding.episodes, config.device)
+        episodes = collect_episodes(agent, env, advisor.view, config.seed)
+        if guiding.episode_selection == "worst":
+            episodes.sort(key=lambda episode: episode.total)
+        review = Review(analyst, episodes[: guiding.episodes], agent.guidance, advisor, config.seed, config.run_dir)
+        summary = REVIEWS.get(type(agent.guidance), find_critical_steps)(review)
+        advisor.tutor.stats.update(analyst.stats)
+    return summary
 
 
-def heard_of(analyst: Analyst, number: int) -> None:
+def raise_if_unanswered(analyst: Analyst, number: int) -> None:
     """Raise TutorError if an analyst answered none of `number` questions."""
     failures = no_advice_counts(analyst.stats)
     if sum(failures.values()) >= number:
-        why = ", ".join(f"{n} {kind}" for kind, n in failures.items())
-        hint = ": its --max-model-len may be too short for games" if "status_400" in failures else ""
-        raise TutorError(f"{analyst.name} has said nothing about any of the {number} questions ({why}){hint}")
+        kinds = ", ".join(f"{n} {kind}" for kind, n in failures.items())
+        hint = ": its --max-model-len may be too short for whole episodes" if "status_400" in failures else ""
+        raise TutorError(f"{analyst.name} answered none of the {number} questions ({kinds}){hint}")
 
 
-class Moment(NamedTuple):
-    """A step of N games."""
+class Transition(NamedTuple):
+    """A step of N env copies."""
 
     state: State
     action: Tensor  # (N,) int64
     reward: Tensor  # (N,) float32
-    seen: Tensor  # (N, *obs_shape) float32, after it
+    final_obs: Tensor  # (N, *obs_shape) float32, after it
 
 
-def collect(agent: Agent, env: Env, view: PromptView, number: int, worst: bool, seed: int) -> list[Episode]:
-    """Return `number` of all copies' first games, those of the lowest returns or just the first.
-
-    The student plays its best actions, but now and then any.
-    """
+def collect_episodes(agent: Agent, env: Env, view: PromptView, seed: int) -> list[Episode]:
+    """Return the first episode of each env copy; the student acts greedily, but now and then at random."""
     rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), QUERY_STREAM)
-    step, playing = env.reset(), torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    step, running = env.reset(), torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     totals = torch.zeros(env.num_envs, device=env.device)
     lengths = totals.long()
-    last, ended = deque[Moment](maxlen=LAST), dict[int, Episode]()
-    while playing.any():
-        chance = rng.uniform(env.steps, 2)
+    last, ended = deque[Transition](maxlen=LAST), dict[int, Episode]()
+    while running.any():
+        u = rng.uniform(env.steps, 2)
         action = torch.where(
-            chance[:, 0] < WANDERS,
-            sample_legal(step.action_mask, chance[:, 1]),
+            u[:, 0] < RANDOM_ACTION_PROB,
+            sample_legal(step.action_mask, u[:, 1]),
             agent.greedy(step.obs, step.action_mask),
         )
-        after = env.step(action)
-        last.append(Moment(step.state, action, after.reward, after.final_obs))
-        totals, lengths = totals + after.reward * playing, lengths + playing
-        over = playing & (after.terminated | after.truncated)
-        for game in over.nonzero()[:, 0].tolist():
-            ended[game] = episode_of(list(last), view, game, int(lengths[game]), float(totals[game]))
-        step, playing = after, playing & ~over
-    order = totals.argsort(stable=True) if worst else torch.arange(env.num_envs, device=env.device)
-    return [ended[game] for game in order[:number].tolist()]
+        next_step = env.step(action)
+        last.append(Transition(step.state, action, next_step.reward, next_step.final_obs))
+        totals, lengths = totals + next_step.reward * running, lengths + running
+        over = running & (next_step.terminated | next_step.truncated)
+        for index in over.nonzero()[:, 0].tolist():
+            ended[index] = last_steps(list(last), view, index, int(lengths[index]), float(totals[index]))
+        step, running = next_step, running & ~over
+    return [ended[index] for index in range(env.num_envs)]
 
 
-def episode_of(moments: Sequence[Moment], view: PromptView, game: int, length: int, total: float) -> Episode:
-    """Return the last steps of one copy's first game, which has just ended; `moments` are the last of all games."""
-    part = moments[-length:]
+def last_steps(transitions: Sequence[Transition], view: PromptView, index: int, length: int, total: float) -> Episode:
+    """Return the last steps of one env copy's first episode, which has just ended."""
+    part = transitions[-length:]
     first = length - len(part)
-    state = {name: torch.stack([one.state[name][game] for one in part]).cpu() for name in part[0].state}
-    action, reward, seen = (
-        torch.stack([getattr(one, name)[game] for one in part]).cpu() for name in ("action", "reward", "seen")
+    state = {name: torch.stack([one.state[name][index] for one in part]).cpu() for name in part[0].state}
+    action, reward, final_obs = (
+        torch.stack([getattr(one, name)[index] for one in part]).cpu() for name in ("action", "reward", "final_obs")
     )
-    return Episode(*as_told(view, state, action), reward, seen, total, first)
+    return Episode(*as_told(view, state, action), reward, final_obs, total, first)
 
 
-def modulate(analyst: Analyst, view: PromptView, episodes: Sequence[Episode], table: AdviceTable, folder: Path) -> str:
-    """Ask which steps of the games were critical, put them into the table, and return the report in a line."""
+def find_critical_steps(review: Review) -> str:
+    """Ask which steps of the episodes were critical, put them into the table, and return a summary line."""
+    analyst, episodes, view, table = review.analyst, review.episodes, review.advisor.view, review.advisor.table
     found = analyst.critical(episodes)
-    heard_of(analyst, len(episodes))
-    rows: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+    raise_if_unanswered(analyst, len(episodes))
+    rows: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for episode, findings in zip(episodes, found, strict=True):
         keys = view.key(episode.told).tolist()
         for one in findings:
-            rows[tuple(keys[one.step])].append(worth_of(one, int(episode.actions[one.step]), len(view.labels)))
+            values = action_values(one, int(episode.actions[one.step]), len(view.labels))
+            rows[tuple(keys[one.step])].append(values)
     if rows:
         device = table.keys.device
-        worth = torch.stack([torch.stack(several).mean(0) for several in rows.values()]).to(device)
-        sure = torch.ones(len(rows), device=device)
-        table.put(torch.tensor(list(rows), device=device), Advice(worth, sure.bool(), sure))
+        means = torch.stack([torch.stack(several).mean(0) for several in rows.values()]).to(device)
+        mass = torch.ones(len(rows), device=device)
+        table.put(torch.tensor(list(rows), device=device), Advice(means, mass.bool(), mass))
     report = {"analyst": analyst.name, "episodes": len(episodes), "critical": len(rows), **dict(analyst.stats)}
-    report["findings"], measures = described(view, episodes, found)
+    report["findings"], measures = compare_with_expert(view, episodes, found)
     report |= measures
-    (folder / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
-    (folder / "analysis.md").write_text(as_markdown(report))
-    told = ", ".join(f"{name} {value:.0%}" for name, value in measures.items() if value is not None)
-    return f"{len(episodes)} games read: {len(rows)} critical positions; by the expert: {told or 'there is none'}"
+    (review.run_dir / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
+    (review.run_dir / "analysis.md").write_text(as_markdown(report))
+    shares = ", ".join(f"{name} {value:.0%}" for name, value in measures.items() if value is not None)
+    judged = f"by the expert: {shares}" if shares else "no expert to compare with"
+    return f"{len(episodes)} episodes reviewed: {len(rows)} critical positions; {judged}"
 
 
-def worth_of(one: Finding, done: int, actions: int) -> Tensor:
+def action_values(finding: Finding, taken: int, num_actions: int) -> Tensor:
     """Return what a finding says of each action in its position, (A,) float32 in [-1, 1].
 
-    What was done is worth the reward, and what would have been better the same with the other sign.
+    The action taken is worth the reward, and the better one the same with the other sign.
     """
-    worth = torch.zeros(actions)
-    if one.action == done:
-        worth[done] = max(one.reward, NAMED)  # named the best of all, even if it came to nothing
+    values = torch.zeros(num_actions)
+    if finding.action == taken:
+        values[taken] = max(finding.reward, MIN_ADVANTAGE)  # named the best of all, even if nothing came of it
     else:
-        worth[done] = min(one.reward, 1 - NAMED)
-        worth[one.action] = max(abs(one.reward), worth[done] + NAMED, NAMED)
-    return worth
+        values[taken] = min(finding.reward, 1 - MIN_ADVANTAGE)
+        values[finding.action] = max(abs(finding.reward), float(values[taken] + MIN_ADVANTAGE), MIN_ADVANTAGE)
+    return values
 
 
-def described(
+def compare_with_expert(
     view: PromptView, episodes: Sequence[Episode], found: Sequence[Sequence[Finding]]
 ) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
-    """Return each finding in words beside the expert's view, and (precision, recall, better) of them all.
+    """Return each finding beside the expert's values, and (precision, recall, better) of all.
 
-    Precision: of the steps that were named, those that mattered by the expert. Recall: of those at which the student
-    lost something and that mattered, those that were named. Better: of the actions named, the expert's best ones.
+    Precision: share of the named steps that are critical by the expert. Recall: share of the critical steps with a loss
+    that were named. Better: share of the named actions that are the expert's best.
     """
     lines, known = [], view.has_expert
     values = [expert_values(view, episode, EXPERT_DEPTH) if known else None for episode in episodes]
@@ -180,12 +191,12 @@ def described(
     least = MATTERS * max((float(span[0].max()) for span in spans if span is not None), default=0.0)
     right = best = missed = caught = 0
     for number, (episode, findings) in enumerate(zip(episodes, found, strict=True)):
-        words, named = words_of(view, episode.told), {one.step for one in findings}
+        texts, named = words_of(view, episode.told), {one.step for one in findings}
         for one in findings:
             line: dict[str, Any] = {
                 "episode": number,
                 "step": episode.first + one.step + 1,
-                "position": words[one.step],
+                "position": texts[one.step],
             }
             line |= {"did": view.labels[int(episode.actions[one.step])], "better": view.labels[one.action]}
             line |= {"reward": round(one.reward, 3), "reason": one.reason}
@@ -209,37 +220,45 @@ def as_markdown(report: dict[str, Any]) -> str:
     """Return the report for people."""
     shown = {name: "–" if report[name] is None else f"{report[name]:.0%}" for name in ("precision", "recall", "better")}
     lines = [
-        f"# What {report['analyst']} found in {report['episodes']} games\n",
+        f"# What {report['analyst']} found in {report['episodes']} episodes\n",
         f"{report['critical']} critical positions. By the expert's search: precision {shown['precision']}, recall "
         f"{shown['recall']}, better actions {shown['better']}.\n",
     ]
     for one in report["findings"]:
-        lines.append(f"## Game {one['episode'] + 1}, step {one['step']}\n\n```\n{one['position']}\n```\n")
-        told = f"The student chose {one['did']}, better is {one['better']}, reward {one['reward']:+g}: {one['reason']}."
+        lines.append(f"## Episode {one['episode'] + 1}, step {one['step']}\n\n```\n{one['position']}\n```\n")
+        text = f"The student chose {one['did']}, better is {one['better']}, reward {one['reward']:+g}: {one['reason']}."
         if "gap" in one:
-            told += f" The expert: {one['expert']}; gap {one['gap']:g}, lost {one['lost']:g}."
-        lines.append(told + "\n")
+            text += f" The expert: {one['expert']}; gap {one['gap']:g}, lost {one['lost']:g}."
+        lines.append(text + "\n")
     return "\n".join(lines)
 
 
-def compare(analyst: Analyst, episodes: Sequence[Episode], method: Preferences, seed: int, folder: Path) -> str:
-    """Ask which of two games was played better, for pairs of them, fit the reward, and return how it went."""
-    chance = torch.Generator().manual_seed(seed)
-    pairs = [torch.randperm(len(episodes), generator=chance)[:2].tolist() for _ in range(PAIRS * len(episodes))]
-    said = analyst.prefers([(episodes[one], episodes[other]) for one, other in pairs])
-    heard_of(analyst, len(pairs))
-    heard = [(pair, first) for pair, first in zip(pairs, said, strict=True) if first is not None]
+def fit_preferences(review: Review) -> str:
+    """Ask which of two episodes was played better, for pairs of them, fit the reward, and return a summary line."""
+    analyst, episodes, guidance = review.analyst, review.episodes, review.guidance
+    assert isinstance(guidance, Preferences)
+    generator = torch.Generator().manual_seed(review.seed)
+    number = PAIRS_PER_EPISODE * len(episodes)
+    pairs = [torch.randperm(len(episodes), generator=generator)[:2].tolist() for _ in range(number)]
+    answers = analyst.prefers([(episodes[first], episodes[second]) for first, second in pairs])
+    raise_if_unanswered(analyst, len(pairs))
+    answered = [(first, second, prob) for (first, second), prob in zip(pairs, answers, strict=True) if prob is not None]
     share = None
-    if heard:
-        games, firsts = [episode.seen for episode in episodes], [first for _, first in heard]
-        share = method.fit(games, [(one, other) for (one, other), _ in heard], firsts, seed)
+    if answered:
+        observed = [episode.seen for episode in episodes]
+        chosen = [(first, second) for first, second, _ in answered]
+        share = guidance.fit(observed, chosen, [prob for *_, prob in answered], review.seed)
     agreed = [
-        (first > 0.5) == (episodes[one].total > episodes[other].total)
-        for (one, other), first in heard
-        if episodes[one].total != episodes[other].total and first != 0.5
+        (prob > 0.5) == (episodes[first].total > episodes[second].total)
+        for first, second, prob in answered
+        if episodes[first].total != episodes[second].total and prob != 0.5
     ]
-    report = {"analyst": analyst.name, "episodes": len(episodes), "comparisons": len(heard), **dict(analyst.stats)}
+    report = {"analyst": analyst.name, "episodes": len(episodes), "comparisons": len(answered), **dict(analyst.stats)}
     report["fitted"], report["agrees_with_returns"] = share, sum(agreed) / len(agreed) if agreed else None
-    (folder / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
-    fitted = "nothing is fitted" if share is None else f"the fitted reward agrees with {share:.0%} of them"
-    return f"{len(heard)} pairs of {len(episodes)} games compared: {fitted}"
+    (review.run_dir / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
+    fitted = "no reward is fitted" if share is None else f"the fitted reward agrees with {share:.0%} of them"
+    return f"{len(answered)} pairs of {len(episodes)} episodes compared: {fitted}"
+
+
+# the kind of review of a guidance; critical steps where none is named
+REVIEWS: dict[type[Guidance], Callable[[Review], str]] = {Preferences: fit_preferences}

@@ -98,6 +98,7 @@ class Logger:
             info.differs = info.name in HPARAM_COLUMNS
         content.content = plugin_data.SerializeToString()
         for summary in (experiment, *hparams(tensorboard_values(settings), {"eval/mean_return": mean_return})[1:]):
+            assert self.writer.file_writer is not None
             self.writer.file_writer.add_summary(summary)
 
     def close(self) -> None:

@@ -824,17 +824,17 @@ BUGS = [
     Bug(
         "the best episodes are read",
         "training/episode_review.py",
-        "collect",
-        "totals.argsort(stable=True)",
-        "totals.argsort(stable=True, descending=True)",
+        "review_episodes",
+        "episode.total",
+        "-episode.total",
         "training/test_episode_review.py",
     ),
     Bug(
         "the first steps of an episode are read",
         "training/episode_review.py",
-        "episode_of",
-        "moments[-length:]",
-        "moments[:length]",
+        "last_steps",
+        "transitions[-length:]",
+        "transitions[:length]",
         "training/test_episode_review.py",
     ),
     Bug(
@@ -848,9 +848,9 @@ BUGS = [
     Bug(
         "a mistake is rewarded",
         "training/episode_review.py",
-        "worth_of",
-        "min(one.reward, 1 - NAMED)",
-        "min(-one.reward, 1 - NAMED)",
+        "action_values",
+        "min(finding.reward, 1 - MIN_ADVANTAGE)",
+        "min(-finding.reward, 1 - MIN_ADVANTAGE)",
         "training/test_episode_review.py",
     ),
     Bug(

@@ -1,7 +1,8 @@
-"""A pause in a run: which games are read, what becomes of findings and comparisons, and the runs that follow."""
+"""Episode review: which episodes are read, what becomes of findings and comparisons, and the runs that follow."""
 
 import json
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,35 @@ from agents import AGENTS
 from agents.guidance import METHODS, GuidanceConfig
 from agents.guidance.preferences import Preferences
 from envs.rng import sample_legal
-from evaluate import evaluation_env
+from tests.helpers.episodes import BLUNDER, VIEW, episode
 from tests.helpers.guidance import GAMMA, ROWS
-from tests.integration.test_query import config_of, metrics, tensors
-from tests.training.test_resume import again, agree, stopped
-from tests.tutors.test_episode_analyst import BLUNDER, VIEW, episode
+from tests.helpers.resumed_runs import assert_equal_runs, resume, stop_half_way
+from tests.helpers.small_runs import logged, small_config, tensors_in
 from train import train
+from training import episode_review
 from training.checkpoint import load_checkpoint
-from training.config import Config, make_agent
+from training.config import Config, evaluation_env, make_agent
 from training.episode_review import (
-    PAIRS,
-    READING_SEED,
-    collect,
-    compare,
-    described,
-    modulate,
-    pause,
-    reading_desk,
-    worth_of,
+    PAIRS_PER_EPISODE,
+    REVIEW_SEED,
+    Review,
+    action_values,
+    collect_episodes,
+    compare_with_expert,
+    find_critical_steps,
+    fit_preferences,
+    review_advisor,
+    review_episodes,
 )
 from tutors import TutorConfig
 from tutors.advice_table import AdviceTable
+from tutors.advisor import Advisor
 from tutors.base import TutorError
-from tutors.episode_analyst import Finding, ScriptedAnalyst
+from tutors.episode_analyst import Finding, Reader, ScriptedAnalyst
 from tutors.episodes import LAST, Episode
 from tutors.prompts import make_view
 
-PAUSING = [name for name, method in METHODS.items() if method.needs_episode_review]
+REVIEWED = [name for name, method in METHODS.items() if method.needs_episode_review]
 
 
 class Anyhow:
@@ -50,26 +53,23 @@ class Anyhow:
 
 
 @pytest.mark.parametrize("game", ["connect4", "snake", "blackjack"])
-def test_the_worst_games_are_read_to_their_end(game: str) -> None:
+def test_collected_episodes_are_the_first_of_each_env_copy_to_their_end(game: str) -> None:
     options = {"size": 6} if game == "snake" else {}
-    env, view = envs.make(game, 60, 3, **options), make_view(envs.make_game(game, **options))
-    every = collect(Anyhow(), env, view, 60, False, 1)
-    worst = collect(Anyhow(), envs.make(game, 60, 3, **options), view, 12, True, 1)
-    totals = [one.total for one in every]
-    assert [one.total for one in worst] == sorted(totals)[:12]
-    assert min(totals) < max(totals)
-    for one in every:
+    view = make_view(envs.make_game(game, **options))
+    episodes, again = (collect_episodes(Anyhow(), envs.make(game, 60, 3, **options), view, 1) for _ in range(2))
+    assert len(episodes) == 60
+    assert len({one.total for one in episodes}) > 1
+    for one in episodes:
         assert 1 <= len(one.actions) <= LAST
         assert all(len(column) == len(one.actions) for column in (one.rewards, one.seen, *one.told.values()))
         if one.first == 0:
             assert float(one.rewards.sum()) == pytest.approx(one.total)
         action_mask = view.action_mask(one.told)
         assert action_mask.gather(1, one.actions[:, None]).all()
-    again_ = collect(Anyhow(), envs.make(game, 60, 3, **options), view, 60, False, 1)
-    assert all(one.actions.equal(other.actions) for one, other in zip(every, again_, strict=True))
+    assert all(one.actions.equal(other.actions) for one, other in zip(episodes, again, strict=True))
 
 
-def test_of_a_long_game_the_last_steps_are_read() -> None:
+def test_of_a_long_episode_the_last_steps_are_kept() -> None:
     """A snake that turns on the spot lives until the clock ends its game."""
 
     class Turner:
@@ -79,7 +79,7 @@ def test_of_a_long_game_the_last_steps_are_read() -> None:
             return torch.where(action_mask.gather(1, wanted[:, None])[:, 0], wanted, action_mask.long().argmax(1))
 
     env, view = envs.make("snake", 8, 1, size=6, time_limit=70), make_view(envs.make_game("snake", size=6))
-    long = [one for one in collect(Turner(), env, view, 8, False, 1) if one.first]
+    long = [one for one in collect_episodes(Turner(), env, view, 1) if one.first]
     assert long
     for one in long:
         assert len(one.actions) == LAST
@@ -100,8 +100,22 @@ def test_of_a_long_game_the_last_steps_are_read() -> None:
         (Finding(0, 1, 0.005, ""), 1, [0.0, 0.01, 0.0]),
     ],
 )
-def test_a_finding_says_what_two_actions_are_worth(finding: Finding, done: int, expected: list[float]) -> None:
-    assert worth_of(finding, done, 3).tolist() == pytest.approx(expected)
+def test_finding_gives_values_to_two_actions(finding: Finding, done: int, expected: list[float]) -> None:
+    assert action_values(finding, done, 3).tolist() == pytest.approx(expected)
+
+
+def critical(analyst: Any, episodes: list[Episode], table: AdviceTable, run_dir: Path) -> str:
+    """What a review for critical steps comes to."""
+    advisor = Advisor(VIEW, Reader(VIEW, "says"), table, None)
+    return find_critical_steps(
+        Review(analyst, episodes, METHODS["modulate"](True, "cpu", ROWS, GAMMA), advisor, 1, run_dir)
+    )
+
+
+def compared(analyst: Any, episodes: list[Episode], method: Preferences, run_dir: Path) -> str:
+    """What a review by comparisons comes to."""
+    advisor = Advisor(VIEW, Reader(VIEW, "says"), AdviceTable(7, 0), None)
+    return fit_preferences(Review(analyst, episodes, method, advisor, 1, run_dir))
 
 
 class Says:
@@ -118,22 +132,22 @@ class Says:
 
 @pytest.mark.parametrize(("silences", "raises"), [({}, False), ({"no_advice/deadline": 1}, False), (
     {"no_advice/deadline": 1, "no_advice/status_400": 1}, True)])  # fmt: skip
-def test_who_is_silent_about_every_game_ends_the_run(silences: dict[str, int], raises: bool, tmp_path: Path) -> None:
+def test_review_without_any_answer_ends_the_run(silences: dict[str, int], raises: bool, tmp_path: Path) -> None:
     """Silence about some is what they cost; a student is not said to be refined by nobody."""
     games, says, table = [episode(BLUNDER)] * 2, Says([[], []]), AdviceTable(7, float("inf"))
     says.stats |= silences
     if not raises:
-        assert "0 critical positions" in modulate(says, VIEW, games, table, tmp_path)
+        assert "0 critical positions" in critical(says, games, table, tmp_path)
         return
-    with pytest.raises(TutorError, match=r"any of the 2 questions \(1 deadline, 1 status_400\): its --max-model-len"):
-        modulate(says, VIEW, games, table, tmp_path)
+    with pytest.raises(TutorError, match=r"none of the 2 questions \(1 deadline, 1 status_400\): its --max-model-len"):
+        critical(says, games, table, tmp_path)
 
 
-def test_findings_come_into_the_table_by_position_and_are_averaged(tmp_path: Path) -> None:
+def test_findings_of_one_position_are_averaged_in_the_table(tmp_path: Path) -> None:
     games = [episode(BLUNDER), episode(BLUNDER, mirrored=True)]  # one and the same as they are told
     told = [[Finding(5, 3, -1.0, "three in a column")], [Finding(5, 3, -0.5, "it \n was time"), Finding(4, 0, 0.2, "")]]
     table = AdviceTable(7, float("inf"))
-    modulate(Says(told), VIEW, games, table, tmp_path)
+    critical(Says(told), games, table, tmp_path)
     keys = VIEW.key(games[0].told)
     found = table.get(keys, torch.ones(6, dtype=torch.bool))
     assert found.valid.tolist() == [False, False, False, False, True, True]
@@ -147,7 +161,7 @@ def test_findings_come_into_the_table_by_position_and_are_averaged(tmp_path: Pat
     assert "better is D, reward -1" in text
 
 
-def test_what_was_found_is_held_against_an_expert() -> None:
+def test_findings_are_compared_with_an_expert() -> None:
     """In the blunder's game the sixth step mattered, and D was the best there; nothing else mattered."""
     games = [episode(BLUNDER)]
     for findings, expected in (
@@ -155,33 +169,33 @@ def test_what_was_found_is_held_against_an_expert() -> None:
         ([Finding(5, 0, -1.0, ""), Finding(0, 0, -1.0, "")], (0.5, 1.0, None)),
         ([Finding(0, 3, -1.0, "")], (0.0, 0.0, None)),
     ):
-        lines, measures = described(VIEW, games, [findings])
+        lines, measures = compare_with_expert(VIEW, games, [findings])
         assert measures["precision"] == expected[0]
         assert measures["recall"] == expected[1]
         assert expected[2] is None or measures["better"] == expected[2]
         assert len(lines) == len(findings)
-    (line,), _ = described(VIEW, games, [[Finding(5, 3, -1.0, "why")]])
+    (line,), _ = compare_with_expert(VIEW, games, [[Finding(5, 3, -1.0, "why")]])
     assert (line["step"], line["did"], line["better"], line["expert"], line["reason"]) == (6, "G", "D", "D", "why") or (
         line["did"] == "A"  # the board may be told as its mirror image
     )
     assert line["gap"] == line["lost"] > 0
-    _, nothing = described(VIEW, games, [[]])
+    _, nothing = compare_with_expert(VIEW, games, [[]])
     assert nothing == {"precision": None, "recall": 0.0, "better": None}
 
 
-def test_who_hears_nothing_of_two_games_fits_nothing(tmp_path: Path) -> None:
+def test_no_comparison_fits_no_reward(tmp_path: Path) -> None:
     class Silent(Says):
         def prefers(self, pairs: list[Any]) -> list[None]:
             return [None] * len(pairs)
 
     method = GuidanceConfig("preferences").make(True, "cpu", ROWS, GAMMA)
     assert isinstance(method, Preferences)
-    compare(Silent([]), [episode(BLUNDER), episode([3])], method, 1, tmp_path)
+    compared(Silent([]), [episode(BLUNDER), episode([3])], method, tmp_path)
     assert method.model is None
     assert json.loads((tmp_path / "analysis.json").read_text())["comparisons"] == 0
 
 
-def test_pairs_are_of_different_games_and_told_apart_by_their_returns(tmp_path: Path) -> None:
+def test_compared_pairs_are_of_different_episodes(tmp_path: Path) -> None:
     asked: list[tuple[Episode, Episode]] = []
 
     class Fair(ScriptedAnalyst):
@@ -192,8 +206,8 @@ def test_pairs_are_of_different_games_and_told_apart_by_their_returns(tmp_path: 
     games = [episode([3] * (1 + number), [float(number)] + [0.0] * number) for number in range(6)]
     method = GuidanceConfig("preferences").make(True, "cpu", ROWS, GAMMA)
     assert isinstance(method, Preferences)
-    compare(Fair(VIEW, 1.0, 1, 1), games, method, 1, tmp_path)
-    assert len(asked) == PAIRS * 6
+    compared(Fair(VIEW, 1.0, 1, 1), games, method, tmp_path)
+    assert len(asked) == PAIRS_PER_EPISODE * 6
     assert all(one.total != other.total for one, other in asked)
     report = json.loads((tmp_path / "analysis.json").read_text())
     assert report["agrees_with_returns"] == 1.0
@@ -205,7 +219,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     """A small untutored run of each student."""
     found = {}
     for algo in AGENTS:
-        found[algo] = config_of(algo, "blackjack", tmp_path_factory.mktemp(algo) / "first", tutor="none")
+        found[algo] = small_config(algo, "blackjack", tmp_path_factory.mktemp(algo) / "first", tutor="none")
         train(found[algo])
     return found
 
@@ -217,11 +231,9 @@ def refined(first: Config, name: str, folder: Path, **told: Any) -> Config:
     return replace(first, resume=first.run_dir, run_dir=folder, total_steps=4096, tutoring=tutor, guiding=guiding)
 
 
-@pytest.mark.parametrize("name", PAUSING)
-@pytest.mark.parametrize("algo", AGENTS)
-def test_a_student_is_refined_after_its_games_were_read(
-    algo: str, name: str, first: dict[str, Config], tmp_path: Path
-) -> None:
+@pytest.mark.train
+@pytest.mark.parametrize(("name", "algo"), zip(REVIEWED, cycle(AGENTS), strict=False))
+def test_run_after_review_learns_other_weights(algo: str, name: str, first: dict[str, Config], tmp_path: Path) -> None:
     summary = train(refined(first[algo], name, tmp_path / "run"))
     assert summary["global_step"] == 4096
     report = json.loads((tmp_path / "run" / "analysis.json").read_text())
@@ -229,7 +241,7 @@ def test_a_student_is_refined_after_its_games_were_read(
     weights = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["agent"]["network"]
     train(replace(first[algo], resume=first[algo].run_dir, run_dir=tmp_path / "alone", total_steps=4096))
     alone = load_checkpoint(tmp_path / "alone" / "checkpoints", "cpu")["agent"]["network"]
-    assert not all(one.equal(other) for one, other in zip(tensors(weights), tensors(alone), strict=True))
+    assert not all(one.equal(other) for one, other in zip(tensors_in(weights), tensors_in(alone), strict=True))
     if name != "preferences":
         assert report["better"] == 1.0
         assert report["precision"] > 0.7
@@ -237,9 +249,9 @@ def test_a_student_is_refined_after_its_games_were_read(
         assert summary["tutor"]["asked"] == 8, "games are asked about, positions never"
 
 
-@pytest.mark.parametrize("algo", AGENTS)
-@pytest.mark.parametrize("name", ["modulate", "preferences"])
-def test_a_reader_who_finds_nothing_leaves_the_student_what_it_would_have_become_alone(
+@pytest.mark.train
+@pytest.mark.parametrize(("name", "algo"), [("modulate", "dqn"), ("preferences", "ppo"), ("modulate", "a2c")])
+def test_review_without_findings_changes_nothing(
     name: str, algo: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ScriptedAnalyst, "critical", lambda self, episodes: [[] for _ in episodes])
@@ -249,32 +261,31 @@ def test_a_reader_who_finds_nothing_leaves_the_student_what_it_would_have_become
     for config in (quiet, alone):
         train(config)
     agents = [load_checkpoint(config.run_dir / "checkpoints", "cpu")["agent"] for config in (quiet, alone)]
-    learned = [tensors({part: agent[part] for part in ("network", "optimizer", "steps")}) for agent in agents]
+    learned = [tensors_in({part: agent[part] for part in ("network", "optimizer", "steps")}) for agent in agents]
     assert all(one.equal(other) for one, other in zip(*learned, strict=True))
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("name", ["modulate", "preferences"])
-def test_a_refinement_that_stopped_goes_on_without_another_pause(
+def test_resumed_run_is_not_reviewed_again(
     name: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = refined(first["ppo"], name, tmp_path / "whole")
     train(whole)
     parts = replace(whole, run_dir=tmp_path / "parts")
-    monkeypatch.setattr("tests.training.test_resume.HALF", 3072)
-    stopped(parts, monkeypatch)
+    stop_half_way(parts, monkeypatch, step=3072)
     report = (tmp_path / "parts" / "analysis.json").read_text()
-    monkeypatch.setattr("train.pause", None)
-    monkeypatch.setattr("pause.make_analyst", None)
-    again(parts)
-    agree(whole.run_dir, parts.run_dir)
+    monkeypatch.setattr("train.review_episodes", None)
+    resume(parts)
+    assert_equal_runs(whole.run_dir, parts.run_dir)
     assert (tmp_path / "parts" / "analysis.json").read_text() == report
-    assert min(int(step) for step, *_ in metrics(parts.run_dir)[1:]) > 2048
+    assert min(step for step, *_ in logged(parts.run_dir)) > 2048
 
 
-def test_a_pause_wants_a_run_and_somebody_who_reads(first: dict[str, Config], tmp_path: Path) -> None:
+def test_review_requires_a_run_and_an_analyst(first: dict[str, Config], tmp_path: Path) -> None:
     config = refined(first["ppo"], "modulate", tmp_path / "run")
     for change, words in (
-        ({"resume": None}, "--resume says which run's"),
+        ({"resume": None}, "name its run with --resume"),
         ({"tutoring": TutorConfig("none")}, "cannot read a student's games"),
         ({"tutoring": TutorConfig("recorded:x.sqlite")}, "cannot read a student's games"),
         ({"guiding": GuidanceConfig("modulate", episodes=1)}, "episodes is 1"),
@@ -285,17 +296,32 @@ def test_a_pause_wants_a_run_and_somebody_who_reads(first: dict[str, Config], tm
         assert not (config.run_dir / "config.json").exists(), "so the folder can be used when that is mended"
 
 
-def test_games_that_are_read_are_no_evaluation_s(first: dict[str, Config], monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a student that was refined by them is judged by others."""
-    seeds = []
+@pytest.mark.parametrize(("selection", "copies"), [("worst", 40), ("any", 8)])
+def test_reviewed_episodes_are_selected_and_never_those_of_an_evaluation(
+    selection: str, copies: int, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds, played, reviewed = [], [], []
 
-    def noted(config: Config, *rest: Any) -> Any:
-        seeds.append(config.seed)
-        return evaluation_env(config, *rest)
+    def seeded(config: Config, num_envs: int, device: str) -> Any:
+        seeds.append((config.seed, num_envs))
+        return evaluation_env(config, num_envs, device)
 
-    monkeypatch.setattr("pause.evaluation_env", noted)
-    config = replace(refined(first["ppo"], "modulate", first["ppo"].run_dir), device="cpu")
+    def collected(*args: Any) -> list[Episode]:
+        played.extend(collect_episodes(*args))
+        return list(played)
+
+    def critical_steps(self: ScriptedAnalyst, episodes: list[Episode]) -> list[list[Finding]]:
+        reviewed.extend(episodes)
+        return [[] for _ in episodes]
+
+    monkeypatch.setattr(episode_review, "evaluation_env", seeded)
+    monkeypatch.setattr(episode_review, "collect_episodes", collected)
+    monkeypatch.setattr(ScriptedAnalyst, "critical", critical_steps)
+    config = replace(refined(first["ppo"], "modulate", tmp_path), device="cpu")
+    config = replace(config, guiding=replace(config.guiding, episode_selection=selection))
     env = envs.make("blackjack", 4)
-    agent = make_agent(config, env)
-    pause(config, agent, reading_desk(config, env), print)
-    assert seeds == [config.seed + READING_SEED]
+    review_episodes(config, make_agent(config, env), review_advisor(config, env), print)
+    assert seeds == [(config.seed + REVIEW_SEED, copies)]
+    totals = [one.total for one in played]
+    assert min(totals) < max(totals)
+    assert [one.total for one in reviewed] == (sorted(totals) if selection == "worst" else totals)[:8]

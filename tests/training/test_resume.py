@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.guidance import METHODS, GuidanceConfig
 from tests.helpers.programs import program
-from tests.helpers.small_runs import logged, series, small_config, tensors_in
+from tests.helpers.resumed_runs import HALF, assert_equal_runs, resume, stop_half_way
+from tests.helpers.small_runs import series, small_config
 from train import Trainer, train
 from training.checkpoint import complete_steps, load_checkpoint
 from training.config import Config, config_from_json, default_config
@@ -22,32 +22,8 @@ from training.resume import StopSignal, differences, lock_run_dir
 from training.state import Checkpointer
 from tutors import TutorConfig
 
-HALF = 1024  # of 2,048 env steps
 TIMES = ("seconds", "latency_ms")
 ALONE = [name for name, method in METHODS.items() if not method.needs_episode_review]  # guidance without a review
-
-
-def stop_half_way(config: Config, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
-    """Train, and get a signal half-way."""
-    update = Trainer.update
-
-    def interrupted(self: Trainer, step: Any) -> Any:
-        result = update(self, step)
-        if self.state.global_step == HALF:
-            os.kill(os.getpid(), number)
-        return result
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", interrupted)
-        with pytest.raises(SystemExit) as ended:
-            train(config)
-    assert ended.value.code == 128 + number
-    assert load_checkpoint(config.run_dir / "checkpoints", "cpu")["global_step"] == HALF
-
-
-def resume(config: Config, **changes: Any) -> dict[str, Any]:
-    """Resume a run and return its summary."""
-    return train(replace(config, run_dir=None, resume=config.run_dir, **changes))
 
 
 def both_ways(config: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
@@ -63,27 +39,6 @@ def both_ways(config: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pa
             del one["tutor"]["seconds"]
     assert summary == expected
     return whole.run_dir, parts.run_dir
-
-
-def assert_equal_runs(one: Path, other: Path) -> None:
-    """Everything that was saved and logged is equal, but times."""
-    saved = [load_checkpoint(run_dir / "checkpoints", "cpu") for run_dir in (one, other)]
-    assert without_times(saved[0]) == without_times(saved[1])
-    ours, theirs = tensors_in(saved[0]), tensors_in(saved[1])
-    assert len(ours) > 10
-    assert all(left.equal(right) for left, right in zip(ours, theirs, strict=True))
-    assert logged(one) == logged(other)
-    assert len(set(logged(one))) == len(logged(one)), "no line twice"
-
-
-def without_times(state: Any) -> Any:
-    """What of a state is no tensor, but times."""
-    if isinstance(state, dict):
-        times = ("seconds", "latency_ms")
-        return {
-            name: without_times(one) for name, one in state.items() if name not in times and not torch.is_tensor(one)
-        }
-    return state
 
 
 @pytest.mark.train

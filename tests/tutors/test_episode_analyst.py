@@ -9,45 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-import envs
-from envs.base import State, cat_states
+from tests.helpers.episodes import BLUNDER, VIEW, episode
 from tests.helpers.scripted_server import Server, serving
 from tutors.episode_analyst import MOST, Finding, ScriptedAnalyst, VllmAnalyst, read, schema_of
-from tutors.episodes import Episode, as_told, expert_values, gaps, tell
+from tutors.episodes import expert_values, gaps, tell
 from tutors.llm.api import Failure
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
-from tutors.prompts import make_view
 
-VIEW = make_view(envs.make_game("connect4"))
 MODEL = Model("tiny", "tiny", "<s>{words}</s>")
 GOOD = {"critical": [{"step": 2, "reason": "it had to block", "action": "A", "reward": -0.5}]}
-
-
-def episode(
-    columns: list[int], rewards: list[float] | None = None, view: Any = VIEW, mirrored: bool = False
-) -> Episode:
-    """A game in which both sides' discs fall into `columns`, seen by whoever drops next."""
-    game = envs.make_game("connect4", opponent="random")
-    state: State = {
-        name: tensor[:1] for name, tensor in game.reset(torch.zeros(1, game.spec.num_reset_uniforms)).items()
-    }
-    state = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    states = []
-    for column in columns:
-        column = 6 - column if mirrored else column
-        states.append(state)
-        both = state["mine"] | state["theirs"]
-        place = both + (1 << (7 * column)) & ~both  # the first free cell of the column
-        state = {"mine": state["theirs"], "theirs": state["mine"] | place}
-    whole = cat_states(states)
-    actions = torch.tensor([6 - column if mirrored else column for column in columns])
-    told, named = as_told(VIEW, whole, actions)
-    got = torch.tensor(rewards or [0.0] * len(columns))
-    return Episode(told, named, got, torch.zeros(len(columns), 3), float(got.sum()), 0)
-
-
-BLUNDER = [3, 0, 3, 0, 3, 6]  # the last one does not stop three in a column
 
 
 def test_a_game_is_told_step_by_step_with_what_came_of_it() -> None:
