@@ -232,7 +232,7 @@ def refined(first: Config, name: str, folder: Path, **told: Any) -> Config:
 
 
 @pytest.mark.train
-@pytest.mark.parametrize(("name", "algo"), zip(REVIEWED, cycle(AGENTS), strict=False))
+@pytest.mark.parametrize(("name", "algo"), list(zip(REVIEWED, cycle(AGENTS), strict=False)))
 def test_run_after_review_learns_other_weights(algo: str, name: str, first: dict[str, Config], tmp_path: Path) -> None:
     summary = train(refined(first[algo], name, tmp_path / "run"))
     assert summary["global_step"] == 4096
