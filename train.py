@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,7 +72,7 @@ def train(config: Config) -> dict[str, Any]:
     config.check()
     if config.compile_mode == "graph" and not device.startswith("cuda"):
         raise ValueError(f"--compile-mode graph requires a CUDA device; on {device} use compile")
-    config, resuming = resolve_run(replace(config, device=device))
+    config, run_dir, resuming = resolve_run(replace(config, device=device))
     source = load_source(config, resuming, device)
     env = make_env(config, device)
     if config.tutoring.tutor != "none":
@@ -79,8 +80,8 @@ def train(config: Config) -> dict[str, Any]:
     agent = make_agent(config, env)
     with ExitStack() as stack:
         stack.callback(shutdown)
-        log, progress = stack.enter_context(open_logs(config, source))
-        advisor = open_advisor_in_turn(config, env, progress, stack)
+        log, progress = stack.enter_context(open_logs(config, run_dir, source))
+        advisor = open_advisor_in_turn(config, run_dir, env, progress, stack)
         if device == "cpu" and advisor is not None and advisor.tutor.shares_cpu:
             torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
         trainer = Trainer(config, env, agent, advisor, log, progress)
@@ -90,37 +91,37 @@ def train(config: Config) -> dict[str, Any]:
                 load(source)
             except (KeyError, RuntimeError) as error:
                 raise ValueError(
-                    f"the checkpoint of {config.resume or config.run_dir} is of another kind of student or env, "
+                    f"the checkpoint of {config.resume or run_dir} is of another kind of student or env, "
                     f"or of another version: {error}"
                 ) from error
         if METHODS[config.guiding.guidance].needs_episode_review and not resuming:
+            assert advisor is not None
             progress.note(review_episodes(config, agent, advisor, progress.status))
         if rank() == 0:
-            atomic_write(config.run_dir / "config.json", config.to_json().encode() + b"\n")
+            atomic_write(run_dir / "config.json", config.to_json().encode() + b"\n")
         progress.status("")  # nothing is waited for any more
         summary = trainer.run()
         if log is not None:
             log.add_hparams(shown_settings(config), summary["eval"]["mean_return"])
-            atomic_write(config.run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
-            progress.summary(summary, config.run_dir)
+            atomic_write(run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+            progress.summary(summary, run_dir)
     return summary
 
 
 @contextmanager
-def open_logs(config: Config, source: dict[str, Any] | None) -> Iterator[tuple[Logger | None, Progress]]:
+def open_logs(config: Config, run_dir: Path, source: dict[str, Any] | None) -> Iterator[tuple[Logger | None, Progress]]:
     """Lock the run_dir and yield the log and the console of rank 0; other ranks have none and a silent one."""
     if rank() != 0:
         yield None, QUIET
         return
     with ExitStack() as stack:
-        stack.enter_context(lock_run_dir(config.run_dir))
-        resumed = () if source is None else (source["global_step"], source["seconds"])
-        log = Logger(config.run_dir, *resumed, track=shown_settings(config) if config.track else None)
+        stack.enter_context(lock_run_dir(run_dir))
+        start, seconds = (None, 0.0) if source is None else (source["global_step"], source["seconds"])
+        log = Logger(run_dir, start, seconds, track=shown_settings(config) if config.track else None)
         stack.callback(log.close)
-        begun = 0 if source is None else source["global_step"]
-        progress = stack.enter_context(make_progress(config.progress, config.total_steps, begun))
+        progress = stack.enter_context(make_progress(config.progress, config.total_steps, start or 0))
         tutor = without_password(config.tutoring.tutor)
-        progress.note(f"{config.run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}")
+        progress.note(f"{run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}")
         yield log, progress
 
 
@@ -129,7 +130,9 @@ def shown_settings(config: Config) -> dict[str, Any]:
     return dict(settings(to_plain(config, without_password)))
 
 
-def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: ExitStack) -> Advisor | None:
+def open_advisor_in_turn(
+    config: Config, run_dir: Path, env: Env, progress: Progress, stack: ExitStack
+) -> Advisor | None:
     """Return the advisor, or None without a tutor. The first rank may start a server, which the others then find."""
     advisor = None
     for turn in range(world_size()):
@@ -137,8 +140,8 @@ def open_advisor_in_turn(config: Config, env: Env, progress: Progress, stack: Ex
             if METHODS[config.guiding.guidance].needs_episode_review:
                 advisor = review_advisor(config, env)
             else:
-                tutoring = (config.tutoring, env.game, config.seed, config.run_dir, config.device, progress.status)
-                advisor = stack.enter_context(open_advisor(*tutoring))
+                opened = open_advisor(config.tutoring, env.game, config.seed, run_dir, config.device, progress.status)
+                advisor = stack.enter_context(opened)
     return advisor
 
 
@@ -164,6 +167,7 @@ class Trainer:
         progress: Progress = QUIET,
     ) -> None:
         self.config = config
+        self.run_dir = config.run_dir or Path()
         self.env = env
         self.agent = agent
         self.guidance = agent.guidance
@@ -172,10 +176,7 @@ class Trainer:
         self.progress = progress
         env_ids = torch.arange(env.first_env_id, env.first_env_id + env.num_envs, device=env.device)
         self.guidance_rng = CounterRNG(config.seed, env_ids, GUIDANCE_STREAM)
-        tutoring = config.tutoring
-        strategy = QueryStrategy(tutoring.query_strategy, tutoring.query_threshold, agent.has_policy, env.device)
-        limits = (tutoring.query_budget, tutoring.query_budget_per_step)
-        budget = QueryBudget(*(None if limit is None else shard_size(limit) for limit in limits), env.device)
+        strategy, budget = make_query(config, agent)
         opponent = getattr(env.game, "opponent", None)
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
         self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent)
@@ -185,7 +186,7 @@ class Trainer:
         self.actions = torch.arange(env.spec.num_actions, device=env.device)
         self.timer = SectionTimer()
         self.timed: Any = self.timer  # times a part of a rollout step; in a compiled one there is no clock
-        self.checkpointer = Checkpointer(config.run_dir, config.save_minutes, self.timer)
+        self.checkpointer = Checkpointer(self.run_dir, config.save_minutes, self.timer)
         self.recorder = EpisodeRecorder(config, env.spec)
         self.result: Result | None = None  # of the last evaluation, if nothing was learned since
         self.logged_at = time.monotonic()
@@ -203,7 +204,8 @@ class Trainer:
         if not self.env.is_compilable:  # a Gymnasium env is not made of tensors
             compile_methods(mode, self.agent, "act", "observe")
             if self.advisor is not None:
-                compile_methods(mode, self, "look_up", "follow")
+                compile_methods(mode, self.query, "select")
+                compile_methods(mode, self, "followed_advice")
             return
         self.timed = untimed
         waits = self.advisor is not None and self.advisor.waits
@@ -263,17 +265,22 @@ class Trainer:
 
     def rollout_step(self, step: Step) -> Step:
         """Act once in all env copies, and return the step that this leads to."""
-        decision, lookup = self.decide(step)
-        advice = None
-        if self.advisor is not None and lookup is not None:
-            timed = self.timer if self.advisor.waits else self.timed
-            advice = timed("tutor", self.advisor.resolve, lookup)
-        return self.advance(step, decision, advice)
+        decision, lookup = self.decide(step)  # the student, the query strategy, the advice table: on the device
+        advice = None if lookup is None else self.resolve(lookup)  # the store and the tutor, if they are waited for
+        return self.advance(step, decision, advice)  # the guidance, the env, the buffer: on the device
 
     def decide(self, step: Step) -> tuple[Decision, Lookup | None]:
-        """Return the student's own decision, and what the table knows where advice is wanted."""
+        """Return the student's own decision, and what the table knows of the positions where advice is wanted."""
         decision = self.timed("act", self.agent.act, step.obs, step.action_mask)
-        return decision, None if self.advisor is None else self.timed("tutor", self.look_up, step, decision)
+        if self.advisor is None:
+            return decision, None
+        return decision, self.timed("tutor", self.query.select, self.advisor, step, decision)
+
+    def resolve(self, lookup: Lookup) -> Advice:
+        """Return the advice about the positions that were looked up."""
+        assert self.advisor is not None
+        timed = self.timer if self.advisor.waits else self.timed
+        return timed("tutor", self.advisor.resolve, lookup)
 
     def advance(self, step: Step, decision: Decision, advice: Advice | None) -> Step:
         """Act on the decision and the advice, store the transition, and return the step that this leads to."""
@@ -282,13 +289,13 @@ class Trainer:
             next_step = self.timed("env", self.env.step, decision.action)
             self.timed("store", self.agent.observe, step, decision, decision.action, next_step, next_step.reward)
         else:
-            next_step = self.advance_guided(step, decision, self.timed("tutor", self.follow, decision, advice))
+            next_step = self.advance_guided(step, decision, self.timed("tutor", self.followed_advice, decision, advice))
         self.state.episode_stats.add(next_step)
         self.state.env_steps += self.config.num_envs
         return next_step.as_initial()
 
     def advance_guided(self, step: Step, decision: Decision, advice: Tensor) -> Step:
-        """Act with advice (N, A), zeros where there is none to follow."""
+        """Act with advice (N, A), zeros where there is none to follow, and return the step that this leads to."""
         if self.guidance.uses_advice_as_input:
             decision = self.timed("act", self.agent.decide, step.obs, step.action_mask, advice)
         u = self.guidance_rng.uniform(self.env.steps, self.env.spec.num_actions + 1)
@@ -298,12 +305,7 @@ class Trainer:
         self.timed("store", self.agent.observe, step, decision, action, next_step, reward, advice, followed, bonus)
         return next_step
 
-    def look_up(self, step: Step, decision: Decision) -> Lookup:
-        """Return what the table knows of the positions where advice is wanted, and which others to ask about."""
-        assert self.advisor is not None
-        return self.query.select(self.advisor, step, decision)
-
-    def follow(self, decision: Decision, advice: Advice) -> Tensor:
+    def followed_advice(self, decision: Decision, advice: Advice) -> Tensor:
         """Count the advice, and return what of it is to be followed, (N, A); zeros where there is none."""
         best = advice.probs.argmax(1)
         agrees = advice.valid & (best == decision.greedy)
@@ -312,16 +314,16 @@ class Trainer:
         return self.query.filter_followed(advice, decision).probs
 
     def consult_probability(self) -> Tensor:
-        """Return the chance that a position is asked about now, 0-d."""
-        told = self.config.tutoring
-        theta = (self.config.total_steps - self.state.guided_from) // 2 if told.theta is None else told.theta
-        last = (1.0 if self.guidance.is_annealed else 0.1) if told.consult_to is None else told.consult_to
-        return consult_probability(self.state.env_steps - self.state.guided_from, theta, told.consult_from, last)
+        """Return the probability that advice is wanted in a position now, 0-d."""
+        tutoring, start = self.config.tutoring, self.state.guided_from
+        theta = (self.config.total_steps - start) // 2 if tutoring.theta is None else tutoring.theta
+        p_final = (1.0 if self.guidance.is_annealed else 0.1) if tutoring.consult_to is None else tutoring.consult_to
+        return consult_probability(self.state.env_steps - start, theta, tutoring.consult_from, p_final)
 
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last call, and show it."""
         state = self.state
-        numbers = check_finite(stats, state.global_step, self.config.run_dir)
+        numbers = check_finite(stats, state.global_step, self.run_dir)
         all_reduce_sum(state.episode_stats.sums)
         now, episodes = time.monotonic(), state.episode_stats.pop()
         values = {"charts/SPS": (state.global_step - self.logged_step) / (now - self.logged_at)}
@@ -383,6 +385,22 @@ class Trainer:
             "eval": asdict(result),
             "tutor": tutor,
         }
+
+
+def make_query(config: Config, agent: Agent) -> tuple[QueryStrategy, QueryBudget]:
+    """Return where advice is wanted, and how many queries this rank may make.
+
+    What was found in a review of the student's episodes is looked up in every position, and nobody is asked.
+    """
+    tutoring, device = config.tutoring, agent.guidance.strength.device
+    if agent.guidance.needs_episode_review:
+        return QueryStrategy("early", None, agent.has_policy, device), QueryBudget(0, None, device)
+    total, per_step = (
+        None if limit is None else shard_size(limit)
+        for limit in (tutoring.query_budget, tutoring.query_budget_per_step)
+    )
+    strategy = QueryStrategy(tutoring.query_strategy, tutoring.query_threshold, agent.has_policy, device)
+    return strategy, QueryBudget(total, per_step, device)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Which run is begun or resumed, what may differ when it is, who may write in its folder, and how it is stopped."""
 
-import math
 import signal
 import sys
 import threading
@@ -28,8 +27,8 @@ RESUME_SAFE = {  # options that change nothing of what is learned
 }
 
 
-def resolve_run(config: Config) -> tuple[Config, bool]:
-    """Return a run's config with its run_dir, and whether that run is resumed; else a new one begins.
+def resolve_run(config: Config) -> tuple[Config, Path, bool]:
+    """Return a run's config, its run_dir, and whether that run is resumed; else a new one begins.
 
     A run whose guidance reviews a student's episodes, and has not done so yet, is a new one.
 
@@ -42,15 +41,6 @@ def resolve_run(config: Config) -> tuple[Config, bool]:
             raise ValueError(f"--guidance {method} reads a student's episodes: name its run with --resume")
         if world_size() > 1:
             raise ValueError(f"--guidance {method} reads episodes in one process: leave out torchrun")
-        # findings are looked up in every state, and nobody is asked about states
-        no_queries = {
-            "query_strategy": "early",
-            "query_budget": 0,
-            "reuse": math.inf,
-            "async_tutor": False,
-            "advice_store": None,
-        }
-        config = replace(config, tutoring=replace(config.tutoring, **no_queries))
     if source is not None and config.run_dir in (None, source):
         before = load_config(source)
         resuming = not METHODS[method].needs_episode_review or before.guiding.guidance == method
@@ -61,11 +51,10 @@ def resolve_run(config: Config) -> tuple[Config, bool]:
             )
         if resuming:
             config = replace(config, run_dir=source, resume=before.resume)
-    config = replace(config, run_dir=broadcast_object(config.run_dir or new_run_dir(config)))
-    assert config.run_dir is not None
-    if broadcast_object((config.run_dir / "config.json").exists() and not resuming):
-        raise ValueError(f"{config.run_dir} holds a run already; choose another --run-dir or --resume it")
-    return config, resuming
+    run_dir: Path = broadcast_object(config.run_dir or new_run_dir(config))
+    if broadcast_object((run_dir / "config.json").exists() and not resuming):
+        raise ValueError(f"{run_dir} holds a run already; choose another --run-dir or --resume it")
+    return replace(config, run_dir=run_dir), run_dir, resuming
 
 
 def load_source(config: Config, resuming: bool, device: str) -> dict[str, Any] | None:
