@@ -36,14 +36,14 @@ def uniforms_for(*drawn: int) -> Tensor:
     return torch.stack([UNIFORM_OF[tuple(padded[k : k + 3])] for k in range(0, len(padded), 3)])[None]
 
 
-def dealt_state(open_card: int, first: int, second: int) -> State:
+def initial_state(open_card: int, first: int, second: int) -> State:
     return Blackjack().reset(uniforms_for(open_card, first, second))
 
 
 def reward_of_sticking(rules: dict[str, bool], open_card: int, mine: Hand, *drawn: int) -> float:
     """Return the reward of sticking when the student holds `mine` and the dealer draws these after the open card."""
     game = Blackjack(**rules)
-    state = dealt_state(open_card, *mine[:2])
+    state = initial_state(open_card, *mine[:2])
     for card in mine[2:]:
         state, reward, over = game.step(state, torch.tensor([HIT]), uniforms_for(card, *[1] * 11))
         assert (reward.item(), over.item()) == (0, False)
@@ -173,7 +173,7 @@ def test_dealers_natural_counts_as_21_against_other_hands(rules: dict[str, bool]
 
 @every_rules
 def test_hit_natural_is_no_longer_a_natural(rules: dict[str, bool]) -> None:
-    state = dealt_state(10, 1, 10)
+    state = initial_state(10, 1, 10)
     assert is_natural(state).tolist() == [True]
     after, reward, over = Blackjack(**rules).step(state, torch.tensor([HIT]), uniforms_for(10, *[1] * 11))
     assert (reward.item(), over.item(), gymnasium_obs(after).tolist()) == (0, False, [[21, 10, 0]])
@@ -184,11 +184,11 @@ def test_hit_natural_is_no_longer_a_natural(rules: dict[str, bool]) -> None:
 
 def test_is_natural_only_for_ace_and_ten() -> None:
     for first, second in itertools.product(range(1, 11), repeat=2):
-        assert is_natural(dealt_state(5, first, second)).tolist() == [{first, second} == {1, 10}]
+        assert is_natural(initial_state(5, first, second)).tolist() == [{first, second} == {1, 10}]
 
 
 def test_hit_takes_first_card_and_stick_none() -> None:
-    state = dealt_state(9, 2, 3)
+    state = initial_state(9, 2, 3)
     for card in range(1, 11):
         u = uniforms_for(card, *[7] * 11)
         hit, _, _ = Blackjack().step(state, torch.tensor([HIT]), u)
@@ -269,7 +269,7 @@ def test_observe_bust_sum_is_all_zeros() -> None:
     beyond = []
     for card in range(2, 11):
         state, reward, over = Blackjack().step(
-            dealt_state(4, 10, 10), torch.tensor([HIT]), uniforms_for(card, *[1] * 11)
+            initial_state(4, 10, 10), torch.tensor([HIT]), uniforms_for(card, *[1] * 11)
         )
         assert (reward.item(), over.item()) == (-1, True)
         beyond.append(Blackjack().observe(state)[0][0].tolist())
