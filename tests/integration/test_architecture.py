@@ -1,6 +1,8 @@
 """Packages import each other along the arrows of docs/concepts/architecture.md; every file says what it is."""
 
 import ast
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,32 @@ def test_file_begins_with_a_docstring(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(text))
     assert docstring, "no module docstring"
     assert docstring.splitlines()[0].endswith((".", ":", "?", "`.")), "its first line is a sentence"
+
+
+def test_the_loop_in_the_docs_is_that_of_the_program() -> None:
+    page = (ROOT / "docs" / "concepts" / "architecture.md").read_text()
+    code = re.search(r"```python\n(def rollout_step.*?)```", page, re.DOTALL)
+    assert code is not None
+    program = without_blank_lines((ROOT / "train.py").read_text())
+    for function in re.split(r"\n\n(?=def )", code[1].strip()):
+        assert without_blank_lines(textwrap.indent(function, "    ")) in program
+
+
+def without_blank_lines(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.strip())
+
+
+def test_each_stop_in_the_docs_is_in_its_file() -> None:
+    page = (ROOT / "docs" / "concepts" / "architecture.md").read_text()
+    rows = re.findall(r"^\| \d+ \| (.*?) \| (.*?) \|", page, re.MULTILINE)
+    assert len(rows) == 16
+    for stop, files in rows:
+        places = re.findall(r"`([\w/.]+)`", files)
+        folder = Path(places[0]).parent
+        paths = [ROOT / (place if "/" in place else folder / place) for place in places]
+        assert all(path.exists() for path in paths), files
+        sources = [one for path in paths for one in (path.rglob("*.py") if path.is_dir() else [path])]
+        text = "".join(source.read_text() for source in sources)
+        for name in re.findall(r"`\w+\.(\w+)`", stop):
+            if name not in ("step", "observe"):  # of env and agent, beside others in the row
+                assert f"def {name}(" in text, f"{stop} in {files}"
