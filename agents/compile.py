@@ -1,12 +1,13 @@
 """Making functions of tensors fast, in one place: eager, compile or graph."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils import _pytree as pytree
 
-MODES = ("eager", "compile", "graph")
+Mode = Literal["eager", "compile", "graph"]
+MODES: tuple[Mode, ...] = ("eager", "compile", "graph")
 WARMUP_CALLS = 3  # calls of a compiled function before it is recorded
 # Dynamo has looked at what a compiled function is handed; looking again is a tenth of a step
 INDUCTOR_OPTIONS: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}

@@ -73,4 +73,4 @@ def write(benchmark: Benchmark, results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_program(main, Command, description=__doc__)
+    run_program(main, Command, description=__doc__)  # type: ignore[arg-type]  # a union of benchmarks

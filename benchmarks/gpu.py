@@ -112,8 +112,8 @@ class Gpu(Benchmark):
         has_aims = self.device != "cpu" and not self.quick
         for row in rows:
             first = (row["part"], row["status"])
-            for line in headlines(row) or [None]:
-                cells = ("", "", "") if line is None else (line.what, line.measured, line.aim if has_aims else "")
+            lines = [(line.what, line.measured, line.aim if has_aims else "") for line in headlines(row)]
+            for cells in lines or [("", "", "")]:
                 table.add_row(*first, *cells)
                 first = ("", "")
         return table
@@ -129,7 +129,7 @@ def parts(device: str) -> list[Part]:
                   "--games", "connect4", "snake", "blackjack", "--seconds", "0.5"),
         benchmark("table", 40, *common, "--programs", "graph", "eager", "searchsorted", "--queries", "1048576",
                   "--entries", "1048576", "16777216", "--hits", "0.5", "--seconds", "0.2"),
-        benchmark("loop", 60, *common, "--games", "blackjack", "--tutor", "recorded", "--accelerate", "graph",
+        benchmark("loop", 60, *common, "--games", "blackjack", "--tutor", "recorded", "--compile-mode", "graph",
                   "--ways", "wait, warm", "async_tutor, warm", "--num-envs", "65536", "--steps", "20000000"),
         tutor_part(100),
         benchmark("training", 100, *training, "--programs", "graph", "eager", "compile", "--num-envs", "65536"),
@@ -147,7 +147,7 @@ def quick_parts(device: str) -> list[Part]:
                   "--seconds", "0.1"),
         benchmark("table", 60, *common, "--programs", "eager", "--queries", "256", "--entries", "4096",
                   "--loads", "0.5", "--hits", "0.5", "--seconds", "0.1"),
-        benchmark("loop", 60, *common, "--games", "blackjack", "--tutor", "recorded", "--accelerate", "eager",
+        benchmark("loop", 60, *common, "--games", "blackjack", "--tutor", "recorded", "--compile-mode", "eager",
                   "--ways", "wait, warm", "async_tutor, warm", "--num-envs", "64", "--steps", "4096"),
         Part("tutor", (), 0, "a server takes longer to start than a quick run"),
         benchmark("training", 60, *common, "--games", "cartpole", "--algos", "ppo", "--programs", "eager",

@@ -23,6 +23,7 @@ import torch
 from rich.table import Table
 
 from agents import AGENTS
+from agents.compile import Mode
 from benchmarks.common import Benchmark, Row, Worker, WorkerError, cell, check_names, served, take_turns, waiting_for
 from train import Trainer
 from training.config import Config, default_config, make_agent, make_env
@@ -35,8 +36,6 @@ from tutors.store import AdviceStore, identity_of
 PARTS = 4  # of a run, for each of which the hit rate is measured
 WARM_UP_UPDATES = 3
 FROZEN = 1e-12  # a learning rate that changes no weight
-
-Mode = Literal["eager", "compile", "graph"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Loop(Benchmark):
     """Env steps of a run that are timed."""
     num_envs: int | None = None
     """Copies of the game; the student's default if not given."""
-    accelerate: Mode = "compile"
+    compile_mode: Mode = "compile"
     """As that of train.py."""
     device: str = "cpu"
     """Where the student learns."""
@@ -123,7 +122,7 @@ class Loop(Benchmark):
             "algo": self.algo,
             "game": game,
             "tutor": tutor,
-            "accelerate": self.accelerate,
+            "compile_mode": self.compile_mode,
             "device": self.device,
             "num_envs": self.num_envs,
             "steps": self.steps,
@@ -157,7 +156,7 @@ def measure_loop(
     algo: str,
     game: str,
     tutor: str,
-    accelerate: Mode,
+    compile_mode: Mode,
     device: str,
     num_envs: int | None,
     steps: int,
@@ -165,38 +164,41 @@ def measure_loop(
     folder: str,
 ) -> Row:
     """Return one run's env steps a second, questions and hit rates."""
-    if device == "cpu" and tutor not in ("scripted", "recorded"):
-        torch.set_num_threads(1)  # as train.py beside a server
     config = config_for(WAYS[way], algo, game, tutor, Path(folder))
-    config = replace(config, compile_mode=accelerate, total_steps=steps, device=device)
+    config = replace(config, compile_mode=compile_mode, total_steps=steps, device=device)
     config = replace(config, num_envs=num_envs or config.num_envs)
     config.check()
     env = make_env(config, device)
     with ExitStack() as stack:
-        desk = stack.enter_context(open_advisor(config.tutoring, env.game, config.seed, Path(folder), device))
-        training = Trainer(config, env, make_agent(config, env), desk, None)
-        step, stats = env.reset(), {}
-        while not stats or training.state.updates < WARM_UP_UPDATES:  # DQN begins to learn only when it has seen enough
-            step, stats = training.update(step)
-        if desk is not None and WAYS[way].table == "cold":
-            desk.table.clear()
-            desk.store = AdviceStore(new_store(Path(folder)), identity_of(env.spec, desk.view, desk.tutor.identity))
-            stack.callback(desk.store.close)
-        wait, begun_at, hit_rates, seconds = waiting_for(device), training.state.global_step, [], 0.0
-        asked = counts(desk)[0]
+        advisor = stack.enter_context(open_advisor(config.tutoring, env.game, config.seed, Path(folder), device))
+        if device == "cpu" and advisor is not None and advisor.tutor.shares_cpu:
+            torch.set_num_threads(1)  # as train.py beside a server
+        trainer = Trainer(config, env, make_agent(config, env), advisor, None)
+        step = env.reset()
+        stats: dict[str, torch.Tensor] = {}
+        while not stats or trainer.state.updates < WARM_UP_UPDATES:  # DQN learns after learning_starts
+            step, stats = trainer.update(step)
+        if advisor is not None and WAYS[way].table == "cold":
+            advisor.table.clear()
+            advisor.store = AdviceStore(
+                new_store(Path(folder)), identity_of(env.spec, advisor.view, advisor.tutor.identity)
+            )
+            stack.callback(advisor.store.close)
+        wait, start, hit_rates, seconds = waiting_for(device), trainer.state.global_step, [], 0.0
+        asked = counts(advisor)[0]
         for part in range(1, PARTS + 1):
-            _, consulted, hits = counts(desk)
+            _, consulted, hits = counts(advisor)
             wait()
             began = time.perf_counter()
-            while training.state.global_step - begun_at < steps * part // PARTS:
-                step, _ = training.update(step)
+            while trainer.state.global_step - start < steps * part // PARTS:
+                step, _ = trainer.update(step)
             wait()
             seconds += time.perf_counter() - began
-            _, consulted_then, hits_then = counts(desk)
+            _, consulted_then, hits_then = counts(advisor)
             hit_rates.append(round((hits_then - hits) / max(consulted_then - consulted, 1), 4))
-        found = {"rate": (training.state.global_step - begun_at) / seconds, "num_envs": config.num_envs}
-        if desk is not None:
-            found |= {"asked": counts(desk)[0] - asked, "hit_rates": hit_rates}
+        found: Row = {"rate": (trainer.state.global_step - start) / seconds, "num_envs": config.num_envs}
+        if advisor is not None:
+            found |= {"asked": counts(advisor)[0] - asked, "hit_rates": hit_rates}
         return found
 
 

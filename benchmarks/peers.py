@@ -206,9 +206,14 @@ def questions(url: str, model: str, ids: list[int], prompts: list[str], at_once:
 
 def main() -> None:
     """Measure what the command line names."""
-    measure = {"games": games, "training": training, "questions": questions, "lookups": lookups}[sys.argv[1]]
+    measures: dict[str, Callable[..., Any]] = {
+        "games": games,
+        "training": training,
+        "questions": questions,
+        "lookups": lookups,
+    }
     settings = json.load(sys.stdin) if sys.argv[2] == "-" else json.loads(sys.argv[2])
-    print(json.dumps(measure(**settings)))
+    print(json.dumps(measures[sys.argv[1]](**settings)))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from rich.table import Table
 
 from agents import AGENTS
-from agents.compile import MODES
+from agents.compile import MODES, Mode
 from agents.distributed import init, rank, shutdown
 from benchmarks.common import PEERS_PYTHON, Benchmark, Row, Worker, cell, check_names, peer, take_turns, waiting_for
 from benchmarks.peers import LEARNERS
@@ -38,14 +39,14 @@ STEPS_BETWEEN_CLOCKS = 32  # of all copies, at least
 class Variant:
     """A way to run our training."""
 
-    mode: str  # eager, compile or graph
+    mode: Mode
     bfloat16: bool = False
     num_processes: int = 1
 
     @property
     def name(self) -> str:
         """What the variant is called in flags and results."""
-        words = [self.mode]
+        words: list[str] = [self.mode]
         if self.bfloat16:
             words.append("bfloat16")
         if self.num_processes > 1:
@@ -136,7 +137,8 @@ def measure_training(
     trainer = Trainer(config, env, make_agent(config, env), None, None)
     horizon = trainer.agent.steps_per_update
     updates = max(1, STEPS_BETWEEN_CLOCKS // horizon)
-    step, stats = env.reset(), {}
+    step = env.reset()
+    stats: dict[str, torch.Tensor] = {}
     while not stats:  # DQN begins to learn only when it has seen enough
         step, stats = trainer.update(step)
 
@@ -148,9 +150,7 @@ def measure_training(
     train()
     trainer.timer.shares()
     found = rate(train, updates * horizon * config.num_envs, seconds, waiting_for(device))
-    if device.startswith(
-        "cuda"
-    ):  # until here a section's time is that of launching it: measure one round waiting for each
+    if device.startswith("cuda"):  # a section's time was that of its launch: measure one round that waits for each
         trainer.timer.wait = waiting_for(device)
         trainer.timer.shares()
         train()

@@ -61,7 +61,7 @@ class Tutor(Benchmark):
         model = replace(model, serve=(*model.serve, *self.serve))
         view = make_view(envs.make_game(self.env))
         fresh = positions(self.env, view)
-        rows = [
+        rows: list[Row] = [
             {"program": program, "batch": batch, "runs": [], "error": None, "shares": [], "cached": [], "tokens": []}
             for batch in self.batches
             for program in (OURS, OPENAI)
