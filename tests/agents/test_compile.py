@@ -175,11 +175,11 @@ def run_with_tutor(config: Config, folder: Path, updates: int = 10) -> tuple[dic
     folder.mkdir(exist_ok=True)
     with open_advisor(config.tutoring, make_env(config, "cpu").game, 1, folder, config.device) as advisor:
         assert advisor is not None
-        if advisor.clerk is not None:
-            advisor.tend = lambda: None  # when answers arrive is no two times the same
+        if not advisor.waits:
+            advisor.step = lambda: None  # when answers arrive is no two times the same
         trainer = make_trainer(config, advisor)
         weights, found = run(trainer, updates)
-        return weights, found | {"tally": advisor.tally, "left": trainer.rations.left}
+        return weights, found | {"lookups": advisor.lookups, "left": trainer.query.budget.left}
 
 
 @pytest.mark.parametrize("strategy", ["chance", "mistake", "visited"])
@@ -197,7 +197,7 @@ def test_recording_ends_where_the_tutor_is_queried(algo: str, strategy: str, tap
     configs = [config_of(algo, "snake", mode, "cpu", tutoring=tutoring) for mode in ("eager", "graph")]
     eager, graph = (run_with_tutor(config, tmp_path / config.compile_mode) for config in configs)
     assert_equal(graph, eager)
-    assert int(eager[1]["tally"][1]) > 0
+    assert int(eager[1]["lookups"][1]) > 0
     assert int(eager[1]["left"]) < 300
 
 
@@ -214,7 +214,7 @@ def test_every_guidance_can_be_recorded(algo: str, guidance: str, taped: list[Ta
     configs = [config_of(algo, "blackjack", mode, "cpu", tutoring=warm, guiding=guiding) for mode in ("eager", "graph")]
     eager, graph = (run_with_tutor(config, tmp_path / config.compile_mode) for config in configs)
     assert_equal(graph, eager)
-    assert int(eager[1]["tally"][2]) > 0, "there was advice"
+    assert int(eager[1]["lookups"][2]) > 0, "there was advice"
 
 
 def test_recorded_self_play_refreshes_its_opponent(taped: list[Tape]) -> None:
@@ -268,7 +268,7 @@ def test_recorded_training_with_a_tutor_equals_eager_training(algo: str, async_t
     configs = [config_of(algo, "blackjack", mode, "cuda", tutoring=tutoring) for mode in ("eager", "graph")]
     eager, graph = (run_with_tutor(config, tmp_path / config.compile_mode, updates=12) for config in configs)
     assert_close(graph, eager)
-    assert int(eager[1]["tally"][2]) > 0, "there was advice"
+    assert int(eager[1]["lookups"][2]) > 0, "there was advice"
 
 
 @pytest.mark.gpu
