@@ -27,8 +27,17 @@ from tutors import make_analyst
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.base import Advice, TutorError, no_advice_counts
-from tutors.episode_analyst import Analyst, Finding, Reader
-from tutors.episodes import EXPERT_DEPTH, LAST, MATTERS, Episode, as_told, expert_values, gaps, words_of
+from tutors.episode_analyst import Analyst, CriticalStep, NullTutor
+from tutors.episodes import (
+    CRITICAL_GAP,
+    EXPERT_DEPTH,
+    MAX_STEPS,
+    Episode,
+    expert_values,
+    position_texts,
+    to_canonical,
+    value_gaps,
+)
 from tutors.llm.server import ShowStatus
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
@@ -45,7 +54,7 @@ def review_advisor(config: Config, env: Env) -> Advisor:
     tutoring = config.tutoring
     view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     table = AdviceTable(env.spec.num_actions, math.inf, device=env.device)
-    return Advisor(view, Reader(view, tutoring.tutor), table, None)
+    return Advisor(view, NullTutor(view, tutoring.tutor), table, None)
 
 
 class Review(NamedTuple):
@@ -77,7 +86,7 @@ def review_episodes(config: Config, agent: Agent, advisor: Advisor, show_status:
         env = evaluation_env(replace(config, seed=config.seed + REVIEW_SEED), factor * guiding.episodes, config.device)
         episodes = collect_episodes(agent, env, advisor.view, config.seed)
         if guiding.episode_selection == "worst":
-            episodes.sort(key=lambda episode: episode.total)
+            episodes.sort(key=lambda episode: episode.episodic_return)
         review = Review(analyst, episodes[: guiding.episodes], agent.guidance, advisor, config.seed, config.run_dir)
         summary = REVIEWS.get(type(agent.guidance), find_critical_steps)(review)
         advisor.tutor.stats.update(analyst.stats)
@@ -108,7 +117,7 @@ def collect_episodes(agent: Agent, env: Env, view: PromptView, seed: int) -> lis
     step, running = env.reset(), torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     totals = torch.zeros(env.num_envs, device=env.device)
     lengths = totals.long()
-    last, ended = deque[Transition](maxlen=LAST), dict[int, Episode]()
+    last, ended = deque[Transition](maxlen=MAX_STEPS), dict[int, Episode]()
     while running.any():
         u = rng.uniform(env.steps, 2)
         action = torch.where(
@@ -134,17 +143,17 @@ def last_steps(transitions: Sequence[Transition], view: PromptView, index: int, 
     action, reward, final_obs = (
         torch.stack([getattr(one, name)[index] for one in part]).cpu() for name in ("action", "reward", "final_obs")
     )
-    return Episode(*as_told(view, state, action), reward, final_obs, total, first)
+    return Episode(*to_canonical(view, state, action), reward, final_obs, total, first)
 
 
 def find_critical_steps(review: Review) -> str:
     """Ask which steps of the episodes were critical, put them into the table, and return a summary line."""
     analyst, episodes, view, table = review.analyst, review.episodes, review.advisor.view, review.advisor.table
-    found = analyst.critical(episodes)
+    found = analyst.find_critical_steps(episodes)
     raise_if_unanswered(analyst, len(episodes))
     rows: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for episode, findings in zip(episodes, found, strict=True):
-        keys = view.key(episode.told).tolist()
+        keys = view.key(episode.positions).tolist()
         for one in findings:
             values = action_values(one, int(episode.actions[one.step]), len(view.labels))
             rows[tuple(keys[one.step])].append(values)
@@ -163,7 +172,7 @@ def find_critical_steps(review: Review) -> str:
     return f"{len(episodes)} episodes reviewed: {len(rows)} critical positions; {judged}"
 
 
-def action_values(finding: Finding, taken: int, num_actions: int) -> Tensor:
+def action_values(finding: CriticalStep, taken: int, num_actions: int) -> Tensor:
     """Return what a finding says of each action in its position, (A,) float32 in [-1, 1].
 
     The action taken is worth the reward, and the better one the same with the other sign.
@@ -178,7 +187,7 @@ def action_values(finding: Finding, taken: int, num_actions: int) -> Tensor:
 
 
 def compare_with_expert(
-    view: PromptView, episodes: Sequence[Episode], found: Sequence[Sequence[Finding]]
+    view: PromptView, episodes: Sequence[Episode], found: Sequence[Sequence[CriticalStep]]
 ) -> tuple[list[dict[str, Any]], dict[str, float | None]]:
     """Return each finding beside the expert's values, and (precision, recall, better) of all.
 
@@ -187,15 +196,17 @@ def compare_with_expert(
     """
     lines, known = [], view.has_expert
     values = [expert_values(view, episode, EXPERT_DEPTH) if known else None for episode in episodes]
-    spans = [None if one is None else gaps(one, episode.actions) for one, episode in zip(values, episodes, strict=True)]
-    least = MATTERS * max((float(span[0].max()) for span in spans if span is not None), default=0.0)
+    spans = [
+        None if one is None else value_gaps(one, episode.actions) for one, episode in zip(values, episodes, strict=True)
+    ]
+    least = CRITICAL_GAP * max((float(span[0].max()) for span in spans if span is not None), default=0.0)
     right = best = missed = caught = 0
     for number, (episode, findings) in enumerate(zip(episodes, found, strict=True)):
-        texts, named = words_of(view, episode.told), {one.step for one in findings}
+        texts, named = position_texts(view, episode.positions), {one.step for one in findings}
         for one in findings:
             line: dict[str, Any] = {
                 "episode": number,
-                "step": episode.first + one.step + 1,
+                "step": episode.num_earlier_steps + one.step + 1,
                 "position": texts[one.step],
             }
             line |= {"did": view.labels[int(episode.actions[one.step])], "better": view.labels[one.action]}
@@ -240,18 +251,18 @@ def fit_preferences(review: Review) -> str:
     generator = torch.Generator().manual_seed(review.seed)
     number = PAIRS_PER_EPISODE * len(episodes)
     pairs = [torch.randperm(len(episodes), generator=generator)[:2].tolist() for _ in range(number)]
-    answers = analyst.prefers([(episodes[first], episodes[second]) for first, second in pairs])
+    answers = analyst.compare_pairs([(episodes[first], episodes[second]) for first, second in pairs])
     raise_if_unanswered(analyst, len(pairs))
     answered = [(first, second, prob) for (first, second), prob in zip(pairs, answers, strict=True) if prob is not None]
     share = None
     if answered:
-        observed = [episode.seen for episode in episodes]
+        observed = [episode.final_obs for episode in episodes]
         chosen = [(first, second) for first, second, _ in answered]
         share = guidance.fit(observed, chosen, [prob for *_, prob in answered], review.seed)
     agreed = [
-        (prob > 0.5) == (episodes[first].total > episodes[second].total)
+        (prob > 0.5) == (episodes[first].episodic_return > episodes[second].episodic_return)
         for first, second, prob in answered
-        if episodes[first].total != episodes[second].total and prob != 0.5
+        if episodes[first].episodic_return != episodes[second].episodic_return and prob != 0.5
     ]
     report = {"analyst": analyst.name, "episodes": len(episodes), "comparisons": len(answered), **dict(analyst.stats)}
     report["fitted"], report["agrees_with_returns"] = share, sum(agreed) / len(agreed) if agreed else None

@@ -1,8 +1,8 @@
-"""Who reads a student's games: names the steps that mattered, or says which of two games was played better.
+"""Review a student's episodes: find the critical steps, or say which of two episodes is the better one.
 
 A served model answers the first in JSON under a schema, which vLLM enforces, and the second with a letter, whose
-log-probabilities are the answer. What it says is checked here all the same, and asked for again where it is not right;
-what still is not after so many tries is no answer, counted by kind. A script that searches is the control.
+log-probabilities are the answer. Answers are checked here all the same, and asked for again where they are invalid;
+what is still invalid after the last try is no answer, counted by kind. A script that searches is the control.
 """
 
 import json
@@ -16,58 +16,59 @@ import torch
 from envs.base import State, num_rows
 from envs.rng import bits_to_uniform, splitmix64
 from tutors.base import Advice, Tutor
-from tutors.episodes import MATTERS, Episode, expert_values, gaps, longest, rules_of, tell
+from tutors.episodes import CRITICAL_GAP, Episode, expert_values, max_length, render_episode, rules_text, value_gaps
 from tutors.llm.api import Failure, LabelRequest, TextRequest
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
 from tutors.prompts.base import ANSWER, PromptView
 
-MOST = 5  # steps of a game that are named
-LONGEST = 200  # characters of a reason
+MAX_CRITICAL_STEPS = 5  # of an episode
+MAX_REASON_LENGTH = 200  # characters of a reason
 LETTERS = ("A", "B")
-TEMPERATURE = 0.7  # of a second try: at 0 a model would say the same again
+TEMPERATURE = 0.7  # of a second try: at 0 a model would give the same answer again
 TASK = (
     "Below is a game that a student played, step by step. Find the critical steps: those at which the choice strongly "
-    f"changed what came later. Name at most {MOST}. For each give its number, a short reason, the letter of the action "
-    "that would have been best there, and a reward between -1 and 1 for what the student did there: negative if it was "
-    "a mistake, positive if it was good. Answer in JSON:\n"
+    f"changed what came later. Name at most {MAX_CRITICAL_STEPS}. For each give its number, a short reason, the letter "
+    "of the action that would have been best there, and a reward between -1 and 1 for what the student did there: "
+    "negative if it was a mistake, positive if it was good. Answer in JSON:\n"
     '{"critical": [{"step": 3, "reason": "it had to block", "action": "A", "reward": -0.8}]}'
 )
 CHOICE = "Below are two games, A and B, that a student played. In which one did it choose better? Answer with A or B."
 
 
-class Finding(NamedTuple):
-    """A step that mattered."""
+class CriticalStep(NamedTuple):
+    """A step whose choice strongly changed what came later."""
 
     step: int  # from 0
-    action: int  # what would have been best, as the view tells it
+    action: int  # the best one there, in the canonical position
     reward: float  # in [-1, 1], for what the student did
     reason: str
 
 
 class Analyst(Protocol):
-    """Whoever reads games."""
+    """Reviews episodes."""
 
     name: str
     stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: episodes without an answer
 
-    def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
-        """Return the steps of each game that mattered; none where there is no answer."""
+    def find_critical_steps(self, episodes: Sequence[Episode]) -> list[list[CriticalStep]]:
+        """Return the critical steps of each episode; none where there is no answer."""
 
-    def prefers(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
-        """Return the chance that the first of two games was played better; None where there is no answer."""
+    def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
+        """Return the probability that the first of two episodes is the better one; None where there is no answer."""
 
 
-class Reader(Tutor):
-    """In a tutor's place at the desk of a student whose games were read: nobody is asked about single positions.
+class NullTutor(Tutor):
+    """Gives no advice: stands where a tutor is required after a review, when no positions are asked about.
 
     Args:
-        view: how positions are told.
+        view: the prompt view.
         name: of the analyst.
     """
 
     def __init__(self, view: PromptView, name: str) -> None:
-        self.view, self.name = view, name
+        self.view = view
+        self.name = name
         self.identity = {"tutor": name}
         self.stats: Counter[str] = Counter()
 
@@ -79,53 +80,59 @@ class Reader(Tutor):
 class ScriptedAnalyst:
     """Names the steps at which the student lost most by an expert's values, each with probability `accuracy`.
 
-    Else it names any step, any legal action and any reward. Of two games it prefers the one that lost less a step, and
-    with probability 1 - `accuracy` the one that a coin says.
+    Otherwise it names any step, any legal action and any reward. Of two episodes it prefers the one that lost less a
+    step, and with probability 1 - `accuracy` either one at random.
     """
 
     name = "scripted"
 
     def __init__(self, view: PromptView, accuracy: float, depth: int, seed: int) -> None:
-        self.view, self.accuracy, self.depth, self.seed = view, accuracy, depth, seed
+        self.view = view
+        self.accuracy = accuracy
+        self.depth = depth
+        self.seed = seed
         self.stats: Counter[str] = Counter()
 
-    def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
+    def find_critical_steps(self, episodes: Sequence[Episode]) -> list[list[CriticalStep]]:
         self.stats["asked"] += len(episodes)
+        return [self._critical_steps(number, episode) for number, episode in enumerate(episodes)]
+
+    def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
+        self.stats["asked"] += len(pairs)
+        answers: list[float | None] = []
+        for number, pair in enumerate(pairs):
+            first, second = (
+                value_gaps(expert_values(self.view, one, self.depth), one.actions)[1].mean() for one in pair
+            )
+            u_right, u_coin, *_ = self._uniforms(number, MAX_CRITICAL_STEPS)
+            if u_right < self.accuracy:
+                answers.append(0.5 if first == second else float(first < second))
+            else:
+                answers.append(float(u_coin < 0.5))
+        return answers
+
+    def _critical_steps(self, number: int, episode: Episode) -> list[CriticalStep]:
+        values = expert_values(self.view, episode, self.depth)
+        gap, lost = value_gaps(values, episode.actions)
         found = []
-        for number, episode in enumerate(episodes):
-            values = expert_values(self.view, episode, self.depth)
-            gap, lost = gaps(values, episode.actions)
-            named = []
-            for turn, step in enumerate(lost.argsort(descending=True, stable=True)[:MOST].tolist()):
-                if lost[step] <= MATTERS * gap.max():
-                    break
-                right, where, what, worth = self._luck(number, turn)
-                if right < self.accuracy:
-                    share = float(lost[step] / lost.max())
-                    named.append(Finding(step, int(values[step].argmax()), -share, "the search would not do that"))
-                else:
-                    step = int(where * len(lost))
-                    action_mask = (values[step] > -torch.inf).nonzero()[:, 0].tolist()
-                    named.append(Finding(step, action_mask[int(what * len(action_mask))], 2 * worth - 1, "a guess"))
-            found.append(named)
+        for rank, step in enumerate(lost.argsort(descending=True, stable=True)[:MAX_CRITICAL_STEPS].tolist()):
+            if lost[step] <= CRITICAL_GAP * gap.max():
+                break
+            u_right, u_step, u_action, u_reward = self._uniforms(number, rank)
+            if u_right < self.accuracy:
+                share = float(lost[step] / lost.max())
+                found.append(CriticalStep(step, int(values[step].argmax()), -share, "the search would not do that"))
+            else:
+                random_step = int(u_step * len(lost))
+                legal = (values[random_step] > -torch.inf).nonzero()[:, 0].tolist()
+                action = legal[int(u_action * len(legal))]
+                found.append(CriticalStep(random_step, action, 2 * u_reward - 1, "a guess"))
         return found
 
-    def prefers(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
-        self.stats["asked"] += len(pairs)
-        said: list[float | None] = []
-        for number, pair in enumerate(pairs):
-            lost = [gaps(expert_values(self.view, one, self.depth), one.actions)[1].mean() for one in pair]
-            right, coin, *_ = self._luck(number, MOST)
-            if right < self.accuracy:
-                said.append(0.5 if lost[0] == lost[1] else float(lost[0] < lost[1]))
-            else:
-                said.append(float(coin < 0.5))
-        return said
-
-    def _luck(self, number: int, turn: int) -> list[float]:
-        """Return four numbers in [0, 1) of their own for each turn of each question."""
-        begin = splitmix64(torch.tensor([self.seed])) + (number * (MOST + 1) + turn) * 4
-        return bits_to_uniform(splitmix64(begin + torch.arange(4))).tolist()
+    def _uniforms(self, number: int, rank: int) -> list[float]:
+        """Return four numbers in [0, 1), others for each step that is named of each question."""
+        start = splitmix64(torch.tensor([self.seed])) + (number * (MAX_CRITICAL_STEPS + 1) + rank) * 4
+        return bits_to_uniform(splitmix64(start + torch.arange(4))).tolist()
 
 
 class VllmAnalyst:
@@ -151,10 +158,10 @@ class VllmAnalyst:
         self.name = model.name
         self.stats: Counter[str] = Counter()
 
-    def critical(self, episodes: Sequence[Episode]) -> list[list[Finding]]:
-        prompts = [f"{rules_of(self.view)}\n\n{TASK}\n\n{tell(self.view, episode)}" for episode in episodes]
-        schema = json.dumps(schema_of(self.view.labels, longest(episodes)))
-        found: list[list[Finding] | Failure] = [Failure("deadline")] * len(episodes)
+    def find_critical_steps(self, episodes: Sequence[Episode]) -> list[list[CriticalStep]]:
+        prompts = [f"{rules_text(self.view)}\n\n{TASK}\n\n{render_episode(self.view, episode)}" for episode in episodes]
+        schema = json.dumps(schema_of(self.view.labels, max_length(episodes)))
+        found: list[list[CriticalStep] | Failure] = [Failure("deadline")] * len(episodes)
         rows = list(range(len(episodes)))
         self._connect(TextRequest(max_tokens=1))
         for attempt in range(self.max_tries):
@@ -169,13 +176,13 @@ class VllmAnalyst:
         self._count_failures(found)
         return [[] if isinstance(one, Failure) else one for one in found]
 
-    def prefers(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
+    def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
         prompts = []
         for pair in pairs:
             games = "\n\n".join(
-                f"Game {name}\n\n{tell(self.view, one)}" for name, one in zip(LETTERS, pair, strict=True)
+                f"Game {name}\n\n{render_episode(self.view, one)}" for name, one in zip(LETTERS, pair, strict=True)
             )
-            prompts.append(f"{rules_of(self.view)}\n\n{CHOICE}\n\n{games}\n\n{ANSWER}")
+            prompts.append(f"{rules_text(self.view)}\n\n{CHOICE}\n\n{games}\n\n{ANSWER}")
         request = LabelRequest(LETTERS)
         self._connect(request)
         outputs = self.pool.generate(prompts, request)
@@ -197,22 +204,22 @@ def first_label_probability(logprobs: tuple[float, ...] | tuple[str, ...]) -> fl
 
 
 def schema_of(labels: Sequence[str], steps: int) -> dict[str, Any]:
-    """Return the JSON schema of an answer about a game of at most so many steps."""
+    """Return the JSON schema of an answer about an episode of at most `steps` steps."""
     finding = {
         "step": {"type": "integer", "minimum": 1, "maximum": steps},
-        "reason": {"type": "string", "maxLength": LONGEST},
+        "reason": {"type": "string", "maxLength": MAX_REASON_LENGTH},
         "action": {"type": "string", "enum": list(labels)},
         "reward": {"type": "number", "minimum": -1, "maximum": 1},
     }
     item = {"type": "object", "properties": finding, "required": list(finding), "additionalProperties": False}
-    named = {"critical": {"type": "array", "maxItems": MOST, "items": item}}
+    named = {"critical": {"type": "array", "maxItems": MAX_CRITICAL_STEPS, "items": item}}
     return {"type": "object", "properties": named, "required": ["critical"], "additionalProperties": False}
 
 
-def read(text: str, view: PromptView, episode: Episode) -> list[Finding] | Failure:
-    """Return the findings of an answer, or what is wrong with it; a step that is named twice counts once.
+def read(text: str, view: PromptView, episode: Episode) -> list[CriticalStep] | Failure:
+    """Return the critical steps that an answer names, or why it is invalid; a step that is named twice counts once.
 
-    What follows a thought's end counts, from the first brace to the last.
+    Only the text after the model's thinking counts, from the first brace to the last.
     """
     text = text.rpartition("</think>")[2]
     try:
@@ -221,8 +228,8 @@ def read(text: str, view: PromptView, episode: Episode) -> list[Finding] | Failu
         return Failure("not_json")
     if not isinstance(named, list):
         return Failure("not_json")
-    action_mask, found = view.action_mask(episode.told), dict[int, Finding]()
-    for one in named[:MOST]:
+    action_mask, found = view.action_mask(episode.positions), dict[int, CriticalStep]()
+    for one in named[:MAX_CRITICAL_STEPS]:
         if not isinstance(one, dict):
             return Failure("not_json")
         step, action, reward = one.get("step"), one.get("action"), one.get("reward")
@@ -232,6 +239,6 @@ def read(text: str, view: PromptView, episode: Episode) -> list[Finding] | Failu
             return Failure("illegal_action")
         if not isinstance(reward, int | float) or isinstance(reward, bool) or not -1 <= reward <= 1:
             return Failure("reward_out_of_range")
-        reason = str(one.get("reason", ""))[:LONGEST]
-        found.setdefault(step - 1, Finding(step - 1, view.labels.index(action), float(reward), reason))
+        reason = str(one.get("reason", ""))[:MAX_REASON_LENGTH]
+        found.setdefault(step - 1, CriticalStep(step - 1, view.labels.index(action), float(reward), reason))
     return list(found.values())

@@ -6,7 +6,7 @@ import torch
 
 import envs
 from envs.base import State, cat_states
-from tutors.episodes import Episode, as_told
+from tutors.episodes import Episode, to_canonical
 from tutors.prompts import make_view
 
 VIEW = make_view(envs.make_game("connect4"))
@@ -30,7 +30,7 @@ def episode(
         state = {"mine": state["theirs"], "theirs": state["mine"] | place}
     whole = cat_states(states)
     actions = torch.tensor([6 - column if mirrored else column for column in columns])
-    told, named = as_told(VIEW, whole, actions)
+    told, named = to_canonical(VIEW, whole, actions)
     got = torch.tensor(rewards or [0.0] * len(columns))
     return Episode(told, named, got, torch.zeros(len(columns), 3), float(got.sum()), 0)
 

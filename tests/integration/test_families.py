@@ -23,7 +23,7 @@ from tests.helpers.scripted_server import serving
 from tests.helpers.toys import FAMILIES, LETTERS, make_toy
 from tests.helpers.vllm_server import require_vllm
 from tutors.episode_analyst import VllmAnalyst, schema_of
-from tutors.episodes import Episode, as_told
+from tutors.episodes import Episode, to_canonical
 from tutors.llm.api import CompletionsAPI
 from tutors.llm.endpoint import EndpointState
 from tutors.llm.label_logprobs import LabelLogprobs
@@ -137,16 +137,16 @@ def test_a_model_of_random_weights_is_kept_to_a_schema(
     one, game = served["llama"], envs.make_game("blackjack")
     view = make_view(game)
     state = game.reset(torch.rand(12, game.spec.num_reset_uniforms, generator=torch.Generator().manual_seed(1)))
-    told, actions = as_told(view, state, torch.ones(12, dtype=torch.int64))
+    told, actions = to_canonical(view, state, torch.ones(12, dtype=torch.int64))
     games = []
     for rows in torch.arange(12).split(3):
         rewards, seen = torch.tensor([0.0, 0.0, -1.0]), torch.zeros(3, 2)
         games.append(Episode(select_rows(told, rows), actions[rows], rewards, seen, -1.0, 0))
     analyst = VllmAnalyst(view, one.model, one.pool, 800, 3)
-    found = analyst.critical(games)
+    found = analyst.find_critical_steps(games)
     assert any(found)
     assert all(0 <= one.step < 3 and one.action in (0, 1) for named in found for one in named)
-    said = analyst.prefers([(games[0], games[1]), (games[1], games[0])])
+    said = analyst.compare_pairs([(games[0], games[1]), (games[1], games[0])])
     assert all(one is not None and 0 <= one <= 1 for one in said)
 
 

@@ -840,7 +840,7 @@ BUGS = [
     Bug(
         "findings keep the actions' names before the mirror",
         "tutors/episodes.py",
-        "as_told",
+        "to_canonical",
         "ANY[turned]",
         "ANY[turned * 0]",
         "tutors/test_episode_analyst.py",
@@ -865,8 +865,8 @@ BUGS = [
         "steps are counted from 0",
         "tutors/episode_analyst.py",
         "read",
-        "found.setdefault(step - 1, Finding(step - 1, ANY_1, ANY_2, ANY_3))",
-        "found.setdefault(step, Finding(step, ANY_1, ANY_2, ANY_3))",
+        "found.setdefault(step - 1, CriticalStep(step - 1, ANY_1, ANY_2, ANY_3))",
+        "found.setdefault(step, CriticalStep(step, ANY_1, ANY_2, ANY_3))",
         "tutors/test_episode_analyst.py",
     ),
     Bug(

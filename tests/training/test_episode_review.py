@@ -38,8 +38,8 @@ from tutors import TutorConfig
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.base import TutorError
-from tutors.episode_analyst import Finding, Reader, ScriptedAnalyst
-from tutors.episodes import LAST, Episode
+from tutors.episode_analyst import CriticalStep, NullTutor, ScriptedAnalyst
+from tutors.episodes import MAX_STEPS, Episode
 from tutors.prompts import make_view
 
 REVIEWED = [name for name, method in METHODS.items() if method.needs_episode_review]
@@ -58,13 +58,13 @@ def test_collected_episodes_are_the_first_of_each_env_copy_to_their_end(game: st
     view = make_view(envs.make_game(game, **options))
     episodes, again = (collect_episodes(Anyhow(), envs.make(game, 60, 3, **options), view, 1) for _ in range(2))
     assert len(episodes) == 60
-    assert len({one.total for one in episodes}) > 1
+    assert len({one.episodic_return for one in episodes}) > 1
     for one in episodes:
-        assert 1 <= len(one.actions) <= LAST
-        assert all(len(column) == len(one.actions) for column in (one.rewards, one.seen, *one.told.values()))
-        if one.first == 0:
-            assert float(one.rewards.sum()) == pytest.approx(one.total)
-        action_mask = view.action_mask(one.told)
+        assert 1 <= len(one.actions) <= MAX_STEPS
+        assert all(len(column) == len(one.actions) for column in (one.rewards, one.final_obs, *one.positions.values()))
+        if one.num_earlier_steps == 0:
+            assert float(one.rewards.sum()) == pytest.approx(one.episodic_return)
+        action_mask = view.action_mask(one.positions)
         assert action_mask.gather(1, one.actions[:, None]).all()
     assert all(one.actions.equal(other.actions) for one, other in zip(episodes, again, strict=True))
 
@@ -79,34 +79,34 @@ def test_of_a_long_episode_the_last_steps_are_kept() -> None:
             return torch.where(action_mask.gather(1, wanted[:, None])[:, 0], wanted, action_mask.long().argmax(1))
 
     env, view = envs.make("snake", 8, 1, size=6, time_limit=70), make_view(envs.make_game("snake", size=6))
-    long = [one for one in collect_episodes(Turner(), env, view, 1) if one.first]
+    long = [one for one in collect_episodes(Turner(), env, view, 1) if one.num_earlier_steps]
     assert long
     for one in long:
-        assert len(one.actions) == LAST
-        assert one.first + LAST <= 70
+        assert len(one.actions) == MAX_STEPS
+        assert one.num_earlier_steps + MAX_STEPS <= 70
 
 
 @pytest.mark.parametrize(
     ("finding", "done", "expected"),
     [
-        (Finding(0, 2, -0.6, ""), 1, [0.0, -0.6, 0.6]),
-        (Finding(0, 1, 0.8, ""), 1, [0.0, 0.8, 0.0]),
-        (Finding(0, 2, 0.5, ""), 1, [0.0, 0.5, 0.51]),
-        (Finding(0, 2, 0.0, ""), 1, [0.0, 0.0, 0.01]),
-        (Finding(0, 1, -0.4, ""), 1, [0.0, 0.01, 0.0]),
-        (Finding(0, 0, 1.0, ""), 1, [1.0, 0.99, 0.0]),
-        (Finding(0, 2, 1.0, ""), 1, [0.0, 0.99, 1.0]),
-        (Finding(0, 2, -1.0, ""), 1, [0.0, -1.0, 1.0]),
-        (Finding(0, 1, 0.005, ""), 1, [0.0, 0.01, 0.0]),
+        (CriticalStep(0, 2, -0.6, ""), 1, [0.0, -0.6, 0.6]),
+        (CriticalStep(0, 1, 0.8, ""), 1, [0.0, 0.8, 0.0]),
+        (CriticalStep(0, 2, 0.5, ""), 1, [0.0, 0.5, 0.51]),
+        (CriticalStep(0, 2, 0.0, ""), 1, [0.0, 0.0, 0.01]),
+        (CriticalStep(0, 1, -0.4, ""), 1, [0.0, 0.01, 0.0]),
+        (CriticalStep(0, 0, 1.0, ""), 1, [1.0, 0.99, 0.0]),
+        (CriticalStep(0, 2, 1.0, ""), 1, [0.0, 0.99, 1.0]),
+        (CriticalStep(0, 2, -1.0, ""), 1, [0.0, -1.0, 1.0]),
+        (CriticalStep(0, 1, 0.005, ""), 1, [0.0, 0.01, 0.0]),
     ],
 )
-def test_finding_gives_values_to_two_actions(finding: Finding, done: int, expected: list[float]) -> None:
+def test_finding_gives_values_to_two_actions(finding: CriticalStep, done: int, expected: list[float]) -> None:
     assert action_values(finding, done, 3).tolist() == pytest.approx(expected)
 
 
-def critical(analyst: Any, episodes: list[Episode], table: AdviceTable, run_dir: Path) -> str:
+def review_by(analyst: Any, episodes: list[Episode], table: AdviceTable, run_dir: Path) -> str:
     """What a review for critical steps comes to."""
-    advisor = Advisor(VIEW, Reader(VIEW, "says"), table, None)
+    advisor = Advisor(VIEW, NullTutor(VIEW, "says"), table, None)
     return find_critical_steps(
         Review(analyst, episodes, METHODS["modulate"](True, "cpu", ROWS, GAMMA), advisor, 1, run_dir)
     )
@@ -114,7 +114,7 @@ def critical(analyst: Any, episodes: list[Episode], table: AdviceTable, run_dir:
 
 def compared(analyst: Any, episodes: list[Episode], method: Preferences, run_dir: Path) -> str:
     """What a review by comparisons comes to."""
-    advisor = Advisor(VIEW, Reader(VIEW, "says"), AdviceTable(7, 0), None)
+    advisor = Advisor(VIEW, NullTutor(VIEW, "says"), AdviceTable(7, 0), None)
     return fit_preferences(Review(analyst, episodes, method, advisor, 1, run_dir))
 
 
@@ -123,10 +123,10 @@ class Says:
 
     name = "says"
 
-    def __init__(self, found: list[list[Finding]]) -> None:
+    def __init__(self, found: list[list[CriticalStep]]) -> None:
         self.found, self.stats = found, {"asked": len(found)}
 
-    def critical(self, episodes: list[Episode]) -> list[list[Finding]]:
+    def find_critical_steps(self, episodes: list[Episode]) -> list[list[CriticalStep]]:
         return self.found
 
 
@@ -137,18 +137,21 @@ def test_review_without_any_answer_ends_the_run(silences: dict[str, int], raises
     games, says, table = [episode(BLUNDER)] * 2, Says([[], []]), AdviceTable(7, float("inf"))
     says.stats |= silences
     if not raises:
-        assert "0 critical positions" in critical(says, games, table, tmp_path)
+        assert "0 critical positions" in review_by(says, games, table, tmp_path)
         return
     with pytest.raises(TutorError, match=r"none of the 2 questions \(1 deadline, 1 status_400\): its --max-model-len"):
-        critical(says, games, table, tmp_path)
+        review_by(says, games, table, tmp_path)
 
 
 def test_findings_of_one_position_are_averaged_in_the_table(tmp_path: Path) -> None:
     games = [episode(BLUNDER), episode(BLUNDER, mirrored=True)]  # one and the same as they are told
-    told = [[Finding(5, 3, -1.0, "three in a column")], [Finding(5, 3, -0.5, "it \n was time"), Finding(4, 0, 0.2, "")]]
+    told = [
+        [CriticalStep(5, 3, -1.0, "three in a column")],
+        [CriticalStep(5, 3, -0.5, "it \n was time"), CriticalStep(4, 0, 0.2, "")],
+    ]
     table = AdviceTable(7, float("inf"))
-    critical(Says(told), games, table, tmp_path)
-    keys = VIEW.key(games[0].told)
+    review_by(Says(told), games, table, tmp_path)
+    keys = VIEW.key(games[0].positions)
     found = table.get(keys, torch.ones(6, dtype=torch.bool))
     assert found.valid.tolist() == [False, False, False, False, True, True]
     done = int(games[0].actions[5])
@@ -165,16 +168,16 @@ def test_findings_are_compared_with_an_expert() -> None:
     """In the blunder's game the sixth step mattered, and D was the best there; nothing else mattered."""
     games = [episode(BLUNDER)]
     for findings, expected in (
-        ([Finding(5, 3, -1.0, "")], (1.0, 1.0, 1.0)),
-        ([Finding(5, 0, -1.0, ""), Finding(0, 0, -1.0, "")], (0.5, 1.0, None)),
-        ([Finding(0, 3, -1.0, "")], (0.0, 0.0, None)),
+        ([CriticalStep(5, 3, -1.0, "")], (1.0, 1.0, 1.0)),
+        ([CriticalStep(5, 0, -1.0, ""), CriticalStep(0, 0, -1.0, "")], (0.5, 1.0, None)),
+        ([CriticalStep(0, 3, -1.0, "")], (0.0, 0.0, None)),
     ):
         lines, measures = compare_with_expert(VIEW, games, [findings])
         assert measures["precision"] == expected[0]
         assert measures["recall"] == expected[1]
         assert expected[2] is None or measures["better"] == expected[2]
         assert len(lines) == len(findings)
-    (line,), _ = compare_with_expert(VIEW, games, [[Finding(5, 3, -1.0, "why")]])
+    (line,), _ = compare_with_expert(VIEW, games, [[CriticalStep(5, 3, -1.0, "why")]])
     assert (line["step"], line["did"], line["better"], line["expert"], line["reason"]) == (6, "G", "D", "D", "why") or (
         line["did"] == "A"  # the board may be told as its mirror image
     )
@@ -185,7 +188,7 @@ def test_findings_are_compared_with_an_expert() -> None:
 
 def test_no_comparison_fits_no_reward(tmp_path: Path) -> None:
     class Silent(Says):
-        def prefers(self, pairs: list[Any]) -> list[None]:
+        def compare_pairs(self, pairs: list[Any]) -> list[None]:
             return [None] * len(pairs)
 
     method = GuidanceConfig("preferences").make(True, "cpu", ROWS, GAMMA)
@@ -199,16 +202,16 @@ def test_compared_pairs_are_of_different_episodes(tmp_path: Path) -> None:
     asked: list[tuple[Episode, Episode]] = []
 
     class Fair(ScriptedAnalyst):
-        def prefers(self, pairs: Any) -> list[float | None]:
+        def compare_pairs(self, pairs: Any) -> list[float | None]:
             asked.extend(pairs)
-            return [float(one.total > other.total) for one, other in pairs]
+            return [float(one.episodic_return > other.episodic_return) for one, other in pairs]
 
     games = [episode([3] * (1 + number), [float(number)] + [0.0] * number) for number in range(6)]
     method = GuidanceConfig("preferences").make(True, "cpu", ROWS, GAMMA)
     assert isinstance(method, Preferences)
     compared(Fair(VIEW, 1.0, 1, 1), games, method, tmp_path)
     assert len(asked) == PAIRS_PER_EPISODE * 6
-    assert all(one.total != other.total for one, other in asked)
+    assert all(one.episodic_return != other.episodic_return for one, other in asked)
     report = json.loads((tmp_path / "analysis.json").read_text())
     assert report["agrees_with_returns"] == 1.0
     assert method.model is not None
@@ -254,8 +257,8 @@ def test_run_after_review_learns_other_weights(algo: str, name: str, first: dict
 def test_review_without_findings_changes_nothing(
     name: str, algo: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ScriptedAnalyst, "critical", lambda self, episodes: [[] for _ in episodes])
-    monkeypatch.setattr(ScriptedAnalyst, "prefers", lambda self, pairs: [None for _ in pairs])
+    monkeypatch.setattr(ScriptedAnalyst, "find_critical_steps", lambda self, episodes: [[] for _ in episodes])
+    monkeypatch.setattr(ScriptedAnalyst, "compare_pairs", lambda self, pairs: [None for _ in pairs])
     quiet = refined(first[algo], name, tmp_path / "quiet")
     alone = replace(quiet, run_dir=tmp_path / "alone", tutoring=TutorConfig("none"), guiding=GuidanceConfig("none"))
     for config in (quiet, alone):
@@ -310,18 +313,18 @@ def test_reviewed_episodes_are_selected_and_never_those_of_an_evaluation(
         played.extend(collect_episodes(*args))
         return list(played)
 
-    def critical_steps(self: ScriptedAnalyst, episodes: list[Episode]) -> list[list[Finding]]:
+    def critical_steps(self: ScriptedAnalyst, episodes: list[Episode]) -> list[list[CriticalStep]]:
         reviewed.extend(episodes)
         return [[] for _ in episodes]
 
     monkeypatch.setattr(episode_review, "evaluation_env", seeded)
     monkeypatch.setattr(episode_review, "collect_episodes", collected)
-    monkeypatch.setattr(ScriptedAnalyst, "critical", critical_steps)
+    monkeypatch.setattr(ScriptedAnalyst, "find_critical_steps", critical_steps)
     config = replace(refined(first["ppo"], "modulate", tmp_path), device="cpu")
     config = replace(config, guiding=replace(config.guiding, episode_selection=selection))
     env = envs.make("blackjack", 4)
     review_episodes(config, make_agent(config, env), review_advisor(config, env), print)
     assert seeds == [(config.seed + REVIEW_SEED, copies)]
-    totals = [one.total for one in played]
+    totals = [one.episodic_return for one in played]
     assert min(totals) < max(totals)
-    assert [one.total for one in reviewed] == (sorted(totals) if selection == "worst" else totals)[:8]
+    assert [one.episodic_return for one in reviewed] == (sorted(totals) if selection == "worst" else totals)[:8]

@@ -11,8 +11,8 @@ import torch
 
 from tests.helpers.episodes import BLUNDER, VIEW, episode
 from tests.helpers.scripted_server import Server, serving
-from tutors.episode_analyst import MOST, Finding, ScriptedAnalyst, VllmAnalyst, read, schema_of
-from tutors.episodes import expert_values, gaps, tell
+from tutors.episode_analyst import MAX_CRITICAL_STEPS, CriticalStep, ScriptedAnalyst, VllmAnalyst, read, schema_of
+from tutors.episodes import expert_values, render_episode, value_gaps
 from tutors.llm.api import Failure
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
@@ -22,7 +22,7 @@ GOOD = {"critical": [{"step": 2, "reason": "it had to block", "action": "A", "re
 
 
 def test_a_game_is_told_step_by_step_with_what_came_of_it() -> None:
-    text = tell(VIEW, episode([3, 3, 2], [0.0, 0.0, 1.0]))
+    text = render_episode(VIEW, episode([3, 3, 2], [0.0, 0.0, 1.0]))
     parts = text.split("\n\n")
     assert parts[0].startswith("Step 1\n. . . . . . .")
     assert parts[0].endswith("The student chose D.")
@@ -30,12 +30,14 @@ def test_a_game_is_told_step_by_step_with_what_came_of_it() -> None:
     assert parts[-1] == "The whole game brought +1."
     assert "Answer" not in text
     later = episode([3, 3])._replace(first=7)
-    assert tell(VIEW, later).startswith("After 7 earlier steps:\n\nStep 1")
+    assert render_episode(VIEW, later).startswith("After 7 earlier steps:\n\nStep 1")
 
 
 def test_a_game_and_its_mirror_image_are_told_alike() -> None:
     one, other = (episode([2, 0, 5, 3, 1], mirrored=mirrored) for mirrored in (False, True))
-    ours, theirs = (tell(VIEW, game).split("\n\n")[1:] for game in (one, other))  # an empty board is its own image
+    ours, theirs = (
+        render_episode(VIEW, game).split("\n\n")[1:] for game in (one, other)
+    )  # an empty board is its own image
     assert ours == theirs
     values = expert_values(VIEW, one, 2)
     assert values.equal(expert_values(VIEW, other, 2))
@@ -43,27 +45,27 @@ def test_a_game_and_its_mirror_image_are_told_alike() -> None:
 
 def test_gaps_are_differences_of_an_expert_s_values() -> None:
     values = torch.tensor([[1.0, -torch.inf, 4.0], [0.0, 0.0, 0.0]])
-    gap, lost = gaps(values, torch.tensor([0, 1]))
+    gap, lost = value_gaps(values, torch.tensor([0, 1]))
     assert gap.tolist() == [3.0, 0.0]
     assert lost.tolist() == [3.0, 0.0]
 
 
 def test_a_script_without_mistakes_names_what_was_lost_and_the_best_action() -> None:
     analyst = ScriptedAnalyst(VIEW, 1.0, 4, 0)
-    (found,) = analyst.critical([episode(BLUNDER)])
+    (found,) = analyst.find_critical_steps([episode(BLUNDER)])
     assert found[0].step == 5
     assert VIEW.labels[found[0].action] == "D"
     assert found[0].reward == -1.0
     assert all(-1 <= one.reward < 0 for one in found)
-    assert ScriptedAnalyst(VIEW, 1.0, 4, 0).critical([episode([3])]) == [[]], "nothing was lost"
+    assert ScriptedAnalyst(VIEW, 1.0, 4, 0).find_critical_steps([episode([3])]) == [[]], "nothing was lost"
     assert analyst.stats == {"asked": 1}
 
 
 def test_a_script_that_errs_says_anything_legal_and_the_same_each_time() -> None:
     games = [episode(BLUNDER) for _ in range(200)]
-    found = ScriptedAnalyst(VIEW, 0.0, 4, 3).critical(games)
-    assert found == ScriptedAnalyst(VIEW, 0.0, 4, 3).critical(games)
-    assert found != ScriptedAnalyst(VIEW, 0.0, 4, 4).critical(games)
+    found = ScriptedAnalyst(VIEW, 0.0, 4, 3).find_critical_steps(games)
+    assert found == ScriptedAnalyst(VIEW, 0.0, 4, 3).find_critical_steps(games)
+    assert found != ScriptedAnalyst(VIEW, 0.0, 4, 4).find_critical_steps(games)
     flat = [one for named in found for one in named]
     assert {one.step for one in flat} == set(range(6))
     assert {one.action for one in flat} == set(range(7))
@@ -75,24 +77,24 @@ def test_a_script_that_errs_says_anything_legal_and_the_same_each_time() -> None
 @pytest.mark.parametrize("accuracy", [0.0, 0.6, 1.0])
 def test_a_script_prefers_the_game_that_lost_less(accuracy: float) -> None:
     good, bad = episode(BLUNDER[:5]), episode(BLUNDER)
-    said = ScriptedAnalyst(VIEW, accuracy, 4, 1).prefers([(good, bad)] * 2000)
+    said = ScriptedAnalyst(VIEW, accuracy, 4, 1).compare_pairs([(good, bad)] * 2000)
     assert sum(one == 1.0 for one in said) / 2000 == pytest.approx(accuracy + (1 - accuracy) / 2, abs=0.04)
-    assert ScriptedAnalyst(VIEW, 1.0, 4, 1).prefers([(bad, good), (bad, bad)]) == [0.0, 0.5]
+    assert ScriptedAnalyst(VIEW, 1.0, 4, 1).compare_pairs([(bad, good), (bad, bad)]) == [0.0, 0.5]
 
 
 def test_an_answer_in_json_is_what_it_says() -> None:
     game = episode(BLUNDER)
-    assert read(json.dumps(GOOD), VIEW, game) == [Finding(1, 0, -0.5, "it had to block")]
+    assert read(json.dumps(GOOD), VIEW, game) == [CriticalStep(1, 0, -0.5, "it had to block")]
     noise = json.dumps(GOOD).replace("it had", "it\x00\n\thad")  # what a schema's string lets through
-    assert read(noise, VIEW, game) == [Finding(1, 0, -0.5, "it\x00\n\thad to block")]
+    assert read(noise, VIEW, game) == [CriticalStep(1, 0, -0.5, "it\x00\n\thad to block")]
     thought = f"<think>{{not this}}</think>Here it is: {json.dumps(GOOD)} I hope that helps."
-    assert read(thought, VIEW, game) == [Finding(1, 0, -0.5, "it had to block")]
+    assert read(thought, VIEW, game) == [CriticalStep(1, 0, -0.5, "it had to block")]
     assert read('{"critical": []}', VIEW, game) == []
     twice = {"critical": [*GOOD["critical"], {**GOOD["critical"][0], "action": "B"}]}
     assert read(json.dumps(twice), VIEW, game) == read(json.dumps(GOOD), VIEW, game)
     many = {"critical": [{**GOOD["critical"][0], "step": 1 + step % 6} for step in range(50)]}
     found = read(json.dumps(many), VIEW, game)
-    assert len(found) == MOST
+    assert len(found) == MAX_CRITICAL_STEPS
 
 
 @pytest.mark.parametrize(
@@ -157,15 +159,15 @@ def analyst(server: Server) -> Iterator[VllmAnalyst]:
 def test_games_are_asked_about_in_one_request_under_a_schema(server: Server, analyst: VllmAnalyst) -> None:
     server.text = json.dumps(GOOD)
     games = [episode(BLUNDER), episode([3, 0])]
-    found = analyst.critical(games)
-    assert found == [[Finding(1, 0, -0.5, "it had to block")]] * 2
+    found = analyst.find_critical_steps(games)
+    assert found == [[CriticalStep(1, 0, -0.5, "it had to block")]] * 2
     asked = [body for body in server.asked if "structured_outputs" in body]
     assert len(asked) == 1
     assert asked[0]["structured_outputs"] == {"json": schema_of(VIEW.labels, 6)}
     assert asked[0]["max_tokens"] == 300
     assert asked[0]["temperature"] == 0
     for prompt, game in zip(asked[0]["prompt"], games, strict=True):
-        assert tell(VIEW, game) in prompt
+        assert render_episode(VIEW, game) in prompt
         assert "critical" in prompt
         assert prompt.index("This is Connect Four") < prompt.index("Step 1")
     assert analyst.stats["asked"] == 2
@@ -174,7 +176,7 @@ def test_games_are_asked_about_in_one_request_under_a_schema(server: Server, ana
 def test_malformed_answer_is_asked_for_again_and_then_counted(server: Server, analyst: VllmAnalyst) -> None:
     """Of three games one is right at once, one the second time, one never."""
     games = [episode([3, 3][:1]), episode([3, 0]), episode(BLUNDER)]
-    texts = [tell(VIEW, game) for game in games]
+    texts = [render_episode(VIEW, game) for game in games]
     tries: dict[int, int] = {0: 0, 1: 0, 2: 0}
 
     def answer(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def test_malformed_answer_is_asked_for_again_and_then_counted(server: Server, an
         return {"index": index, "text": text, "finish_reason": "stop"}
 
     server.answer = answer  # type: ignore[method-assign]
-    found = analyst.critical(games)
+    found = analyst.find_critical_steps(games)
     assert [len(named) for named in found] == [1, 1, 0]
     assert list(tries.values()) == [1, 2, 3]
     assert analyst.stats["no_advice/not_json"] == 1
@@ -198,7 +200,7 @@ def test_malformed_answer_is_asked_for_again_and_then_counted(server: Server, an
 
 def test_a_server_that_only_chats_is_given_the_schema_its_way(server: Server, analyst: VllmAnalyst) -> None:
     server.is_vllm, server.text = False, json.dumps(GOOD)
-    assert analyst.critical([episode(BLUNDER)]) == [[Finding(1, 0, -0.5, "it had to block")]]
+    assert analyst.find_critical_steps([episode(BLUNDER)]) == [[CriticalStep(1, 0, -0.5, "it had to block")]]
     bound = [body["response_format"] for body in server.asked if "response_format" in body]
     assert [one["json_schema"]["schema"] for one in bound] == [schema_of(VIEW.labels, 6)]
 
@@ -207,12 +209,12 @@ def test_of_two_games_the_better_one_is_a_letter_s_log_probability(server: Serve
     good, bad = episode(BLUNDER[:5]), episode(BLUNDER)
 
     def answer(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
-        first = 0.6 if prompt.find(tell(VIEW, good)) < prompt.find(tell(VIEW, bad)) else 0.2
+        first = 0.6 if prompt.find(render_episode(VIEW, good)) < prompt.find(render_episode(VIEW, bad)) else 0.2
         logs = {"token_id:65": math.log(first), "token_id:66": math.log(0.2)}
         return {"index": index, "text": "A", "logprobs": {"top_logprobs": [logs]}}
 
     server.answer = answer  # type: ignore[method-assign]
-    assert analyst.prefers([(good, bad), (bad, good)]) == pytest.approx([0.75, 0.5])
+    assert analyst.compare_pairs([(good, bad), (bad, good)]) == pytest.approx([0.75, 0.5])
 
 
 def test_a_server_that_goes_away_costs_the_games_and_no_more(server: Server, analyst: VllmAnalyst) -> None:
@@ -223,7 +225,7 @@ def test_a_server_that_goes_away_costs_the_games_and_no_more(server: Server, ana
         return True
 
     server.misbehave = never
-    assert analyst.critical([episode(BLUNDER)] * 3) == [[]] * 3
+    assert analyst.find_critical_steps([episode(BLUNDER)] * 3) == [[]] * 3
     assert analyst.stats["no_advice/status_500"] == 3
 
 
@@ -233,5 +235,5 @@ def test_comparison_without_a_possible_letter_is_no_answer(server: Server, analy
         return {"index": index, "text": "A", "logprobs": {"top_logprobs": [{"token_id:65": log, "token_id:66": log}]}}
 
     server.answer = answer  # type: ignore[method-assign]
-    assert analyst.prefers([(episode(BLUNDER), episode(BLUNDER[:5]))]) == [None]
+    assert analyst.compare_pairs([(episode(BLUNDER), episode(BLUNDER[:5]))]) == [None]
     assert analyst.stats["no_advice/low_label_mass"] == 1
