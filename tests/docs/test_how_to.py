@@ -3,6 +3,7 @@
 A block with a title is a file in the reader's folder. All other Python blocks of a page are one program.
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -80,4 +81,6 @@ def test_commands_for_an_own_environment_run(page: str, folder: Path) -> None:
         arguments[arguments.index("--total-steps") + 1] = "512"
         done = python(folder, str(ROOT / program), *arguments)
         assert done.returncode == 0, done.stderr
-        assert (folder / "run" / "summary.json").exists()
+        summary = json.loads((folder / "run" / "summary.json").read_text())
+        assert summary["global_step"] == 512
+        assert "--tutor" not in arguments or summary["tutor"]["asked"] > 0

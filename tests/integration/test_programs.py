@@ -507,16 +507,6 @@ def test_a_gymnasium_env_wants_a_view_to_be_tutored(tmp_path: Path) -> None:
     assert "--view module:Class" in done.stderr
 
 
-def test_the_readme_s_own_game_and_view_work_as_they_stand_there(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text().split("`guess.py`:")[1]
-    (tmp_path / "guess.py").write_text(readme.split("```python\n")[1].split("```")[0])
-    command = readme.split("```sh\n")[1].split("```")[0].split()
-    assert command[:2] == ["python", "train.py"]
-    summary = trained(tmp_path / "run", *command[2:], cwd=tmp_path)
-    assert summary["eval"]["mean_return"] > 0.9  # who guesses at random gets 0.25
-    assert summary["tutor"]["asked"] == 4
-
-
 def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:
     done = program("train.py", "--buffer-size", str(10**13), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 2
