@@ -25,7 +25,7 @@ LAYOUT = {  # the page Custom Scalars of TensorBoard
     "tutor": {
         "wanted, and answered by the table": ["Multiline", ["tutor/wanted", "tutor/hit_rate"]],
         "questions": ["Multiline", ["tutor/asked"]],
-        "trust": ["Multiline", ["tutor/label_mass", "tutor/agreement", "tutor/expert_agreement"]],
+        "trust": ["Multiline", ["tutor/label_mass", "tutor/agreement"]],
         "no advice": ["Multiline", ["tutor/no_advice/.*"]],
     },
     "time": {"shares": ["Multiline", ["time/.*"]]},

@@ -68,12 +68,13 @@ def test_the_newest_two_are_kept_and_sha256sum_can_check_them(tmp_path: Path) ->
     assert newest_step(tmp_path, ranks=2) == 3, "the newest of which both ranks have theirs"
 
 
+@pytest.mark.process
 def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Fifty times at a random moment: the newest is whole, and none that was told to be written is lost."""
+    """Twenty times at a random moment: the newest is whole, and none that was told to be written is lost."""
     chance, begin = random.Random(1), 0
     births = multiprocessing.get_context("forkserver")
     births.set_forkserver_preload(["training.checkpoint"])
-    for _ in range(50):
+    for _ in range(20):
         ours, theirs = births.Pipe(duplex=False)
         child = births.Process(target=save_for_ever, args=(tmp_path, begin, theirs))
         child.start()

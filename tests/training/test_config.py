@@ -105,6 +105,7 @@ def test_config_json_has_no_password(tutor: TutorConfig) -> None:
     assert URL.replace("canary", "***") in text
 
 
+@pytest.mark.process
 def test_run_of_version_0_7_is_refused(tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "v0.7.0", tmp_path / "run")
     for command in (("train.py", "--resume", str(tmp_path / "run")), ("evaluate.py", str(tmp_path / "run"))):

@@ -97,6 +97,7 @@ def test_where_no_terminal_is_nothing_moves(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.process
 def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
     done = program("train.py", *SMALL, "--tutor", "scripted", "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -108,6 +109,7 @@ def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
     assert lines[-1].split() == ["run", "directory", str(tmp_path / "run")]
 
 
+@pytest.mark.process
 def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> None:
     done = program("train.py", *SMALL, "--progress", "json", "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -127,6 +129,7 @@ def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> No
     assert told == logged
 
 
+@pytest.mark.process
 def test_quiet_prints_errors_alone(tmp_path: Path) -> None:
     flags = ("--progress", "quiet", "--run-dir", str(tmp_path / "run"))
     done = program("train.py", *SMALL, *flags)
@@ -136,6 +139,7 @@ def test_quiet_prints_errors_alone(tmp_path: Path) -> None:
     assert "holds a run already" in done.stderr
 
 
+@pytest.mark.process
 def test_a_person_at_a_terminal_sees_a_line_that_moves(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 64, 0, 0))

@@ -76,7 +76,7 @@ def test_custom_scalars_are_our_charts_with_every_run_in_them(page: Any, url: st
     expect(cards).to_have_count(len(titles))
     assert cards.evaluate_all("cards => cards.map(card => card.title)") == titles
     lines = {"alone": 3, "in training": 3, "steps a second": 3}
-    lines |= {"wanted, and answered by the table": 2 * 2, "questions": 2, "trust": 3 * 2}  # two runs have a tutor
+    lines |= {"wanted, and answered by the table": 2 * 2, "questions": 2, "trust": 2 * 2}  # two runs have a tutor
     lines |= {"no advice": 0}  # a scripted tutor always has an answer
     for title, number in lines.items():
         expect(cards.nth(titles.index(title)).locator(".matches-text")).to_have_text(f"Matches ({number})")

@@ -34,6 +34,7 @@ def tracked(folder: Path, *flags: str, mode: str = "offline") -> subprocess.Comp
     )  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 def test_a_run_that_is_tracked_leaves_its_scalars_and_goes_on_as_the_same_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -48,6 +49,7 @@ def test_a_run_that_is_tracked_leaves_its_scalars_and_goes_on_as_the_same_run(tm
     assert len(list(folder.glob("wandb/offline-run-*"))) == 2
 
 
+@pytest.mark.process
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 def test_who_is_not_known_there_is_told_so(tmp_path: Path) -> None:
     done = tracked(tmp_path / "run", *SMALL, "--track", "--run-dir", str(tmp_path / "run"), mode="online")
