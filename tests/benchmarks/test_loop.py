@@ -9,7 +9,7 @@ from benchmarks.loop import WAYS, Loop
 
 
 def test_a_warm_table_knows_all_and_a_cold_one_asks_once(tmp_path: Path) -> None:
-    loop = Loop(games=("blackjack",), steps=6000, accelerate="eager", repeats=2, out=tmp_path / "loop.json")
+    loop = Loop(games=("blackjack",), steps=6000, compile_mode="eager", repeats=2, out=tmp_path / "loop.json")
     rows = {row["way"]: row for row in main(loop)}
     assert list(rows) == list(WAYS)
     assert all(len(row["runs"]) == 2 and row["steps_per_second"] > 0 for row in rows.values())
