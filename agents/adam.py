@@ -26,7 +26,7 @@ class Adam:
 
     Args:
         network: whose weights are learned.
-        max_grad_norm: the longest gradient, over all weights.
+        max_grad_norm: the largest norm of the gradient of all weights.
     """
 
     def __init__(self, network: nn.Module, max_grad_norm: float) -> None:
@@ -56,7 +56,7 @@ class Adam:
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the moments of the gradient and the number of steps."""
+        """Return the moving averages of the gradient and its square, and the number of steps."""
         return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 Mode = Literal["eager", "compile", "graph"]
 MODES: tuple[Mode, ...] = ("eager", "compile", "graph")
 WARMUP_CALLS = 3  # calls of a compiled function before it is recorded
-# Dynamo has looked at what a compiled function is handed; looking again is a tenth of a step
+# Dynamo has checked the arguments of a compiled function; checking them again takes a tenth of a step
 INDUCTOR_OPTIONS: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
 
 
@@ -35,8 +35,8 @@ def compile_function(function: Callable[..., Any], mode: str) -> Callable[..., A
 class CUDAGraph:
     """A function that is recorded once and replayed: all its kernels cost one launch.
 
-    The first calls run it as it is. Its arguments are tensors, or made of them, and are copied to places of their own;
-    what a call returns is written over by the next one. Whatever Python did in the recorded call is not done again.
+    The first calls run it as it is. Its arguments are tensors, or made of them, and are copied to buffers of their own;
+    what a call returns is overwritten by the next one. Whatever Python did in the recorded call is not done again.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -58,18 +58,19 @@ class CUDAGraph:
     def _record(self, args: Any) -> None:
         """Record one call, which does not run it."""
         leaves, shape = pytree.tree_flatten(args)
-        places = {id(leaf): leaf.clone() for leaf in leaves}  # what is one tensor here must be one there: see Dynamo
-        self.inputs = [places[id(leaf)] for leaf in leaves]
+        # Dynamo guards which arguments are the same tensor: the same must hold of their buffers
+        buffers = {id(leaf): leaf.clone() for leaf in leaves}
+        self.inputs = [buffers[id(leaf)] for leaf in leaves]
         self.replay, self.outputs = record(lambda: self.function(*pytree.tree_unflatten(self.inputs, shape)))
 
 
 def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-    """Return (a function that does on the device what `work` does there, what it returns, in its place).
+    """Return (a function that does on the device what `work` does there, the tensors that `work` returned).
 
-    Nothing is done yet.
+    Nothing is done yet; each call of the function overwrites those tensors.
     """
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a clerk may wait for the device meanwhile
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may wait for the device meanwhile
         outputs = work()
     return graph.replay, outputs

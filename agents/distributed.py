@@ -1,7 +1,7 @@
 """Several processes that train one student: `torchrun --nproc_per_node=K train.py …`.
 
-Each rank plays its share of the games and learns from them; gradients are averaged, so all ranks hold the same
-weights. Without torchrun there is one rank and nothing here does anything.
+Each rank steps its share of the env copies and learns from them; gradients are averaged, so all ranks hold the same
+weights. Without torchrun there is one rank, and these functions return what they are given.
 """
 
 import os
@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 BROADCAST_TIMEOUT = timedelta(days=1)  # rank 0 may start a server of a large model while the others wait
-cpu_group: Any = None  # the group in which ranks talk past their devices
+cpu_group: Any = None  # the group in which ranks exchange objects without their devices
 
 
 def init(device: str) -> str:
-    """Join the other ranks if torchrun started us, and return this rank's device.
+    """Join the other ranks if torchrun started this process, and return this rank's device.
 
     NCCL connects CUDA devices, one a rank; gloo connects CPUs.
 
@@ -41,23 +41,23 @@ def init(device: str) -> str:
 
 
 def shutdown() -> None:
-    """Part from the other ranks."""
+    """Leave the other ranks."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Return this process's number."""
+    """Return this process's rank."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return how many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Return the sum of all ranks' tensors, which must have one shape. The given one is written over."""
+    """Return the sum of all ranks' tensors, which must have one shape. The argument is overwritten."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
@@ -69,12 +69,12 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
 
 
 def shard_size(whole: int) -> int:
-    """Return this rank's part of a whole number; those of all ranks add up to it."""
+    """Return this rank's part of a whole number; the parts of all ranks add up to it."""
     return whole * (rank() + 1) // world_size() - whole * rank() // world_size()
 
 
 def all_gather_sum(counts: Mapping[str, float]) -> dict[str, float]:
-    """Return the sums of all ranks' counts by name, which not all of them need to have; no device waits."""
+    """Return the sums of all ranks' counts by name, which some of them may lack; no device waits."""
     boxes: list[Any] = [counts] * world_size()
     if world_size() > 1:
         dist.all_gather_object(boxes, dict(counts), group=cpu_group)
@@ -82,7 +82,7 @@ def all_gather_sum(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def broadcast_object(something: Any) -> Any:
-    """Return rank 0's `something`; all ranks wait for it, their devices do not."""
+    """Return rank 0's `something`; all ranks wait for it, but not their devices."""
     box = [something]
     if world_size() > 1:
         dist.broadcast_object_list(box, group=cpu_group)

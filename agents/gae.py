@@ -16,8 +16,8 @@ def gae(
     """Return (advantages, returns), both (T, N).
 
     All inputs are (T, N); `next_values[t]` is V(final_obs[t]), the value of where action t led *before* any
-    fresh deal. A termination has no future, so its next value is dropped. A truncation has one, so its next
-    value is kept, but the sum still stops there: the row below is another episode.
+    reset. A termination has no future, so its next value is dropped. A truncation has one, so its next value is
+    kept, but the sum still stops there: the row below is another episode.
 
     A_t = delta_t + c_t A_{t+1} is solved by doubling: after k rounds a row holds the sum of its first 2^k
     terms, so T = 128 takes seven rounds over the whole rollout where a loop takes 128 small steps.
@@ -29,9 +29,9 @@ def gae(
     carry = gamma * gae_lambda * (~(terminations | truncations)).float()
     reach = 1
     while reach < len(rewards):
-        nothing = torch.zeros_like(carry[:reach])
-        advantages = advantages + carry * torch.cat([advantages[reach:], nothing])
-        carry = carry * torch.cat([carry[reach:], nothing])
+        zeros = torch.zeros_like(carry[:reach])
+        advantages = advantages + carry * torch.cat([advantages[reach:], zeros])
+        carry = carry * torch.cat([carry[reach:], zeros])
         reach *= 2
     return advantages, advantages + values
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 CHANNELS = (16, 32)  # of the two convolutions
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
-MIN_CNN_SIZE = 5  # rows and columns that are worth a convolution
+MIN_CNN_SIZE = 5  # rows and columns from which on convolutions are used
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is imported
 sys.dont_write_bytecode = True  # of a source that is another one a moment later
 
 import pytest  # noqa: E402
-import torch  # noqa: E402, F401 (so that each child has it)
 
+import train  # noqa: E402, F401 (and with it all libraries, so that no child imports them again)
 from tests.helpers.paths import ROOT  # noqa: E402
 from tests.mutations.bugs import BUGS, Bug  # noqa: E402
 
@@ -55,7 +55,7 @@ def survives(bug: Bug, folder: Path) -> bool:
 
 
 def passes(folder: Path, tests: str) -> bool:
-    """Return whether a test file passes there, in a child that need not import PyTorch again."""
+    """Return whether a test file passes there, in a child of this process."""
     child = multiprocessing.get_context("fork").Process(target=run_tests, args=(folder, tests))
     child.start()
     child.join()
@@ -67,8 +67,8 @@ def run_tests(folder: Path, tests: str) -> None:
     """Run a test file of the copy at `folder`, and exit with pytest's code."""
     os.chdir(folder)
     sys.path[0] = str(folder)
-    for name in list(sys.modules):
-        if name.partition(".")[0] == "tests":
+    for name in list(sys.modules):  # what is the program's own is imported from the copy
+        if (ROOT / name.partition(".")[0]).is_dir() or (ROOT / f"{name}.py").is_file():
             del sys.modules[name]
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
