@@ -100,8 +100,10 @@ class Guidance:
         return 0.0
 
     def inputs(self, advice: Tensor) -> Tensor | None:
-        """Return what the network sees beside the observation: advice and whether there is any, (B, A + 1);
-        None where the network has no such inputs, or `advice` is EMPTY."""
+        """Return what the network sees beside the observation, (B, A + 1), or None where it has no such inputs.
+
+        It is the advice and whether there is any; None, too, where `advice` is EMPTY.
+        """
         if not self.uses_advice_as_input or advice is EMPTY:
             return None
         return torch.cat([advice, has_advice(advice)[:, None].float()], 1)
