@@ -122,6 +122,13 @@ def test_sample_action_with_the_largest_uniform_at_an_illegal_action_is_legal() 
         assert sample_action(log_probs, action_mask, torch.tensor([u])).item() in (1, 2)
 
 
+def test_sample_action_with_log_probs_that_are_not_masked_is_legal() -> None:
+    action_mask = (torch.arange(300)[:, None] + torch.arange(4)) % 3 != 0
+    log_probs = torch.where(action_mask, -9.0, 0.0)
+    sampled = sample_action(log_probs, action_mask, torch.rand(300, 4, generator=torch.Generator().manual_seed(6)))
+    assert action_mask[torch.arange(300), sampled].all()
+
+
 def test_sample_action_never_draws_a_probability_of_e_to_the_minus_60() -> None:
     """Drawn once, its ratio may overflow when the policy has moved."""
     action_mask = torch.ones(1, 2, dtype=torch.bool)
