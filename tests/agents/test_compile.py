@@ -182,6 +182,7 @@ def run_with_tutor(config: Config, folder: Path, updates: int = 10) -> tuple[dic
         return weights, found | {"lookups": advisor.lookups, "left": trainer.query.budget.left}
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("strategy", ["chance", "mistake", "visited"])
 @pytest.mark.parametrize("algo", AGENTS)
 def test_recording_ends_where_the_tutor_is_queried(algo: str, strategy: str, taped: list[Tape], tmp_path: Path) -> None:
@@ -201,6 +202,7 @@ def test_recording_ends_where_the_tutor_is_queried(algo: str, strategy: str, tap
     assert int(eager[1]["left"]) < 300
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("algo", "guidance"),
     [(algo, name) for name, method in METHODS.items() for algo in method.students if not method.needs_episode_review],
@@ -226,6 +228,7 @@ def test_recorded_self_play_refreshes_its_opponent(taped: list[Tape]) -> None:
     assert_equal(*runs)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("algo", ["dqn", "ppo"])
 def test_recording_compiles_nothing(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA refuses what the compiler does: all must have been compiled in the calls before."""
