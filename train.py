@@ -44,7 +44,7 @@ from training.config import (
 )
 from training.config_json import to_plain
 from training.console import QUIET, Progress, make_progress
-from training.episode_review import review_advisor, review_episodes
+from training.episode_review import empty_findings, review_episodes
 from training.evaluation import Result, evaluate_student
 from training.logger import Logger
 from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, settings
@@ -55,6 +55,7 @@ from training.video import EpisodeRecorder
 from tutors import open_advisor
 from tutors.advisor import Advisor, Lookup, advisor_metrics, advisor_summary
 from tutors.base import Advice, TutorError
+from tutors.findings import FindingsTable
 from tutors.prompts import make_view
 from tutors.query import AdviceQuery, QueryBudget, QueryStrategy, consult_probability
 from tutors.store import without_password
@@ -81,10 +82,12 @@ def train(config: Config) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.callback(shutdown)
         log, progress = stack.enter_context(open_logs(config, run_dir, source))
-        advisor = open_advisor_in_turn(config, run_dir, env, progress, stack)
+        has_review = METHODS[config.guiding.guidance].needs_episode_review
+        findings = empty_findings(config, env) if has_review else None
+        advisor = None if has_review else open_advisor_in_turn(config, run_dir, env, progress, stack)
         if device == "cpu" and advisor is not None and advisor.tutor.shares_cpu:
             torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
-        trainer = Trainer(config, env, agent, advisor, log, progress)
+        trainer = Trainer(config, env, agent, advisor, log, progress, findings)
         if source is not None:
             load = trainer.state.load_state_dict if resuming else trainer.state.load_student
             try:
@@ -94,9 +97,9 @@ def train(config: Config) -> dict[str, Any]:
                     f"the checkpoint of {config.resume or run_dir} is of another kind of student or env, "
                     f"or of another version: {error}"
                 ) from error
-        if METHODS[config.guiding.guidance].needs_episode_review and not resuming:
-            assert advisor is not None
-            progress.note(review_episodes(config, agent, advisor, progress.status))
+        if has_review and not resuming:
+            assert findings is not None
+            progress.note(review_episodes(config, agent, findings, progress.status))
         if rank() == 0:
             atomic_write(run_dir / "config.json", config.to_json().encode() + b"\n")
         progress.status("")  # nothing is waited for any more
@@ -137,11 +140,8 @@ def open_advisor_in_turn(
     advisor = None
     for turn in range(world_size()):
         if broadcast_object(turn) == rank():
-            if METHODS[config.guiding.guidance].needs_episode_review:
-                advisor = review_advisor(config, env)
-            else:
-                opened = open_advisor(config.tutoring, env.game, config.seed, run_dir, config.device, progress.status)
-                advisor = stack.enter_context(opened)
+            opened = open_advisor(config.tutoring, env.game, config.seed, run_dir, config.device, progress.status)
+            advisor = stack.enter_context(opened)
     return advisor
 
 
@@ -155,6 +155,7 @@ class Trainer:
         advisor: whoever gives advice; None without a tutor.
         log: None on all ranks but the first.
         progress: the console.
+        findings: what a review of the student's episodes found, in place of advice; None without a review.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class Trainer:
         advisor: Advisor | None,
         log: Logger | None = None,
         progress: Progress = QUIET,
+        findings: FindingsTable | None = None,
     ) -> None:
         self.config = config
         self.run_dir = config.run_dir or Path()
@@ -172,6 +174,7 @@ class Trainer:
         self.agent = agent
         self.guidance = agent.guidance
         self.advisor = advisor
+        self.findings = findings
         self.log = log
         self.progress = progress
         env_ids = torch.arange(env.first_env_id, env.first_env_id + env.num_envs, device=env.device)
@@ -179,7 +182,7 @@ class Trainer:
         strategy, budget = make_query(config, agent)
         opponent = getattr(env.game, "opponent", None)
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
-        self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent)
+        self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent, findings)
         strength = self.guidance.strength if self.guidance.is_annealed else None
         rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
         self.query = AdviceQuery(strategy, budget, rng, env.steps, self.consult_probability, strength)
@@ -285,7 +288,10 @@ class Trainer:
     def advance(self, step: Step, decision: Decision, advice: Advice | None) -> Step:
         """Act on the decision and the advice, store the transition, and return the step that this leads to."""
         self.state.action_counts[0].add_((decision.action[:, None] == self.actions).sum(0))
-        if advice is None:
+        if self.findings is not None:
+            values = self.timed("tutor", self.findings.lookup, step.state)
+            next_step = self.advance_guided(step, decision, values)
+        elif advice is None:
             next_step = self.timed("env", self.env.step, decision.action)
             self.timed("store", self.agent.observe, step, decision, decision.action, next_step, next_step.reward)
         else:
@@ -333,6 +339,11 @@ class Trainer:
             values["charts/episodic_length"] = episodes["length"]
         if self.advisor is not None:
             values |= self.tutor_values(self.advisor)
+        if self.findings is not None:
+            counters = self.findings.counters()
+            values |= advisor_metrics(state.tutor_counters, counters)
+            values["tutor/strength"] = float(self.guidance.strength)
+            state.tutor_counters = counters
         values |= numbers | self.timer.shares()
         for who, counts in zip(("student", "tutor"), all_reduce_sum(state.action_counts).tolist(), strict=True):
             if self.log is not None and any(counts):
@@ -354,7 +365,7 @@ class Trainer:
         values["tutor/agreement"] = agreed / max(advised, 1)
         if self.query.strategy.name == "chance":
             values["tutor/consult_probability"] = float(self.consult_probability())
-        if self.guidance.is_annealed or self.guidance.needs_episode_review:
+        if self.guidance.is_annealed:
             values["tutor/strength"] = float(self.guidance.strength)
         return values
 
@@ -378,6 +389,8 @@ class Trainer:
         if self.advisor is not None:
             tutor = advisor_summary(self.advisor.tutor.name, all_gather_sum(self.advisor.counters()))
             tutor |= all_gather_sum(self.query.budget.counters())
+        if self.findings is not None:
+            tutor = advisor_summary(self.findings.name, self.findings.counters())
         return {
             "global_step": self.state.global_step,
             "wall_seconds": round(seconds, 2),
@@ -388,13 +401,8 @@ class Trainer:
 
 
 def make_query(config: Config, agent: Agent) -> tuple[QueryStrategy, QueryBudget]:
-    """Return where advice is wanted, and how many queries this rank may make.
-
-    What was found in a review of the student's episodes is looked up in every position, and nobody is asked.
-    """
+    """Return where advice is wanted, and how many queries this rank may make."""
     tutoring, device = config.tutoring, agent.guidance.strength.device
-    if agent.guidance.needs_episode_review:
-        return QueryStrategy("early", None, agent.has_policy, device), QueryBudget(0, None, device)
     total, per_step = (
         None if limit is None else shard_size(limit)
         for limit in (tutoring.query_budget, tutoring.query_budget_per_step)

@@ -6,7 +6,6 @@ beside those of an expert's search of the same steps where there is one.
 """
 
 import json
-import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,10 +23,8 @@ from envs.base import Env, State
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from training.config import Config, evaluation_env
 from tutors import make_analyst
-from tutors.advice_table import AdviceTable
-from tutors.advisor import Advisor
-from tutors.base import Advice, TutorError, no_advice_counts
-from tutors.episode_analyst import Analyst, CriticalStep, NullTutor
+from tutors.base import TutorError, no_advice_counts
+from tutors.episode_analyst import Analyst, CriticalStep
 from tutors.episodes import (
     CRITICAL_GAP,
     EXPERT_DEPTH,
@@ -38,6 +35,7 @@ from tutors.episodes import (
     to_canonical,
     value_gaps,
 )
+from tutors.findings import FindingsTable
 from tutors.llm.server import ShowStatus
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
@@ -49,12 +47,10 @@ PAIRS_PER_EPISODE = 5  # comparisons
 MIN_ADVANTAGE = 0.01  # by which an action that was named better is better, at least
 
 
-def review_advisor(config: Config, env: Env) -> Advisor:
-    """Return an advisor whose table holds what a review finds: it asks no tutor and stores nothing."""
+def empty_findings(config: Config, env: Env) -> FindingsTable:
+    """Return the table that a review fills."""
     tutoring = config.tutoring
-    view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
-    table = AdviceTable(env.spec.num_actions, math.inf, device=env.device)
-    return Advisor(view, NullTutor(view, tutoring.tutor), table, None)
+    return FindingsTable(make_view(env.game, tutoring.view, not tutoring.no_symmetry), tutoring.tutor, env.device)
 
 
 class Review(NamedTuple):
@@ -63,12 +59,12 @@ class Review(NamedTuple):
     analyst: Analyst
     episodes: list[Episode]
     guidance: Guidance
-    advisor: Advisor
+    table: FindingsTable
     seed: int
     run_dir: Path
 
 
-def review_episodes(config: Config, agent: Agent, advisor: Advisor, show_status: ShowStatus) -> str:
+def review_episodes(config: Config, agent: Agent, table: FindingsTable, show_status: ShowStatus) -> str:
     """Collect episodes of the student, have them reviewed, keep what is found, and return a summary line.
 
     A server that is started for the review ends with it.
@@ -81,15 +77,15 @@ def review_episodes(config: Config, agent: Agent, advisor: Advisor, show_status:
     guiding = config.guiding
     with ExitStack() as stack:
         log = config.run_dir / "vllm.log"
-        analyst = make_analyst(config.tutoring, advisor.view, config.seed, log, show_status, stack)
+        analyst = make_analyst(config.tutoring, table.view, config.seed, log, show_status, stack)
         factor = CANDIDATES if guiding.episode_selection == "worst" else 1
         env = evaluation_env(replace(config, seed=config.seed + REVIEW_SEED), factor * guiding.episodes, config.device)
-        episodes = collect_episodes(agent, env, advisor.view, config.seed)
+        episodes = collect_episodes(agent, env, table.view, config.seed)
         if guiding.episode_selection == "worst":
             episodes.sort(key=lambda episode: episode.episodic_return)
-        review = Review(analyst, episodes[: guiding.episodes], agent.guidance, advisor, config.seed, config.run_dir)
+        review = Review(analyst, episodes[: guiding.episodes], agent.guidance, table, config.seed, config.run_dir)
         summary = REVIEWS.get(type(agent.guidance), find_critical_steps)(review)
-        advisor.tutor.stats.update(analyst.stats)
+        table.stats.update(analyst.stats)
     return summary
 
 
@@ -148,7 +144,7 @@ def last_steps(transitions: Sequence[Transition], view: PromptView, index: int, 
 
 def find_critical_steps(review: Review) -> str:
     """Ask which steps of the episodes were critical, put them into the table, and return a summary line."""
-    analyst, episodes, view, table = review.analyst, review.episodes, review.advisor.view, review.advisor.table
+    analyst, episodes, view, table = review.analyst, review.episodes, review.table.view, review.table
     found = analyst.find_critical_steps(episodes)
     raise_if_unanswered(analyst, len(episodes))
     rows: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
@@ -158,10 +154,8 @@ def find_critical_steps(review: Review) -> str:
             values = action_values(one, int(episode.actions[one.step]), len(view.labels))
             rows[tuple(keys[one.step])].append(values)
     if rows:
-        device = table.keys.device
-        means = torch.stack([torch.stack(several).mean(0) for several in rows.values()]).to(device)
-        mass = torch.ones(len(rows), device=device)
-        table.put(torch.tensor(list(rows), device=device), Advice(means, mass.bool(), mass))
+        means = torch.stack([torch.stack(several).mean(0) for several in rows.values()])
+        table.fill(torch.tensor(list(rows)), means)
     report = {"analyst": analyst.name, "episodes": len(episodes), "critical": len(rows), **dict(analyst.stats)}
     report["findings"], measures = compare_with_expert(view, episodes, found)
     report |= measures

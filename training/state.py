@@ -18,6 +18,7 @@ from training.checkpoint import save_checkpoint
 from training.self_play import SelfPlayOpponent
 from training.timing import SectionTimer
 from tutors.advisor import Advisor
+from tutors.findings import FindingsTable
 from tutors.query import QueryBudget, QueryStrategy
 
 COUNTERS = ("global_step", "updates", "guided_from")
@@ -34,6 +35,7 @@ class TrainState:
         query_strategy: where advice is wanted.
         query_budget: how many queries are left.
         opponent: the student's own earlier self; None without self-play.
+        findings: what a review of the student's episodes found; None without a review.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TrainState:
         query_strategy: QueryStrategy,
         query_budget: QueryBudget,
         opponent: SelfPlayOpponent | None,
+        findings: FindingsTable | None = None,
     ) -> None:
         self.env = env
         self.agent = agent
@@ -51,6 +54,7 @@ class TrainState:
         self.query_strategy = query_strategy
         self.query_budget = query_budget
         self.opponent = opponent
+        self.findings = findings
         self.episode_stats = EpisodeStats(env.num_envs, env.device)
         self.global_step = 0
         self.updates = 0
@@ -74,6 +78,7 @@ class TrainState:
             "query_strategy": self.query_strategy.state_dict(),
             "query_budget": self.query_budget.state_dict(),
             "advisor": None if self.advisor is None else self.advisor.state_dict(),
+            "findings": None if self.findings is None else self.findings.state_dict(),
             "opponent": None if self.opponent is None else self.opponent.state_dict(),
             "env_steps": self.env_steps,
             "agreement": self.agreement,
@@ -90,11 +95,13 @@ class TrainState:
         self.episode_stats.load_state_dict(state["episode_stats"])
         self.query_strategy.load_state_dict(state["query_strategy"])
         self.action_counts.copy_(state["action_counts"])
+        self.tutor_counters = dict(state["tutor_counters"])
+        if self.findings is not None and state["findings"] is not None:
+            self.findings.load_state_dict(state["findings"])
         if self.advisor is not None and state["advisor"] is not None:
             self.advisor.load_state_dict(state["advisor"])
             self.query_budget.load_state_dict(state["query_budget"])
             self.agreement.copy_(state["agreement"])
-            self.tutor_counters = dict(state["tutor_counters"])
 
     def load_student(self, state: dict[str, Any]) -> None:
         """Take over another run's student and where its envs stand; tutor, guidance and counts begin anew."""

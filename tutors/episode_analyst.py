@@ -13,9 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from envs.base import State, num_rows
 from envs.rng import bits_to_uniform, splitmix64
-from tutors.base import Advice, Tutor
 from tutors.episodes import CRITICAL_GAP, Episode, expert_values, max_length, render_episode, rules_text, value_gaps
 from tutors.llm.api import Failure, LabelRequest, TextRequest
 from tutors.llm.models import Model
@@ -56,25 +54,6 @@ class Analyst(Protocol):
 
     def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
         """Return the probability that the first of two episodes is the better one; None where there is no answer."""
-
-
-class NullTutor(Tutor):
-    """Gives no advice: stands where a tutor is required after a review, when no positions are asked about.
-
-    Args:
-        view: the prompt view.
-        name: of the analyst.
-    """
-
-    def __init__(self, view: PromptView, name: str) -> None:
-        self.view = view
-        self.name = name
-        self.identity = {"tutor": name}
-        self.stats: Counter[str] = Counter()
-
-    def advise(self, state: State) -> Advice:
-        """Return no advice."""
-        return Advice.no_advice(num_rows(state), len(self.view.labels))
 
 
 class ScriptedAnalyst:

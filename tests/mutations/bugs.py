@@ -825,8 +825,8 @@ BUGS = [
         "the best episodes are read",
         "training/episode_review.py",
         "review_episodes",
-        "episode.total",
-        "-episode.total",
+        "episode.episodic_return",
+        "-episode.episodic_return",
         "training/test_episode_review.py",
     ),
     Bug(
@@ -841,8 +841,8 @@ BUGS = [
         "findings keep the actions' names before the mirror",
         "tutors/episodes.py",
         "to_canonical",
-        "ANY[turned]",
-        "ANY[turned * 0]",
+        "ANY[transform]",
+        "ANY[transform * 0]",
         "tutors/test_episode_analyst.py",
     ),
     Bug(
@@ -880,7 +880,7 @@ BUGS = [
     Bug(
         "episodes are sent once",
         "tutors/episode_analyst.py",
-        "VllmAnalyst.critical",
+        "VllmAnalyst.find_critical_steps",
         "range(self.max_tries)",
         "range(1)",
         "tutors/test_episode_analyst.py",

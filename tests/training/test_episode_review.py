@@ -29,17 +29,16 @@ from training.episode_review import (
     action_values,
     collect_episodes,
     compare_with_expert,
+    empty_findings,
     find_critical_steps,
     fit_preferences,
-    review_advisor,
     review_episodes,
 )
 from tutors import TutorConfig
-from tutors.advice_table import AdviceTable
-from tutors.advisor import Advisor
 from tutors.base import TutorError
-from tutors.episode_analyst import CriticalStep, NullTutor, ScriptedAnalyst
+from tutors.episode_analyst import CriticalStep, ScriptedAnalyst
 from tutors.episodes import MAX_STEPS, Episode
+from tutors.findings import FindingsTable
 from tutors.prompts import make_view
 
 REVIEWED = [name for name, method in METHODS.items() if method.needs_episode_review]
@@ -104,18 +103,16 @@ def test_finding_gives_values_to_two_actions(finding: CriticalStep, done: int, e
     assert action_values(finding, done, 3).tolist() == pytest.approx(expected)
 
 
-def review_by(analyst: Any, episodes: list[Episode], table: AdviceTable, run_dir: Path) -> str:
+def review_by(analyst: Any, episodes: list[Episode], table: FindingsTable, run_dir: Path) -> str:
     """What a review for critical steps comes to."""
-    advisor = Advisor(VIEW, NullTutor(VIEW, "says"), table, None)
     return find_critical_steps(
-        Review(analyst, episodes, METHODS["modulate"](True, "cpu", ROWS, GAMMA), advisor, 1, run_dir)
+        Review(analyst, episodes, METHODS["modulate"](True, "cpu", ROWS, GAMMA), table, 1, run_dir)
     )
 
 
 def compared(analyst: Any, episodes: list[Episode], method: Preferences, run_dir: Path) -> str:
     """What a review by comparisons comes to."""
-    advisor = Advisor(VIEW, NullTutor(VIEW, "says"), AdviceTable(7, 0), None)
-    return fit_preferences(Review(analyst, episodes, method, advisor, 1, run_dir))
+    return fit_preferences(Review(analyst, episodes, method, FindingsTable(VIEW, "says", "cpu"), 1, run_dir))
 
 
 class Says:
@@ -134,7 +131,7 @@ class Says:
     {"no_advice/deadline": 1, "no_advice/status_400": 1}, True)])  # fmt: skip
 def test_review_without_any_answer_ends_the_run(silences: dict[str, int], raises: bool, tmp_path: Path) -> None:
     """Silence about some is what they cost; a student is not said to be refined by nobody."""
-    games, says, table = [episode(BLUNDER)] * 2, Says([[], []]), AdviceTable(7, float("inf"))
+    games, says, table = [episode(BLUNDER)] * 2, Says([[], []]), FindingsTable(VIEW, "says", "cpu")
     says.stats |= silences
     if not raises:
         assert "0 critical positions" in review_by(says, games, table, tmp_path)
@@ -149,14 +146,13 @@ def test_findings_of_one_position_are_averaged_in_the_table(tmp_path: Path) -> N
         [CriticalStep(5, 3, -1.0, "three in a column")],
         [CriticalStep(5, 3, -0.5, "it \n was time"), CriticalStep(4, 0, 0.2, "")],
     ]
-    table = AdviceTable(7, float("inf"))
+    table = FindingsTable(VIEW, "says", "cpu")
     review_by(Says(told), games, table, tmp_path)
-    keys = VIEW.key(games[0].positions)
-    found = table.get(keys, torch.ones(6, dtype=torch.bool))
-    assert found.valid.tolist() == [False, False, False, False, True, True]
+    found = table.lookup(games[0].positions)
+    assert found.any(1).tolist() == [False, False, False, False, True, True]
     done = int(games[0].actions[5])
-    assert found.probs[5, 3] == pytest.approx(0.75)
-    assert found.probs[5, done] == pytest.approx(-0.75)
+    assert found[5, 3] == pytest.approx(0.75)
+    assert found[5, done] == pytest.approx(-0.75)
     report = json.loads((tmp_path / "analysis.json").read_text())
     assert (report["critical"], report["episodes"], len(report["findings"])) == (2, 2, 3)
     text = (tmp_path / "analysis.md").read_text()
@@ -323,7 +319,7 @@ def test_reviewed_episodes_are_selected_and_never_those_of_an_evaluation(
     config = replace(refined(first["ppo"], "modulate", tmp_path), device="cpu")
     config = replace(config, guiding=replace(config.guiding, episode_selection=selection))
     env = envs.make("blackjack", 4)
-    review_episodes(config, make_agent(config, env), review_advisor(config, env), print)
+    review_episodes(config, make_agent(config, env), empty_findings(config, env), print)
     assert seeds == [(config.seed + REVIEW_SEED, copies)]
     totals = [one.episodic_return for one in played]
     assert min(totals) < max(totals)

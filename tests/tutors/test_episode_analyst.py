@@ -29,7 +29,7 @@ def test_a_game_is_told_step_by_step_with_what_came_of_it() -> None:
     assert parts[2].endswith(", and got +1.")
     assert parts[-1] == "The whole game brought +1."
     assert "Answer" not in text
-    later = episode([3, 3])._replace(first=7)
+    later = episode([3, 3])._replace(num_earlier_steps=7)
     assert render_episode(VIEW, later).startswith("After 7 earlier steps:\n\nStep 1")
 
 
