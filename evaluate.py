@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +25,7 @@ from training.config import EVALUATION_SEED, Config, evaluation_env, find_device
 from training.evaluation import Result, evaluate_student, random_policy, run_episodes, tutor_policy
 from training.versus import match, play_in_terminal
 from training.video import check_video_path, episode_images, write_video
-from tutors import TutorConfig, open_advisor
+from tutors import open_advisor
 from tutors.advisor import Advisor, advisor_summary
 from tutors.base import TutorError
 
@@ -64,27 +64,27 @@ class Evaluation:
     """cpu, cuda, or auto: cuda if available."""
     json: bool = False
     """Print the result as a line of JSON."""
-    tutoring: Annotated[TutorConfig, tyro.conf.arg(name="tutor")] = field(default_factory=TutorConfig)
+    tutor_url: tuple[str, ...] = ()
+    """URLs of the servers of the run's tutor; those of training if not given."""
+    tutor_key_file: Path | None = None
+    """File with the servers' API key; that of training if not given."""
+    advice_store: str | None = None
+    """Advice store, a file or a database URL; that of training if not given."""
 
     def config(self) -> Config:
-        """Return the run's config.
+        """Return the run's config, with the tutor's servers and store as given here.
 
         Raises:
-            ValueError: there is no run, or flags contradict it.
+            ValueError: there is no run.
         """
-        named = self.tutoring
         config = load_config(self.run)
-        if replace(named, tutor_url=(), tutor_key_file=None, advice_store=None) != TutorConfig():
-            raise ValueError(
-                f"env and tutor are those of {self.run}: of their flags only --env-kwargs, --tutor-url, "
-                "--tutor-key-file and --advice-store can be given"
-            )
-        other = {
-            name: getattr(named, name)
-            for name in ("tutor_url", "tutor_key_file", "advice_store")
-            if getattr(named, name)
-        }
-        return replace(config, tutoring=replace(config.tutoring, **other))
+        tutoring = replace(
+            config.tutoring,
+            tutor_url=self.tutor_url or config.tutoring.tutor_url,
+            tutor_key_file=self.tutor_key_file or config.tutoring.tutor_key_file,
+            advice_store=self.advice_store or config.tutoring.advice_store,
+        )
+        return replace(config, tutoring=tutoring)
 
 
 def evaluate(evaluation: Evaluation) -> Result:

@@ -1,6 +1,7 @@
 """Evaluation against games whose value is known."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, caps
         evaluate, "evaluate", lambda told: run_episodes(lambda env, step: step.action_mask.long().argmax(1), env)
     )
     env = VecEnv(LongAndShort(), 1)
-    evaluate.main(evaluate.Evaluation(json=True))
+    evaluate.main(evaluate.Evaluation(Path("run"), json=True))
     assert capsys.readouterr().out == '{"policy": "student", "mean_return": 0.0, "stderr": null, "episodes": 1}\n'
 
 
