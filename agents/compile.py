@@ -40,7 +40,8 @@ class CUDAGraph:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.calls = function, 0
+        self.function = function
+        self.calls = 0
         self.inputs: list[torch.Tensor] = []
 
     def __call__(self, *args: Any) -> Any:
@@ -64,7 +65,7 @@ class CUDAGraph:
         self.replay, self.outputs = record(lambda: self.function(*pytree.tree_unflatten(self.inputs, shape)))
 
 
-def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+def record(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """Return (a function that does on the device what `work` does there, the tensors that `work` returned).
 
     Nothing is done yet; each call of the function overwrites those tensors.
@@ -72,5 +73,5 @@ def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may wait for the device meanwhile
-        outputs = work()
+        outputs = function()
     return graph.replay, outputs

@@ -30,7 +30,7 @@ def init(device: str) -> str:
     if device.startswith("cuda"):
         number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= there:
-            raise ValueError(f"process {number} has no GPU of its own: there are {there}; or say --device cpu")
+            raise ValueError(f"process {number} has no GPU of its own: there are {there}; or pass --device cpu")
         device = f"cuda:{number}"
         torch.cuda.set_device(device)
     if not dist.is_initialized():

@@ -220,12 +220,12 @@ def new_store(folder: Path) -> Path:
     return folder / f"{len(list(folder.iterdir()))}-{time.monotonic_ns()}.sqlite"
 
 
-def counts(desk: Advisor | None) -> tuple[int, int, int]:
+def counts(advisor: Advisor | None) -> tuple[int, int, int]:
     """Return how many questions the tutor has had, and in how many positions advice was wanted and known."""
-    if desk is None:
+    if advisor is None:
         return 0, 0, 0
-    _, consulted, hits = desk.lookups.tolist()
-    return desk.tutor.stats["asked"], consulted, hits
+    _, consulted, hits = advisor.lookups.tolist()
+    return advisor.tutor.stats["asked"], consulted, hits
 
 
 if __name__ == "__main__":

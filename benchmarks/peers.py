@@ -1,4 +1,4 @@
-"""Other programs at play, at learning, at look-ups and at asking, for ours to stand beside.
+"""Other programs' random play, training, look-ups and queries, measured beside ours.
 
 `python -m benchmarks.peers games|training|lookups|questions SETTINGS` takes a JSON object, - reads it from standard
 input, and prints one with a `rate`: env steps a second of all copies together, look-ups or questions. It imports
@@ -76,8 +76,8 @@ def jumanji(game: str, copies: int) -> tuple[Callable[[], Any], int]:
         def once(carry: Any, key: Any) -> Any:
             (state, mask), total = carry
             action = jax.random.categorical(key, jax.numpy.log(mask.astype("float32")), axis=1)
-            state, moment = step(state, action)
-            return ((state, moment.observation.action_mask), total + moment.reward.sum()), None
+            state, time_step = step(state, action)
+            return ((state, time_step.observation.action_mask), total + time_step.reward.sum()), None
 
         return jax.lax.scan(once, (state, 0.0), jax.random.split(key, STEPS))[0]
 

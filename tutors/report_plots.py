@@ -1,7 +1,7 @@
 """A tutor's report for the eye: two tables and a picture."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ SIDE = (5.0, 3.4)  # inches, one of a view's two charts
 
 
 def measures_table(reports: Sequence[TutorReport], tutor: str) -> Table:
-    """Return the measures, a row a view, in 80 columns; below them, who was silent about how many positions and why."""
+    """Return the measures, a row a view, in 80 columns; below them, how many positions got no advice and why."""
     no_advice = [f"{one.game} {one.view}: {n:,} {kind}" for one in reports for kind, n in one.no_advice.items()]
     caption = f"no advice, positions: {', '.join(no_advice)}" if no_advice else None
     title = f"{tutor}, beside an expert, in positions of mixed play"
@@ -58,12 +58,15 @@ def letters_table(reports: Sequence[TutorReport]) -> Table:
     for letter in letters:
         table.add_column(letter, justify="right")
     for one in reports:
-        found = [one.letters.get(letter) for letter in letters]
-        cells = [
-            f"{100 * told['bias']:+.1f}\n±{100 * told['within']:.1f}" if told and one.answered else "" for told in found
-        ]
+        biases = [one.letters.get(letter) for letter in letters]
+        cells = ["" if bias is None or not one.answered else interval_of(bias) for bias in biases]
         table.add_row(f"{one.game} {one.view}", *cells)
     return table
+
+
+def interval_of(bias: Mapping[str, float]) -> str:
+    """Return a letter's bias and the half width of its interval, in points of a percent."""
+    return f"{100 * bias['bias']:+.1f}\n±{100 * bias['within']:.1f}"
 
 
 def percent(share: float) -> str:

@@ -5,8 +5,8 @@ R is fitted to the comparisons of pairs of episodes by P(first is better) = sigm
 the second) (Bradley & Terry 1952, as in Christiano et al. 2017, arXiv:1706.03741), then shifted and scaled to mean 0
 and standard deviation 1 over the episodes that were compared. strength falls from 1 to 0 in the first half of what is
 left of the run: a fitted reward is soon wrong about a student that has changed. A bonus in DQN's replay buffer is worth
-what it is worth when it is learned from. Source: arXiv:2401.07181, which pauses so, lets a model name failure scenarios
-and compare rollouts; its network and schedule are not known, ours are our choice.
+what it is worth when it is learned from. Source: arXiv:2401.07181, which pauses training, lets a model name failure
+scenarios and compare rollouts; its network and schedule are not known, ours are our choice.
 """
 
 import math

@@ -17,11 +17,11 @@ VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless anoth
 
 
 def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> PromptView:
-    """Return how `game` is told to a tutor.
+    """Return the prompt view of a game.
 
     Args:
         game: the rules.
-        name: of VIEWS[game], or module:Class for a view of one's own; the game's first one if not given.
+        name: of VIEWS[game], or module:Class for a view of your own; the game's first one if not given.
         symmetry: whether positions that are one and the same to a player are one question.
 
     Raises:

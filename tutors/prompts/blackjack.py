@@ -11,7 +11,7 @@ from envs.blackjack import Blackjack, gymnasium_obs
 from envs.blackjack_exact import optimum
 from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
-CENT = 100  # values are told in hundredths of a stake
+CENT = 100  # values are integers: hundredths of a stake
 
 
 class BlackjackView(PromptView):

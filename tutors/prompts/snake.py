@@ -27,7 +27,7 @@ DEATH, TRAP = -10, -4  # the values, for each cell of the board, of running into
 
 
 class FullView(PromptView):
-    """The whole board. A told position is (B, size, size) int64 of places in SIGNS, under the name `board`.
+    """The whole board. A canonical position is (B, size, size) int64 of places in SIGNS, under the name `board`.
 
     A key is two independent hashes of the board: sums of random numbers, one for each cell and sign.
     """
@@ -89,9 +89,10 @@ class FullView(PromptView):
 class LocalView(PromptView):
     """What lies on the four sides of the head, and which of them lead towards the fruit.
 
-    A told position is (B, 4) int64 under the name `sides`: ahead, right, behind, left, each 2 * its place in KINDS,
-    plus 1 where the fruit is nearer there. A key is exact: three bits a side, the one behind first, so that of eight
-    rotations and reflections the smallest key has the neck behind. Without symmetry they are up, right, down, left.
+    A canonical position is (B, 4) int64 under the name `sides`: ahead, right, behind, left, each 2 * its place in
+    KINDS, plus 1 where the fruit is nearer there. A key is exact: three bits a side, the one behind first, so that of
+    eight rotations and reflections the smallest key has the neck behind. Without symmetry they are up, right, down,
+    left.
     """
 
     game, name, version = "snake", "local", 1
