@@ -106,11 +106,12 @@ def evaluate(evaluation: Evaluation) -> Result:
         if advisor is None:
             raise ValueError(f"{evaluation.run} had no tutor")
         result = run_episodes(tutor_policy(advisor, rng), env)
-        failures = advisor_summary(advisor.tutor.name, advisor.counters())["no_advice"]
+        counters = advisor.counters()
+        failures = advisor_summary(advisor.tutor.name, counters)["no_advice"]
         if failures:
             print_aside(f"no advice, random actions instead: {failures}")
-        if not advisor.counts["answered"] + advisor.counts["stored"]:
-            raise TutorError("the tutor did not answer a single question")
+        if not any(counters.get(source) for source in ("answered", "stored", "hits")):
+            raise TutorError("the tutor gave advice about none of the positions")
         return result
 
 

@@ -11,6 +11,8 @@ import envs
 import evaluate
 from envs.base import Spec, State, Step, VecEnv
 from envs.rng import QUERY_STREAM, CounterRNG
+from tests.helpers.small_runs import small_config
+from train import train
 from training.evaluation import Result, random_policy, run_episodes, student_policy
 
 
@@ -68,3 +70,11 @@ def test_random_play_scores_as_a_fair_game_against_itself() -> None:
     result = run_episodes(random_policy(CounterRNG(3, torch.arange(games), QUERY_STREAM)), env)
     assert abs(result.mean_return) < 4 * result.stderr
     assert result.stderr == pytest.approx(1 / math.sqrt(games), rel=0.02)
+
+
+@pytest.mark.train
+def test_tutor_whose_answers_are_all_stored_is_evaluated_again(tmp_path: Path) -> None:
+    """The second time the table is filled from the store, and the tutor itself answers nothing."""
+    train(small_config("ppo", "blackjack", tmp_path / "run"))
+    evaluation = evaluate.Evaluation(tmp_path / "run", policy="tutor", episodes=50)
+    assert evaluate.evaluate(evaluation) == evaluate.evaluate(evaluation) == evaluate.evaluate(evaluation)
