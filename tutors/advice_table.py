@@ -1,11 +1,11 @@
-"""The advice-reuse table: what a tutor has said, on the device, found by a position's key.
+"""The advice table: a cache of advice on the device, by the keys of positions.
 
-A table is `buckets` rows of WAYS ways. A key's hash gives its address: the bucket that it belongs to, and a tag of 13
-bits under which it lies in one of the bucket's ways. No two ways of a bucket have one tag, so looking up reads
-all tags of a bucket at once, which are one int64, and then one key, of the way whose tag fits, and its answer.
+A table has `buckets` rows of WAYS ways. A key's hash gives its address: the bucket that it belongs to, and a tag of 13
+bits under which it is in one of the bucket's ways. No two ways of a bucket have the same tag, so a lookup reads
+all tags of a bucket at once, which are one int64, and then one key, of the way with that tag, and its answer.
 
-One bucket more than that, the last, is where writes go that must not happen, and reads of what is not there: shapes
-stay fixed and nothing asks the device how many there are.
+There is one bucket more, the last: writes that must not happen and reads of what is not there go to it. Shapes stay
+fixed, and nothing is read back.
 """
 
 import math
@@ -59,7 +59,7 @@ class AdviceTable:
     def get(self, keys: Tensor, wanted: Tensor) -> Advice:
         """Return the advice for `keys` (B, 2) where it is wanted (B,), known, and not used up.
 
-        Every row that is given advice uses up one reuse. Where fewer reuses are left than rows want one
+        Every row that gets advice uses up one reuse. Where fewer reuses are left than rows want one
         entry, the first rows get them.
         """
         slot, found = self._find(self._address(keys))
@@ -67,18 +67,18 @@ class AdviceTable:
             found, slot, self.dummy_row
         )  # key and answer are fetched at once: neither waits for the other
         held = self.keys.index_select(0, slot)
-        given = found & (held[:, 0] == keys[:, 0]) & (held[:, 1] == keys[:, 1]) & wanted
+        valid = found & (held[:, 0] == keys[:, 0]) & (held[:, 1] == keys[:, 1]) & wanted
         if self.budget < UNLIMITED:
-            given &= rank_in_group(torch.where(given, slot, self.dummy_row)) < self.left[slot]
-            self.left.index_add_(0, slot, -given.long())
-        probs = torch.where(given[:, None], self.answers[:, 1:].index_select(0, slot), 0)
-        label_mass = torch.where(given, self.answers[:, 0].index_select(0, slot), 0)
+            valid &= rank_in_group(torch.where(valid, slot, self.dummy_row)) < self.left[slot]
+            self.left.index_add_(0, slot, -valid.long())
+        probs = torch.where(valid[:, None], self.answers[:, 1:].index_select(0, slot), 0)
+        label_mass = torch.where(valid, self.answers[:, 0].index_select(0, slot), 0)
         self.now += 1
-        self.last_use[torch.where(given, slot, self.dummy_row)] = self.now
-        return Advice(probs, given, label_mass)
+        self.last_use[torch.where(valid, slot, self.dummy_row)] = self.now
+        return Advice(probs, valid, label_mass)
 
     def put(self, keys: Tensor, advice: Advice) -> None:
-        """Keep the advice that is given for `keys` (B, 2), each with a full reuse budget.
+        """Keep the valid advice for `keys` (B, 2), each with a full reuse budget.
 
         Of equal keys in one batch, and of keys with one address, one is kept.
         """

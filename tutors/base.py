@@ -1,4 +1,4 @@
-"""What advice is, and the interface of whoever gives it."""
+"""What advice is, and the interface of a tutor."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""A tutor's report for the eye: two tables and a picture."""
+"""A tutor's report as two tables and a picture."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -48,7 +48,7 @@ def answers(serials: list[int], given: list[bool] | None = None) -> Advice:
 
 
 def serials_of(advice: Advice) -> list[int | None]:
-    """The serial number that each row was given; silent rows must be all zeros."""
+    """The serial number that each row was given; rows without advice must be all zeros."""
     expected = answers(advice.probs[:, 0].long().tolist())
     torch.testing.assert_close(advice.probs, expected.probs, rtol=0, atol=0)
     torch.testing.assert_close(advice.label_mass, expected.label_mass, rtol=0, atol=0)
@@ -137,7 +137,7 @@ class CrowdedTable(RuleBasedStateMachine):
         served = defaultdict(list)
         for pair, serial, flag in zip(pairs, gotten, wanted, strict=True):
             if not flag:
-                assert serial is None, "nobody wanted this"
+                assert serial is None, "it was not wanted"
                 continue
             served[pair].append(serial is not None)
             if serial is not None:
@@ -365,7 +365,7 @@ def test_equal_keys_of_one_batch_make_one_entry(given: list[bool]) -> None:
     assert entries(table) == [(7, 0)]
     kept = get(table, [(7, 0)])[0]
     assert kept is not None
-    assert given[kept - 1], "a silent row's answer was kept"
+    assert given[kept - 1], "the answer of a row without advice was kept"
 
 
 def test_equal_keys_between_keys_of_the_same_hash_make_one_entry() -> None:
@@ -578,7 +578,7 @@ def test_advice_that_comes_in_another_order_serves_the_same(budget: float) -> No
     whole, shuffled, parts = (AdviceTable(3, budget, capacity=1 << 10) for _ in range(3))
     for keys, advice, wanted in some_batches(20):
         first = torch.tensor([row for row, key in enumerate(keys.tolist()) if key not in keys[:row].tolist()])
-        keys, advice = keys[first], Advice(*(tensor[first] for tensor in advice))  # a desk asks about each once
+        keys, advice = keys[first], Advice(*(tensor[first] for tensor in advice))  # an advisor asks about each once
         order = torch.randperm(len(first), generator=torch.Generator().manual_seed(len(first)))
         whole.put(keys, advice)
         shuffled.put(keys[order], Advice(*(tensor[order] for tensor in advice)))

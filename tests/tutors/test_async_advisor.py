@@ -257,9 +257,9 @@ def test_position_without_advice_is_asked_about_again() -> None:
 def test_async_run_leaves_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     config = default_config("dqn", "connect4")
-    told = TutorConfig(tutor="scripted", async_tutor=True)
+    tutoring = TutorConfig(tutor="scripted", async_tutor=True)
     summary = train(
-        replace(config, tutoring=told, total_steps=6000, num_envs=64, eval_episodes=20, run_dir=tmp_path / "run")
+        replace(config, tutoring=tutoring, total_steps=6000, num_envs=64, eval_episodes=20, run_dir=tmp_path / "run")
     )
     assert summary["tutor"]["hits"] > 0  # type: ignore[index]
     assert summary["tutor"]["asked"] > 0  # type: ignore[index]

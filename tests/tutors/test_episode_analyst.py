@@ -1,4 +1,4 @@
-"""Who reads a student's games: how they are told, what is asked, what is made of answers (a real server: families)."""
+"""Analysts of episodes: prompts, schema and parsing, and a scripted analyst against plain counts."""
 
 import json
 import math

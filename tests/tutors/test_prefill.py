@@ -124,7 +124,7 @@ def test_fill_without_symmetry_has_an_identity_of_its_own(tmp_path: Path) -> Non
         store = tmp_path / f"{len(flags)}.sqlite"
         common = ("--env", "connect4", "--tutor", "scripted", "--tutor-depth", "1", "--positions", "20")
         assert tutors("fill", "--advice-store", str(store), *common, *flags).returncode == 0
-        views += [told["view"] for told in recorded_identities(store)]
+        views += [identity["view"] for identity in recorded_identities(store)]
     symmetric, plain = (make_view(envs.make_game("connect4"), None, symmetry).name for symmetry in (True, False))
     assert views == [symmetric, plain]
     assert symmetric != plain

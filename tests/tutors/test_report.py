@@ -184,10 +184,10 @@ def test_tutor_without_any_advice_has_no_measures_and_is_shown() -> None:
     mute = FunctionTutor(view, lambda state: Advice.no_advice(num_rows(state), 4))
     found = measure_tutor(advisor_of(view, mute), hidden(0, 1, 3), 4)
     assert (found.answered, found.no_advice, found.interval) == (0, {"mute": 3}, (0, 1))
-    told = json.loads(json.dumps(found.as_json(), allow_nan=False))
-    assert told["agreement"] is None
-    assert told["curve"]["confidence"] == [None] * NUM_BINS
-    assert told["letters"]["A"]["bias"] is None
+    shown = json.loads(json.dumps(found.as_json(), allow_nan=False))
+    assert shown["agreement"] is None
+    assert shown["curve"]["confidence"] == [None] * NUM_BINS
+    assert shown["letters"]["A"]["bias"] is None
     assert "3 mute" in measures_table([found], "function").caption
     assert letters_table([found]).row_count == 1
 
@@ -214,7 +214,7 @@ def test_expert_agrees_with_itself_and_is_certain(game: str, name: str) -> None:
     found = measure_tutor(advisor_of(view, ScriptedTutor(view, 1.0, 4)), state, 4)
     assert (found.agreement, found.calibration_error, found.entropy, found.entropy_share) == (1, 0, 0, 0)
     assert found.curve["count"][-1] == found.answered == num_rows(state)
-    assert all(abs(told["bias"]) <= 2 * told["within"] for told in found.letters.values())
+    assert all(abs(one["bias"]) <= 2 * one["within"] for one in found.letters.values())
 
 
 def test_random_tutor_agrees_by_chance() -> None:
@@ -229,10 +229,10 @@ def test_random_tutor_agrees_by_chance() -> None:
 @pytest.mark.parametrize(("game", "name"), ALL_VIEWS)
 def test_who_always_says_the_first_letter_is_found_out(game: str, name: str) -> None:
     view, state = some(game, name, 300)
-    first = FunctionTutor(view, lambda told: one_hot(view.action_mask(told).long().argmax(1), len(view.labels)))
+    first = FunctionTutor(view, lambda state: one_hot(view.action_mask(state).long().argmax(1), len(view.labels)))
     found = measure_tutor(advisor_of(view, first), state, 4)
-    told = view.canonicalize(state)[0]
-    action_mask, values = view.action_mask(told).tolist(), view.expert_values(told, 4).tolist()
+    canonical = view.canonicalize(state)[0]
+    action_mask, values = view.action_mask(canonical).tolist(), view.expert_values(canonical, 4).tolist()
     for place, letter in enumerate(view.labels):
         said = sum(row.index(True) == place for row in action_mask)
         due = 0.0
@@ -254,7 +254,7 @@ def test_the_depth_decides_whom_a_tutor_is_compared_with() -> None:
 
 def test_a_call_holds_no_more_questions_than_a_step() -> None:
     view, state = some("connect4", "board", 250)
-    tutor = FunctionTutor(view, lambda told: one_hot(view.action_mask(told).long().argmax(1), 7))
+    tutor = FunctionTutor(view, lambda state: one_hot(view.action_mask(state).long().argmax(1), 7))
     measure_tutor(advisor_of(view, tutor), state, 1)
     assert tutor.calls == [POSITIONS_PER_CALL, POSITIONS_PER_CALL, 50]
 
@@ -299,10 +299,10 @@ def test_report_of_all_views_in_json_and_again_from_the_store(tmp_path: Path) ->
     first, again = (tutors("report", *flags) for _ in range(2))
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert len(first.stdout.splitlines()) == 1
-    told, retold = json.loads(first.stdout), json.loads(again.stdout)
-    assert told["tutor"] == "scripted"
-    assert [(one["game"], one["view"]) for one in told["reports"]] == [("snake", "local"), ("snake", "full")]
-    for one, other in zip(told["reports"], retold["reports"], strict=True):
+    first_found, again_found = json.loads(first.stdout), json.loads(again.stdout)
+    assert first_found["tutor"] == "scripted"
+    assert [(one["game"], one["view"]) for one in first_found["reports"]] == [("snake", "local"), ("snake", "full")]
+    for one, other in zip(first_found["reports"], again_found["reports"], strict=True):
         assert (one["answered"], one["agreement"], one["stored"]) == (60, 1, 0)
         assert (other["answered"], other["agreement"], other["stored"], other["prompts"]) == (60, 1, 60, 0)
     with Image.open(tmp_path / "snake.png") as image:
@@ -338,7 +338,7 @@ def test_report_of_a_run_is_about_its_tutor_in_its_view(tmp_path: Path) -> None:
         (("--tutor", "scriptd"), "did you mean 'scripted'"),
         (("--tutor", "scripted", "--positions", "0"), "at least 1"),
         (("--tutor", "scripted", "--env", "chess"), "no env"),
-        (("--tutor", "scripted", "--env", "gym:CartPole-v1"), "has no view"),
+        (("--tutor", "scripted", "--env", "gym:CartPole-v1"), "has no prompt view"),
         (("--tutor", "scripted", "--env", "snake", "--view", "ful"), "did you mean"),
         (("--tutor", "scripted", "--picture", "/nowhere/a.png"), "no folder /nowhere"),
         (("--tutor", "scripted", "--view", "tests.tutors.test_report:Mute"), "has no expert"),

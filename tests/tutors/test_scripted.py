@@ -28,7 +28,7 @@ TRIALS = 3000
 
 
 class Case(NamedTuple):
-    """Different told positions from play, and what the view holds of their actions."""
+    """Different canonical positions from play, and the expert's values of their actions."""
 
     view: PromptView
     state: State
@@ -39,8 +39,8 @@ class Case(NamedTuple):
 
     def moves(self, accuracy: float, seed: int = 0, state: State | None = None) -> Tensor:
         """The named actions, (rows,); of all positions unless others are given."""
-        told = self.state if state is None else state
-        return ScriptedTutor(self.view, accuracy, DEPTH, seed).advise(told).probs.argmax(1)
+        positions = self.state if state is None else state
+        return ScriptedTutor(self.view, accuracy, DEPTH, seed).advise(positions).probs.argmax(1)
 
     def trials(self, accuracy: float) -> Tensor:
         """The named actions with one seed after the other, (seeds * rows,)."""
@@ -179,8 +179,8 @@ def test_the_same_question_gets_the_same_answer_again(case: Case) -> None:
     assert ScriptedTutor(case.view, 0.5, DEPTH).advise(case.state).probs.equal(first)
 
 
-def test_a_fresh_tutor_errs_elsewhere_each_time_and_as_often(case: Case) -> None:
-    tutor = ScriptedTutor(case.view, 0.5, DEPTH, fresh=True)
+def test_a_stochastic_tutor_errs_elsewhere_each_time_and_as_often(case: Case) -> None:
+    tutor = ScriptedTutor(case.view, 0.5, DEPTH, stochastic=True)
     times = [chosen_of(case.best, tutor.advise(case.state).probs.argmax(1)) for _ in range(20)]
     by_luck = share(case.best.sum(1) / case.action_mask.sum(1))
     assert abs(share(torch.stack(times)) - (0.5 + 0.5 * by_luck)) < bound(20 * case.rows)
@@ -188,12 +188,12 @@ def test_a_fresh_tutor_errs_elsewhere_each_time_and_as_often(case: Case) -> None
     assert abs(share(torch.stack(times[1:]) & times[0]) - both) < 2 * bound(case.rows), (
         "two times know nothing of each other"
     )
-    sure = ScriptedTutor(case.view, 1.0, DEPTH, fresh=True)
+    sure = ScriptedTutor(case.view, 1.0, DEPTH, stochastic=True)
     assert chosen_of(case.best, sure.advise(case.state).probs.argmax(1)).all()
 
 
-def test_a_fresh_tutor_goes_on_where_its_count_of_questions_says(case: Case) -> None:
-    first, second = (ScriptedTutor(case.view, 0.5, DEPTH, fresh=True) for _ in range(2))
+def test_a_stochastic_tutor_goes_on_where_its_count_of_questions_says(case: Case) -> None:
+    first, second = (ScriptedTutor(case.view, 0.5, DEPTH, stochastic=True) for _ in range(2))
     first.advise(case.state)
     second.stats.update(first.stats)
     assert first.advise(case.state).probs.equal(second.advise(case.state).probs)
@@ -228,7 +228,7 @@ def test_the_identity_tells_tutors_apart(connect4: Case) -> None:
         ScriptedTutor(view, 0.6, 2, 0),
         ScriptedTutor(view, 0.5, 3, 0),
         ScriptedTutor(view, 0.5, 2, 1),
-        ScriptedTutor(view, 0.5, 2, 0, fresh=True),
+        ScriptedTutor(view, 0.5, 2, 0, stochastic=True),
     ]
     assert len({str(tutor.identity) for tutor in tutors}) == 5
     assert tutors[0].identity == ScriptedTutor(view, 0.5, 2, 0).identity
@@ -242,7 +242,7 @@ def test_an_accuracy_out_of_range_is_refused(case: Case, accuracy: float) -> Non
 
 @pytest.mark.parametrize("depth", [0, -1])
 def test_a_search_that_looks_nowhere_is_refused(connect4: Case, depth: int) -> None:
-    with pytest.raises(ValueError, match=f"at least 1.*{depth}"):
+    with pytest.raises(ValueError, match=f"{depth}; it must be at least 1"):
         ScriptedTutor(connect4.view, 1.0, depth)
 
 

@@ -1,4 +1,4 @@
-"""Games in words: one file a game."""
+"""Prompt views: one file a game."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless anoth
 
 
 def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> PromptView:
-    """Return the prompt view of a game.
+    """Return the prompt view of `game`.
 
     Args:
         game: the rules.
-        name: of VIEWS[game], or module:Class for a view of your own; the game's first one if not given.
-        symmetry: whether positions that are one and the same to a player are one question.
+        name: of VIEWS[game], or module:Class for a view of your own; None: the game's first one.
+        symmetry: whether positions that are equivalent to a player have one prompt.
 
     Raises:
-        ValueError: the game has no view, or none of that name, or it cannot do without its symmetry.
+        ValueError: the game has no view, or none of that name, or it requires its symmetry.
     """
     view = find_view(game, name)
     return view if symmetry else view.without_symmetry()
@@ -37,7 +37,7 @@ def find_view(game: Game, name: str | None) -> PromptView:
         return load_object(name)(game)
     views = VIEWS.get(game.spec.name, {})
     if not views:
-        raise ValueError(f"{game.spec.name} has no view to tell it in; name one of yours with --view module:Class")
+        raise ValueError(f"{game.spec.name} has no prompt view; name one of your own with --view module:Class")
     name = name or next(iter(views))
     if name not in views:
         raise ValueError(unknown_name_message(f"view of {game.spec.name}", name, views))

@@ -1,4 +1,4 @@
-"""Blackjack in words: the sum, the ace, the dealer's card.
+"""The prompt view of Blackjack: the sum, the ace, the dealer's card.
 
 A key is exact: bits 0-4 are the sum, 5-8 the dealer's open card, 9 whether an ace is usable.
 """
@@ -11,7 +11,7 @@ from envs.blackjack import Blackjack, gymnasium_obs
 from envs.blackjack_exact import optimum
 from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
-CENT = 100  # values are integers: hundredths of a stake
+CENTS_PER_STAKE = 100  # the expert's values are in hundredths of a stake
 
 
 class BlackjackView(PromptView):
@@ -23,7 +23,7 @@ class BlackjackView(PromptView):
 
     def __init__(self, game: Blackjack) -> None:
         optimal = optimum(game)
-        self.worth = torch.stack([optimal.stick, optimal.hit], 3) * CENT  # (32, 11, 2, 2)
+        self.action_values = torch.stack([optimal.stick, optimal.hit], 3) * CENTS_PER_STAKE  # (32, 11, 2, 2)
         naturals = "A sum of 21 with the first two cards beats every other 21. " if game.sab else ""
         if game.natural and not game.sab:
             naturals = "Winning with 21 from the first two cards pays one and a half times the stake. "
@@ -48,7 +48,7 @@ class BlackjackView(PromptView):
         return [self.instructions + position(*hand, self.labels) for hand in hands]
 
     def expert_values(self, state: State, depth: int) -> Tensor:
-        return self.worth.to(state["sum"].device)[state["sum"], state["open"], state["usable"]]
+        return self.action_values.to(state["sum"].device)[state["sum"], state["open"], state["usable"]]
 
 
 def position(total: int, open_card: int, usable: int, labels: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
-"""Connect Four in words: an ASCII board from the student's side.
+"""The prompt view of Connect Four: an ASCII board from the student's side.
 
 A key is exact: bits 0-48 are the board of the student's discs plus a one above every column's top
-disc, which is one number a position (Tromp's encoding). Words and key do not tell a mirror image apart
-once it is canonical: the smaller key of the two.
+disc, which is one number a position (Tromp's encoding). The canonical form of a position is the one with the smaller
+key of the two, itself and its mirror image, so that both have one prompt.
 """
 
 import torch
@@ -41,8 +41,8 @@ class Connect4View(PromptView):
         if len(self.symmetry) == 1:
             return super().canonicalize(state)
         flipped = {name: mirror(cells) for name, cells in state.items()}
-        turned = self.key(flipped)[:, 0] < self.key(state)[:, 0]
-        return {name: where(turned, flipped[name], state[name]) for name in state}, turned.long()
+        is_flipped = self.key(flipped)[:, 0] < self.key(state)[:, 0]
+        return {name: where(is_flipped, flipped[name], state[name]) for name in state}, is_flipped.long()
 
     def key(self, state: State) -> Tensor:
         place = state["mine"] + (state["mine"] | state["theirs"]) + BOTTOM

@@ -1,8 +1,8 @@
-"""Snake in words: the whole board, or only what lies around the head.
+"""The prompt views of Snake: the whole board, or only what is around the head.
 
-`FullView` tells a position as a board of signs, of which one of the eight rotations and reflections is taken.
-`LocalView` tells what the four cells around the head hold and where the fruit is, turned so that the neck is
-behind: fewer than a hundred different questions, so that an answer is used again thousands of times.
+`FullView` shows the board, in one of its eight rotations and reflections. `LocalView` shows what the four cells around
+the head hold and where the fruit is, rotated so that the neck is behind: fewer than a hundred different prompts, so
+that an answer is used again thousands of times.
 """
 
 import torch
@@ -14,20 +14,28 @@ from envs.rng import splitmix64
 from envs.snake import EMPTY, FRUIT, HEAD, SIGNS, Snake, signs
 from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
-KINDS = ("your neck", "free", "wall", "your body")  # what a side of the head can hold; a tail that leaves is free
+KINDS = (
+    "your neck",
+    "free",
+    "wall",
+    "your body",
+)  # what a cell beside the head can hold; a tail that moves away is free
 NECK, FREE, WALL, BODY = range(len(KINDS))
 SIDES = ("Ahead", "Right", "Behind", "Left")
-WAYS = ("Up", "Right", "Down", "Left")  # what the sides are called where the view is not turned
+WAYS = ("Up", "Right", "Down", "Left")  # names of the sides without rotation
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # rows and columns of up, right, down, left
-TURNS = tuple((quarter, flipped) for flipped in (False, True) for quarter in range(4))
-SYMMETRY = torch.tensor(  # what each move is called after a clockwise rotation, and a reflection left to right after it
-    [[(move + quarter) % 4 * (-1 if flipped else 1) % 4 for move in range(4)] for quarter, flipped in TURNS]
+TRANSFORMS = tuple((quarter, flipped) for flipped in (False, True) for quarter in range(4))
+SYMMETRY = torch.tensor(  # each move's name after a clockwise rotation, and a reflection left to right after it
+    [[(move + quarter) % 4 * (-1 if flipped else 1) % 4 for move in range(4)] for quarter, flipped in TRANSFORMS]
 )
-DEATH, TRAP = -10, -4  # the values, for each cell of the board, of running into something and of shutting oneself in
+DEATH, TRAP = (
+    -10,
+    -4,
+)  # expert values, times the cells of the board, of a collision and of a move that cuts off the tail
 
 
 class FullView(PromptView):
-    """The whole board. A canonical position is (B, size, size) int64 of places in SIGNS, under the name `board`.
+    """The whole board. A canonical position is (B, size, size) int64 of indices in SIGNS, under the name `board`.
 
     A key is two independent hashes of the board: sums of random numbers, one for each cell and sign.
     """
@@ -58,7 +66,7 @@ class FullView(PromptView):
 
     def canonicalize(self, state: State) -> tuple[State, Tensor]:
         board = signs(state, self.size)
-        images = torch.stack([turned(board, *turn) for turn in TURNS[: len(self.symmetry)]], 1)
+        images = torch.stack([rotated(board, *transform) for transform in TRANSFORMS[: len(self.symmetry)]], 1)
         transform = self._hash(images)[:, :, 0].argmin(1)
         return {"board": images[torch.arange(len(images), device=images.device), transform]}, transform
 
@@ -89,7 +97,7 @@ class FullView(PromptView):
 class LocalView(PromptView):
     """What lies on the four sides of the head, and which of them lead towards the fruit.
 
-    A canonical position is (B, 4) int64 under the name `sides`: ahead, right, behind, left, each 2 * its place in
+    A canonical position is (B, 4) int64 under the name `sides`: ahead, right, behind, left, each 2 * its index in
     KINDS, plus 1 where the fruit is nearer there. A key is exact: three bits a side, the one behind first, so that of
     eight rotations and reflections the smallest key has the neck behind. Without symmetry they are up, right, down,
     left.
@@ -165,7 +173,7 @@ def surroundings(sides: list[int], names: tuple[str, ...]) -> str:
     return "\n".join([*seen, f"Fruit: {', '.join(fruit) or 'nowhere'}"])
 
 
-def turned(board: Tensor, quarter: int, flipped: bool) -> Tensor:
+def rotated(board: Tensor, quarter: int, flipped: bool) -> Tensor:
     """Return boards of signs rotated clockwise by so many quarters, then reflected; ways turn with them."""
     board = board.rot90(-quarter, (1, 2))
     way = (board + quarter) % 4

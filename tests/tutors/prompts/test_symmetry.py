@@ -1,4 +1,4 @@
-"""Views without symmetry: positions told as they lie, against the same positions with symmetry and against the games.
+"""Views without symmetry, against the same positions with symmetry and against the games.
 
 That a mirrored board is a question of its own is what makes the gain of symmetry measurable.
 """
@@ -54,12 +54,12 @@ def both(game_name: str, name: str) -> tuple[PromptView, PromptView]:
 def test_a_position_is_told_as_it_lies(game_name: str, name: str) -> None:
     _, state, action_mask, _ = played(game_name)
     _, view = both(game_name, name)
-    told, transform = view.canonicalize(state)
+    canonical, transform = view.canonicalize(state)
     assert transform.dtype == torch.int64
     assert not transform.any()
     assert view.symmetry.tolist() == [list(range(action_mask.shape[1]))]
-    assert view.action_mask(told).equal(action_mask)
-    words, keys = view.render(told), [tuple(key) for key in view.key(told).tolist()]
+    assert view.action_mask(canonical).equal(action_mask)
+    words, keys = view.render(canonical), [tuple(key) for key in view.key(canonical).tolist()]
     assert len(set(zip(words, keys, strict=True))) == len(set(words)) == len(set(keys)) > 10
 
 
@@ -80,9 +80,9 @@ def test_an_expert_holds_the_same_of_a_position_as_it_lies(game_name: str, name:
     _, state, _, _ = played(game_name)
     state = select_rows(state, torch.arange(0, num_rows(state), 7))
     view, lying = both(game_name, name)
-    told, transform = view.canonicalize(state)
+    canonical, transform = view.canonicalize(state)
     assert transform.any()
-    expected = view.expert_values(told, DEPTH).gather(1, view.symmetry[transform])
+    expected = view.expert_values(canonical, DEPTH).gather(1, view.symmetry[transform])
     assert lying.expert_values(lying.canonicalize(state)[0], DEPTH).equal(expected)
 
 
@@ -123,14 +123,14 @@ def test_a_snake_s_surroundings_are_named_as_they_lie() -> None:
 
 def asked_about(view: PromptView, states: list[State], budget: float = math.inf) -> tuple[int, Advisor]:
     tutor = ScriptedTutor(view, 1.0, DEPTH)
-    desk = Advisor(view, tutor, AdviceTable(7, budget, capacity=1 << 14), None)
+    advisor = Advisor(view, tutor, AdviceTable(7, budget, capacity=1 << 14), None)
     for state in states:
-        advice = desk.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
+        advice = advisor.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
         plain = make_view(envs.make_game("connect4"))
         values, action_mask = plain.expert_values(state, DEPTH), plain.action_mask(state)  # of each board as it lies
         best = (values == values.masked_fill(~action_mask, -1000).amax(1, keepdim=True)) & action_mask
         assert best.gather(1, advice.probs.argmax(1, keepdim=True)).all(), "the advice fits the board"
-    return tutor.stats["asked"], desk
+    return tutor.stats["asked"], advisor
 
 
 def test_boards_and_their_images_are_twice_as_many_questions_and_the_advice_fits_each() -> None:
@@ -162,8 +162,8 @@ def test_answers_without_symmetry_have_an_identity_of_their_own(game_name: str, 
     url = tmp_path / "advice.sqlite"
     tutor = ScriptedTutor(lying)
     stored = AdviceStore(url, identity_of(env.spec, lying, tutor.identity))
-    desk = Advisor(lying, tutor, AdviceTable(env.spec.num_actions, math.inf, capacity=1 << 14), stored)
-    desk.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
+    advisor = Advisor(lying, tutor, AdviceTable(env.spec.num_actions, math.inf, capacity=1 << 14), stored)
+    advisor.advise(state, torch.ones(num_rows(state), dtype=torch.bool))
     stored.close()
     other = AdviceStore(url, identity_of(env.spec, view, tutor.identity))
     assert other.count() == 0
@@ -183,9 +183,9 @@ def test_a_game_without_symmetry_has_nothing_to_switch_off() -> None:
 
 def test_letters_can_be_dealt_anew_without_symmetry() -> None:
     _, view = both("snake", "local")
-    dealt = view.relabelled(("B", "A", "D", "C"))
-    assert "B is up, A is right, D is down, C is left." in dealt.instructions
-    assert len(dealt.symmetry) == 1
+    permuted = view.relabelled(("B", "A", "D", "C"))
+    assert "B is up, A is right, D is down, C is left." in permuted.instructions
+    assert len(permuted.symmetry) == 1
 
 
 class Turning(PromptView):

@@ -65,13 +65,13 @@ Cell = tuple[int, int]
 
 
 class Played(NamedTuple):
-    """What a view told of positions as they came, many of them twice and some mirrored."""
+    """What a view canonical of positions as they came, many of them twice and some mirrored."""
 
     view: PromptView
     game: Game
     state: State
     action_mask: Tensor
-    told: State
+    canonical: State
     transform: Tensor
     words: list[str]
 
@@ -99,15 +99,15 @@ def play(game_name: str, name: str) -> Played:
     step = env.reset()
     for number in range(POSITIONS // NUM_ENVS):
         state = {key: tensor.clone() for key, tensor in env.state.items()}
-        told, transform = view.canonicalize(state)
-        seen.append((state, told, {"transform": transform, "action_mask": step.action_mask}))
+        canonical, transform = view.canonicalize(state)
+        seen.append((state, canonical, {"transform": transform, "action_mask": step.action_mask}))
         chance = rng.uniform(number, 2)
-        best = best_of(view.expert_values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
+        best = best_of(view.expert_values(canonical, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
         allowed = torch.where((chance[:, 0] < erring)[:, None], step.action_mask, best)
         step = env.step(sample_legal(allowed, chance[:, 1]))
-    state, told, others = (joined(part) for part in zip(*seen, strict=True))
-    words = [sys.intern(question) for question in view.render(told)]  # many are equal: each is kept once
-    return Played(view, game, state, others["action_mask"], told, others["transform"], words)
+    state, canonical, others = (joined(part) for part in zip(*seen, strict=True))
+    words = [sys.intern(question) for question in view.render(canonical)]  # many are equal: each is kept once
+    return Played(view, game, state, others["action_mask"], canonical, others["transform"], words)
 
 
 def joined(states: tuple[State, ...]) -> State:
@@ -121,18 +121,18 @@ def best_of(values: Tensor, action_mask: Tensor) -> Tensor:
 
 
 def every(played: Played, nth: int) -> tuple[State, State, Tensor, list[str]]:
-    """Every nth position, of all games in turn as n is odd and no multiple of 5: (state, told, transform, words)."""
+    """Every nth position, n odd and no multiple of 5, so of all env copies: (state, canonical, transform, words)."""
     rows = torch.arange(0, num_rows(played.state), nth)
     return (
         select_rows(played.state, rows),
-        select_rows(played.told, rows),
+        select_rows(played.canonical, rows),
         played.transform[rows],
         played.words[::nth],
     )
 
 
-def keys_of(view: PromptView, told: State) -> list[tuple[int, ...]]:
-    return [tuple(key) for key in view.key(told).tolist()]
+def keys_of(view: PromptView, canonical: State) -> list[tuple[int, ...]]:
+    return [tuple(key) for key in view.key(canonical).tolist()]
 
 
 def assert_one_key_a_question(words: list[str], keys: list[tuple[int, ...]]) -> None:
@@ -299,12 +299,12 @@ def golden_state(game: Game) -> State:
 
 def test_equal_words_are_equal_keys(played: Played) -> None:
     assert len(played.words) == POSITIONS
-    assert_one_key_a_question(played.words, keys_of(played.view, played.told))
+    assert_one_key_a_question(played.words, keys_of(played.view, played.canonical))
     assert 10 < len(set(played.words)) < POSITIONS * 0.8, "many positions, and many of them twice"
 
 
 def test_a_key_is_two_whole_numbers(played: Played) -> None:
-    key = played.view.key(played.told)
+    key = played.view.key(played.canonical)
     assert key.shape == (POSITIONS, 2)
     assert key.dtype == torch.int64
 
@@ -312,19 +312,19 @@ def test_a_key_is_two_whole_numbers(played: Played) -> None:
 def test_what_is_told_of_a_position_does_not_depend_on_the_others(played: Played) -> None:
     state, _, transform, words = every(played, 997)
     for row in range(len(words)):
-        told, alone = played.view.canonicalize(select_rows(state, torch.tensor([row])))
-        assert played.view.render(told) == [words[row]]
+        canonical, alone = played.view.canonicalize(select_rows(state, torch.tensor([row])))
+        assert played.view.render(canonical) == [words[row]]
         assert alone == transform[row]
 
 
 def test_telling_changes_no_position(played: Played) -> None:
-    state, told, _, _ = every(played, 101)
-    before = [{name: tensor.clone() for name, tensor in positions.items()} for positions in (state, told)]
+    state, canonical, _, _ = every(played, 101)
+    before = [{name: tensor.clone() for name, tensor in positions.items()} for positions in (state, canonical)]
     played.view.canonicalize(state)
-    for method in (played.view.key, played.view.action_mask, played.view.words):
-        method(told)
-    played.view.expert_values(told, DEPTH)
-    for now, then in zip((state, told), before, strict=True):
+    for method in (played.view.key, played.view.action_mask, played.view.render):
+        method(canonical)
+    played.view.expert_values(canonical, DEPTH)
+    for now, then in zip((state, canonical), before, strict=True):
         assert all(now[name].equal(then[name]) for name in then)
 
 
@@ -357,8 +357,8 @@ def test_a_symmetry_renames_actions_one_to_one(played: Played) -> None:
 
 
 def test_all_images_of_a_position_are_one_question(played: Played) -> None:
-    state, told, _, words = every(played, 229)
-    key = played.view.key(told)
+    state, canonical, _, words = every(played, 229)
+    key = played.view.key(canonical)
     for seen, _ in images(played.game, state):
         again, _ = played.view.canonicalize(seen)
         assert played.view.key(again).equal(key)
@@ -366,18 +366,18 @@ def test_all_images_of_a_position_are_one_question(played: Played) -> None:
 
 
 def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
-    """Where a told position is its own mirror image, two names are as good: there only the values must agree."""
+    """Where a canonical position is its own mirror image, two names are as good: there only the values must agree."""
     view = played.view
     state, _, _, _ = every(played, 229)
     tutor = ScriptedTutor(view, 0.5, DEPTH)
     names, transforms, all_values, all_advice = [], [], [], []
     for seen, names_there in images(played.game, state):
-        told, transform = view.canonicalize(seen)
-        name = view.symmetry[transform][:, names_there]  # what the told position calls each action of `state`
+        canonical, transform = view.canonicalize(seen)
+        name = view.symmetry[transform][:, names_there]  # what the canonical position calls each action of `state`
         names.append(name)
         transforms.append(transform)
-        all_values.append(view.expert_values(told, DEPTH).gather(1, name))
-        all_advice.append(tutor.advise(told).probs.gather(1, name))
+        all_values.append(view.expert_values(canonical, DEPTH).gather(1, name))
+        all_advice.append(tutor.advise(canonical).probs.gather(1, name))
     ways = torch.stack(transforms).sort(0).values
     lopsided = (ways[1:] != ways[:-1]).all(0)
     assert lopsided.sum() > len(lopsided) / 8
@@ -388,15 +388,15 @@ def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
 
 
 def test_what_is_legal_is_so_under_its_new_name(played: Played) -> None:
-    action_mask = played.view.action_mask(played.told)
+    action_mask = played.view.action_mask(played.canonical)
     assert action_mask.dtype == torch.bool
     assert action_mask.gather(1, played.view.symmetry[played.transform]).equal(played.action_mask)
 
 
 def test_a_question_is_the_rules_a_position_and_its_legal_options(played: Played) -> None:
     view = played.view
-    _, told, _, words = every(played, 11)
-    for question, action_mask in zip(words, view.action_mask(told).tolist(), strict=True):
+    _, canonical, _, words = every(played, 11)
+    for question, action_mask in zip(words, view.action_mask(canonical).tolist(), strict=True):
         assert question.startswith(view.instructions)
         assert len(question) > len(view.instructions) + 20
         options, ask = question.splitlines()[-2:]
@@ -412,9 +412,9 @@ def test_the_golden_prompt_has_not_changed(game_name: str, name: str) -> None:
     """A changed prompt is a changed experiment: raise the view's version and draw a new golden file."""
     game = envs.make_game(game_name)
     view = make_view(game, name)
-    told, _ = view.canonicalize(golden_state(game))
+    canonical, _ = view.canonicalize(golden_state(game))
     golden = (GOLDEN / f"{game_name}_{name}_v{view.version}.txt").read_text()
-    assert view.render(told) == [golden]
+    assert view.render(canonical) == [golden]
 
 
 def test_no_golden_prompt_is_left_over() -> None:
@@ -424,34 +424,36 @@ def test_no_golden_prompt_is_left_over() -> None:
 
 def test_values_are_a_function_of_the_words(played: Played) -> None:
     """Each position by itself or in another batch is worth what the first one with its words was."""
-    _, told, _, words = every(played, 7)
-    values = played.view.expert_values(told, DEPTH)
+    _, canonical, _, words = every(played, 7)
+    values = played.view.expert_values(canonical, DEPTH)
     assert values.shape == (len(words), played.game.spec.num_actions)
     order = torch.randperm(len(words), generator=torch.Generator().manual_seed(0))
     again = torch.empty_like(values)
-    again[order] = torch.cat([played.view.expert_values(select_rows(told, part), DEPTH) for part in order.split(1000)])
+    again[order] = torch.cat(
+        [played.view.expert_values(select_rows(canonical, part), DEPTH) for part in order.split(1000)]
+    )
     first: dict[str, list[float]] = {}
     for question, one, other in zip(words, values.tolist(), again.tolist(), strict=True):
         assert one == other == first.setdefault(question, one)
 
 
 def test_no_illegal_action_is_worth_more_than_all_legal_ones(played: Played) -> None:
-    _, told, _, _ = every(played, 11)
-    values, action_mask = played.view.expert_values(told, DEPTH).double(), played.view.action_mask(told)
+    _, canonical, _, _ = every(played, 11)
+    values, action_mask = played.view.expert_values(canonical, DEPTH).double(), played.view.action_mask(canonical)
     best = values.masked_fill(~action_mask, -torch.inf).amax(1)
     assert best.equal(values.amax(1))
 
 
 def test_no_best_action_loses_at_once_where_another_does_not(played: Played) -> None:
     """Asked of the game itself, against the default opponent, with 64 throws of luck."""
-    state, told, transform, _ = every(played, 53)
+    state, canonical, transform, _ = every(played, 53)
     options = {name: value for name, value in OPTIONS.get(played.view.game, {}).items() if name != "opponent"}
     game = envs.make_game(played.view.game, **options)
-    action_mask = played.view.action_mask(told).gather(1, played.view.symmetry[transform])
+    action_mask = played.view.action_mask(canonical).gather(1, played.view.symmetry[transform])
     lost = torch.stack([surely_lost(game, state, action) for action in range(action_mask.shape[1])], 1)
     torn = (lost & action_mask).any(1) & (~lost & action_mask).any(1)
     assert torn.sum() > 50 or played.view.game == "blackjack", "no single card surely loses"
-    best = best_of(played.view.expert_values(told, DEPTH).gather(1, played.view.symmetry[transform]), action_mask)
+    best = best_of(played.view.expert_values(canonical, DEPTH).gather(1, played.view.symmetry[transform]), action_mask)
     assert not (best & lost)[torn].any()
 
 
@@ -480,7 +482,7 @@ def test_equal_words_are_equal_keys_of_discs_not_yet_canonical(connect4: Played)
 
 
 def test_a_key_of_discs_has_49_bits_and_an_empty_second_half(connect4: Played) -> None:
-    for positions in (connect4.state, connect4.told):
+    for positions in (connect4.state, connect4.canonical):
         key = connect4.view.key(positions)
         assert (key[:, 0] >= 0).all()
         assert (key[:, 0] < 2**49).all()
@@ -493,16 +495,16 @@ def test_the_largest_key_is_a_board_full_of_the_student_s_discs(connect4: Played
 
 
 def test_canonical_discs_are_their_own_canonical_discs(connect4: Played) -> None:
-    again, turned = connect4.view.canonicalize(connect4.told)
-    assert all(again[name].equal(connect4.told[name]) for name in again)
-    assert not turned.any()
+    again, transform = connect4.view.canonicalize(connect4.canonical)
+    assert all(again[name].equal(connect4.canonical[name]) for name in again)
+    assert not transform.any()
 
 
 def test_canonical_discs_are_the_board_or_its_mirror_image(connect4: Played) -> None:
-    picture, turned = mirrored(connect4.state), connect4.transform
-    assert 0.2 < turned.float().mean() < 0.8
+    picture, transform = mirrored(connect4.state), connect4.transform
+    assert 0.2 < transform.float().mean() < 0.8
     for name, discs in connect4.state.items():
-        assert connect4.told[name].equal(torch.where(turned == 1, picture[name], discs))
+        assert connect4.canonical[name].equal(torch.where(transform == 1, picture[name], discs))
 
 
 def dropped(state: State, column: Tensor) -> State:
@@ -510,11 +512,11 @@ def dropped(state: State, column: Tensor) -> State:
 
 
 def test_symmetry_says_where_a_disc_goes(connect4: Played) -> None:
-    view, turned = connect4.view, connect4.transform
+    view, transform = connect4.view, connect4.transform
     assert view.symmetry.shape == (2, 7)
     for action in range(7):
-        here = dropped(connect4.state, torch.full_like(turned, action))
-        there = dropped(connect4.told, view.symmetry[turned, action])
+        here = dropped(connect4.state, torch.full_like(transform, action))
+        there = dropped(connect4.canonical, view.symmetry[transform, action])
         assert view.key(view.canonicalize(here)[0]).equal(view.key(view.canonicalize(there)[0]))
 
 
@@ -524,19 +526,19 @@ def test_symmetry_maps_a_drawn_board_and_its_answers(connect4: Played) -> None:
     right = mirrored(left)
     assert {int(view.canonicalize(side)[1]) for side in (left, right)} == {0, 1}
     for side, two_crosses in ((left, 1), (right, 5)):  # the only column of two Xs and nothing else
-        told, turned = view.canonicalize(side)
-        column = view.symmetry[turned, two_crosses].item()
-        board = board_in(view, view.render(told)[0]).splitlines()
+        canonical, transform = view.canonicalize(side)
+        column = view.symmetry[transform, two_crosses].item()
+        board = board_in(view, view.render(canonical)[0]).splitlines()
         assert [line.split()[column] for line in board] == list("....XX")
 
 
 def test_words_of_discs_read_back_are_the_position(connect4: Played) -> None:
-    _, told, _, words = every(connect4, 97)
+    _, canonical, _, words = every(connect4, 97)
     for row, question in enumerate(words):
         board = board_in(connect4.view, question)
         back = from_drawing(board)
-        assert back["mine"] == told["mine"][row]
-        assert back["theirs"] == told["theirs"][row]
+        assert back["mine"] == canonical["mine"][row]
+        assert back["theirs"] == canonical["theirs"][row]
         top = board.splitlines()[0].split()
         open_columns = [label for label, sign in zip("ABCDEFG", top, strict=True) if sign == "."]
         assert f"\nOptions: {' '.join(open_columns)}\n" in question
@@ -572,7 +574,7 @@ def test_discs_are_valued_as_far_ahead_as_one_asks(connect4: Played) -> None:
 
 
 def every_hand(game: Game, view: PromptView) -> tuple[State, list[tuple[int, int, int]]]:
-    """All 280 hands that one plays on from, told, and as numbers: the sum, the dealer's card, a usable ace."""
+    """All 280 hands that one plays on from, canonical, and as numbers: the sum, the dealer's card, a usable ace."""
     hands = [(total, card, ace) for ace in (0, 1) for card in range(1, 11) for total in range(12 if ace else 4, 22)]
     states = [hand(game, cards_of(total, ace), card) for total, card, ace in hands]
     return view.canonicalize(joined(tuple(states)))[0], hands
@@ -588,9 +590,9 @@ def cards_of(total: int, ace: int) -> list[int]:
 def test_words_of_a_hand_read_back_are_its_three_numbers() -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
-    told, hands = every_hand(game, view)
+    canonical, hands = every_hand(game, view)
     pattern = r"Your sum: (\d+), (with|without) an ace that counts 11\nThe dealer shows an? (ace|\d+)\n"
-    for question, (total, card, ace) in zip(view.render(told), hands, strict=True):
+    for question, (total, card, ace) in zip(view.render(canonical), hands, strict=True):
         found = re.match(pattern, question.removeprefix(view.instructions))
         assert found is not None
         assert found.groups() == (str(total), "with" if ace else "without", "ace" if card == 1 else str(card))
@@ -600,8 +602,8 @@ def test_words_of_a_hand_read_back_are_its_three_numbers() -> None:
 def test_the_bits_of_a_hand_s_key() -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
-    told, hands = every_hand(game, view)
-    assert keys_of(view, told) == [(total + 32 * card + 512 * ace, 0) for total, card, ace in hands]
+    canonical, hands = every_hand(game, view)
+    assert keys_of(view, canonical) == [(total + 32 * card + 512 * ace, 0) for total, card, ace in hands]
 
 
 def test_an_ace_that_must_count_1_is_not_told() -> None:
@@ -615,9 +617,9 @@ def test_an_ace_that_must_count_1_is_not_told() -> None:
 def test_values_of_hands_are_hundredths_of_the_optimum(options: dict[str, bool]) -> None:
     game = envs.make_game("blackjack", **options)
     view = make_view(game)
-    told, hands = every_hand(game, view)
+    canonical, hands = every_hand(game, view)
     best = optimum(game)
-    for (stick, hit), place in zip(view.expert_values(told, 1).tolist(), hands, strict=True):
+    for (stick, hit), place in zip(view.expert_values(canonical, 1).tolist(), hands, strict=True):
         assert stick == pytest.approx(100 * best.stick[place].item(), abs=1e-4)
         assert hit == pytest.approx(100 * best.hit[place].item(), abs=1e-4)
 
@@ -629,9 +631,9 @@ def test_values_of_hands_are_hundredths_of_the_optimum(options: dict[str, bool])
 def test_a_hand_is_played_as_the_books_have_it(total: int, card: int, ace: int, better: str) -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
-    told, _ = view.canonicalize(hand(game, cards_of(total, ace), card))
-    options = view.render(told)[0].splitlines()[-2]
-    label = view.labels[view.expert_values(told, 1).argmax().item()]
+    canonical, _ = view.canonicalize(hand(game, cards_of(total, ace), card))
+    options = view.render(canonical)[0].splitlines()[-2]
+    label = view.labels[view.expert_values(canonical, 1).argmax().item()]
     assert f"{label} {better}" in options
 
 
@@ -676,20 +678,20 @@ def test_words_of_a_board_read_back_are_the_snake_or_an_image_of_it(full: Played
 
 
 def test_a_told_board_told_again_is_itself(full: Played) -> None:
-    _, told, _, words = every(full, 101)
+    _, canonical, _, words = every(full, 101)
     again, _ = full.view.canonicalize(build(full.game, [read(board_in(full.view, question)) for question in words]))
-    assert full.view.key(again).equal(full.view.key(told))
+    assert full.view.key(again).equal(full.view.key(canonical))
     assert full.view.render(again) == words
 
 
 def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
     state, _, transform, words = every(full, 101)
-    told = build(full.game, [read(board_in(full.view, question)) for question in words])
+    canonical = build(full.game, [read(board_in(full.view, question)) for question in words])
     u = torch.zeros(len(words), 1)
     for action in range(4):
         names = full.view.symmetry[transform, action]
         here, reward, dead = full.game.step(state, torch.full_like(names, action), u)
-        there, reward_there, dead_there = full.game.step(told, names, u)
+        there, reward_there, dead_there = full.game.step(canonical, names, u)
         assert reward.equal(reward_there)
         assert dead.equal(dead_there)
         same = reward == 0  # a new fruit lies elsewhere, as it is drawn by cells
@@ -704,14 +706,14 @@ def test_on_a_small_board_equal_words_are_equal_keys_too() -> None:
     view, env, rng = make_view(game, "full"), VecEnv(game, 300, seed=5), CounterRNG(6, torch.arange(300), 9)
     step, seen = env.reset(), []
     for number in range(50):
-        told, transform = view.canonicalize(env.state)
-        seen.append(told)
-        best = best_of(view.expert_values(told, 1).gather(1, view.symmetry[transform]), step.action_mask)
+        canonical, transform = view.canonicalize(env.state)
+        seen.append(canonical)
+        best = best_of(view.expert_values(canonical, 1).gather(1, view.symmetry[transform]), step.action_mask)
         chance = rng.uniform(number, 2)
         step = env.step(sample_legal(torch.where(chance[:, :1] < 0.3, step.action_mask, best), chance[:, 1]))
-    told = joined(tuple(seen))
-    words = view.render(told)
-    assert_one_key_a_question(words, keys_of(view, told))
+    canonical = joined(tuple(seen))
+    words = view.render(canonical)
+    assert_one_key_a_question(words, keys_of(view, canonical))
     snakes = [read(board_in(view, question)) for question in set(words)]
     assert len({(frozenset(body), body[-1], fruit) for body, fruit in snakes}) < len(snakes)
 
@@ -791,11 +793,11 @@ def assert_ranked(values: list[float], promises: list[tuple[int, ...]]) -> None:
 
 
 def test_a_search_ranks_moves_as_queues_do(full: Played) -> None:
-    _, told, _, words = every(full, 131)
+    _, canonical, _, words = every(full, 131)
     snakes = [read(board_in(full.view, question)) for question in words]
-    assert full.view.expert_values(told, DEPTH).equal(search(told["board"]))
+    assert full.view.expert_values(canonical, DEPTH).equal(search(canonical["board"]))
     kinds = set()
-    for values, snake in zip(search(told["board"]).tolist(), snakes, strict=True):
+    for values, snake in zip(search(canonical["board"]).tolist(), snakes, strict=True):
         promises = promise(snake, full.game.size)
         kinds |= {told_apart[:3] for told_apart in promises}
         assert_ranked(values, promises)
@@ -830,8 +832,8 @@ FRUIT_BEHIND_THE_BODY = """
 def test_a_drawn_snake_goes_where_it_lives_longest(drawing: str, best: str, size: int) -> None:
     game = envs.make_game("snake", size=size)
     view, snake = make_view(game, "full"), read(drawing)
-    told, transform = view.canonicalize(build(game, [snake]))
-    values = view.expert_values(told, DEPTH).gather(1, view.symmetry[transform])[0]
+    canonical, transform = view.canonicalize(build(game, [snake]))
+    values = view.expert_values(canonical, DEPTH).gather(1, view.symmetry[transform])[0]
     assert ["up", "right", "down", "left"][values.argmax()] == best
     assert_ranked(values.tolist(), promise(snake, size))
 
@@ -861,35 +863,35 @@ def test_words_of_the_sides_are_those_of_the_drawn_board(local: Played) -> None:
         drawn(local.game, state), local.view.symmetry[transform].tolist(), words, strict=True
     ):
         *sides, fruit, _, _ = question.removeprefix(local.view.instructions).splitlines()
-        told = dict(line.split(": ") for line in sides)
-        assert list(told) == list(SIDES)
+        shown = dict(line.split(": ") for line in sides)
+        assert list(shown) == list(SIDES)
         towards = fruit.removeprefix("Fruit: ").split(", ")
         for (kind, nearer), name in zip(around(snake, local.game.size), names, strict=True):
             kinds.add(kind)
-            assert told[SIDES[name]] == kind
+            assert shown[SIDES[name]] == kind
             assert (SIDES[name].lower() in towards) == nearer
-        assert (told["Behind"] == "your neck") == (len(snake.body) > 1), "it looks where it goes"
+        assert (shown["Behind"] == "your neck") == (len(snake.body) > 1), "it looks where it goes"
     assert kinds == {"your neck", "wall", "free", "your body"}
 
 
 def test_a_tail_that_leaves_is_free_and_may_be_entered(local: Played) -> None:
     view, game = local.view, local.game
     ring = build(game, [read("> v\n^ @\n. *" + "\n." * 5 + " ." * 6)])
-    told, transform = view.canonicalize(ring)
+    canonical, transform = view.canonicalize(ring)
     tail = view.symmetry[transform[0], 3].item()
-    assert f"{SIDES[tail]}: free\n" in view.render(told)[0]
+    assert f"{SIDES[tail]}: free\n" in view.render(canonical)[0]
     _, _, dead = game.step(ring, torch.tensor([3]), torch.zeros(1, 1))
     assert not dead
 
 
 def test_where_there_is_no_fruit_it_is_nowhere(local: Played) -> None:
-    told, _ = local.view.canonicalize(build(local.game, [Drawn([(3, 3), (3, 4)], None)]))
-    assert "\nFruit: nowhere\n" in local.view.render(told)[0]
+    canonical, _ = local.view.canonicalize(build(local.game, [Drawn([(3, 3), (3, 4)], None)]))
+    assert "\nFruit: nowhere\n" in local.view.render(canonical)[0]
 
 
 def test_a_snake_sees_few_different_sides(local: Played) -> None:
     assert len(set(local.words)) < 300
-    key = local.view.key(local.told)
+    key = local.view.key(local.canonical)
     assert (key[:, 0] >= 0).all()
     assert (key[:, 0] < 2**12).all()
     assert (key[:, 1] == 0).all()
@@ -909,8 +911,8 @@ def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, step
     view, env, rng = make_view(game, name), VecEnv(game, 40, seed=1), CounterRNG(2, torch.arange(40), 9)
     step, alive, fruits = env.reset(), torch.ones(40, dtype=torch.bool), torch.zeros(40)
     for number in range(steps):
-        told, transform = view.canonicalize(env.state)
-        best = best_of(view.expert_values(told, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
+        canonical, transform = view.canonicalize(env.state)
+        best = best_of(view.expert_values(canonical, DEPTH).gather(1, view.symmetry[transform]), step.action_mask)
         step = env.step(sample_legal(best, rng.uniform(number, 1)[:, 0]))
         fruits += step.reward * alive
         alive &= ~(step.terminated | step.truncated)
@@ -938,17 +940,19 @@ class Chess:
 
 def test_a_game_without_a_view_says_how_to_name_one() -> None:
     for name in (None, "board"):
-        with pytest.raises(ValueError, match=r"chess has no view.*module:Class"):
+        with pytest.raises(ValueError, match=r"chess has no prompt view.*module:Class"):
             make_view(Chess(), name)
 
 
 def test_a_view_of_one_s_own_is_found_in_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "chess_in_words.py").write_text("class Told:\n    def __init__(self, game):\n        self.of = game\n")
+    (tmp_path / "chess_in_words.py").write_text(
+        "class OwnView:\n    def __init__(self, game):\n        self.of = game\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     game = Chess()
-    view = make_view(game, "chess_in_words:Told")
-    assert type(view).__name__ == "Told"
+    view = make_view(game, "chess_in_words:OwnView")
+    assert type(view).__name__ == "OwnView"
     assert view.of is game
     with pytest.raises(ValueError, match="chess_in_words:Shown"):
         make_view(game, "chess_in_words:Shown")
