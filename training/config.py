@@ -22,6 +22,7 @@ from envs.base import Env
 from envs.registry import unknown_name_message
 from training.config_json import from_plain, to_plain
 from tutors import TutorConfig
+from tutors.registry import check_tutor
 from tutors.store import without_password
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +96,7 @@ class Config:
         if self.num_envs % world_size():
             raise ValueError(f"num_envs is {self.num_envs}; it must be a multiple of {world_size()}, the world size")
         self.agent.check(self.num_envs // world_size())
-        self.tutoring.check()
+        check_tutor(self.tutoring)
         self.guiding.check(self.algo)
 
     def to_json(self) -> str:

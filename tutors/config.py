@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tutors.llm.models import find_model
 from tutors.query import check_query_options
-from tutors.recorded import PREFIX
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,5 @@ class TutorConfig:
         check_query_options(self.query_strategy, self.query_threshold, self.query_budget, self.query_budget_per_step)
         if self.query_strategy == "mistake" and self.async_tutor:
             raise ValueError("--query-strategy mistake requires each step's answer: leave out --async-tutor")
-        if self.tutor not in ("none", "scripted") and not self.tutor.startswith(PREFIX):
-            find_model(self.tutor, self.tutor_model)
         if self.async_tutor and self.reuse == 0:
             raise ValueError("--async-tutor takes advice from the table alone: it requires a --reuse above 0")

@@ -20,7 +20,7 @@ from tutors.llm.tutor import AnswerMode, VllmTutor
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.recorded import PREFIX, RecordedTutor
-from tutors.scripted import ScriptedTutor
+from tutors.registry import LOCAL_TUTORS
 from tutors.store import AdviceStore, identity_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -74,8 +74,8 @@ def make_tutor(
         ValueError: no tutor has that name, or the recorded one has no such answers.
         TutorError: the tutor is not available.
     """
-    if config.tutor == "scripted":
-        return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed, config.tutor_stochastic)
+    if config.tutor in LOCAL_TUTORS:
+        return LOCAL_TUTORS[config.tutor](config, view, seed)
     if config.tutor.startswith(PREFIX):
         tutor = RecordedTutor(config.tutor.removeprefix(PREFIX), spec, view, config.tutor_model)
         stack.callback(tutor.close)

@@ -44,7 +44,7 @@ def find_model(name: str, served_name: str | None = None) -> Model:
     """
     models = known_models()
     if name not in models:
-        raise ValueError(unknown_name_message("language model", name, [*models, "scripted", "recorded:STORE"]))
+        raise ValueError(unknown_name_message("language model", name, models))
     model = models[name]
     return model if served_name is None else replace(model, name=served_name, model=served_name)
 

@@ -121,7 +121,7 @@ def test_another_served_model_is_asked_in_the_template() -> None:
 def test_a_model_without_a_name_here_is_refused_with_the_closest() -> None:
     with pytest.raises(ValueError, match="deepseek") as error:
         find_model("deepsek")
-    assert "recorded:STORE" in str(error.value)
+    assert "did you mean 'deepseek'" in str(error.value)
 
 
 def test_a_model_of_this_repository_is_a_folder_and_others_are_ids() -> None:

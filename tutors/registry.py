@@ -1,0 +1,29 @@
+"""The tutors that need no server, by name: one line here makes a tutor an option of every program."""
+
+from collections.abc import Callable
+
+from envs.registry import unknown_name_message
+from tutors.base import Tutor
+from tutors.config import TutorConfig
+from tutors.llm.models import known_models
+from tutors.prompts.base import PromptView
+from tutors.recorded import PREFIX
+from tutors.scripted import ScriptedTutor
+
+
+def make_scripted(config: TutorConfig, view: PromptView, seed: int) -> Tutor:
+    """Return the scripted tutor; `seed` decides in which positions it errs."""
+    return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed, config.tutor_stochastic)
+
+
+LOCAL_TUTORS: dict[str, Callable[[TutorConfig, PromptView, int], Tutor]] = {"scripted": make_scripted}
+
+
+def check_tutor(config: TutorConfig) -> None:
+    """Raise ValueError for an unknown tutor, or settings that cannot be used."""
+    models = known_models()
+    is_known = config.tutor == "none" or config.tutor in LOCAL_TUTORS or config.tutor in models
+    if not is_known and not config.tutor.startswith(PREFIX):
+        names = ["none", *LOCAL_TUTORS, f"{PREFIX}STORE", *models]
+        raise ValueError(unknown_name_message("tutor", config.tutor, names))
+    config.check()
