@@ -10,10 +10,14 @@ from torch import Tensor
 
 from agents import AGENTS
 from agents.guidance import METHODS, GuidanceConfig
+from agents.networks import Network
+from agents.policy import gather_action, masked_log_softmax
 from tests.helpers.guidance import PAIRS
 from tests.helpers.small_runs import series, small_config, tensors_in
-from train import train
+from train import Trainer, train
 from training.checkpoint import load_checkpoint
+from training.config import make_agent, make_env
+from tutors import open_advisor
 
 pytestmark = pytest.mark.train
 
@@ -78,3 +82,26 @@ def test_annealed_guidance_wants_advice_everywhere_and_then_nowhere(name: str, a
     else:
         assert all(0 < share < 1 for share in wanted)
         assert wanted[-1] == pytest.approx(0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_run_with_hints_acts_and_stores_by_the_decision_that_saw_them(algo: str, tmp_path: Path) -> None:
+    config = replace(small_config(algo, "connect4", tmp_path), guiding=GuidanceConfig("hint"))
+    env = make_env(config, "cpu")
+    agent = make_agent(config, env)
+    for module in agent.network.modules():
+        if isinstance(module, Network):
+            torch.nn.init.normal_(module.extra_inputs.weight)
+    with open_advisor(config.tutoring, env.game, 1, tmp_path, "cpu") as advisor:
+        step = env.reset()
+        Trainer(config, env, agent, advisor).rollout_step(step)
+    stored = agent.rollout
+    advice = stored.advice[0]
+    assert advice.any(1).float().mean() > 0.9
+    with torch.no_grad():
+        logits, value = agent.network(step.obs, agent.guidance.inputs(advice))
+        _, unseen = agent.network(step.obs)
+    log_probs = masked_log_softmax(logits, step.action_mask)
+    torch.testing.assert_close(stored.value[0], value)
+    assert not value.allclose(unseen)
+    torch.testing.assert_close(stored.log_prob[0], gather_action(log_probs, stored.action[0]))
