@@ -66,21 +66,22 @@ def test_commands_for_an_own_environment_run(page: str, folder: Path) -> None:
     text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
     commands = [line for block in SHELL.findall(text) for line in block.splitlines()]
     assert commands
-    for command in commands:
+    for number, command in enumerate(commands):
         _, program, *arguments = shlex.split(command)
+        run_dir = folder / f"run{number}"
         arguments += [
             "--num-envs",
             "16",
             "--eval-episodes",
             "16",
             "--run-dir",
-            str(folder / "run"),
+            str(run_dir),
             "--progress",
             "quiet",
         ]
         arguments[arguments.index("--total-steps") + 1] = "512"
-        done = python(folder, str(ROOT / program), *arguments)
+        done = python(folder, str(ROOT / program.removeprefix("~/tutored/")), *arguments)
         assert done.returncode == 0, done.stderr
-        summary = json.loads((folder / "run" / "summary.json").read_text())
+        summary = json.loads((run_dir / "summary.json").read_text())
         assert summary["global_step"] == 512
         assert "--tutor" not in arguments or summary["tutor"]["asked"] > 0
