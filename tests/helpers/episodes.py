@@ -30,9 +30,9 @@ def episode(
         state = {"mine": state["theirs"], "theirs": state["mine"] | place}
     whole = cat_states(states)
     actions = torch.tensor([6 - column if mirrored else column for column in columns])
-    told, named = to_canonical(VIEW, whole, actions)
+    positions, named = to_canonical(VIEW, whole, actions)
     got = torch.tensor(rewards or [0.0] * len(columns))
-    return Episode(told, named, got, torch.zeros(len(columns), 3), float(got.sum()), 0)
+    return Episode(positions, named, got, torch.zeros(len(columns), 3), float(got.sum()), 0)
 
 
 BLUNDER = [3, 0, 3, 0, 3, 6]  # the last one does not stop three in a column

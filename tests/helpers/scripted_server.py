@@ -16,7 +16,7 @@ FAVOURITE = 3  # the column to which this model gives half of its probability
 CHAT_PATHS = ("/v1/chat/completions",)
 TOP_TOKENS = {"D": 0.3, " D": 0.2, "A": 0.25, "The": 0.1}  # the first token of a chat's answer
 
-Misbehaviour = Callable[["Handler", dict[str, Any]], bool]  # True: the request has been dealt with
+Misbehaviour = Callable[["Handler", dict[str, Any]], bool]  # True: the request has been answered
 
 
 class Server(ThreadingHTTPServer):

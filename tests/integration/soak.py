@@ -133,7 +133,7 @@ ALWAYS: list[tuple[str, Misbehaviour, int]] = [  # (kind of failure, what the se
     ("deadline", never, 1),
     ("deadline", drip, 1),
 ]
-HARMLESS: list[Misbehaviour] = [
+TOLERATED: list[Misbehaviour] = [
     choices(lambda found: found[::-1]),
     choices(lambda found: [*found, found[0] | {"index": 9999}]),
 ]
@@ -155,7 +155,7 @@ class Saboteur:
             return False  # a question without a position, by which the server is recognised
         digest = hashlib.sha256("".join(prompts).encode()).digest()
         name, chance = digest.hex(), int.from_bytes(digest[:8]) % 5000
-        kinds = len(ALWAYS) + len(HARMLESS) + len(ONCE)
+        kinds = len(ALWAYS) + len(TOLERATED) + len(ONCE)
         with self.lock:
             first, self.met = name not in self.met, self.met | {name}
             if chance >= 1000:
@@ -166,10 +166,10 @@ class Saboteur:
             if number < len(ALWAYS):
                 kind, act, tries = ALWAYS[number]
                 self.no_advice[kind] += len(prompts) / tries
-            elif number < len(ALWAYS) + len(HARMLESS):
-                act = HARMLESS[number - len(ALWAYS)]
+            elif number < len(ALWAYS) + len(TOLERATED):
+                act = TOLERATED[number - len(ALWAYS)]
             elif first:
-                act = ONCE[number - len(ALWAYS) - len(HARMLESS)]
+                act = ONCE[number - len(ALWAYS) - len(TOLERATED)]
             else:
                 return False
         act(handler, body)
@@ -296,7 +296,7 @@ def sample(account: Account) -> None:
 
 
 def main() -> None:
-    """Soak as long as told and print the account."""
+    """Soak for a given time and print the account."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
     torch.set_num_threads(1)

@@ -58,9 +58,9 @@ def runs() -> dict[str, str]:
 
 def digest(flags: str, folder: Path) -> dict[str, object]:
     """Train in `folder`, and return what the run came to."""
-    told = [*flags.split(), "--run-dir", str(folder), "--progress", "quiet"]
+    argv = [*flags.split(), "--run-dir", str(folder), "--progress", "quiet"]
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
-    summary = train(tyro.cli(Config, args=told, default=defaults_from_flags(told), config=config))
+    summary = train(tyro.cli(Config, args=argv, default=defaults_from_flags(argv), config=config))
     with (folder / "metrics.csv").open() as file:
         rows = [(row["global_step"], row["tag"], row["value"]) for row in csv.DictReader(file)]
     logged = [row for row in rows if row[1].startswith(LOGGED)]

@@ -137,11 +137,11 @@ def test_a_model_of_random_weights_is_kept_to_a_schema(
     one, game = served["llama"], envs.make_game("blackjack")
     view = make_view(game)
     state = game.reset(torch.rand(12, game.spec.num_reset_uniforms, generator=torch.Generator().manual_seed(1)))
-    told, actions = to_canonical(view, state, torch.ones(12, dtype=torch.int64))
+    positions, actions = to_canonical(view, state, torch.ones(12, dtype=torch.int64))
     games = []
     for rows in torch.arange(12).split(3):
         rewards, seen = torch.tensor([0.0, 0.0, -1.0]), torch.zeros(3, 2)
-        games.append(Episode(select_rows(told, rows), actions[rows], rewards, seen, -1.0, 0))
+        games.append(Episode(select_rows(positions, rows), actions[rows], rewards, seen, -1.0, 0))
     analyst = VllmAnalyst(view, one.model, one.pool, 800, 3)
     found = analyst.find_critical_steps(games)
     assert any(found)

@@ -232,11 +232,11 @@ def test_evaluating_the_student_equals_the_last_evaluation_in_training(run: Path
 def test_one_seed_twice_is_one_run_and_another_seed_is_another(tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
         small = config_from_json(Config(run_dir=tmp_path).to_json())
-        told = Config(
+        config = Config(
             total_steps=2000, num_envs=50, seed=seed, device="cpu", eval_every=10_000, eval_episodes=10,
             run_dir=tmp_path / name, agent=small.agent, tutoring=TutorConfig(tutor="scripted", tutor_depth=1),
         )  # fmt: skip
-        train(told)
+        train(config)
         return load_checkpoint(tmp_path / name / "checkpoints", "cpu")["agent"]["network"]
 
     first, again, other = weights("a", 3), weights("b", 3), weights("c", 4)
@@ -373,8 +373,8 @@ def test_a_second_run_on_one_store_asks_nothing(tmp_path: Path) -> None:
 
 def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None:
     flags = "--env connect4 --tutor scripted --tutor-depth 1 --total-steps 100000000 --num-envs 64 --log-every 640"
-    told = [sys.executable, "train.py", *flags.split(), "--run-dir", str(tmp_path / "run")]
-    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    command = [sys.executable, "train.py", *flags.split(), "--run-dir", str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         over = time.monotonic() + 60
         log = tmp_path / "run" / "metrics.csv"
         while not log.exists() or "SPS" not in log.read_text():
@@ -394,8 +394,8 @@ def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None
 def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     url = "postgresql+psycopg://me:canary@here/advice"
-    for told in (TutorConfig(advice_store=url), TutorConfig(tutor=f"recorded:{url}")):
-        config = Config(run_dir=tmp_path, tutoring=told)
+    for tutoring in (TutorConfig(advice_store=url), TutorConfig(tutor=f"recorded:{url}")):
+        config = Config(run_dir=tmp_path, tutoring=tutoring)
         text = config.to_json()
         assert "canary" not in text
         assert url.replace("canary", "***") in text
@@ -422,8 +422,8 @@ def test_a_second_run_in_one_folder_is_refused(run: Path) -> None:
 
 
 def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None:
-    told = [sys.executable, "train.py", "--total-steps", "100000000", "--run-dir", str(tmp_path / "run")]
-    with subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    command = [sys.executable, "train.py", "--total-steps", "100000000", "--run-dir", str(tmp_path / "run")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         over = time.monotonic() + 60
         log = tmp_path / "run" / "metrics.csv"
         while not log.exists() or "SPS" not in log.read_text():

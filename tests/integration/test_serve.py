@@ -87,14 +87,14 @@ def test_the_card_tells_the_truth(
 ) -> None:
     card = json.loads((WEIGHTS / "card.json").read_text())
     task = ViewTask(envs.make_game(place[0]), local_tutors[place], positions[place], positions[place], 4)
-    told = card["views"][task.name]
-    assert task.agreement(1000) == pytest.approx(told["agreement"], abs=0.06)  # 1,000 positions: 3 standard errors
-    assert told["agreement"] > told["chance"] + 0.3
+    published = card["views"][task.name]
+    assert task.agreement(1000) == pytest.approx(published["agreement"], abs=0.06)  # 1,000 positions: 3 standard errors
+    assert published["agreement"] > published["chance"] + 0.3
     if place[0] == "blackjack":
-        assert play_metrics(task)["regret"] == pytest.approx(told["regret"], abs=1e-6)
-        assert told["regret"] < 0.01
+        assert play_metrics(task)["regret"] == pytest.approx(published["regret"], abs=1e-6)
+        assert published["regret"] < 0.01
     if place[1] == "local":
-        assert told["fruits"] >= 10
+        assert published["fruits"] >= 10
 
 
 def test_the_weights_are_small() -> None:

@@ -70,7 +70,7 @@ def test_the_newest_two_are_kept_and_sha256sum_can_check_them(tmp_path: Path) ->
 
 @pytest.mark.process
 def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """Twenty times at a random moment: the newest is whole, and none that was told to be written is lost."""
+    """Twenty times at a random moment: the newest is whole, and none that was reported as written is lost."""
     chance, begin = random.Random(1), 0
     births = multiprocessing.get_context("forkserver")
     births.set_forkserver_preload(["training.checkpoint"])
@@ -79,19 +79,19 @@ def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_p
         child = births.Process(target=save_for_ever, args=(tmp_path, begin, theirs))
         child.start()
         theirs.close()
-        told = ours.recv()
+        reported = ours.recv()
         time.sleep(chance.uniform(0, 0.02))
         child.kill()
         child.join()
         while ours.poll():
             try:
-                told = ours.recv()
+                reported = ours.recv()
             except EOFError:
                 break
         state = load_checkpoint(tmp_path, "cpu")
-        assert state["global_step"] in (told, told + 1)
+        assert state["global_step"] in (reported, reported + 1)
         assert state["w"].eq(state["global_step"]).all()
-        begin = told + 2
+        begin = reported + 2
 
 
 def save_for_ever(folder: Path, begin: int, pipe: Connection) -> None:

@@ -117,7 +117,7 @@ def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> No
     assert [one["event"] for one in events if one["event"] != "metrics"] == ["note", *2 * ["evaluation"], "summary"]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert events[-1] == {"event": "summary", **summary, "run_dir": str(tmp_path / "run")}
-    told = {
+    expected = {
         (one["global_step"], tag if one["event"] == "metrics" else f"eval/{tag}"): value
         for one in events
         if one["event"] in ("metrics", "evaluation")
@@ -126,7 +126,7 @@ def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> No
     }
     with (tmp_path / "run" / "metrics.csv").open() as file:
         logged = {(int(row["global_step"]), row["tag"]): float(row["value"]) for row in csv.DictReader(file)}
-    assert told == logged
+    assert expected == logged
 
 
 @pytest.mark.process

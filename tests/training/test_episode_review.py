@@ -45,7 +45,7 @@ REVIEWED = [name for name, method in METHODS.items() if method.needs_episode_rev
 
 
 class Anyhow:
-    """A student that plays by luck alone."""
+    """A student that plays at random."""
 
     def greedy(self, obs: torch.Tensor, action_mask: torch.Tensor) -> torch.Tensor:
         return sample_legal(action_mask, obs.flatten(1).sum(1) * 0.37 % 1)
@@ -116,7 +116,7 @@ def compared(analyst: Any, episodes: list[Episode], method: Preferences, run_dir
 
 
 class Says:
-    """An analyst that says what it is told to."""
+    """An analyst with prescribed answers."""
 
     name = "says"
 
@@ -141,13 +141,13 @@ def test_review_without_any_answer_ends_the_run(silences: dict[str, int], raises
 
 
 def test_findings_of_one_position_are_averaged_in_the_table(tmp_path: Path) -> None:
-    games = [episode(BLUNDER), episode(BLUNDER, mirrored=True)]  # one and the same as they are told
-    told = [
+    games = [episode(BLUNDER), episode(BLUNDER, mirrored=True)]  # one and the same in canonical form
+    answers = [
         [CriticalStep(5, 3, -1.0, "three in a column")],
         [CriticalStep(5, 3, -0.5, "it \n was time"), CriticalStep(4, 0, 0.2, "")],
     ]
     table = FindingsTable(VIEW, "says", "cpu")
-    review_by(Says(told), games, table, tmp_path)
+    review_by(Says(answers), games, table, tmp_path)
     found = table.lookup(games[0].positions)
     assert found.any(1).tolist() == [False, False, False, False, True, True]
     done = int(games[0].actions[5])
@@ -175,7 +175,7 @@ def test_findings_are_compared_with_an_expert() -> None:
         assert len(lines) == len(findings)
     (line,), _ = compare_with_expert(VIEW, games, [[CriticalStep(5, 3, -1.0, "why")]])
     assert (line["step"], line["did"], line["better"], line["expert"], line["reason"]) == (6, "G", "D", "D", "why") or (
-        line["did"] == "A"  # the board may be told as its mirror image
+        line["did"] == "A"  # the canonical board may be the mirror image
     )
     assert line["gap"] == line["lost"] > 0
     _, nothing = compare_with_expert(VIEW, games, [[]])
@@ -223,9 +223,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     return found
 
 
-def refined(first: Config, name: str, folder: Path, **told: Any) -> Config:
+def refined(first: Config, name: str, folder: Path, **tutoring: Any) -> Config:
     """What goes on from a run with games read."""
-    tutor = TutorConfig("scripted", tutor_depth=4, **told)
+    tutor = TutorConfig("scripted", tutor_depth=4, **tutoring)
     guiding = GuidanceConfig(name, episodes=8, reward_scale=0.5)
     return replace(first, resume=first.run_dir, run_dir=folder, total_steps=4096, tutoring=tutor, guiding=guiding)
 

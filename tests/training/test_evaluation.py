@@ -20,11 +20,11 @@ class LongAndShort:
     """Game i of the first deal lasts i + 1 steps and pays i; whatever is dealt later pays 1,000 at once."""
 
     spec = Spec("probe", 1, (1,), 2, num_reset_uniforms=1, num_step_uniforms=0, time_limit=None)
-    dealt = 0
+    resets = 0
 
     def reset(self, u: Tensor) -> State:
-        self.dealt += 1  # the constructor deals, then `reset` does
-        length = torch.arange(len(u)) if self.dealt == 2 else torch.full((len(u),), -1)
+        self.resets += 1  # the constructor resets, then `reset` does
+        length = torch.arange(len(u)) if self.resets == 2 else torch.full((len(u),), -1)
         return {"length": length, "left": length.clone()}
 
     def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
@@ -47,7 +47,7 @@ def test_the_interval_holds_the_mean_and_is_as_wide_as_it_should() -> None:
 
 def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(
-        evaluate, "evaluate", lambda told: run_episodes(lambda env, step: step.action_mask.long().argmax(1), env)
+        evaluate, "evaluate", lambda evaluation: run_episodes(lambda env, step: step.action_mask.long().argmax(1), env)
     )
     env = VecEnv(LongAndShort(), 1)
     evaluate.main(evaluate.Evaluation(Path("run"), json=True))

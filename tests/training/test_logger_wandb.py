@@ -71,8 +71,8 @@ def scalars(folder: Path) -> dict[tuple[int, str], float]:
     for path in folder.glob("wandb/offline-run-*/*.wandb"):
         for data in records(path.read_bytes()):
             items = Record.FromString(data).history.item
-            told = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
-            found |= {(told["global_step"], tag): value for tag, value in told.items() if "/" in tag}
+            row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+            found |= {(row["global_step"], tag): value for tag, value in row.items() if "/" in tag}
     return found
 
 

@@ -34,8 +34,8 @@ from training.video import (
 )
 
 
-def student_of(game: str, **told: object) -> tuple[Agent, Config]:
-    config = replace(default_config("ppo", game), num_envs=16, device="cpu", **told)
+def student_of(game: str, **options: object) -> tuple[Agent, Config]:
+    config = replace(default_config("ppo", game), num_envs=16, device="cpu", **options)
     return make_agent(config, make_env(config, "cpu")), config
 
 
@@ -97,7 +97,7 @@ def test_pictures_take_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) 
     recorder, clock = EpisodeRecorder(config, envs.make_game("connect4").spec), [50.0]
     monkeypatch.setattr(video.time, "monotonic", lambda: clock[0])
 
-    def slow(*told: object) -> list:
+    def slow(*arguments: object) -> list:
         clock[0] += 2
         return found
 
@@ -151,8 +151,8 @@ def test_a_video_holds_every_picture_as_browsers_want_it(size: tuple[int, int], 
     pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed")
     frames = frames_of(size)
     write_video(frames, tmp_path / "game.mp4")
-    told, read = decoded(tmp_path / "game.mp4")
-    assert re.search(r"Video: h264 .* yuv420p", told)
+    printed, read = decoded(tmp_path / "game.mp4")
+    assert re.search(r"Video: h264 .* yuv420p", printed)
     height, width = read[0].shape[:2]
     assert (width, height) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
     assert len(read) == len(frames)
@@ -165,9 +165,9 @@ def decoded(path: Path) -> tuple[str, np.ndarray]:
     ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="imageio-ffmpeg is not installed").get_ffmpeg_exe()
     command = [ffmpeg, "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-"]
     done = subprocess.run(command, capture_output=True, check=True)
-    told = done.stderr.decode()
-    width, height = map(int, re.search(r"Video: h264 .*?, (\d+)x(\d+)", told).groups())
-    return told, np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3).astype(np.int64)
+    printed = done.stderr.decode()
+    width, height = map(int, re.search(r"Video: h264 .*?, (\d+)x(\d+)", printed).groups())
+    return printed, np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3).astype(np.int64)
 
 
 def test_what_cannot_be_filmed_is_said_before_a_game_is_played(monkeypatch: pytest.MonkeyPatch) -> None:

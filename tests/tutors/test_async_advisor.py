@@ -31,7 +31,7 @@ from tutors.positions import unique_rows
 
 
 def numbered(numbers: list[int]) -> tuple[Tensor, State]:
-    """Keys and a state that can be told from each other."""
+    """Keys and a state that differ from each other."""
     rows = torch.tensor(numbers)
     return torch.stack([rows, -rows], 1), {"mine": 10 * rows, "pair": torch.stack([rows, rows + 1], 1)}
 

@@ -87,7 +87,7 @@ def test_a_server_ends_with_the_program_that_started_it(
         from training.cli import run_program
         from tutors.llm.models import find_model
         tutors.llm.server.REPOSITORY = Path({str(tmp_path)!r})
-        def main(told):
+        def main(options):
             log = Path({str(tmp_path / "log")!r})
             with tutors.llm.server.running_server(find_model("tiny"), url, 0, log, print):
                 print("ready", flush=True)

@@ -206,7 +206,7 @@ def cell_at(index: int, size: int) -> Cell:
 
 
 def build(game: Game, snakes: list[Drawn]) -> State:
-    """Play every snake as drawn: dealt on the cell of its tail, it finds a fruit on each cell of its way."""
+    """Play every snake as drawn: reset to the cell of its tail, it finds a fruit on each cell of its way."""
     size = game.size
     path = torch.full((len(snakes), max(len(snake.body) for snake in snakes)), -1)
     for row, snake in enumerate(snakes):
@@ -276,7 +276,7 @@ def mirrored(state: State) -> State:
 
 
 def hand(game: Game, cards: list[int], open_card: int) -> State:
-    """A hand of Blackjack as it is dealt and drawn, of one row. Three cards are one number of luck."""
+    """A hand of Blackjack as it is reset and drawn, of one row. Three cards are one uniform."""
     first, second, *others = cards
     state = game.reset(three_cards(open_card, first, second)[:, None])
     for card in others:
@@ -445,7 +445,7 @@ def test_no_illegal_action_is_worth_more_than_all_legal_ones(played: Played) -> 
 
 
 def test_no_best_action_loses_at_once_where_another_does_not(played: Played) -> None:
-    """Asked of the game itself, against the default opponent, with 64 throws of luck."""
+    """Asked of the game itself, against the default opponent, with 64 uniforms."""
     state, canonical, transform, _ = every(played, 53)
     options = {name: value for name, value in OPTIONS.get(played.view.game, {}).items() if name != "opponent"}
     game = envs.make_game(played.view.game, **options)
@@ -458,7 +458,7 @@ def test_no_best_action_loses_at_once_where_another_does_not(played: Played) -> 
 
 
 def surely_lost(game: Game, state: State, action: int) -> Tensor:
-    """Where the game is lost in this move, whatever the luck. (B,) bool."""
+    """Where the game is lost in this move, whatever the uniforms. (B,) bool."""
     rows = num_rows(state)
     lost = torch.ones(rows, dtype=torch.bool)
     for chance in CounterRNG(8, torch.arange(64), 9).uniform(0, game.spec.num_step_uniforms):
@@ -906,7 +906,7 @@ def test_rules_of_snake_name_the_size_only_where_the_board_is_told() -> None:
 
 @pytest.mark.parametrize(("name", "size", "steps", "floor"), [("full", 6, 200, 18), ("local", 12, 250, 10)])
 def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, steps: int, floor: float) -> None:
-    """The mean over the first game of each of 40 snakes, as far as these steps go, with ties broken by luck."""
+    """The mean over the first game of each of 40 snakes, as far as these steps go, with ties broken at random."""
     game = envs.make_game("snake", size=size)
     view, env, rng = make_view(game, name), VecEnv(game, 40, seed=1), CounterRNG(2, torch.arange(40), 9)
     step, alive, fruits = env.reset(), torch.ones(40, dtype=torch.bool), torch.zeros(40)

@@ -25,8 +25,8 @@ QWEN = identity_of(GAME.spec, VIEW, {"tutor": "Qwen", "mode": "text", "samples":
 COLUMNS = 'identity, key, "check", probs, label_mass, words, prompt_tokens, answer_tokens, seconds, at'
 
 
-def well(*told: str | Path) -> str:
-    done = command(*told)
+def well(*flags: str | Path) -> str:
+    done = command(*flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -211,9 +211,9 @@ def test_vacuum_gives_room_back_and_keeps_everything(path: Path) -> None:
     assert content(path) == before
 
 
-@pytest.mark.parametrize("told", [["info"], ["export"], ["vacuum"], ["merge", "new"]])
-def test_a_store_that_is_not_there_is_not_made(told: list[str], tmp_path: Path) -> None:
-    done = command(told[0], *(tmp_path / name for name in told[1:]), tmp_path / "none.sqlite")
+@pytest.mark.parametrize("flags", [["info"], ["export"], ["vacuum"], ["merge", "new"]])
+def test_a_store_that_is_not_there_is_not_made(flags: list[str], tmp_path: Path) -> None:
+    done = command(flags[0], *(tmp_path / name for name in flags[1:]), tmp_path / "none.sqlite")
     assert done.returncode == 2
     assert f"there is no advice store {tmp_path / 'none.sqlite'}" in done.stderr
     assert "Traceback" not in done.stderr

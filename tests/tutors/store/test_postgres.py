@@ -69,9 +69,9 @@ class Server:
         self("initdb", "--username", "tutored", "--auth", "scram-sha-256", "--pwfile", folder / "password")
         self.start()
 
-    def __call__(self, program: str, *told: str | Path) -> None:
+    def __call__(self, program: str, *flags: str | Path) -> None:
         other = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-        command = [*other, str(self.programs / program), "-D", str(self.folder / "data"), *map(str, told)]
+        command = [*other, str(self.programs / program), "-D", str(self.folder / "data"), *map(str, flags)]
         with (self.folder / "log").open("a") as log:  # not a pipe, which the server would keep open
             done = subprocess.run(command, cwd="/", stdout=log, stderr=log, timeout=60, check=False)
         assert done.returncode == 0, (self.folder / "log").read_text()
@@ -157,8 +157,8 @@ def test_processes_that_make_the_tables_at_one_moment_and_write_the_same_rows_al
     for process in children:
         process.stdin.write("x")
         process.stdin.flush()
-    told = [process.communicate(timeout=120) for process in children]
-    assert [out for out, _ in told] == ["0 0\n"] * 3, told
+    printed = [process.communicate(timeout=120) for process in children]
+    assert [out for out, _ in printed] == ["0 0\n"] * 3, printed
     store = AdviceStore(url, {"labels": ["A", "B"], "tutor": "both"})
     assert store.count() == 300
     with store.engine.connect() as connection:
@@ -265,8 +265,8 @@ def test_a_run_shares_a_server_and_writes_the_password_nowhere(url: str, tmp_pat
     small = "--algo ppo --env blackjack --num-envs 64 --total-steps 4096 --eval-episodes 10 --tutor"
 
     def run(name: str, tutor: str, *flags: str, program: str = "train.py") -> subprocess.CompletedProcess[str]:
-        told = [sys.executable, program, *small.split(), tutor, "--run-dir", str(tmp_path / name), *flags]
-        return subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        command = [sys.executable, program, *small.split(), tutor, "--run-dir", str(tmp_path / name), *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     cold = run("cold", "scripted", "--advice-store", url)
     warm = run("warm", "scripted", "--advice-store", url)

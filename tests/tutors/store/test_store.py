@@ -237,11 +237,11 @@ def test_processes_that_open_new_stores_at_one_moment_all_succeed(tmp_path: Path
 
 def test_two_processes_that_write_the_same_keys_to_one_file_lose_nothing(path: Path) -> None:
     children = [child(WRITER, str(path), how) for how in ("flush", "flush", "never")]
-    told = [[process.stdout.readline() for _ in range(20)] for process in children]
+    printed = [[process.stdout.readline() for _ in range(20)] for process in children]
     for process in children:
         process.kill()
         process.communicate()
-    assert all(line for lines in told for line in lines)
+    assert all(line for lines in printed for line in lines)
     store = AdviceStore(path, {"labels": ["A", "B"]})
     keys = torch.cartesian_prod(torch.arange(20), torch.arange(7))
     assert store.find(keys).valid.all()
@@ -250,14 +250,14 @@ def test_two_processes_that_write_the_same_keys_to_one_file_lose_nothing(path: P
 
 def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_committed(path: Path) -> None:
     with child(WRITER, str(path), "flush") as process:
-        told = [process.stdout.readline() for _ in range(25)]
+        printed = [process.stdout.readline() for _ in range(25)]
         process.send_signal(signal.SIGKILL)
-        told += process.stdout.read().splitlines()  # between the last line and its end
+        printed += process.stdout.read().splitlines()  # between the last line and its end
     assert process.returncode == -signal.SIGKILL
     store = AdviceStore(path, {"labels": ["A", "B"]})
     assert store.count() % 7 == 0, "a batch was written in part"
-    assert store.count() // 7 in (len(told), len(told) + 1), "all that was told, and at most one untold"
-    keys = torch.cartesian_prod(torch.arange(len(told)), torch.arange(7))
+    assert store.count() // 7 in (len(printed), len(printed) + 1), "all that was printed, and at most one that was not"
+    keys = torch.cartesian_prod(torch.arange(len(printed)), torch.arange(7))
     expected = torch.stack([keys[:, 0].float(), torch.full((len(keys),), 0.5)], 1)
     assert_same(store.find(keys), Advice(expected, torch.ones(len(keys)).bool(), torch.ones(len(keys))))
     store.close()
@@ -265,15 +265,15 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_committed(path: 
 
 def test_kill_9_loses_no_more_than_the_last_second_of_what_was_never_flushed(path: Path) -> None:
     with child(WRITER, str(path), "never") as process:
-        told = [process.stdout.readline().split() for _ in range(200)]
+        printed = [process.stdout.readline().split() for _ in range(200)]
         process.send_signal(signal.SIGKILL)
-        told += [line.split() for line in process.stdout.read().splitlines()]
+        printed += [line.split() for line in process.stdout.read().splitlines()]
     store = AdviceStore(path, {"labels": ["A", "B"]})
     kept = store.count()
     store.close()
     assert kept % 7 == 0, "what was put at once is written at once"
-    killed = float(told[-1][1])
-    due = [int(batch) for batch, when in told if float(when) < killed - 1]
+    killed = float(printed[-1][1])
+    due = [int(batch) for batch, when in printed if float(when) < killed - 1]
     assert due, "the child did not live for a second"
     assert kept // 7 > due[-1]
 
@@ -351,7 +351,7 @@ def test_several_puts_are_one_transaction_and_none_waits_for_it(
     monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     inserts: list[str] = []
     sql.event.listen(
-        store.engine, "before_cursor_execute", lambda *told: inserts.append(threading.current_thread().name)
+        store.engine, "before_cursor_execute", lambda *arguments: inserts.append(threading.current_thread().name)
     )
     for number in range(50):
         put(store, number)
@@ -364,7 +364,9 @@ def test_several_puts_are_one_transaction_and_none_waits_for_it(
 
 def test_it_is_written_by_a_thread_within_a_second_without_being_told(store: AdviceStore, path: Path) -> None:
     threads: set[str] = set()
-    sql.event.listen(store.engine, "before_cursor_execute", lambda *told: threads.add(threading.current_thread().name))
+    sql.event.listen(
+        store.engine, "before_cursor_execute", lambda *arguments: threads.add(threading.current_thread().name)
+    )
     put(store, 1, 2, 3)
     assert soon(lambda: written(path) == 3, 1.0)
     assert threads == {"advice store"}
