@@ -12,7 +12,8 @@ from torch import Tensor
 from agents.guidance.base import EMPTY, NO_GUIDANCE, Guidance
 from envs.base import Env, Step, where
 
-COLUMNS = ("action", "reward", "terminated", "truncated", "advice", "followed", "bonus")
+COLUMNS = ("action", "reward", "terminated", "truncated")
+ADVICE_COLUMNS = ("advice", "followed", "bonus")  # without rows where the guidance stores no advice
 
 
 class Batch(NamedTuple):
@@ -110,7 +111,7 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole ring."""
-        columns = {name: getattr(self, name) for name in COLUMNS}
+        columns = {name: getattr(self, name) for name in (*COLUMNS, *ADVICE_COLUMNS)}
         return {"num_added": self.num_added, "states": self.states, "final_states": self.final_states, **columns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -120,6 +121,8 @@ class ReplayBuffer:
             for name, ring in getattr(self, rings).items():
                 ring.copy_(state[rings][name])
         for name in COLUMNS:
+            getattr(self, name).copy_(state[name])
+        for name in ADVICE_COLUMNS:
             column = getattr(self, name)
             if len(column) == len(state[name]):
                 column.copy_(state[name])

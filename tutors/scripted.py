@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.base import State
 from envs.rng import bits_to_uniform, sample_legal, splitmix64
 from tutors.base import Advice, Tutor
+from tutors.positions import best_actions
 from tutors.prompts.base import PromptView
 
 
@@ -51,7 +52,7 @@ class ScriptedTutor(Tutor):
         time = self.stats["asked"] if self.stochastic else 0
         bits = splitmix64(key[:, 0] ^ splitmix64(key[:, 1] + self.seed) ^ splitmix64(torch.full_like(key[:, 0], time)))
         is_right = bits_to_uniform(bits) < self.accuracy
-        best = (values == values.amax(1, keepdim=True)) & action_mask
+        best = best_actions(values, action_mask)
         action = sample_legal(torch.where(is_right[:, None], best, action_mask), bits_to_uniform(splitmix64(bits)))
         self.stats["asked"] += len(values)
         return one_hot(action, action_mask.shape[1])

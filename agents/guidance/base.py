@@ -104,7 +104,7 @@ class Guidance:
 
         It is the advice and whether there is any; None, too, where `advice` is EMPTY.
         """
-        if not self.uses_advice_as_input or advice is EMPTY:
+        if not self.uses_advice_as_input or not advice.numel():
             return None
         return torch.cat([advice, has_advice(advice)[:, None].float()], 1)
 

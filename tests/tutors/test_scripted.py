@@ -17,6 +17,8 @@ import envs
 from envs.base import State, VecEnv, num_rows, select_rows
 from envs.opponents import search
 from envs.rng import CounterRNG, sample_legal
+from tests.helpers.echo_view import EchoView
+from tests.helpers.probes import Echo
 from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import PromptView
 from tutors.scripted import ScriptedTutor, one_hot
@@ -264,3 +266,15 @@ def test_one_hot_names_one_action_a_row() -> None:
     assert advice.probs.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert advice.valid.tolist() == [True, True]
     assert advice.label_mass.tolist() == [1, 1]
+
+
+def test_scripted_tutor_names_no_illegal_action_whatever_its_value() -> None:
+    class Greedy(EchoView):
+        def expert_values(self, state: State, depth: int) -> Tensor:
+            return torch.tensor([[9.0, -1.0, -2.0, -3.0]]).expand(num_rows(state), 4)
+
+        def action_mask(self, state: State) -> Tensor:
+            return torch.tensor([[False, True, True, True]]).expand(num_rows(state), 4)
+
+    advice = ScriptedTutor(Greedy(Echo(4)), 1.0, 1, seed=0).advise({"hidden": torch.zeros(5, dtype=torch.int64)})
+    assert advice.probs.argmax(1).tolist() == [1] * 5
