@@ -207,8 +207,7 @@ class Trainer:
         if not self.env.is_compilable:  # a Gymnasium env is not made of tensors
             compile_methods(mode, self.agent, "act", "observe")
             if self.advisor is not None:
-                compile_methods(mode, self.query, "select")
-                compile_methods(mode, self, "followed_advice")
+                compile_methods(mode, self, "look_up", "followed_advice")
             return
         self.timed = untimed
         waits = self.advisor is not None and self.advisor.waits
@@ -277,7 +276,12 @@ class Trainer:
         decision = self.timed("act", self.agent.act, step.obs, step.action_mask)
         if self.advisor is None:
             return decision, None
-        return decision, self.timed("tutor", self.query.select, self.advisor, step, decision)
+        return decision, self.timed("tutor", self.look_up, step, decision)
+
+    def look_up(self, step: Step, decision: Decision) -> Lookup:
+        """Return what the table knows of the positions where advice is wanted, and which others to ask about."""
+        assert self.advisor is not None
+        return self.query.select(self.advisor, step, decision)
 
     def resolve(self, lookup: Lookup) -> Advice:
         """Return the advice about the positions that were looked up."""
