@@ -112,7 +112,7 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
 def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histograms against the actions that the student itself proposed, and the best ones of the advice that it got."""
     config = small_config("dqn", "connect4", tmp_path / "run")
-    act, follow = DQN.act, Trainer.follow
+    act, follow = DQN.act, Trainer.followed_advice
     seen: dict[str, list[int]] = {"student": [], "tutor": []}
 
     def acted(self: DQN, obs: torch.Tensor, action_mask: torch.Tensor) -> Decision:
@@ -125,7 +125,7 @@ def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkey
         return follow(self, decision, advice)
 
     monkeypatch.setattr(DQN, "act", acted)
-    monkeypatch.setattr(Trainer, "follow", followed)
+    monkeypatch.setattr(Trainer, "followed_advice", followed)
     train(config)
     events = EventAccumulator(str(tmp_path / "run"), {"histograms": 0}).Reload()  # 0: all of them
     for who, actions in seen.items():
