@@ -515,7 +515,7 @@ def test_a_gymnasium_env_wants_a_view_to_be_tutored(tmp_path: Path) -> None:
         "train.py", *SMALL, "--env", "gym:CartPole-v1", "--tutor", "scripted", "--run-dir", str(tmp_path / "r")
     )
     assert done.returncode == 2
-    assert "gym:CartPole-v1 has no view" in done.stderr
+    assert "gym:CartPole-v1 has no prompt view" in done.stderr
     assert "--view module:Class" in done.stderr
 
 

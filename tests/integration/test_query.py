@@ -217,7 +217,7 @@ def advance(trainer: Trainer, step: Step, decision: Decision) -> Tensor:
     assert trainer.advisor is not None
     advice = trainer.advisor.resolve(trainer.look_up(step, decision))
     u = trainer.guidance_rng.uniform(trainer.env.steps, 8)
-    action, _ = trainer.guidance.act(decision, trainer.follow(decision, advice), step.action_mask, u)
+    action, _ = trainer.guidance.act(decision, trainer.followed_advice(decision, advice), step.action_mask, u)
     trainer.state.env_steps += 64
     return action
 
