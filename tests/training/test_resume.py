@@ -268,4 +268,4 @@ def test_resume_as_typed(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
         assert words in done.stderr
     done = program("train.py", "--resume", str(tmp_path / "nothing"))
-    assert (done.returncode, "is no run's folder" in done.stderr) == (2, True)
+    assert (done.returncode, "is no run directory" in done.stderr) == (2, True)

@@ -89,7 +89,7 @@ def test_a_server_ends_with_the_program_that_started_it(
         tutors.llm.server.REPOSITORY = Path({str(tmp_path)!r})
         def main(options):
             log = Path({str(tmp_path / "log")!r})
-            with tutors.llm.server.running_server(find_model("tiny"), url, 0, log, print):
+            with tutors.llm.server.running_server(find_model("tiny"), {url!r}, 0, log, print):
                 print("ready", flush=True)
                 threading.Event().wait()
         run_program(main, dataclasses.make_dataclass('Nothing', []), None)

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
+from tests.helpers.commands import tutors
 from tests.helpers.paths import ROOT
 from tests.helpers.stores import IDENTITY, KEYS, assert_same, child, command, keys_of, put, random_advice, soon, words
 from tutors.base import Advice
@@ -241,11 +242,11 @@ def test_a_locked_table_holds_up_nobody_for_long(
 
 def test_the_commands_work_and_a_store_moves_from_one_database_to_another(url: str, tmp_path: Path) -> None:
     file = tmp_path / "advice.sqlite"
-    done = command("fill", "--advice-store", file, "--env", "blackjack", "--tutor", "scripted")
+    done = tutors("fill", "--advice-store", str(file), "--env", "blackjack", "--tutor", "scripted")
     assert done.returncode == 0, done.stderr
     done = command("merge", url, file)
     assert done.stdout == "280 answers are new, 0 were there\n", done.stderr
-    done = command("fill", "--advice-store", url, "--env", "blackjack", "--tutor", "scripted")
+    done = tutors("fill", "--advice-store", url, "--env", "blackjack", "--tutor", "scripted")
     assert "280 were stored, 0 of 0" in done.stdout
     assert "canary" not in done.stdout + done.stderr
     (one,) = json.loads(command("info", url, "--json").stdout)
