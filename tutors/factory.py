@@ -20,7 +20,7 @@ from tutors.llm.tutor import AnswerMode, VllmTutor
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.recorded import PREFIX, RecordedTutor
-from tutors.registry import LOCAL_TUTORS
+from tutors.registry import LOCAL_TUTORS, check_tutor
 from tutors.store import AdviceStore, identity_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -74,6 +74,7 @@ def make_tutor(
         ValueError: no tutor has that name, or the recorded one has no such answers.
         TutorError: the tutor is not available.
     """
+    check_tutor(config)
     if config.tutor in LOCAL_TUTORS:
         return LOCAL_TUTORS[config.tutor](config, view, seed)
     if config.tutor.startswith(PREFIX):
@@ -100,6 +101,7 @@ def make_analyst(
         ValueError: no analyst has that name, or the tutor of that name cannot analyse episodes.
         TutorError: the analyst is not available.
     """
+    check_tutor(config)
     if config.tutor == "scripted":
         return ScriptedAnalyst(view, config.tutor_accuracy, config.tutor_depth, seed)
     if config.tutor == "none" or config.tutor.startswith(PREFIX):

@@ -76,7 +76,7 @@ except KeyboardInterrupt:
 """
     row = run(Part("tests", ("-c", code), 2), 2, {})
     assert (row["status"], row["reason"]) == ("out of time", None)
-    assert row["seconds"] < 12
+    assert row["seconds"] < 30
     assert headlines(row) == [("tests marked gpu", "7 passed, 2 skipped", "")]
 
 

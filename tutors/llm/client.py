@@ -145,6 +145,7 @@ class Client:
                 async for piece in response.content.iter_any():
                     raw += piece
                     if len(raw) > MAX_REPLY_BYTES:
+                        raw.clear()  # else the traceback keeps it until the next garbage collection
                         raise RequestError("too_large")
                 status, retry_after = response.status, response.headers.get("Retry-After")
         except aiohttp.ClientConnectorCertificateError:
