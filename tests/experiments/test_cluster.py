@@ -76,7 +76,8 @@ def is_locked(run_dir: Path) -> bool:
 @pytest.mark.train
 @pytest.mark.timeout(600)
 def test_a_node_that_dies_changes_nothing_but_the_time(nodes: Any, tmp_path: Path) -> None:
-    text = TWO_RUNS.replace("3_000", "12_000").replace("--num-envs", "--save-minutes 0 --num-envs")
+    text = TWO_RUNS.replace("3_000", "48_000")  # long enough for both to be running when the node dies
+    text = text.replace("--num-envs", "--save-minutes 0 --num-envs")
     paths = []
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
