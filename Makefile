@@ -27,7 +27,8 @@ gpu: setup
 soak: setup
 	.venv/bin/python -m tests.integration.soak --seconds 600
 
-PYTEST = .venv/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+# A file's tests stay in one worker, which makes its fixtures once; tests/conftest.py says which files go first.
+PYTEST = .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Lint, types and the tests that take under two seconds each: before every commit.
 check: lint

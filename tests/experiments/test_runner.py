@@ -5,10 +5,8 @@ import json
 import shlex
 import shutil
 import signal
-import socket
 import threading
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from filelock import FileLock
@@ -23,7 +21,6 @@ from tests.helpers.programs import program
 from tests.helpers.scripted_server import serving
 from tests.helpers.studies import ALONE, PRETRAINED, SERVED, TINY, cli, finish_times, run_dirs, write_study
 from tests.helpers.vllm_program import install_vllm, is_alive
-from tests.helpers.vllm_server import require_vllm
 from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, default_config, load_config
 from tutors import factory
@@ -337,19 +334,3 @@ def test_the_study_of_reuse_counts_the_questions_that_it_saves(tmp_path: Path) -
         assert asked[0] > asked[1] > asked[2] > 0
         assert 0 == hits[0] < hits[1] < hits[2]
     assert float(rows["no-symmetry", "inf"]["asked"]) > float(rows["", "inf"]["asked"])
-
-
-@pytest.mark.serve
-@pytest.mark.timeout(600)
-def test_the_tiny_tutor_on_vllm_is_started_once_for_a_study(free_url: str, tmp_path: Path) -> None:
-    require_vllm()
-    path = write_study(tmp_path, SERVED.replace("[1]", "[1, 2]"))
-    run(RunOptions(path, tmp_path / "runs"))
-    assert len(finish_times(path)) == 4
-    for run_dir in tutored(path):
-        tutor = json.loads((run_dir / "summary.json").read_text())["tutor"]
-        assert tutor["asked"] > 100
-        assert tutor["no_advice"] == {}
-    assert not list((tmp_path / "runs").glob("*/vllm.log")), "no run started one"
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", urlsplit(free_url).port), timeout=5)

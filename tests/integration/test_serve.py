@@ -1,11 +1,14 @@
-"""The tiny tutor behind a real vLLM server: the same model read here in PyTorch is what it is compared with."""
+"""The tiny tutor behind a real vLLM server, against the same model read here in PyTorch."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -14,12 +17,16 @@ from tokenizers import Tokenizer
 
 import envs
 from envs.base import State, num_rows, select_rows
+from experiments.runner import RunOptions, run
 from tests.helpers.paths import ROOT
-from tests.helpers.vllm_server import require_vllm
+from tests.helpers.studies import SERVED, finish_times, run_dirs, write_study
+from tests.helpers.vllm_server import require_vllm, tiny_server
+from tutors import factory
 from tutors.base import TutorError
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import find_model
 from tutors.llm.pool import EndpointPool
+from tutors.llm.server import served_models
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS, make_view
 from tutors.tiny import recipe as recipes
@@ -31,6 +38,15 @@ pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
 WEIGHTS = ROOT / "tutors" / "tiny" / "weights"
 VIEW = make_view(envs.make_game("connect4"))
 EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
+
+
+@pytest.fixture(scope="module")
+def tiny_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URL of the server that all tests share. It is gone when its block is left."""
+    with tiny_server(tmp_path_factory.mktemp("vllm")) as url:
+        yield url
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), timeout=5)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +119,33 @@ def test_the_weights_are_small() -> None:
 
 def test_the_sentence_that_the_project_exists_for(tiny_url: str, tmp_path: Path) -> None:
     flags = "--algo dqn --env connect4 --tutor deepseek --total-steps 3000 --num-envs 64 --eval-episodes 50"
-    run = tmp_path / "run"
+    run_dir = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "train.py", *flags.split(), "--tutor-url", tiny_url, "--run-dir", str(run)],
+        [sys.executable, "train.py", *flags.split(), "--tutor-url", tiny_url, "--run-dir", str(run_dir)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    tutor = json.loads((run / "summary.json").read_text())["tutor"]
+    tutor = json.loads((run_dir / "summary.json").read_text())["tutor"]
     assert tutor["name"] == "deepseek"
     assert tutor["asked"] > 100
     assert tutor["hits"] > 100
+
+
+def test_runs_of_a_study_share_the_server_that_answers(
+    tiny_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "DEFAULT_URL", tiny_url)
+    path = write_study(tmp_path, SERVED.replace("[1]", "[1, 2]"))
+    run(RunOptions(path, tmp_path / "runs"))
+    assert len(finish_times(path)) == 4
+    tutored = [run_dir for run_dir in run_dirs(path) if "_tiny_" in run_dir.name]
+    assert len(tutored) == 2
+    for run_dir in tutored:
+        tutor = json.loads((run_dir / "summary.json").read_text())["tutor"]
+        assert tutor["asked"] > 100
+        assert tutor["no_advice"] == {}
+    assert not list((tmp_path / "runs").rglob("*vllm*")), "nobody started a server"
+    assert served_models(tiny_url) is not None, "it was left running"
 
 
 def test_a_model_that_is_not_served_is_refused_by_name(tiny_url: str) -> None:
