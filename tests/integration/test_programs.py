@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_leaves_what_the_design_says(run: Path) -> None:
+def test_run_writes_summary_config_and_store(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["global_step"] == 4032
     assert summary["sps"] == pytest.approx(4032 / summary["wall_seconds"], rel=0.01)
@@ -77,7 +77,7 @@ def test_a_run_leaves_what_the_design_says(run: Path) -> None:
     assert (run / "advice.sqlite").is_file()
 
 
-def test_tensorboard_and_csv_hold_the_same_tags_of_the_design(run: Path) -> None:
+def test_tensorboard_and_csv_have_the_same_tags(run: Path) -> None:
     events = EventAccumulator(str(run)).Reload()
     assert set(events.Tags()["scalars"]) >= TAGS
     with (run / "metrics.csv").open() as file:
@@ -89,7 +89,7 @@ def test_tensorboard_and_csv_hold_the_same_tags_of_the_design(run: Path) -> None
     assert written[-1] == pytest.approx(0.1)
 
 
-def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(run: Path) -> None:
+def test_tensorboard_has_hyperparameters_and_a_layout(run: Path) -> None:
     events = EventAccumulator(str(run)).Reload()
     content = events.PluginTagToContent("hparams")
     began = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info.hparams
@@ -109,7 +109,7 @@ def test_tensorboard_sorts_runs_by_their_settings_and_begins_with_a_useful_page(
         )
 
 
-def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_action_histograms_count_the_actions_between_two_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Histograms against the actions that the student itself proposed, and the best ones of the advice that it got."""
     config = small_config("dqn", "connect4", tmp_path / "run")
     act, follow = DQN.act, Trainer.followed_advice
@@ -143,14 +143,14 @@ def test_actions_are_counted_from_line_to_line_of_the_log(tmp_path: Path, monkey
     assert len(seen["student"]) == 2048
 
 
-def test_the_first_evaluation_has_a_picture_of_a_game(run: Path) -> None:
+def test_first_evaluation_logs_an_image(run: Path) -> None:
     (image, *_) = EventAccumulator(str(run)).Reload().Images("game")
     assert image.step == 2048
     with Image.open(io.BytesIO(image.encoded_image_string)) as sheet:
         assert sheet.width % (7 * 16 + GAP) == 0
 
 
-def test_the_shares_of_time_add_up_to_one(run: Path) -> None:
+def test_time_shares_sum_to_1(run: Path) -> None:
     with (run / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["tag"].startswith("time/")]
     steps = {row["global_step"] for row in rows}
@@ -159,7 +159,7 @@ def test_the_shares_of_time_add_up_to_one(run: Path) -> None:
 
 
 @pytest.mark.parametrize("who", ["student", "tutor", "random"])
-def test_evaluate_says_how_good_somebody_is_alone(run: Path, who: str) -> None:
+def test_evaluate_measures_each_policy(run: Path, who: str) -> None:
     done = program("evaluate.py", str(run), "--policy", who, "--episodes", "200", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -169,7 +169,7 @@ def test_evaluate_says_how_good_somebody_is_alone(run: Path, who: str) -> None:
     assert expected[0] <= result["mean_return"] <= expected[1]
 
 
-def test_evaluate_takes_another_opponent_and_prints_an_interval(run: Path) -> None:
+def test_evaluate_with_another_opponent_prints_an_interval(run: Path) -> None:
     done = program(
         "evaluate.py", str(run), "--policy", "random", "--env-kwargs", "opponent=random", "--episodes", "400"
     )
@@ -179,7 +179,7 @@ def test_evaluate_takes_another_opponent_and_prints_an_interval(run: Path) -> No
     assert -0.2 < mean < 0.2
 
 
-def test_evaluate_records_an_episode_with_the_tutor_s_advice(run: Path, tmp_path: Path) -> None:
+def test_evaluate_records_an_episode_with_advice(run: Path, tmp_path: Path) -> None:
     """Bars beside every position but the last."""
     for name in ("episode.gif", "episode.png"):
         done = program("evaluate.py", str(run), "--record", str(tmp_path / name))
@@ -216,20 +216,20 @@ def test_evaluate_matches_students_and_lets_a_person_play(run: Path) -> None:
         (("--play", "--record", "episode.gif"), "--record"),
     ],
 )
-def test_evaluate_refuses_what_it_cannot_do(flags: tuple[str, ...], message: str, run: Path) -> None:
+def test_evaluate_refuses_impossible_flags(flags: tuple[str, ...], message: str, run: Path) -> None:
     done = program("evaluate.py", str(run), *flags)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_evaluating_the_student_equals_the_last_evaluation_in_training(run: Path) -> None:
+def test_evaluate_equals_the_last_evaluation_of_training(run: Path) -> None:
     done = program("evaluate.py", str(run), "--episodes", "64", "--json")
     summary = json.loads((run / "summary.json").read_text())
     assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
 
 
-def test_one_seed_twice_is_one_run_and_another_seed_is_another(tmp_path: Path) -> None:
+def test_run_is_determined_by_its_seed(tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
         small = config_from_json(Config(run_dir=tmp_path).to_json())
         config = Config(
@@ -244,7 +244,7 @@ def test_one_seed_twice_is_one_run_and_another_seed_is_another(tmp_path: Path) -
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_a_run_without_a_tutor_has_none(tmp_path: Path) -> None:
+def test_run_without_tutor_has_no_tutor_summary(tmp_path: Path) -> None:
     done = program("train.py", *SMALL, "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"] is None
@@ -253,7 +253,7 @@ def test_a_run_without_a_tutor_has_none(tmp_path: Path) -> None:
     assert "had no tutor" in refused.stderr
 
 
-def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> None:
+def test_language_model_is_asked_once_per_position(tmp_path: Path) -> None:
     with serving() as server:
         flags = (*SMALL, "--tutor", "tiny", "--tutor-url", server.url, "--run-dir", str(tmp_path / "run"))
         done = program("train.py", *flags)
@@ -306,7 +306,7 @@ def test_the_language_model_is_asked_once_for_each_position(tmp_path: Path) -> N
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )  # fmt: skip
-def test_option_that_cannot_be_fulfilled_is_refused(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_impossible_option_is_refused(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
     """In this process; `run_program` makes the same of every such error, see the next test."""
     run_dir = () if "--run-dir" in flags else ("--run-dir", str(tmp_path / "run"))
     with pytest.raises((ValueError, TutorError)) as error:
@@ -316,7 +316,7 @@ def test_option_that_cannot_be_fulfilled_is_refused(flags: tuple[str, ...], said
     assert "did you mean" not in said or not (tmp_path / "run").exists(), "a typing mistake leaves no run_dir"
 
 
-def test_error_of_a_user_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
+def test_user_error_exits_with_code_2_and_one_line(tmp_path: Path) -> None:
     for flags, said in ((("--env", "conect4"), "did you mean 'connect4'"), (("--folder", "x"), "use --run-dir")):
         done = program("train.py", *SMALL, "--run-dir", str(tmp_path / "run"), *flags)
         assert (done.returncode, done.stdout) == (2, "")
@@ -325,7 +325,7 @@ def test_error_of_a_user_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
         assert said in line
 
 
-def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None:
+def test_missing_server_is_reported_in_few_lines(tmp_path: Path) -> None:
     with serving() as gone:
         url = gone.url
     flags = (
@@ -346,13 +346,13 @@ def test_a_server_that_is_not_there_is_said_in_few_lines(tmp_path: Path) -> None
     assert len(done.stderr.splitlines()) <= 12
 
 
-def test_evaluating_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_evaluate_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
     done = program("evaluate.py", str(tmp_path))
     assert done.returncode == 2
     assert "is no run directory" in done.stderr
 
 
-def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_store_that_is_no_database_is_refused_and_unchanged(tmp_path: Path) -> None:
     precious = tmp_path / "precious.sqlite"
     precious.write_text("my diary" * 1000)
     flags = ("--tutor", "scripted", "--advice-store", str(precious), "--run-dir", str(tmp_path / "run"))
@@ -362,7 +362,7 @@ def test_a_store_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -
     assert precious.read_text() == "my diary" * 1000
 
 
-def test_a_second_run_on_one_store_asks_nothing(tmp_path: Path) -> None:
+def test_second_run_on_a_store_asks_nothing(tmp_path: Path) -> None:
     flags = ("--tutor", "scripted", "--tutor-depth", "1", "--env", "blackjack", "--advice-store", str(tmp_path / "a"))
     cold = trained(tmp_path / "cold", *flags)["tutor"]
     warm = trained(tmp_path / "warm", *flags)["tutor"]
@@ -371,7 +371,7 @@ def test_a_second_run_on_one_store_asks_nothing(tmp_path: Path) -> None:
     assert warm["hit_rate"] == 1
 
 
-def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None:
+def test_terminated_run_has_stored_every_answer(tmp_path: Path) -> None:
     flags = "--env connect4 --tutor scripted --tutor-depth 1 --total-steps 100000000 --num-envs 64 --log-every 640"
     command = [sys.executable, "train.py", *flags.split(), "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
@@ -391,7 +391,7 @@ def test_a_run_that_is_told_to_end_has_kept_every_answer(tmp_path: Path) -> None
     assert kept >= asked > 0, "the table forgets nothing so soon: each position was asked about once"
 
 
-def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_not_in_the_config_or_the_run_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     url = "postgresql+psycopg://me:canary@here/advice"
     for tutoring in (TutorConfig(advice_store=url), TutorConfig(tutor=f"recorded:{url}")):
@@ -404,7 +404,7 @@ def test_no_password_is_kept_or_becomes_a_name(tmp_path: Path, monkeypatch: pyte
     assert new_run_dir(config).parent == Path("runs")
 
 
-def test_the_demo_puts_four_players_side_by_side() -> None:
+def test_demo_compares_four_players() -> None:
     done = program("experiments", "demo", "--tutor", "scripted", "--total-steps", "3000", "--episodes", "50")
     assert done.returncode == 0, done.stderr
     for who in ("tutored student, alone", "untutored student", "tutor alone (scripted)", "random play"):
@@ -415,13 +415,13 @@ def test_the_demo_puts_four_players_side_by_side() -> None:
             shutil.rmtree(ROOT / line.split(":")[0])
 
 
-def test_a_second_run_in_one_folder_is_refused(run: Path) -> None:
+def test_second_run_in_a_directory_is_refused(run: Path) -> None:
     done = program("train.py", *SMALL, "--run-dir", str(run))
     assert done.returncode == 2
     assert "holds a run already" in done.stderr
 
 
-def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None:
+def test_terminated_run_saves_a_checkpoint(tmp_path: Path) -> None:
     command = [sys.executable, "train.py", "--total-steps", "100000000", "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         over = time.monotonic() + 60
@@ -434,7 +434,7 @@ def test_a_run_that_is_told_to_end_saves_what_it_learned(tmp_path: Path) -> None
     assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["global_step"] > 0
 
 
-def test_an_optional_tutor_that_never_comes_is_no_tutor_in_an_evaluation(tmp_path: Path) -> None:
+def test_evaluate_without_the_optional_tutor_of_a_run(tmp_path: Path) -> None:
     with serving() as gone:
         flags = ("--tutor", "tiny", "--tutor-url", gone.url, "--tutor-optional", "--tutor-wait", "0.1")
     done = program("train.py", *SMALL, *flags, "--run-dir", str(tmp_path / "run"))
@@ -476,7 +476,7 @@ def trained(folder: Path, *flags: str, cwd: Path | None = None) -> dict:
         "--env gym:Blackjack-v1 --env-kwargs sab=false natural=true",
     ],
 )
-def test_every_game_can_be_trained_in_and_evaluated(flags: str, tmp_path: Path) -> None:
+def test_env_can_be_trained_in_and_evaluated(flags: str, tmp_path: Path) -> None:
     summary = trained(tmp_path / "run", *flags.split())
     assert summary["global_step"] == 4032
     assert summary["eval"]["episodes"] == (0 if "--env blackjack" in flags else 64)  # its value is worked out
@@ -488,7 +488,7 @@ def test_every_game_can_be_trained_in_and_evaluated(flags: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
 @pytest.mark.parametrize("flags", ["--env connect4 --tutor scripted", "--env snake --env-kwargs size=6 time_limit=9"])
-def test_every_student_can_be_trained_tutored_and_evaluated(algo: str, flags: str, tmp_path: Path) -> None:
+def test_student_can_be_trained_tutored_and_evaluated(algo: str, flags: str, tmp_path: Path) -> None:
     small = ["--num-envs", "64", "--total-steps", "4096", "--hidden", "32", "--num-steps", "8", "--eval-episodes", "64"]
     folder = ("--run-dir", str(tmp_path / "run"))
     done = program("train.py", "--algo", algo, *small, "--log-every", "1024", *flags.split(), *folder)
@@ -504,13 +504,13 @@ def test_every_student_can_be_trained_tutored_and_evaluated(algo: str, flags: st
     assert json.loads(done.stdout)["mean_return"] == summary["eval"]["mean_return"]
 
 
-def test_a_tutored_student_of_blackjack_asks_about_each_hand_once(tmp_path: Path) -> None:
+def test_blackjack_hands_are_each_asked_about_at_most_once(tmp_path: Path) -> None:
     """There are 280 hands: with endless reuse no more can ever be asked about."""
     flags = ("--env", "blackjack", "--tutor", "scripted", "--consult-to", "1")
     assert 200 < trained(tmp_path / "run", *flags)["tutor"]["asked"] <= 280
 
 
-def test_a_gymnasium_env_wants_a_view_to_be_tutored(tmp_path: Path) -> None:
+def test_tutored_gymnasium_env_requires_a_view(tmp_path: Path) -> None:
     done = program(
         "train.py", *SMALL, "--env", "gym:CartPole-v1", "--tutor", "scripted", "--run-dir", str(tmp_path / "r")
     )
@@ -519,14 +519,14 @@ def test_a_gymnasium_env_wants_a_view_to_be_tutored(tmp_path: Path) -> None:
     assert "--view module:Class" in done.stderr
 
 
-def test_fault_43_out_of_memory_names_the_knobs(tmp_path: Path) -> None:
+def test_fault_43_out_of_memory_error_names_flags(tmp_path: Path) -> None:
     done = program("train.py", "--buffer-size", str(10**13), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert all(knob in done.stderr for knob in ("--num-envs", "--buffer-size", "--hidden"))
     assert "Traceback" not in done.stderr
 
 
-def test_fault_44_a_key_is_nowhere(tmp_path: Path) -> None:
+def test_fault_44_api_key_is_written_nowhere(tmp_path: Path) -> None:
     """In what is printed, logged, configured, stored and saved, whether the server takes it or refuses it."""
     key = "canary-0123456789"
     for refused in (False, True):

@@ -14,7 +14,7 @@ import torch
 from training.checkpoint import checkpoint_name, digest_path, load_checkpoint, newest_step, save_checkpoint
 
 
-def test_the_newest_checkpoint_is_loaded_as_it_was(tmp_path: Path) -> None:
+def test_newest_checkpoint_is_loaded_unchanged(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 999, {"weights": torch.zeros(3), "global_step": 999})
     save_checkpoint(tmp_path, 1_000_000, {"weights": torch.arange(3), "global_step": 1_000_000})
     loaded = load_checkpoint(tmp_path, "cpu")
@@ -22,7 +22,7 @@ def test_the_newest_checkpoint_is_loaded_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(loaded["weights"], torch.arange(3))
 
 
-def test_an_unfinished_file_is_never_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_file_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, 1, {"global_step": 1})
 
     def full(_file: int) -> None:
@@ -34,9 +34,7 @@ def test_an_unfinished_file_is_never_loaded(tmp_path: Path, monkeypatch: pytest.
     assert load_checkpoint(tmp_path, "cpu")["global_step"] == 1
 
 
-def test_what_was_cut_short_or_changed_is_not_loaded_but_the_one_before_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for damage in ("cut", "flipped", "unmarked", "gone"):
         folder = tmp_path / damage
         paths = [save_checkpoint(folder, step, {"global_step": step, "w": torch.ones(50)}) for step in (1, 2)]
@@ -55,7 +53,7 @@ def test_what_was_cut_short_or_changed_is_not_loaded_but_the_one_before_it(
         assert ("is damaged" in caplog.text) == (damage != "unmarked"), "without a mark it was never whole"
 
 
-def test_the_newest_two_are_kept_and_sha256sum_can_check_them(tmp_path: Path) -> None:
+def test_newest_two_checkpoints_are_kept_with_checksums(tmp_path: Path) -> None:
     for step in range(5):
         save_checkpoint(tmp_path, step, {"global_step": step})
     save_checkpoint(tmp_path, 3, {"global_step": 3}, rank=1)
@@ -69,7 +67,7 @@ def test_the_newest_two_are_kept_and_sha256sum_can_check_them(tmp_path: Path) ->
 
 
 @pytest.mark.process
-def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     """Twenty times at a random moment: the newest is whole, and none that was reported as written is lost."""
     chance, begin = random.Random(1), 0
     births = multiprocessing.get_context("forkserver")
@@ -101,7 +99,7 @@ def save_for_ever(folder: Path, begin: int, pipe: Connection) -> None:
         pipe.send(step)
 
 
-def test_no_checkpoint_is_said(tmp_path: Path) -> None:
+def test_load_without_checkpoint_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no checkpoint"):
         load_checkpoint(tmp_path, "cpu")
 
@@ -116,7 +114,7 @@ class Malice:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+def test_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, {"agent": Malice(tmp_path / "touched")})
     with pytest.raises(ValueError, match="holds more than tensors"):
         load_checkpoint(tmp_path, "cpu")

@@ -53,7 +53,7 @@ def lines_of(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [24, 40, 60, 80, 140])
-def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+def test_live_progress_fits_the_terminal_width(width: int) -> None:
     file = io.StringIO()
     shown(LiveProgress(1_000_000, 0, Console(file=file, force_terminal=True, width=width)))
     lines = lines_of(file.getvalue())
@@ -66,7 +66,7 @@ def test_no_line_is_longer_than_the_terminal(width: int) -> None:
         assert any("3 s [not markup]" in line for line in lines)
 
 
-def test_a_run_that_goes_on_is_not_taken_for_a_fast_one() -> None:
+def test_live_progress_of_a_resumed_run_starts_without_a_speed() -> None:
     live = LiveProgress(1000, 600, Console(file=io.StringIO()))
     (task,) = live.bar.tasks
     assert (task.percentage, task.speed) == (60, None)
@@ -74,7 +74,7 @@ def test_a_run_that_goes_on_is_not_taken_for_a_fast_one() -> None:
     assert task.percentage == 70
 
 
-def test_a_file_gets_a_line_of_training_every_ten_seconds(
+def test_plain_progress_prints_metrics_every_ten_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = PlainProgress()
@@ -84,13 +84,13 @@ def test_a_file_gets_a_line_of_training_every_ten_seconds(
     assert [int(line.split()[1]) for line in capsys.readouterr().out.splitlines()] == [5, 17, 29]
 
 
-def test_what_is_not_there_is_not_said() -> None:
+def test_missing_metrics_are_left_out() -> None:
     assert metrics_line({"charts/SPS": 5.0}) == "5 steps/s"
     alone = dict(console.summary_lines(SUMMARY | {"tutor": None}, Path("runs/it")))
     assert list(alone) == ["student alone", "env steps", "run directory"]
 
 
-def test_where_no_terminal_is_nothing_moves(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     kinds = {way: type(make_progress(way, 10)) for way in ("live", "json", "quiet")}
     assert kinds == {"live": PlainProgress, "json": JsonProgress, "quiet": Progress}
     shown(Progress())
@@ -98,7 +98,7 @@ def test_where_no_terminal_is_nothing_moves(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.process
-def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
+def test_plain_progress_of_a_run(tmp_path: Path) -> None:
     done = program("train.py", *SMALL, "--tutor", "scripted", "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
     first, *lines = done.stdout.splitlines()
@@ -110,7 +110,7 @@ def test_a_run_into_a_file_is_plain_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> None:
+def test_json_progress_of_a_run_equals_its_log(tmp_path: Path) -> None:
     done = program("train.py", *SMALL, "--progress", "json", "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -130,7 +130,7 @@ def test_json_is_what_was_logged_and_ends_with_the_summary(tmp_path: Path) -> No
 
 
 @pytest.mark.process
-def test_quiet_prints_errors_alone(tmp_path: Path) -> None:
+def test_quiet_progress_of_a_run_prints_errors_alone(tmp_path: Path) -> None:
     flags = ("--progress", "quiet", "--run-dir", str(tmp_path / "run"))
     done = program("train.py", *SMALL, *flags)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -140,7 +140,7 @@ def test_quiet_prints_errors_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_a_person_at_a_terminal_sees_a_line_that_moves(tmp_path: Path) -> None:
+def test_live_progress_of_a_run_in_a_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 64, 0, 0))
     command = [sys.executable, "train.py", *SMALL, "--run-dir", str(tmp_path / "run")]

@@ -1,4 +1,4 @@
-"""Every registered view against the game that it tells, over 100,000 positions of play at random and by its own values.
+"""Every registered view against the game that it describes, in positions of play at random and by its own values.
 
 Words are read back by parsers of their own. Mirror images are made of the drawn board, point by point, and what one
 may do there is asked of the game. The searches of Snake are held against breadth-first searches in plain Python.
@@ -65,7 +65,7 @@ Cell = tuple[int, int]
 
 
 class Played(NamedTuple):
-    """What a view canonical of positions as they came, many of them twice and some mirrored."""
+    """Positions as they were played, many of them twice and some mirrored, and what a view makes of them."""
 
     view: PromptView
     game: Game
@@ -155,8 +155,8 @@ def seen_in_a_mirror(game: Game, state: State) -> list[tuple[State, list[int]]]:
 def all_sides_up(game: Game, state: State) -> list[tuple[State, list[int]]]:
     """Every snake on a sheet of paper that is turned by quarters, from both of its sides."""
     snakes = drawn(game, state)
-    looks = list(itertools.product((False, True), range(4)))
-    return [(build(game, [image(snake, game.size, *look) for snake in snakes]), renamed(*look)) for look in looks]
+    turns = list(itertools.product((False, True), range(4)))
+    return [(build(game, [image(snake, game.size, *turn) for snake in snakes]), renamed(*turn)) for turn in turns]
 
 
 IMAGES: dict[str, Callable[[Game, State], list[tuple[State, list[int]]]]] = {
@@ -297,19 +297,19 @@ def golden_state(game: Game) -> State:
     return hand(game, [1, 7], 10) if game.spec.name == "blackjack" else from_drawing(CONNECT4)
 
 
-def test_equal_words_are_equal_keys(played: Played) -> None:
+def test_key_equal_exactly_where_prompts_are(played: Played) -> None:
     assert len(played.words) == POSITIONS
     assert_one_key_a_question(played.words, keys_of(played.view, played.canonical))
     assert 10 < len(set(played.words)) < POSITIONS * 0.8, "many positions, and many of them twice"
 
 
-def test_a_key_is_two_whole_numbers(played: Played) -> None:
+def test_key_shape_and_dtype(played: Played) -> None:
     key = played.view.key(played.canonical)
     assert key.shape == (POSITIONS, 2)
     assert key.dtype == torch.int64
 
 
-def test_what_is_told_of_a_position_does_not_depend_on_the_others(played: Played) -> None:
+def test_prompt_of_a_position_is_the_same_in_any_batch(played: Played) -> None:
     state, _, transform, words = every(played, 997)
     for row in range(len(words)):
         canonical, alone = played.view.canonicalize(select_rows(state, torch.tensor([row])))
@@ -317,7 +317,7 @@ def test_what_is_told_of_a_position_does_not_depend_on_the_others(played: Played
         assert alone == transform[row]
 
 
-def test_telling_changes_no_position(played: Played) -> None:
+def test_view_modifies_no_position(played: Played) -> None:
     state, canonical, _, _ = every(played, 101)
     before = [{name: tensor.clone() for name, tensor in positions.items()} for positions in (state, canonical)]
     played.view.canonicalize(state)
@@ -328,17 +328,17 @@ def test_telling_changes_no_position(played: Played) -> None:
         assert all(now[name].equal(then[name]) for name in then)
 
 
-def test_a_view_bears_the_names_under_which_it_is_found(played: Played) -> None:
+def test_view_has_the_names_it_is_registered_under(played: Played) -> None:
     view = played.view
     assert type(view) is VIEWS[view.game][view.name]
     assert view.game == played.game.spec.name
 
 
-def test_there_is_one_letter_for_each_action(played: Played) -> None:
+def test_view_has_one_label_per_action(played: Played) -> None:
     assert "".join(played.view.labels) == "ABCDEFGHIJ"[: played.game.spec.num_actions]
 
 
-def test_all_tensors_of_a_view_go_to_the_device_together(played: Played) -> None:
+def test_view_moves_to_a_device_with_all_tensors(played: Played) -> None:
     moved, before = played.view.to("meta"), dict(vars(played.view))
     tensors = [value for value in (*vars(moved).values(), moved.symmetry) if isinstance(value, Tensor)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
@@ -347,7 +347,7 @@ def test_all_tensors_of_a_view_go_to_the_device_together(played: Played) -> None
     assert played.view.symmetry.device.type == "cpu", "what it was made of stays"
 
 
-def test_a_symmetry_renames_actions_one_to_one(played: Played) -> None:
+def test_symmetry_is_a_permutation_of_actions(played: Played) -> None:
     symmetry = played.view.symmetry
     assert symmetry.dtype == torch.int64
     assert (symmetry.sort(1).values == torch.arange(played.game.spec.num_actions)).all()
@@ -356,7 +356,7 @@ def test_a_symmetry_renames_actions_one_to_one(played: Played) -> None:
     assert len(symmetry) == len(images(played.game, select_rows(played.state, torch.arange(1))))
 
 
-def test_all_images_of_a_position_are_one_question(played: Played) -> None:
+def test_images_of_a_position_have_one_prompt(played: Played) -> None:
     state, canonical, _, words = every(played, 229)
     key = played.view.key(canonical)
     for seen, _ in images(played.game, state):
@@ -365,7 +365,7 @@ def test_all_images_of_a_position_are_one_question(played: Played) -> None:
         assert played.view.render(again) == words
 
 
-def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
+def test_images_of_a_position_have_the_same_advice(played: Played) -> None:
     """Where a canonical position is its own mirror image, two names are as good: there only the values must agree."""
     view = played.view
     state, _, _, _ = every(played, 229)
@@ -387,13 +387,13 @@ def test_an_action_and_its_image_are_one_answer(played: Played) -> None:
         assert advice[lopsided].equal(all_advice[0][lopsided])
 
 
-def test_what_is_legal_is_so_under_its_new_name(played: Played) -> None:
+def test_symmetry_maps_legal_actions_to_legal_ones(played: Played) -> None:
     action_mask = played.view.action_mask(played.canonical)
     assert action_mask.dtype == torch.bool
     assert action_mask.gather(1, played.view.symmetry[played.transform]).equal(played.action_mask)
 
 
-def test_a_question_is_the_rules_a_position_and_its_legal_options(played: Played) -> None:
+def test_prompt_has_rules_position_and_legal_options(played: Played) -> None:
     view = played.view
     _, canonical, _, words = every(played, 11)
     for question, action_mask in zip(words, view.action_mask(canonical).tolist(), strict=True):
@@ -408,7 +408,7 @@ def test_a_question_is_the_rules_a_position_and_its_legal_options(played: Played
 
 
 @pytest.mark.parametrize(("game_name", "name"), EVERY_VIEW)
-def test_the_golden_prompt_has_not_changed(game_name: str, name: str) -> None:
+def test_prompt_equals_golden_file(game_name: str, name: str) -> None:
     """A changed prompt is a changed experiment: raise the view's version and draw a new golden file."""
     game = envs.make_game(game_name)
     view = make_view(game, name)
@@ -417,12 +417,12 @@ def test_the_golden_prompt_has_not_changed(game_name: str, name: str) -> None:
     assert view.render(canonical) == [golden]
 
 
-def test_no_golden_prompt_is_left_over() -> None:
+def test_golden_files_are_those_of_the_views() -> None:
     views = [(game, name, make_view(envs.make_game(game), name).version) for game, name in EVERY_VIEW]
     assert {f"{game}_{name}_v{version}.txt" for game, name, version in views} == {p.name for p in GOLDEN.glob("*.txt")}
 
 
-def test_values_are_a_function_of_the_words(played: Played) -> None:
+def test_expert_values_depend_on_the_prompt_alone(played: Played) -> None:
     """Each position by itself or in another batch is worth what the first one with its words was."""
     _, canonical, _, words = every(played, 7)
     values = played.view.expert_values(canonical, DEPTH)
@@ -437,14 +437,14 @@ def test_values_are_a_function_of_the_words(played: Played) -> None:
         assert one == other == first.setdefault(question, one)
 
 
-def test_no_illegal_action_is_worth_more_than_all_legal_ones(played: Played) -> None:
+def test_expert_values_are_highest_for_a_legal_action(played: Played) -> None:
     _, canonical, _, _ = every(played, 11)
     values, action_mask = played.view.expert_values(canonical, DEPTH).double(), played.view.action_mask(canonical)
     best = values.masked_fill(~action_mask, -torch.inf).amax(1)
     assert best.equal(values.amax(1))
 
 
-def test_no_best_action_loses_at_once_where_another_does_not(played: Played) -> None:
+def test_expert_avoids_immediate_losses(played: Played) -> None:
     """Asked of the game itself, against the default opponent, with 64 uniforms."""
     state, canonical, transform, _ = every(played, 53)
     options = {name: value for name, value in OPTIONS.get(played.view.game, {}).items() if name != "opponent"}
@@ -472,16 +472,16 @@ def connect4() -> Played:
     return play("connect4", "board")
 
 
-def test_equal_words_are_equal_keys_of_discs_not_yet_canonical(connect4: Played) -> None:
+def test_connect4_keys_equal_exactly_where_prompts_are_before_canonicalization(connect4: Played) -> None:
     view = connect4.view
-    state, _, _, words_told = every(connect4, 3)
+    state, _, _, canonical_words = every(connect4, 3)
     both = joined((state, mirrored(state)))
     words = view.render(both)
     assert_one_key_a_question(words, keys_of(view, both))
-    assert len(set(words)) > 1.5 * len(set(words_told))
+    assert len(set(words)) > 1.5 * len(set(canonical_words))
 
 
-def test_a_key_of_discs_has_49_bits_and_an_empty_second_half(connect4: Played) -> None:
+def test_connect4_key_has_49_bits_and_an_empty_second_half(connect4: Played) -> None:
     for positions in (connect4.state, connect4.canonical):
         key = connect4.view.key(positions)
         assert (key[:, 0] >= 0).all()
@@ -489,18 +489,18 @@ def test_a_key_of_discs_has_49_bits_and_an_empty_second_half(connect4: Played) -
         assert (key[:, 1] == 0).all()
 
 
-def test_the_largest_key_is_a_board_full_of_the_student_s_discs(connect4: Played) -> None:
+def test_connect4_key_is_largest_for_a_board_full_of_own_discs(connect4: Played) -> None:
     full = from_drawing("\n".join(["X X X X X X X"] * 6))
     assert connect4.view.key(full).tolist() == [[2**49 - 1, 0]]
 
 
-def test_canonical_discs_are_their_own_canonical_discs(connect4: Played) -> None:
+def test_connect4_canonicalize_is_idempotent(connect4: Played) -> None:
     again, transform = connect4.view.canonicalize(connect4.canonical)
     assert all(again[name].equal(connect4.canonical[name]) for name in again)
     assert not transform.any()
 
 
-def test_canonical_discs_are_the_board_or_its_mirror_image(connect4: Played) -> None:
+def test_connect4_canonical_board_is_the_board_or_its_mirror_image(connect4: Played) -> None:
     picture, transform = mirrored(connect4.state), connect4.transform
     assert 0.2 < transform.float().mean() < 0.8
     for name, discs in connect4.state.items():
@@ -511,7 +511,7 @@ def dropped(state: State, column: Tensor) -> State:
     return {"mine": drop(state["mine"], state["theirs"], column), "theirs": state["theirs"]}
 
 
-def test_symmetry_says_where_a_disc_goes(connect4: Played) -> None:
+def test_connect4_symmetry_commutes_with_dropping_a_disc(connect4: Played) -> None:
     view, transform = connect4.view, connect4.transform
     assert view.symmetry.shape == (2, 7)
     for action in range(7):
@@ -520,7 +520,7 @@ def test_symmetry_says_where_a_disc_goes(connect4: Played) -> None:
         assert view.key(view.canonicalize(here)[0]).equal(view.key(view.canonicalize(there)[0]))
 
 
-def test_symmetry_maps_a_drawn_board_and_its_answers(connect4: Played) -> None:
+def test_connect4_symmetry_maps_a_drawn_board_and_its_columns(connect4: Played) -> None:
     view = connect4.view
     left = from_drawing(CONNECT4)
     right = mirrored(left)
@@ -532,7 +532,7 @@ def test_symmetry_maps_a_drawn_board_and_its_answers(connect4: Played) -> None:
         assert [line.split()[column] for line in board] == list("....XX")
 
 
-def test_words_of_discs_read_back_are_the_position(connect4: Played) -> None:
+def test_connect4_prompt_parses_back_to_the_position(connect4: Played) -> None:
     _, canonical, _, words = every(connect4, 97)
     for row, question in enumerate(words):
         board = board_in(connect4.view, question)
@@ -544,7 +544,7 @@ def test_words_of_discs_read_back_are_the_position(connect4: Played) -> None:
         assert f"\nOptions: {' '.join(open_columns)}\n" in question
 
 
-def test_values_of_discs_are_those_of_the_student_s_moves(connect4: Played) -> None:
+def test_connect4_values_are_those_of_the_student_s_moves(connect4: Played) -> None:
     state = from_drawing("""
         . . . . . . .
         . . . . . . .
@@ -559,7 +559,7 @@ def test_values_of_discs_are_those_of_the_student_s_moves(connect4: Played) -> N
     assert connect4.view.expert_values(swapped, 2)[0].argmax() == 6
 
 
-def test_discs_are_valued_as_far_ahead_as_one_asks(connect4: Played) -> None:
+def test_connect4_values_look_ahead_by_the_given_depth(connect4: Played) -> None:
     """X to move loses with the disc after its own anywhere but at D, and wins with D one disc later still."""
     open_three = from_drawing("""
         . . . . . . .
@@ -587,7 +587,7 @@ def cards_of(total: int, ace: int) -> list[int]:
     return [2, total - 2] if total <= 12 else [10, total - 10] if total <= 20 else [10, 9, 2]
 
 
-def test_words_of_a_hand_read_back_are_its_three_numbers() -> None:
+def test_blackjack_prompt_parses_back_to_the_hand() -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
     canonical, hands = every_hand(game, view)
@@ -599,14 +599,14 @@ def test_words_of_a_hand_read_back_are_its_three_numbers() -> None:
         assert "\nOptions: A stick, B hit\n" in question
 
 
-def test_the_bits_of_a_hand_s_key() -> None:
+def test_blackjack_key_bits() -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
     canonical, hands = every_hand(game, view)
     assert keys_of(view, canonical) == [(total + 32 * card + 512 * ace, 0) for total, card, ace in hands]
 
 
-def test_an_ace_that_must_count_1_is_not_told() -> None:
+def test_blackjack_prompt_leaves_out_an_ace_that_counts_1() -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
     with_ace, without = (view.canonicalize(hand(game, cards, 7))[0] for cards in ([1, 5, 10], [10, 6]))
@@ -614,7 +614,7 @@ def test_an_ace_that_must_count_1_is_not_told() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"sab": False}, {"sab": False, "natural": True}], ids=str)
-def test_values_of_hands_are_hundredths_of_the_optimum(options: dict[str, bool]) -> None:
+def test_blackjack_values_are_hundredths_of_the_optimum(options: dict[str, bool]) -> None:
     game = envs.make_game("blackjack", **options)
     view = make_view(game)
     canonical, hands = every_hand(game, view)
@@ -628,7 +628,7 @@ def test_values_of_hands_are_hundredths_of_the_optimum(options: dict[str, bool])
     ("total", "card", "ace", "better"),
     [(20, 10, 0, "stick"), (11, 6, 0, "hit"), (16, 10, 0, "hit"), (16, 6, 0, "stick"), (17, 6, 1, "hit")],
 )
-def test_a_hand_is_played_as_the_books_have_it(total: int, card: int, ace: int, better: str) -> None:
+def test_blackjack_values_follow_basic_strategy(total: int, card: int, ace: int, better: str) -> None:
     game = envs.make_game("blackjack")
     view = make_view(game)
     canonical, _ = view.canonicalize(hand(game, cards_of(total, ace), card))
@@ -637,7 +637,7 @@ def test_a_hand_is_played_as_the_books_have_it(total: int, card: int, ace: int, 
     assert f"{label} {better}" in options
 
 
-def test_rules_of_blackjack_say_what_a_natural_brings() -> None:
+def test_blackjack_rules_state_what_a_natural_pays() -> None:
     games = [{}, {"sab": False}, {"sab": False, "natural": True}]
     sab, plain, natural = (make_view(envs.make_game("blackjack", **options)).instructions for options in games)
     assert "beats every other 21" in sab
@@ -658,7 +658,7 @@ def local() -> Played:
     return play("snake", "local")
 
 
-def test_a_board_built_from_a_drawing_is_the_drawn_one(full: Played) -> None:
+def test_snake_helpers_build_the_drawn_board(full: Played) -> None:
     """The tools of this file against each other: what a game shows, and the game played from it."""
     state, _, _, _ = every(full, 101)
     snakes = drawn(full.game, state)
@@ -668,23 +668,23 @@ def test_a_board_built_from_a_drawing_is_the_drawn_one(full: Played) -> None:
         assert ours.equal(theirs)
 
 
-def test_words_of_a_board_read_back_are_the_snake_or_an_image_of_it(full: Played) -> None:
+def test_snake_prompt_parses_back_to_an_image_of_the_position(full: Played) -> None:
     state, _, transform, words = every(full, 31)
-    looks = {tuple(renamed(*look)): look for look in itertools.product((False, True), range(4))}
+    turns = {tuple(renamed(*turn)): turn for turn in itertools.product((False, True), range(4))}
     for snake, names, question in zip(
         drawn(full.game, state), full.view.symmetry[transform].tolist(), words, strict=True
     ):
-        assert read(board_in(full.view, question)) == image(snake, full.game.size, *looks[tuple(names)])
+        assert read(board_in(full.view, question)) == image(snake, full.game.size, *turns[tuple(names)])
 
 
-def test_a_told_board_told_again_is_itself(full: Played) -> None:
+def test_snake_canonicalize_is_idempotent(full: Played) -> None:
     _, canonical, _, words = every(full, 101)
     again, _ = full.view.canonicalize(build(full.game, [read(board_in(full.view, question)) for question in words]))
     assert full.view.key(again).equal(full.view.key(canonical))
     assert full.view.render(again) == words
 
 
-def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
+def test_snake_symmetry_commutes_with_a_step(full: Played) -> None:
     state, _, transform, words = every(full, 101)
     canonical = build(full.game, [read(board_in(full.view, question)) for question in words])
     u = torch.zeros(len(words), 1)
@@ -700,7 +700,7 @@ def test_symmetry_says_where_a_snake_goes(full: Played) -> None:
         assert keys[0][same].equal(keys[1][same])
 
 
-def test_on_a_small_board_equal_words_are_equal_keys_too() -> None:
+def test_snake_keys_equal_exactly_where_prompts_are_on_a_small_board() -> None:
     """3 x 3 cells: most sets of cells are the body of several snakes, and most snakes are seen often."""
     game = envs.make_game("snake", size=3)
     view, env, rng = make_view(game, "full"), VecEnv(game, 300, seed=5), CounterRNG(6, torch.arange(300), 9)
@@ -732,7 +732,7 @@ def steps_from(goals: list[Cell], size: int, closed: set[Cell]) -> dict[Cell, in
 
 
 @pytest.mark.parametrize("size", [2, 5, 12])
-def test_distances_are_those_of_a_queue(size: int) -> None:
+def test_distance_equals_breadth_first_search(size: int) -> None:
     generator = torch.Generator().manual_seed(size)
     boards = 150
     blocked = torch.rand(boards, size, size, generator=generator) < torch.rand(boards, 1, 1, generator=generator)
@@ -745,7 +745,7 @@ def test_distances_are_those_of_a_queue(size: int) -> None:
             assert result[row][cell[0]][cell[1]] == found.get(cell, size**2)
 
 
-def test_the_longest_way_is_found_to_its_end() -> None:
+def test_distance_follows_the_longest_path() -> None:
     """A corridor that winds through the whole board."""
     size = 9
     blocked = torch.zeros(1, size, size, dtype=torch.bool)
@@ -792,14 +792,14 @@ def assert_ranked(values: list[float], promises: list[tuple[int, ...]]) -> None:
         assert (values[one] > values[other], values[one] < values[other]) == (better, worse), (values, promises)
 
 
-def test_a_search_ranks_moves_as_queues_do(full: Played) -> None:
+def test_snake_search_ranks_moves_as_breadth_first_search(full: Played) -> None:
     _, canonical, _, words = every(full, 131)
     snakes = [read(board_in(full.view, question)) for question in words]
     assert full.view.expert_values(canonical, DEPTH).equal(search(canonical["board"]))
     kinds = set()
     for values, snake in zip(search(canonical["board"]).tolist(), snakes, strict=True):
         promises = promise(snake, full.game.size)
-        kinds |= {told_apart[:3] for told_apart in promises}
+        kinds |= {one[:3] for one in promises}
         assert_ranked(values, promises)
     assert {(0, 0, 0), (1, 0, 1), (1, 1, 1)} <= kinds, "death, a trap with the fruit, and the way to it"
 
@@ -829,7 +829,7 @@ FRUIT_BEHIND_THE_BODY = """
 @pytest.mark.parametrize(
     ("drawing", "best"), [(FRUIT_IN_A_TRAP, "right"), (NO_WAY_BUT_A_TRAP, "left"), (FRUIT_BEHIND_THE_BODY, "right")]
 )
-def test_a_drawn_snake_goes_where_it_lives_longest(drawing: str, best: str, size: int) -> None:
+def test_snake_values_prefer_the_surviving_move(drawing: str, best: str, size: int) -> None:
     game = envs.make_game("snake", size=size)
     view, snake = make_view(game, "full"), read(drawing)
     canonical, transform = view.canonicalize(build(game, [snake]))
@@ -856,7 +856,7 @@ def around(snake: Drawn, size: int) -> list[tuple[str, bool]]:
     return seen
 
 
-def test_words_of_the_sides_are_those_of_the_drawn_board(local: Played) -> None:
+def test_snake_local_prompt_describes_the_drawn_board(local: Played) -> None:
     state, _, transform, words = every(local, 31)
     kinds = set()
     for snake, names, question in zip(
@@ -874,7 +874,7 @@ def test_words_of_the_sides_are_those_of_the_drawn_board(local: Played) -> None:
     assert kinds == {"your neck", "wall", "free", "your body"}
 
 
-def test_a_tail_that_leaves_is_free_and_may_be_entered(local: Played) -> None:
+def test_snake_local_prompt_calls_a_moving_tail_free(local: Played) -> None:
     view, game = local.view, local.game
     ring = build(game, [read("> v\n^ @\n. *" + "\n." * 5 + " ." * 6)])
     canonical, transform = view.canonicalize(ring)
@@ -884,12 +884,12 @@ def test_a_tail_that_leaves_is_free_and_may_be_entered(local: Played) -> None:
     assert not dead
 
 
-def test_where_there_is_no_fruit_it_is_nowhere(local: Played) -> None:
+def test_snake_local_prompt_without_fruit(local: Played) -> None:
     canonical, _ = local.view.canonicalize(build(local.game, [Drawn([(3, 3), (3, 4)], None)]))
     assert "\nFruit: nowhere\n" in local.view.render(canonical)[0]
 
 
-def test_a_snake_sees_few_different_sides(local: Played) -> None:
+def test_snake_local_view_has_few_prompts(local: Played) -> None:
     assert len(set(local.words)) < 300
     key = local.view.key(local.canonical)
     assert (key[:, 0] >= 0).all()
@@ -897,7 +897,7 @@ def test_a_snake_sees_few_different_sides(local: Played) -> None:
     assert (key[:, 1] == 0).all()
 
 
-def test_rules_of_snake_name_the_size_only_where_the_board_is_told() -> None:
+def test_snake_rules_name_the_size_only_in_the_full_view() -> None:
     small, large = (envs.make_game("snake", size=size) for size in (6, 12))
     assert "6 by 6" in make_view(small, "full").instructions
     assert "12 by 12" in make_view(large, "full").instructions
@@ -905,7 +905,7 @@ def test_rules_of_snake_name_the_size_only_where_the_board_is_told() -> None:
 
 
 @pytest.mark.parametrize(("name", "size", "steps", "floor"), [("full", 6, 200, 18), ("local", 12, 250, 10)])
-def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, steps: int, floor: float) -> None:
+def test_snake_values_alone_collect_many_fruits(name: str, size: int, steps: int, floor: float) -> None:
     """The mean over the first game of each of 40 snakes, as far as these steps go, with ties broken at random."""
     game = envs.make_game("snake", size=size)
     view, env, rng = make_view(game, name), VecEnv(game, 40, seed=1), CounterRNG(2, torch.arange(40), 9)
@@ -919,13 +919,13 @@ def test_playing_by_its_values_alone_a_snake_gets_far(name: str, size: int, step
     assert fruits.mean() > floor
 
 
-def test_the_first_view_is_taken_unless_another_is_named() -> None:
+def test_make_view_takes_the_first_view_by_default() -> None:
     game = envs.make_game("snake")
     assert make_view(game).name == next(iter(VIEWS["snake"])) == "local"
     assert make_view(game, "full").name == "full"
 
 
-def test_an_unknown_view_is_answered_with_the_closest_one() -> None:
+def test_make_view_suggests_the_closest_name() -> None:
     with pytest.raises(ValueError, match=r"snake.*'fulll'.*full, local.*did you mean 'full'\?"):
         make_view(envs.make_game("snake"), "fulll")
     with pytest.raises(ValueError, match=r"connect4.*'local'.*there are board"):
@@ -938,13 +938,13 @@ class Chess:
     spec = Spec("chess", 1, (1,), 1, 0, 0, None)
 
 
-def test_a_game_without_a_view_says_how_to_name_one() -> None:
+def test_make_view_of_a_game_without_views_raises() -> None:
     for name in (None, "board"):
         with pytest.raises(ValueError, match=r"chess has no prompt view.*module:Class"):
             make_view(Chess(), name)
 
 
-def test_a_view_of_one_s_own_is_found_in_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_view_imports_a_class_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chess_in_words.py").write_text(
         "class OwnView:\n    def __init__(self, game):\n        self.of = game\n"
     )

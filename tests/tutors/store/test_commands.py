@@ -62,7 +62,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_info_says_whose_answers_there_are_and_what_they_cost(path: Path) -> None:
+def test_info_shows_identities_counts_and_costs(path: Path) -> None:
     llama, qwen = json.loads(well("info", path, "--json"))
     assert (llama["identity"], qwen["identity"]) == (LLAMA, QWEN)
     assert [llama[name] for name in ("answers", "prompt_tokens", "answer_tokens")] == [12, 12 * 97.25, 12]
@@ -74,7 +74,7 @@ def test_info_says_whose_answers_there_are_and_what_they_cost(path: Path) -> Non
         assert piece in said
 
 
-def test_a_store_without_answers_says_so(tmp_path: Path) -> None:
+def test_info_of_an_empty_store(tmp_path: Path) -> None:
     AdviceStore(tmp_path / "new", LLAMA).close()
     (one,) = json.loads(well("info", tmp_path / "new", "--json"))
     assert (one["answers"], one["seconds"], one["first"]) == (0, 0, None)
@@ -82,7 +82,7 @@ def test_a_store_without_answers_says_so(tmp_path: Path) -> None:
     assert len(well("export", tmp_path / "new").splitlines()) == 1
 
 
-def test_what_is_exported_can_be_read_by_a_person_and_is_imported_as_it_was(path: Path, tmp_path: Path) -> None:
+def test_export_is_readable_and_imported_unchanged(path: Path, tmp_path: Path) -> None:
     text = well("export", path)
     lines = [json.loads(line) for line in text.splitlines()]
     assert [next(iter(line)) for line in lines] == ["identity", *["words"] * 12, "identity", *["words"] * 3]
@@ -103,7 +103,7 @@ def test_what_is_exported_can_be_read_by_a_person_and_is_imported_as_it_was(path
     assert content(tmp_path / "copy") == content(path)
 
 
-def test_an_export_of_more_than_a_batch_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_of_several_batches_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tutors.store.json_lines.ANSWERS_PER_BATCH", 4)
     keep(tmp_path / "a", LLAMA, 0, 12)
     keep(tmp_path / "a", QWEN, 0, 9)
@@ -157,7 +157,7 @@ def without(name: str) -> dict:
         ([IDENTITY, ANSWER | {"at": "2026-11-21T12:00:00"}], "line 2 .* zone"),
     ],
 )
-def test_nonsense_is_refused_with_its_line_and_nothing_of_it_kept(path: Path, lines: list, said: str) -> None:
+def test_import_refuses_a_malformed_line_and_keeps_nothing(path: Path, lines: list, said: str) -> None:
     before = content(path)
     text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     store = AdviceStore(path, LLAMA)
@@ -167,7 +167,7 @@ def test_nonsense_is_refused_with_its_line_and_nothing_of_it_kept(path: Path, li
     assert content(path) == before
 
 
-def test_a_file_of_bytes_or_none_at_all_is_refused_without_a_traceback(path: Path, tmp_path: Path) -> None:
+def test_import_of_a_binary_or_missing_file_is_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(json.dumps(IDENTITY).encode() + b"\n\xff\xfe\x00\n")
     for file, said in ((tmp_path / "bytes", "line 2"), (tmp_path / "none", "No such file"), (tmp_path, "directory")):
         done = command("import", path, file)
@@ -176,7 +176,7 @@ def test_a_file_of_bytes_or_none_at_all_is_refused_without_a_traceback(path: Pat
         assert "Traceback" not in done.stderr
 
 
-def test_merging_copies_all_answers_and_keeps_those_that_are_there(path: Path, tmp_path: Path) -> None:
+def test_merge_copies_new_answers_and_keeps_old_ones(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     keep(other, QWEN, 7, 4, Cost(1.0, 1.0, 1.0), seed=5)  # 7 is in both
     ours, theirs = content(path), content(other)
@@ -189,7 +189,7 @@ def test_merging_copies_all_answers_and_keeps_those_that_are_there(path: Path, t
     assert well("merge", path, path) == "0 answers are new, 18 were there\n"
 
 
-def test_a_store_that_is_in_use_is_merged_into(path: Path, tmp_path: Path) -> None:
+def test_merge_into_a_store_in_use(path: Path, tmp_path: Path) -> None:
     keep(tmp_path / "other", LLAMA, 100, 5)
     store = AdviceStore(path, LLAMA)
     assert not store.find(torch.tensor([[100, -(2**63) + 100]])).valid.any()
@@ -198,7 +198,7 @@ def test_a_store_that_is_in_use_is_merged_into(path: Path, tmp_path: Path) -> No
     store.close()
 
 
-def test_vacuum_gives_room_back_and_keeps_everything(path: Path) -> None:
+def test_vacuum_shrinks_the_file_and_keeps_everything(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("create table big (text)")
     connection.execute("insert into big values (?)", ("x" * 1_000_000,))
@@ -212,7 +212,7 @@ def test_vacuum_gives_room_back_and_keeps_everything(path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [["info"], ["export"], ["vacuum"], ["merge", "new"]])
-def test_a_store_that_is_not_there_is_not_made(flags: list[str], tmp_path: Path) -> None:
+def test_commands_do_not_create_a_missing_store(flags: list[str], tmp_path: Path) -> None:
     done = command(flags[0], *(tmp_path / name for name in flags[1:]), tmp_path / "none.sqlite")
     assert done.returncode == 2
     assert f"there is no advice store {tmp_path / 'none.sqlite'}" in done.stderr
@@ -220,7 +220,7 @@ def test_a_store_that_is_not_there_is_not_made(flags: list[str], tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+def test_info_refuses_other_files_and_leaves_them_unchanged(tmp_path: Path) -> None:
     (tmp_path / "diary").write_text("dear diary " * 500)
     connection = sqlite3.connect(tmp_path / "cats")
     connection.execute("create table cats (name text)")
@@ -234,7 +234,7 @@ def test_other_files_are_refused_and_left_alone(tmp_path: Path) -> None:
         assert name == "cats" or (tmp_path / name).read_bytes() == before
 
 
-def test_who_reads_only_the_first_line_of_an_export_is_no_trouble(tmp_path: Path) -> None:
+def test_export_into_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     keep(tmp_path / "big", LLAMA, 0, 5000)
     both = f"{sys.executable} -m tutors.store export {tmp_path / 'big'} | head -1"
     done = subprocess.run(both, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

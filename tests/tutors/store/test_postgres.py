@@ -125,7 +125,7 @@ def store(url: str) -> Iterator[AdviceStore]:
     store.close()
 
 
-def test_what_was_put_is_found_to_the_bit_before_and_after_it_is_written(store: AdviceStore, url: str) -> None:
+def test_find_returns_stored_bits_before_and_after_writing(store: AdviceStore, url: str) -> None:
     advice = random_advice(len(KEYS))
     store.put(KEYS, advice, words(len(KEYS)), Cost(1.5, 2.0, 0.25))
     assert_same(store.find(KEYS), advice)
@@ -151,7 +151,7 @@ def test_first_answer_stays_and_another_identity_gets_no_advice(store: AdviceSto
     stranger.close()
 
 
-def test_processes_that_make_the_tables_at_one_moment_and_write_the_same_rows_all_succeed(url: str) -> None:
+def test_concurrent_processes_create_tables_and_write_the_same_rows(url: str) -> None:
     children = [child(WRITER, url, first, str(turn)) for turn, first in enumerate(("0", "0", "100"))]
     for process in children:
         assert process.stdout.readline() == "ready\n"
@@ -167,7 +167,7 @@ def test_processes_that_make_the_tables_at_one_moment_and_write_the_same_rows_al
     store.close()
 
 
-def test_a_server_that_goes_and_comes_back_costs_a_warning(
+def test_restarted_server_costs_a_warning(
     server: Server, store: AdviceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.1)
@@ -193,9 +193,7 @@ def test_a_server_that_goes_and_comes_back_costs_a_warning(
 
 
 @pytest.mark.filterwarnings("ignore:.*deleted while still open:ResourceWarning")  # connections that were given up
-def test_a_server_that_hangs_holds_up_nobody_for_long(
-    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_server_delays_within_bounds(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in its tracks it still takes connections and what is sent to it, and says nothing."""
     monkeypatch.setattr("tutors.store.advice_store.LOCK_TIMEOUT_S", 0.5)
     monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 1.0)
@@ -221,7 +219,7 @@ def test_a_server_that_hangs_holds_up_nobody_for_long(
     gc.collect()
 
 
-def test_a_locked_table_holds_up_nobody_for_long(
+def test_locked_table_delays_within_bounds(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("tutors.store.database.POSTGRES_OPTIONS", {"options": "-c lock_timeout=100ms"})
@@ -240,7 +238,7 @@ def test_a_locked_table_holds_up_nobody_for_long(
     store.close()
 
 
-def test_the_commands_work_and_a_store_moves_from_one_database_to_another(url: str, tmp_path: Path) -> None:
+def test_commands_move_a_store_between_databases(url: str, tmp_path: Path) -> None:
     file = tmp_path / "advice.sqlite"
     done = tutors("fill", "--advice-store", str(file), "--env", "blackjack", "--tutor", "scripted")
     assert done.returncode == 0, done.stderr
@@ -262,7 +260,7 @@ def test_the_commands_work_and_a_store_moves_from_one_database_to_another(url: s
     engine.dispose()
 
 
-def test_a_run_shares_a_server_and_writes_the_password_nowhere(url: str, tmp_path: Path) -> None:
+def test_runs_share_a_server_and_write_its_password_nowhere(url: str, tmp_path: Path) -> None:
     small = "--algo ppo --env blackjack --num-envs 64 --total-steps 4096 --eval-episodes 10 --tutor"
 
     def run(name: str, tutor: str, *flags: str, program: str = "train.py") -> subprocess.CompletedProcess[str]:
@@ -294,9 +292,7 @@ def test_a_run_shares_a_server_and_writes_the_password_nowhere(url: str, tmp_pat
     assert "tutored:***@" in (tmp_path / "cold" / "config.json").read_text()
 
 
-def test_a_password_that_was_not_written_down_is_looked_for_where_libpq_does(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masked_password_is_read_from_libpq_s_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = url.replace(CANARY, "***")
     with pytest.raises(ValueError, match="no password supplied"):
         AdviceStore(written, IDENTITY)

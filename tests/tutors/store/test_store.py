@@ -67,14 +67,14 @@ def store(path: Path) -> Iterator[AdviceStore]:
     store.close()
 
 
-def test_find_returns_what_was_put_to_the_bit(store: AdviceStore) -> None:
+def test_find_returns_stored_bits(store: AdviceStore) -> None:
     advice = random_advice(len(KEYS))
     store.put(KEYS, advice, words(len(KEYS)))
     assert_same(store.find(KEYS), advice)
     assert store.count() == len(KEYS)
 
 
-def test_answers_are_there_after_reopening(path: Path) -> None:
+def test_answers_survive_reopening(path: Path) -> None:
     advice = random_advice(len(KEYS))
     first = AdviceStore(path, IDENTITY)
     first.put(KEYS, advice, words(len(KEYS)))
@@ -84,7 +84,7 @@ def test_answers_are_there_after_reopening(path: Path) -> None:
     again.close()
 
 
-def test_keys_come_back_in_the_order_in_which_they_are_asked(store: AdviceStore) -> None:
+def test_find_keeps_the_order_of_keys(store: AdviceStore) -> None:
     advice = random_advice(len(KEYS))
     store.put(KEYS, advice, words(len(KEYS)))
     order = torch.tensor([4, 2, 0, 5])
@@ -97,12 +97,12 @@ def test_unknown_keys_get_no_advice(store: AdviceStore) -> None:
     assert_same(store.find(others), Advice.no_advice(4, 7))
 
 
-def test_a_key_asked_twice_is_answered_twice(store: AdviceStore) -> None:
+def test_find_answers_repeated_keys(store: AdviceStore) -> None:
     store.put(KEYS[:1], random_advice(1), words(1))
     assert store.find(KEYS[[0, 1, 0]]).valid.tolist() == [True, False, True]
 
 
-def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
+def test_empty_batch_is_accepted(store: AdviceStore) -> None:
     nothing = torch.zeros(0, 2, dtype=torch.int64)
     store.put(nothing, Advice.no_advice(0, 7), [])
     assert_same(store.find(nothing), Advice.no_advice(0, 7))
@@ -121,7 +121,7 @@ def test_an_empty_batch_is_no_trouble(store: AdviceStore) -> None:
     ],
     ids=["game", "game version", "tutor", "template"],
 )
-def test_another_game_tutor_or_template_never_answers(store: AdviceStore, path: Path, other: dict[str, object]) -> None:
+def test_other_game_tutor_or_template_gets_no_advice(store: AdviceStore, path: Path, other: dict[str, object]) -> None:
     assert_stranger(store, path, other)
 
 
@@ -129,7 +129,7 @@ def test_another_game_tutor_or_template_never_answers(store: AdviceStore, path: 
     ("part", "value"),
     [("name", "list"), ("version", 2), ("instructions", "Guess.\n"), ("labels", tuple("1234567"))],
 )
-def test_another_view_never_answers(store: AdviceStore, path: Path, part: str, value: object) -> None:
+def test_other_view_gets_no_advice(store: AdviceStore, path: Path, part: str, value: object) -> None:
     view = make_view(envs.make_game("connect4"))
     setattr(view, part, value)
     assert_stranger(store, path, identity_of(SPEC, view, {"tutor": "somebody"}))
@@ -149,7 +149,7 @@ def assert_stranger(store: AdviceStore, path: Path, identity: dict[str, object])
     other.close()
 
 
-def test_equal_identities_in_another_order_are_one(store: AdviceStore, path: Path) -> None:
+def test_identity_does_not_depend_on_key_order(store: AdviceStore, path: Path) -> None:
     store.put(KEYS, random_advice(len(KEYS)), words(len(KEYS)))
     store.flush()
     again = AdviceStore(path, dict(reversed(IDENTITY.items())))
@@ -158,7 +158,7 @@ def test_equal_identities_in_another_order_are_one(store: AdviceStore, path: Pat
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_the_first_answer_stays(store: AdviceStore, written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_answer_stays(store: AdviceStore, written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     first, second = random_advice(len(KEYS)), random_advice(len(KEYS), seed=1)
     store.put(KEYS[:2], Advice(*(tensor[:2] for tensor in first)), words(2))
@@ -183,7 +183,7 @@ def test_rows_without_advice_are_not_written(store: AdviceStore) -> None:
     assert store.find(KEYS).valid.all()
 
 
-def test_words_cost_and_time_stand_beside_each_answer(store: AdviceStore, path: Path) -> None:
+def test_prompt_cost_and_time_are_stored_with_each_answer(store: AdviceStore, path: Path) -> None:
     began = time.time() - 1e-6
     store.put(KEYS[:2], random_advice(2), ["one", "two"], Cost(97.5, 1.0, 0.125))
     store.flush()
@@ -199,7 +199,7 @@ def test_words_cost_and_time_stand_beside_each_answer(store: AdviceStore, path: 
 
 
 @pytest.mark.parametrize("rows", [KEYS_PER_QUERY, KEYS_PER_QUERY + 1, 3 * KEYS_PER_QUERY + 7])
-def test_more_keys_than_one_query_holds_are_all_found(store: AdviceStore, rows: int) -> None:
+def test_find_splits_keys_over_several_queries(store: AdviceStore, rows: int) -> None:
     keys = torch.stack([torch.arange(rows) - rows // 2, torch.arange(rows) % 3], 1)
     advice = random_advice(rows)
     store.put(keys, advice, words(rows))
@@ -208,7 +208,7 @@ def test_more_keys_than_one_query_holds_are_all_found(store: AdviceStore, rows: 
     assert not store.find(keys + torch.tensor([0, 3])).valid.any()
 
 
-def test_two_stores_on_one_file_share_their_answers(store: AdviceStore, path: Path) -> None:
+def test_two_stores_share_a_file(store: AdviceStore, path: Path) -> None:
     other = AdviceStore(path, IDENTITY)
     first, second = random_advice(3), random_advice(3, seed=1)
     for at in range(3):  # in turns, both open all the time
@@ -223,7 +223,7 @@ def test_two_stores_on_one_file_share_their_answers(store: AdviceStore, path: Pa
     other.close()
 
 
-def test_processes_that_open_new_stores_at_one_moment_all_succeed(tmp_path: Path) -> None:
+def test_concurrent_processes_open_new_stores(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{number}.sqlite") for number in range(40)]
     children = [child(OPENER, *paths) for _ in range(2)]
     for process in children:
@@ -235,7 +235,7 @@ def test_processes_that_open_new_stores_at_one_moment_all_succeed(tmp_path: Path
     assert [process.returncode for process in children] == [0, 0], "\n".join(errors)
 
 
-def test_two_processes_that_write_the_same_keys_to_one_file_lose_nothing(path: Path) -> None:
+def test_concurrent_writers_of_the_same_keys_lose_nothing(path: Path) -> None:
     children = [child(WRITER, str(path), how) for how in ("flush", "flush", "never")]
     printed = [[process.stdout.readline() for _ in range(20)] for process in children]
     for process in children:
@@ -248,7 +248,7 @@ def test_two_processes_that_write_the_same_keys_to_one_file_lose_nothing(path: P
     store.close()
 
 
-def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_committed(path: Path) -> None:
+def test_killed_process_loses_nothing_committed(path: Path) -> None:
     with child(WRITER, str(path), "flush") as process:
         printed = [process.stdout.readline() for _ in range(25)]
         process.send_signal(signal.SIGKILL)
@@ -263,7 +263,7 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing_that_was_committed(path: 
     store.close()
 
 
-def test_kill_9_loses_no_more_than_the_last_second_of_what_was_never_flushed(path: Path) -> None:
+def test_killed_process_loses_at_most_the_last_second_unflushed(path: Path) -> None:
     with child(WRITER, str(path), "never") as process:
         printed = [process.stdout.readline().split() for _ in range(200)]
         process.send_signal(signal.SIGKILL)
@@ -279,7 +279,7 @@ def test_kill_9_loses_no_more_than_the_last_second_of_what_was_never_flushed(pat
 
 
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "os.kill(os.getpid(), signal.SIGTERM)"])
-def test_a_program_that_ends_and_forgets_to_close_loses_nothing(path: Path, ending: str) -> None:
+def test_ended_process_without_close_loses_nothing(path: Path, ending: str) -> None:
     program = f"""
 import os, signal, sys, torch
 from tutors.base import Advice
@@ -298,13 +298,13 @@ store.put(torch.arange(10).view(5, 2), Advice(torch.ones(5, 2), torch.ones(5).bo
     store.close()
 
 
-def test_the_file_keeps_a_log_that_a_crash_can_be_undone_from(store: AdviceStore, path: Path) -> None:
+def test_file_has_a_write_ahead_log(store: AdviceStore, path: Path) -> None:
     connection = sqlite3.connect(path)
     assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
     connection.close()
 
 
-def test_advice_that_is_no_number_is_not_kept(store: AdviceStore) -> None:
+def test_non_finite_advice_is_not_stored(store: AdviceStore) -> None:
     broken = random_advice(len(KEYS))
     broken.label_mass[3], broken.probs[1, 4], broken.probs[2, 0] = math.nan, math.inf, math.nan
     store.put(KEYS, broken, words(len(KEYS)))
@@ -312,9 +312,7 @@ def test_advice_that_is_no_number_is_not_kept(store: AdviceStore) -> None:
     assert store.count() == 3
 
 
-def test_a_batch_that_no_database_takes_leaves_nothing_behind_and_is_not_tried_again(
-    store: AdviceStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejected_batch_is_dropped_and_not_retried(store: AdviceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     store.put(KEYS, random_advice(len(KEYS)), [*words(len(KEYS) - 1), "\ud800"])
     with pytest.raises(UnicodeEncodeError):
@@ -333,9 +331,7 @@ def written(path: Path) -> int:
     return count
 
 
-def test_what_is_not_yet_written_is_found_all_the_same(
-    store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_find_includes_unwritten_answers(store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     known = put(store, 1, 2)
     store.flush()
@@ -345,7 +341,7 @@ def test_what_is_not_yet_written_is_found_all_the_same(
     assert_same(store.find(keys_of(1, 2, 3, 4)), Advice(*both))
 
 
-def test_several_puts_are_one_transaction_and_none_waits_for_it(
+def test_puts_are_written_in_one_transaction_without_waiting(
     store: AdviceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
@@ -362,7 +358,7 @@ def test_several_puts_are_one_transaction_and_none_waits_for_it(
     assert len(inserts) == 1, "nothing waited"
 
 
-def test_it_is_written_by_a_thread_within_a_second_without_being_told(store: AdviceStore, path: Path) -> None:
+def test_thread_writes_within_a_second_without_flush(store: AdviceStore, path: Path) -> None:
     threads: set[str] = set()
     sql.event.listen(
         store.engine, "before_cursor_execute", lambda *arguments: threads.add(threading.current_thread().name)
@@ -372,7 +368,7 @@ def test_it_is_written_by_a_thread_within_a_second_without_being_told(store: Adv
     assert threads == {"advice store"}
 
 
-def test_one_thread_reads_another_writes_and_closing_ends_both(path: Path) -> None:
+def test_closing_ends_both_threads(path: Path) -> None:
     before = threading.active_count()
     store = AdviceStore(path, IDENTITY)
     assert threading.active_count() == before
@@ -388,7 +384,7 @@ def test_one_thread_reads_another_writes_and_closing_ends_both(path: Path) -> No
         put(store, 2)
 
 
-def test_a_locked_database_holds_up_nobody_and_is_written_once_it_is_free(
+def test_locked_database_blocks_nobody_and_is_written_later(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
@@ -411,7 +407,7 @@ def test_a_locked_database_holds_up_nobody_and_is_written_once_it_is_free(
     ]
 
 
-def test_a_full_disk_costs_what_there_is_no_room_for_and_no_more(
+def test_full_disk_loses_only_what_does_not_fit(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.05)
@@ -439,7 +435,7 @@ def test_a_full_disk_costs_what_there_is_no_room_for_and_no_more(
     assert "500 answers could not be written" in caplog.records[-1].message
 
 
-def test_a_closing_store_says_what_it_could_not_write(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_reports_unwritten_answers(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = AdviceStore(path, IDENTITY)
     with store.engine.begin() as connection:
         connection.exec_driver_sql("drop table answers")
@@ -453,9 +449,7 @@ def test_a_closing_store_says_what_it_could_not_write(path: Path, caplog: pytest
     assert "3 answers could not be written" in caplog.records[-1].message
 
 
-def test_when_there_is_no_more_room_a_healthy_store_makes_some(
-    store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_queue_is_written_to_make_room(store: AdviceStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH_WAIT_S", 1000)
     monkeypatch.setattr(writer, "MAX_WAITING", 10)
     for number in range(0, 32, 4):
@@ -467,7 +461,7 @@ def test_when_there_is_no_more_room_a_healthy_store_makes_some(
     assert store.writer.lost == 0
 
 
-def test_threads_may_put_and_find_at_once(store: AdviceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_threads_put_and_find(store: AdviceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "BATCH_WAIT_S", 0.001)
     missed = []
 
@@ -487,7 +481,7 @@ def test_threads_may_put_and_find_at_once(store: AdviceStore, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("most", "expected"), [(100, range(10)), (10, range(10)), (4, range(6, 10)), (1, [9])])
-def test_all_is_the_newest_answers_the_oldest_of_them_first(
+def test_all_returns_the_newest_answers_oldest_first(
     store: AdviceStore, path: Path, most: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(advice_store, "ANSWERS_PER_BATCH", 3)
@@ -508,7 +502,7 @@ def test_all_is_the_newest_answers_the_oldest_of_them_first(
     assert_same(found, Advice(*(torch.cat(parts) for parts in zip(*(answers[turn] for turn in expected), strict=True))))
 
 
-def test_an_empty_store_has_nothing_to_give(store: AdviceStore) -> None:
+def test_all_of_an_empty_store_is_empty(store: AdviceStore) -> None:
     assert list(store.all(10)) == []
 
 
@@ -525,9 +519,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_answer_is_no_answer_and_costs_the_others_nothing(
-    damage: str, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_answer_is_skipped_alone(damage: str, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = AdviceStore(path, IDENTITY)
     advice = put(store, 1, 2, 3)
     store.flush()
@@ -544,7 +536,7 @@ def test_a_damaged_answer_is_no_answer_and_costs_the_others_nothing(
     store.close()
 
 
-def test_answers_of_too_little_label_mass_stay_and_are_not_read(path: Path) -> None:
+def test_answers_below_min_label_mass_are_kept_and_not_read(path: Path) -> None:
     store = AdviceStore(path, IDENTITY)
     advice = random_advice(3)._replace(label_mass=torch.tensor([0.2, 0.5, 0.8]))
     store.put(keys_of(1, 2, 3), advice, words(3))
@@ -578,14 +570,14 @@ def test_database_that_never_answers_delays_one_read_and_no_later_one(
 
 
 @pytest.mark.parametrize("content", [b"garbage " * 4096, b"SQLite format 3\x00" + bytes(range(256)) * 64])
-def test_a_corrupt_file_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
+def test_corrupt_file_is_refused_and_unchanged(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=str(path)):
         AdviceStore(path, IDENTITY)
     assert path.read_bytes() == content
 
 
-def test_another_program_s_tables_are_refused(path: Path) -> None:
+def test_tables_of_another_program_are_refused(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("create table identities (name text)")
     connection.close()
@@ -593,7 +585,7 @@ def test_another_program_s_tables_are_refused(path: Path) -> None:
         AdviceStore(path, IDENTITY)
 
 
-def test_a_store_of_another_version_is_refused_and_its_lack_named(path: Path) -> None:
+def test_store_of_another_version_is_refused_naming_what_is_missing(path: Path) -> None:
     AdviceStore(path, IDENTITY).close()
     connection = sqlite3.connect(path)
     connection.execute("alter table answers drop column seconds")
@@ -603,24 +595,24 @@ def test_a_store_of_another_version_is_refused_and_its_lack_named(path: Path) ->
             open_it()
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be used"):
         AdviceStore(tmp_path, IDENTITY)
 
 
 @pytest.mark.parametrize("folder", ["/proc", "missing", "file"])  # root may write everywhere but in /proc
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, folder: str) -> None:
+def test_unwritable_folder_is_refused(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be used"):
         AdviceStore(tmp_path / folder / "advice.sqlite", IDENTITY)
 
 
-def test_a_database_that_nobody_knows_is_refused() -> None:
+def test_unknown_database_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be used"):
         AdviceStore("nothing://here/advice", IDENTITY)
 
 
-def test_other_databases_and_broken_urls_are_refused_without_their_passwords() -> None:
+def test_refused_url_is_shown_without_its_password() -> None:
     for url, said in (
         ("mysql+pymysql://me:canary@here/advice", "cannot be used: it is in sqlite or postgresql, not in mysql"),
         ("postgresql+psycopg://me:canary@here:port/advice", "cannot be used|is no URL"),
@@ -647,24 +639,24 @@ def test_other_databases_and_broken_urls_are_refused_without_their_passwords() -
         ("a:b@c.sqlite", "a:b@c.sqlite"),
     ],
 )
-def test_a_password_is_left_out_wherever_it_stands(url: str, shown: str) -> None:
+def test_without_password_masks_every_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
 
 
-def test_a_path_is_taken_as_it_is_written(tmp_path: Path) -> None:
+def test_path_is_taken_literally(tmp_path: Path) -> None:
     strange = tmp_path / "what? 100%25 #1.sqlite"
     AdviceStore(strange, IDENTITY).close()
     assert strange.is_file()
 
 
-def test_a_closed_store_lets_go_of_its_file(path: Path) -> None:
+def test_closed_store_releases_its_file(path: Path) -> None:
     store = AdviceStore(path, IDENTITY)
     store.put(KEYS, random_advice(len(KEYS)), words(len(KEYS)))
     store.close()
     assert [file.name for file in path.parent.iterdir()] == [path.name], "the log is folded into the file"
 
 
-def test_numbers_that_were_put_are_not_kept_by_reference(store: AdviceStore) -> None:
+def test_put_copies_tensors(store: AdviceStore) -> None:
     advice = random_advice(len(KEYS))
     kept = advice.probs.clone()
     store.put(KEYS, advice, words(len(KEYS)))
@@ -672,12 +664,12 @@ def test_numbers_that_were_put_are_not_kept_by_reference(store: AdviceStore) -> 
     assert store.find(KEYS).probs.equal(kept)
 
 
-def test_a_put_needs_words_for_every_row(store: AdviceStore) -> None:
+def test_put_requires_a_prompt_per_row(store: AdviceStore) -> None:
     with pytest.raises(ValueError, match="zip"):
         store.put(KEYS, random_advice(len(KEYS)), words(1))
     assert store.count() == 0
 
 
-def test_the_identity_names_everything_that_two_answers_must_share() -> None:
+def test_identity_has_all_parts_that_answers_share() -> None:
     parts = {"game", "game_version", "view", "view_version", "tutor", "rules", "labels"}
     assert set(IDENTITY) == parts
