@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.programs import program
 
 
+@pytest.mark.process
 def test_the_benchmark_measures_us_and_says_who_is_not_here(tmp_path: Path) -> None:
     done = program(
         "benchmarks", "games", "--games", "blackjack", "--copies", "64", "--repeats", "1", "--seconds", "0.1",

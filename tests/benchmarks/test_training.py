@@ -8,6 +8,8 @@ import pytest
 from tests.helpers.programs import program
 
 
+@pytest.mark.process
+@pytest.mark.train
 def test_the_benchmark_times_training_and_says_where_the_time_goes(tmp_path: Path) -> None:
     done = program(
         "benchmarks", "training", "--games", "blackjack", "--repeats", "1", "--seconds", "0.1",

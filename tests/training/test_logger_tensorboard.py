@@ -19,7 +19,11 @@ from training.logger import HPARAM_COLUMNS, LAYOUT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browsing = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.train,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here"),
+]
 PATIENCE = 60_000  # milliseconds that a page may take
 expect = browsing.expect
 expect.set_options(timeout=PATIENCE)

@@ -286,6 +286,7 @@ def test_each_tag_is_found_in_each_way_beside_its_neighbours() -> None:
             assert not found.any()
 
 
+@pytest.mark.compile
 def test_a_compiled_table_finds_what_an_eager_one_does() -> None:
     """A C++ compiler may take it that no sum or product of signed numbers overflows."""
     table = AdviceTable(3, math.inf, capacity=1 << 16)

@@ -26,10 +26,11 @@ from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import PromptView
 
 ALL_VIEWS = [(game, name) for game in VIEWS for name in VIEWS[game]]
+OPTIONS = {"snake": {"size": 6}}  # on 12 x 12 cells the expert's search is slow
 
 
 def some(game: str, name: str, count: int, seed: int = 3) -> tuple[PromptView, State]:
-    env = envs.make(game, 64, seed)
+    env = envs.make(game, 64, seed, **OPTIONS.get(game, {}))
     view = make_view(env.game, name)
     return view, sample_positions(env, view, count, seed)
 
@@ -48,20 +49,21 @@ def test_unique_rows_finds_the_first_row_of_each_key() -> None:
 
 @pytest.mark.parametrize(("game", "name"), ALL_VIEWS)
 def test_sampled_positions_are_distinct_playable_and_reproducible(game: str, name: str) -> None:
-    view, state = some(game, name, 300)
+    count = 20 if name == "local" else 300
+    view, state = some(game, name, count)
     rows = num_rows(state)
-    assert rows == 300 if name in ("board", "full") else 50 < rows <= 300
+    assert rows == (280 if game == "blackjack" else count), "there are no more hands"
     keys = keys_of(view, state)
     assert len(set(keys)) == rows
-    env = envs.make(game, 1)
+    env = envs.make(game, 1, **OPTIONS.get(game, {}))
     action_mask = env.game.observe(state)[1]
     assert action_mask.any(1).all()
     canonical, transform = view.canonicalize(state)
     assert torch.equal(action_mask, view.action_mask(canonical).gather(1, view.symmetry[transform]))
-    for part, tensor in some(game, name, 300)[1].items():
+    for part, tensor in some(game, name, count)[1].items():
         assert torch.equal(tensor, state[part])
-    if rows == 300:
-        assert len(set(keys) & set(keys_of(view, some(game, view.name, 300, seed=4)[1]))) < 150
+    if name in ("board", "full"):
+        assert len(set(keys) & set(keys_of(view, some(game, name, count, seed=4)[1]))) < 150
 
 
 def test_no_sampled_position_is_terminal() -> None:
@@ -82,7 +84,7 @@ def test_sampled_positions_come_from_whole_episodes() -> None:
     assert min(discs) < 8
     assert max(discs) > 25
     _, snakes = some("snake", "full", 300)
-    view = make_view(envs.make_game("snake"), "full")
+    view = make_view(envs.make_game("snake", **OPTIONS["snake"]), "full")
     board = view.canonicalize(snakes)[0]["board"]
     lengths = ((board < EMPTY) | (board == HEAD)).flatten(1).sum(1)
     assert lengths.max() > 12
@@ -93,7 +95,7 @@ def test_all_visited_positions_are_equally_likely_to_be_sampled() -> None:
     view, everything = some("blackjack", "table", 10_000)
     keys = keys_of(view, everything)
     assert len(keys) == 280
-    drawn = Counter(key for seed in range(30) for key in keys_of(view, some("blackjack", "table", 20, seed)[1]))
+    drawn = Counter(key for seed in range(15) for key in keys_of(view, some("blackjack", "table", 40, seed)[1]))
     assert sum(drawn.values()) == 600
     expected = 600 / 280
     chi2 = sum((drawn[key] - expected) ** 2 / expected for key in keys)

@@ -39,6 +39,8 @@ def fill(path: Path, *flags: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
+@pytest.mark.train
 def test_small_game_is_asked_about_once(tmp_path: Path) -> None:
     path = tmp_path / "advice.sqlite"
     said = fill(path, "--tutor", "scripted")
@@ -73,6 +75,7 @@ def test_served_model_is_asked_in_batches_and_its_cost_is_stored(tmp_path: Path)
     assert f"{round(one['prompt_tokens']):,} prompt tokens" in said
 
 
+@pytest.mark.process
 def test_terminated_fill_resumes(tmp_path: Path) -> None:
     path = tmp_path / "advice.sqlite"
     flags = ["--env", "connect4", "--tutor", "scripted", "--tutor-depth", "5", "--positions", "3000"]

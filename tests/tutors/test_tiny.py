@@ -162,6 +162,7 @@ def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
     assert learning_rate_scale(1) == pytest.approx(0)
 
 
+@pytest.mark.train
 def test_the_recipe_writes_a_folder_that_vllm_can_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "NUM_HELD_OUT", 200)
     monkeypatch.setattr(recipes, "NUM_ENVS", 128)

@@ -28,6 +28,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return install_vllm(tmp_path, monkeypatch, broken=False)
 
 
+@pytest.mark.process
 def test_server_is_started_shown_and_stopped(fake: Path, url: str, tmp_path: Path) -> None:
     said: list[str] = []
     with running_server(find_model("tiny"), url, 0, tmp_path / "log", said.append):
@@ -39,6 +40,7 @@ def test_server_is_started_shown_and_stopped(fake: Path, url: str, tmp_path: Pat
     assert "loading" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.process
 def test_a_server_is_stopped_when_the_block_fails(fake: Path, url: str, tmp_path: Path) -> None:
     def interrupted() -> None:
         with running_server(find_model("tiny"), url, 0, tmp_path / "log", print):
@@ -58,6 +60,7 @@ def test_running_server_is_used_and_left_alone(fake: Path, url: str, tmp_path: P
     assert not fake.exists()
 
 
+@pytest.mark.process
 def test_server_that_does_not_start_says_why_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -76,6 +79,7 @@ def test_server_that_does_not_start_says_why_and_what_to_do(
     assert len(text.splitlines()) <= 12
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_server_ends_with_the_program_that_started_it(
     fake: Path, url: str, tmp_path: Path, how: signal.Signals

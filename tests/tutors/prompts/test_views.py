@@ -28,7 +28,7 @@ from tutors.prompts.base import PromptView
 from tutors.prompts.snake import distance, search
 from tutors.scripted import ScriptedTutor
 
-POSITIONS, NUM_ENVS = 100_000, 250
+POSITIONS, NUM_ENVS = 40_000, 100
 DEPTH = 2
 EVERY_VIEW = [(game, name) for game, views in VIEWS.items() for name in views]
 OPTIONS = {

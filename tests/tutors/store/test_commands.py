@@ -234,6 +234,7 @@ def test_info_refuses_other_files_and_leaves_them_unchanged(tmp_path: Path) -> N
         assert name == "cats" or (tmp_path / name).read_bytes() == before
 
 
+@pytest.mark.process
 def test_export_into_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     keep(tmp_path / "big", LLAMA, 0, 5000)
     both = f"{sys.executable} -m tutors.store export {tmp_path / 'big'} | head -1"

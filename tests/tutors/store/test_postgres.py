@@ -34,7 +34,10 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'ps
 CANARY = "canary-p%2Fa%40ss"  # canary-p/a@ss in a URL
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
 
-pytestmark = pytest.mark.skipif(not FOUND, reason="no PostgreSQL here: apt-get install postgresql")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not FOUND, reason="no PostgreSQL here: apt-get install postgresql"),
+]
 
 WRITER = """
 import sys, torch

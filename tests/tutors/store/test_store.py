@@ -223,6 +223,7 @@ def test_two_stores_share_a_file(store: AdviceStore, path: Path) -> None:
     other.close()
 
 
+@pytest.mark.process
 def test_concurrent_processes_open_new_stores(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{number}.sqlite") for number in range(40)]
     children = [child(OPENER, *paths) for _ in range(2)]
@@ -235,6 +236,7 @@ def test_concurrent_processes_open_new_stores(tmp_path: Path) -> None:
     assert [process.returncode for process in children] == [0, 0], "\n".join(errors)
 
 
+@pytest.mark.process
 def test_concurrent_writers_of_the_same_keys_lose_nothing(path: Path) -> None:
     children = [child(WRITER, str(path), how) for how in ("flush", "flush", "never")]
     printed = [[process.stdout.readline() for _ in range(20)] for process in children]
@@ -248,6 +250,7 @@ def test_concurrent_writers_of_the_same_keys_lose_nothing(path: Path) -> None:
     store.close()
 
 
+@pytest.mark.process
 def test_killed_process_loses_nothing_committed(path: Path) -> None:
     with child(WRITER, str(path), "flush") as process:
         printed = [process.stdout.readline() for _ in range(25)]
@@ -263,6 +266,7 @@ def test_killed_process_loses_nothing_committed(path: Path) -> None:
     store.close()
 
 
+@pytest.mark.process
 def test_killed_process_loses_at_most_the_last_second_unflushed(path: Path) -> None:
     with child(WRITER, str(path), "never") as process:
         printed = [process.stdout.readline().split() for _ in range(200)]
