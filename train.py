@@ -25,7 +25,7 @@ from agents.distributed import (
     shutdown,
     world_size,
 )
-from agents.guidance import METHODS
+from agents.guidance import find_method
 from agents.policy import Decision
 from envs.base import Env, Step
 from envs.opponents import SelfPlay
@@ -51,13 +51,14 @@ from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, 
 from training.self_play import SelfPlayOpponent
 from training.state import Checkpointer, TrainState, check_finite
 from training.timing import SectionTimer, untimed
+from training.trust import TrustMonitor
 from training.video import EpisodeRecorder
 from tutors import open_advisor
 from tutors.advisor import Advisor, Lookup, advisor_metrics, advisor_summary
 from tutors.base import Advice, TutorError
 from tutors.findings import FindingsTable
 from tutors.prompts import make_view
-from tutors.query import AdviceQuery, QueryBudget, QueryStrategy, consult_probability
+from tutors.query import AdviceQuery, QueryBudget, QueryRequest, QueryStrategy, consult_probability
 from tutors.store import without_password
 
 
@@ -82,7 +83,7 @@ def train(config: Config) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.callback(shutdown)
         log, progress = stack.enter_context(open_logs(config, run_dir, source))
-        has_review = METHODS[config.guiding.guidance].needs_episode_review
+        has_review = find_method(config.guiding.guidance, config.algo).needs_episode_review
         findings = empty_findings(config, env) if has_review else None
         advisor = None if has_review else open_advisor_in_turn(config, run_dir, env, progress, stack)
         if device == "cpu" and advisor is not None and advisor.tutor.shares_cpu:
@@ -183,6 +184,8 @@ class Trainer:
         opponent = getattr(env.game, "opponent", None)
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
         self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent, findings)
+        if advisor is not None and config.guiding.uses_trust(config.algo):
+            self.state.trust = TrustMonitor(config, env, agent, self.advise_probe)
         strength = self.guidance.strength if self.guidance.is_annealed else None
         rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
         self.query = AdviceQuery(strategy, budget, rng, env.steps, self.consult_probability, strength)
@@ -252,8 +255,7 @@ class Trainer:
     def update(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
         """Collect transitions and learn from them once; return the next step, and what to log."""
         state = self.state
-        progress = (state.global_step - state.guided_from) / (self.config.total_steps - state.guided_from)
-        self.guidance.strength.fill_(self.config.guiding.strength_at(progress))
+        self.guidance.strength.fill_(self.strength())
         for _ in range(self.agent.steps_per_update):
             step = self.rollout_step(step)
             state.global_step += self.config.num_envs
@@ -264,6 +266,25 @@ class Trainer:
         if self.opponent is not None:
             self.opponent.refresh(state.updates)
         return step, stats
+
+    def strength(self) -> float:
+        """Return the strength of the guidance now: by trust, or by its schedule. Trust may take probe episodes."""
+        state, guiding = self.state, self.config.guiding
+        if state.trust is None:
+            progress = (state.global_step - state.guided_from) / (self.config.total_steps - state.guided_from)
+            return guiding.strength_at(progress, self.guidance)
+        state.global_step += self.timer("probe", state.trust.update, state.global_step)
+        return guiding.full_strength(self.guidance) * state.trust.value
+
+    def advise_probe(self, step: Step, decision: Decision, running: Tensor) -> Tensor:
+        """Return advice (N, A) about a probe's copies that play on, (N,) bool; zeros where there is none."""
+        assert self.advisor is not None
+        positions = self.advisor.canonicalize(step.state)
+        lookup = self.advisor.lookup(positions, running)
+        request = QueryRequest(running, running.float(), running.float())
+        allowed = self.query.budget.allow(positions.keys, request, lookup.misses)
+        advice = self.advisor.resolve_now(Lookup(positions, lookup.advice, allowed))
+        return advice.probs * advice.valid[:, None]
 
     def rollout_step(self, step: Step) -> Step:
         """Act once in all env copies, and return the step that this leads to."""
@@ -301,6 +322,8 @@ class Trainer:
         else:
             next_step = self.advance_guided(step, decision, self.timed("tutor", self.followed_advice, decision, advice))
         self.state.episode_stats.add(next_step)
+        if self.state.trust is not None:
+            self.state.trust.add(next_step)
         self.state.env_steps += self.config.num_envs
         return next_step.as_initial()
 
@@ -371,6 +394,8 @@ class Trainer:
             values["tutor/consult_probability"] = float(self.consult_probability())
         if self.guidance.is_annealed:
             values["tutor/strength"] = float(self.guidance.strength)
+        if self.state.trust is not None:
+            values |= self.state.trust.values()
         return values
 
     def evaluate(self) -> Result:

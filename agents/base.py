@@ -35,6 +35,9 @@ class Agent(Protocol):
     def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
         """Return the student's best actions, (N,) int64, without exploration; changes nothing."""
 
+    def scores(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+        """Return its log-probabilities, or action values, (N, A), without advice; changes nothing."""
+
     def observe(
         self,
         step: Step,
@@ -64,6 +67,9 @@ class Agent(Protocol):
 
         Returns 0-d tensors named as on TensorBoard; an empty dict where there is nothing to learn from yet.
         """
+
+    def pretrain(self, obs: Tensor, action_mask: Tensor, advice: Tensor) -> None:
+        """Go one step towards a tutor's advice, (B, A) float32 with zeros where there was none."""
 
     def state_dict(self) -> dict[str, object]:
         """Return all that a checkpoint holds: tensors and plain containers."""

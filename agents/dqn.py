@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from agents.adam import Adam, learning_rate_at
 from agents.distributed import world_size
 from agents.guidance.base import EMPTY, NO_GUIDANCE, Guidance
+from agents.guidance.margin import margin_loss
 from agents.networks import Network, NetworkConfig, polyak_update
 from agents.policy import Decision, gather_action, masked_argmax
 from agents.replay_buffer import Batch, ReplayBuffer
@@ -126,6 +127,7 @@ class DQN:
         self.steps = torch.zeros((), dtype=torch.int64, device=device)  # time steps acted in
         self.updates = torch.zeros((), dtype=torch.int64, device=device)
         self.num_observed = 0  # time steps stored, as the host counts them
+        self.was_pretrained = False  # then it learns from its first transition on
 
     @torch.no_grad()
     def act(self, obs: Tensor, action_mask: Tensor) -> Decision:
@@ -145,6 +147,10 @@ class DQN:
     @torch.no_grad()
     def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
         return masked_argmax(self.network(obs), action_mask)
+
+    @torch.no_grad()
+    def scores(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+        return self.network(obs)
 
     def observe(
         self,
@@ -173,7 +179,8 @@ class DQN:
     def update(self, step: Step) -> dict[str, Tensor]:
         self.num_observed += 1
         stats: dict[str, Tensor] = {}
-        is_ready = self.num_observed * self.all_envs >= self.config.learning_starts
+        learning_starts = 0 if self.was_pretrained else self.config.learning_starts
+        is_ready = self.num_observed * self.all_envs >= learning_starts
         if is_ready and self.num_observed >= self.config.n_step:
             for _ in range(self.config.updates_per_step):
                 stats = self.update_minibatch()
@@ -192,6 +199,12 @@ class DQN:
         polyak_update(self.target_network, self.network, config.tau * is_time)
         return stats | {"losses/grad_norm": grad_norm, "charts/learning_rate": learning_rate}
 
+    def pretrain(self, obs: Tensor, action_mask: Tensor, advice: Tensor) -> None:
+        loss = margin_loss(self.network(obs, self.guidance.inputs(advice)), action_mask, advice)
+        self.optimizer.step(loss, self.config.learning_rate)
+        self.was_pretrained = True
+        polyak_update(self.target_network, self.network, torch.ones((), device=obs.device))
+
     def state_dict(self) -> dict[str, object]:
         return {
             "network": self.network.state_dict(),
@@ -201,6 +214,7 @@ class DQN:
             "steps": self.steps,
             "updates": self.updates,
             "num_observed": self.num_observed,
+            "was_pretrained": self.was_pretrained,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -211,3 +225,4 @@ class DQN:
         self.steps.copy_(state["steps"])
         self.updates.copy_(state["updates"])
         self.num_observed = state["num_observed"]
+        self.was_pretrained = state["was_pretrained"]

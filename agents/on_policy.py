@@ -134,6 +134,10 @@ class OnPolicy:
         return masked_argmax(self.network(obs)[0], action_mask)
 
     @torch.no_grad()
+    def scores(self, obs: Tensor, action_mask: Tensor) -> Tensor:
+        return masked_log_softmax(self.network(obs)[0], action_mask)
+
+    @torch.no_grad()
     def observe(
         self,
         step: Step,
@@ -210,6 +214,11 @@ class OnPolicy:
     def loss(self, batch: Batch) -> Loss:
         """Return (the loss, what to log)."""
         raise NotImplementedError
+
+    def pretrain(self, obs: Tensor, action_mask: Tensor, advice: Tensor) -> None:
+        logits, value = self.network(obs, self.guidance.inputs(advice))
+        cross_entropy = -(advice * masked_log_softmax(logits, action_mask)).sum(1).mean()
+        self.optimizer.step(cross_entropy + 0.0 * value.sum(), self.config.learning_rate)  # the value learns later
 
     def state_dict(self) -> dict[str, object]:
         return {

@@ -182,7 +182,7 @@ def make_agent(config: Config, env: Env) -> Agent:
     agent: Any = AGENTS[config.algo][0]
     guidance = None
     if config.tutoring.tutor != "none":
-        guidance = config.guiding.make(agent.has_policy, env.device, env.num_envs, config.agent.gamma)
+        guidance = config.guiding.make(config.algo, agent.has_policy, env.device, env.num_envs, config.agent.gamma)
     return agent(config.agent, env, config.total_steps, config.seed, guidance)
 
 

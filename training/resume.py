@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from agents.distributed import broadcast_object, rank, world_size
-from agents.guidance import METHODS
+from agents.guidance import find_method
 from training.checkpoint import load_checkpoint
 from training.config import Config, load_config
 from tutors.store import without_password
@@ -36,14 +36,14 @@ def resolve_run(config: Config) -> tuple[Config, Path, bool]:
         ValueError: there is no run to resume, or it was started with other settings; or the run_dir is taken.
     """
     source, method, resuming = config.resume, config.guiding.guidance, False
-    if METHODS[method].needs_episode_review:
+    if find_method(method, config.algo).needs_episode_review:
         if source is None:
             raise ValueError(f"--guidance {method} reads a student's episodes: name its run with --resume")
         if world_size() > 1:
             raise ValueError(f"--guidance {method} reads episodes in one process: leave out torchrun")
     if source is not None and config.run_dir in (None, source):
         before = load_config(source)
-        resuming = not METHODS[method].needs_episode_review or before.guiding.guidance == method
+        resuming = not find_method(method, config.algo).needs_episode_review or before.guiding.guidance == method
         changed = differences(before, config) if resuming else []
         if changed and not config.force:
             raise ValueError(

@@ -17,6 +17,7 @@ from envs.episode_stats import EpisodeStats
 from training.checkpoint import save_checkpoint
 from training.self_play import SelfPlayOpponent
 from training.timing import SectionTimer
+from training.trust import TrustMonitor
 from tutors.advisor import Advisor
 from tutors.findings import FindingsTable
 from tutors.query import QueryBudget, QueryStrategy
@@ -55,6 +56,7 @@ class TrainState:
         self.query_budget = query_budget
         self.opponent = opponent
         self.findings = findings
+        self.trust: TrustMonitor | None = None  # how much advice counts; None where that has a schedule
         self.episode_stats = EpisodeStats(env.num_envs, env.device)
         self.global_step = 0
         self.updates = 0
@@ -80,6 +82,7 @@ class TrainState:
             "advisor": None if self.advisor is None else self.advisor.state_dict(),
             "findings": None if self.findings is None else self.findings.state_dict(),
             "opponent": None if self.opponent is None else self.opponent.state_dict(),
+            "trust": None if self.trust is None else self.trust.state_dict(),
             "env_steps": self.env_steps,
             "agreement": self.agreement,
             "tutor_counters": self.tutor_counters,
@@ -98,6 +101,8 @@ class TrainState:
         self.tutor_counters = dict(state["tutor_counters"])
         if self.findings is not None and state["findings"] is not None:
             self.findings.load_state_dict(state["findings"])
+        if self.trust is not None and state["trust"] is not None:
+            self.trust.load_state_dict(state["trust"])
         if self.advisor is not None and state["advisor"] is not None:
             self.advisor.load_state_dict(state["advisor"])
             self.query_budget.load_state_dict(state["query_budget"])

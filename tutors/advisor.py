@@ -11,7 +11,7 @@ import torch
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
-from envs.base import State, select_rows
+from envs.base import State, select_rows, state_to
 from tutors.advice_table import UNLIMITED, AdviceTable
 from tutors.base import Advice, Tutor, no_advice_counts
 from tutors.positions import unique_rows
@@ -58,6 +58,7 @@ class Advisor:
     def __init__(self, view: PromptView, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
         self.view = view.to(table.keys.device)
         self.query_view = self.view  # of the positions that the tutor is asked about
+        self.query_device: str | torch.device = table.keys.device  # where they are then
         self.tutor = tutor
         self.table = table
         self.store = store
@@ -95,8 +96,12 @@ class Advisor:
         self.lookups += torch.stack([torch.ones_like(wanted).sum(), wanted.sum(), advice.valid.sum()])
         return Lookup(positions, advice, wanted & ~advice.valid)
 
-    @torch.no_grad()
     def resolve(self, lookup: Lookup) -> Advice:
+        """Return the advice about the positions that were looked up, in the env's own actions."""
+        return self.resolve_now(lookup)
+
+    @torch.no_grad()
+    def resolve_now(self, lookup: Lookup) -> Advice:
         """Ask about the misses, wait for the answers, and return all advice in the env's own actions."""
         positions, advice = lookup.positions, lookup.advice
         rows = lookup.misses.nonzero()[:, 0]
@@ -168,7 +173,8 @@ class Advisor:
     def _answer(self, state: State, keys: Tensor) -> Advice:
         """Return advice about positions that the table does not know, each different one asked about once."""
         distinct, inverse, first = unique_rows(keys)
-        answers = self._ask(select_rows(state, first), distinct)
+        queried = state_to(select_rows(state, first), self.query_device)
+        answers = self._ask(queried, distinct.to(self.query_device)).to(keys.device)
         self.table.put(distinct, answers)
         return Advice(*(part[inverse] for part in answers))
 

@@ -36,6 +36,7 @@ class AsyncAdvisor(Advisor):
     def __init__(self, view: PromptView, tutor: Tutor, table: AdviceTable, store: AdviceStore | None) -> None:
         super().__init__(view, tutor, table, store)
         self.query_view = view.to("cpu")  # the thread works on the host
+        self.query_device = "cpu"
         self.thread = TutorThread(self._ask, tutor.cancel)
         self.queue: PendingQueue | None = None  # made when it is known what positions look like
 

@@ -49,6 +49,8 @@ class TutorConfig:
     """Probability that the scripted tutor names a best action; otherwise it names any legal one."""
     tutor_stochastic: bool = False
     """New errors of the scripted tutor at every query, like those of a model that samples its answers."""
+    tutor_all_best: bool = False
+    """All best actions named by the scripted tutor, each with the same probability, in place of one of them."""
     tutor_depth: int = 4
     """Discs that the scripted tutor looks ahead (connect4)."""
     reuse: float = math.inf

@@ -13,7 +13,9 @@ from tutors.scripted import ScriptedTutor
 
 def make_scripted(config: TutorConfig, view: PromptView, seed: int) -> Tutor:
     """Return the scripted tutor; `seed` decides in which positions it errs."""
-    return ScriptedTutor(view, config.tutor_accuracy, config.tutor_depth, seed, config.tutor_stochastic)
+    return ScriptedTutor(
+        view, config.tutor_accuracy, config.tutor_depth, seed, config.tutor_stochastic, config.tutor_all_best
+    )
 
 
 LOCAL_TUTORS: dict[str, Callable[[TutorConfig, PromptView, int], Tutor]] = {"scripted": make_scripted}

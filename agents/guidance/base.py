@@ -60,6 +60,8 @@ class Guidance:
         self.has_policy = has_policy
         self.gamma = gamma
         self.strength = torch.zeros((), device=device)  # 0-d float32, never moves
+        # env copies in which the student acts by itself whatever the advice; where trust counts, it counts those
+        self.alone = torch.ones(num_envs, dtype=torch.bool, device=device)
 
     def act(self, decision: Decision, advice: Tensor, action_mask: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return (action (N,) int64, followed (N,) bool), after the student's own decision.

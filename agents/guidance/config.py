@@ -11,6 +11,7 @@ from agents.guidance.blend import Blend
 from agents.guidance.demonstrate import Demonstrate
 from agents.guidance.distill import KL, Distill
 from agents.guidance.hint import Hint
+from agents.guidance.margin import Margin
 from agents.guidance.mask import Mask
 from agents.guidance.modulate import Modulate, ModulateActions, ModulateDistill, ModulateRewards
 from agents.guidance.override import CorrectedOverride, Override
@@ -30,24 +31,45 @@ METHODS: dict[str, type[Guidance]] = {
     "shape": Shape,
     "advantage": Advantage,
     "demonstrate": Demonstrate,
+    "margin": Margin,
     "modulate": Modulate,
     "modulate-a": ModulateActions,
     "modulate-r": ModulateRewards,
     "modulate-d": ModulateDistill,
     "preferences": Preferences,
 }
+AUTO = {"dqn": "margin", "ppo": "distill", "a2c": "distill"}  # what `auto` is, by student
+
+
+def find_method(name: str, algo: str) -> type[Guidance]:
+    """Return the method of that name, or what `auto` is for a student.
+
+    Raises:
+        ValueError: there is no such method, or it is not for this student.
+    """
+    if name != "auto" and name not in METHODS:
+        raise ValueError(unknown_name_message("guidance", name, ("auto", *METHODS)))
+    method = METHODS[AUTO[algo] if name == "auto" else name]
+    if algo not in method.students:
+        raise ValueError(f"--guidance {name} is for {' and '.join(method.students)}, not for {algo}")
+    return method
 
 
 @dataclass(frozen=True)
 class GuidanceConfig:
     """What is done with advice."""
 
-    guidance: str = "override"
-    """What the student does with advice: none, override (the paper's), override-corrected, distill, kl, blend, hint,
-    mask, shape, advantage or demonstrate. With --resume RUN, after the tutor has read RUN's student's episodes:
-    modulate, modulate-a, modulate-r, modulate-d or preferences."""
+    guidance: str = "auto"
+    """What the student does with advice: auto (margin for dqn, distill for ppo and a2c), none, override (the paper's),
+    override-corrected, distill, kl, blend, hint, mask, shape, advantage, demonstrate or margin. With --resume RUN,
+    after the tutor has read RUN's student's episodes: modulate, modulate-a, modulate-r, modulate-d or preferences."""
+    trust: Literal["gap", "none"] = "gap"
+    """What decides the strength of a method that has one. gap: how much better the tutor plays than the student, from
+    probe episodes, which are env steps of the run; none: the schedule of the three options below."""
+    pretrain_updates: int = 200
+    """gap: updates on the tutor's probe episodes when it is found better than the student, at full trust."""
     guidance_start: float | None = None
-    """Strength at the start, of a method that has one; by default the method's own."""
+    """Strength at the start, of a method that has one, or at full trust; by default the method's own."""
     guidance_end: float | None = None
     """Strength at the end; by default the method's own."""
     guidance_fraction: float | None = None
@@ -61,14 +83,12 @@ class GuidanceConfig:
 
     def check(self, algo: str) -> None:
         """Raise ValueError for a method that is not there, or that these options or this student do not fit."""
-        if self.guidance not in METHODS:
-            raise ValueError(unknown_name_message("guidance", self.guidance, METHODS))
-        students = METHODS[self.guidance].students
-        if algo not in students:
-            raise ValueError(f"--guidance {self.guidance} is for {' and '.join(students)}, not for {algo}")
+        method = find_method(self.guidance, algo)
         if self.episodes < 2:
             raise ValueError(f"episodes is {self.episodes}; it must be at least 2")
-        max_strength = METHODS[self.guidance].max_strength
+        if self.pretrain_updates < 0:
+            raise ValueError(f"pretrain_updates is {self.pretrain_updates}; it must be at least 0")
+        max_strength = method.max_strength
         for name in ("guidance_start", "guidance_end", "guidance_fraction", "reward_scale"):
             value = getattr(self, name)
             if value is None:
@@ -80,16 +100,24 @@ class GuidanceConfig:
             if name in ("guidance_start", "guidance_end") and value > max_strength:
                 raise ValueError(f"{name} is {value}; with {self.guidance} it must be at most {max_strength:g}")
 
-    def make(self, has_policy: bool, device: torch.device | str, num_envs: int, gamma: float) -> Guidance:
+    def make(self, algo: str, has_policy: bool, device: torch.device | str, num_envs: int, gamma: float) -> Guidance:
         """Return the method for such a student: see `Guidance`."""
-        method = METHODS[self.guidance](has_policy, device, num_envs, gamma)
+        method = find_method(self.guidance, algo)(has_policy, device, num_envs, gamma)
         method.reward_scale = self.reward_scale
         return method
 
-    def strength_at(self, progress: float) -> float:
+    def uses_trust(self, algo: str) -> bool:
+        """Return whether trust decides the strength."""
+        method = find_method(self.guidance, algo)
+        return self.trust != "none" and method.max_strength > 0 and not method.needs_episode_review
+
+    def strength_at(self, progress: float, method: Guidance | type[Guidance]) -> float:
         """Return the strength after that share of the run: linear, then constant."""
-        method = METHODS[self.guidance]
-        start = method.strength_start if self.guidance_start is None else self.guidance_start
-        end = method.strength_end if self.guidance_end is None else self.guidance_end
+        start, end = self.full_strength(method), self.guidance_end
+        end = method.strength_end if end is None else end
         fraction = method.strength_fraction if self.guidance_fraction is None else self.guidance_fraction
         return start + (end - start) * (min(progress / fraction, 1.0) if fraction > 0 else 1.0)
+
+    def full_strength(self, method: Guidance | type[Guidance]) -> float:
+        """Return the strength at the start, or at full trust."""
+        return method.strength_start if self.guidance_start is None else self.guidance_start

@@ -54,7 +54,7 @@ def make_case(has_policy: bool) -> Case:
 def make_method(name: str, algo: str, strength: float = 0.7, reward_scale: float = 0.2) -> Guidance:
     """Return a method for that kind of student, at a strength."""
     config = GuidanceConfig(name, reward_scale=reward_scale)
-    method = config.make(AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
+    method = config.make(algo, AGENTS[algo][0].has_policy, "cpu", ROWS, GAMMA)
     method.strength.fill_(strength)
     return method
 
@@ -81,7 +81,7 @@ def sampled_shares(name: str) -> tuple[list[float], list[float], Tensor, Tensor]
     student's own decision is action 0.
     """
     num_envs = 20_000
-    method = GuidanceConfig(name).make(True, "cpu", num_envs, 0.9)
+    method = GuidanceConfig(name).make("ppo", True, "cpu", num_envs, 0.9)
     method.strength.fill_(0.6)
     action_mask = torch.tensor([[True, True, True, False]]).expand(num_envs, -1)
     scores = masked_log_softmax(torch.tensor([[0.3, -0.5, 0.9, 0.0]]).expand(num_envs, -1), action_mask)

@@ -28,7 +28,7 @@ SIZES = {
     "a2c": "--num-steps 8 --hidden 32 32 --network mlp",
 }
 COMMON = "--device cpu --num-envs 32 --total-steps 2048 --seed 3 --log-every 512 --eval-every 1024 --eval-episodes 8"
-TUTORED = "--tutor scripted --tutor-accuracy 0.8 --tutor-depth 2 --guidance"
+TUTORED = "--tutor scripted --tutor-accuracy 0.8 --tutor-depth 2 --trust none --guidance"
 METHODS = {
     "dqn": ("kl", "hint", "mask", "shape", "demonstrate"),
     "ppo": ("override-corrected", "kl", "blend", "hint", "mask", "shape", "advantage"),

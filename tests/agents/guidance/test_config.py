@@ -5,14 +5,17 @@ import math
 import pytest
 
 from agents.guidance import METHODS, GuidanceConfig
+from agents.guidance.distill import Distill
 
 
 def test_strength_goes_from_start_to_end_and_stays() -> None:
     config = GuidanceConfig("distill", guidance_start=10.0, guidance_end=0.1, guidance_fraction=0.25)
-    assert [config.strength_at(share) for share in (0.0, 0.125, 0.25, 0.9)] == pytest.approx([10.0, 5.05, 0.1, 0.1])
-    assert GuidanceConfig("distill", guidance_fraction=0.0).strength_at(0.0) == 0.0
-    assert GuidanceConfig("blend").strength_at(0.0) == 0.9
-    assert GuidanceConfig("demonstrate").strength_at(1.0) == 1.0
+    assert [config.strength_at(share, Distill) for share in (0.0, 0.125, 0.25, 0.9)] == pytest.approx(
+        [10.0, 5.05, 0.1, 0.1]
+    )
+    assert GuidanceConfig("distill", guidance_fraction=0.0).strength_at(0.0, Distill) == 0.0
+    assert GuidanceConfig("blend").strength_at(0.0, METHODS["blend"]) == 0.9
+    assert GuidanceConfig("demonstrate").strength_at(1.0, METHODS["demonstrate"]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_config_check_with_a_possible_strength_passes(name: str, strength: float
 
 @pytest.mark.parametrize("name", METHODS)
 def test_make_hands_over_scale_discount_and_env_copies(name: str) -> None:
-    method = GuidanceConfig(name, reward_scale=0.7).make(False, "cpu", 3, 0.8)
+    method = GuidanceConfig(name, reward_scale=0.7).make(METHODS[name].students[0], False, "cpu", 3, 0.8)
     assert type(method) is METHODS[name]
     assert (method.reward_scale, method.gamma, method.has_policy, float(method.strength)) == (0.7, 0.8, False, 0.0)
     if name == "shape":

@@ -1,0 +1,173 @@
+"""What a tutor is worth to a run, found out while it goes on: probe episodes, the student's returns, trust.
+
+When the run starts, the student and the tutor play probe episodes until it is clear who plays better, or until
+PROBE_SHARE of the run's env steps are spent. A tutor that is found better is imitated at once: the student is
+pretrained on its probe episodes. From then on the student's own episodes say how far it has come, and the tutor plays
+again from time to time, since it may have changed.
+
+A tutor that plays better than the student is not yet one that teaches it anything: pulled towards a mediocre tutor, a
+student stays as mediocre, and would have come further alone. So trust also falls with time, to 0 over DECAY_SHARE of
+the run, unless advice is shown to help the student as it is now. That is known where some env copies follow advice and
+others do not: both begin in the same states, and the means of their returns differ by what advice is worth.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from agents import Agent
+from agents.distributed import all_reduce_sum
+from agents.guidance.trust import ReturnMonitor, Returns, Trust, sum_returns
+from envs.base import Env, Step
+from training.config import Config
+from training.probe import Advise, Demonstrations, Probe
+
+PROBE_SHARE = 0.02  # of the run's env steps: what one probe takes at most, and all probes at the start together
+LATER_SHARE = 0.02  # of the run's env steps: what the later probes take at most, together
+NUM_UPDATES = 100  # how often in a run trust is decided anew
+NUM_PROBES = 10  # how often in a run the tutor plays again, while its advice counts or it is not clear who is better
+DECAY_SHARE = 0.25  # of the run: how long a tutor that plays better counts without evidence that it helps
+NUM_EVIDENCE = 5  # updates whose led episodes are compared with the student's own
+MIN_ERRORS = 2.0  # standard errors between the two, from which on advice is said to help
+BATCH_SIZE = 256  # rows of demonstrations in an update
+CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the earlier one no longer counts
+NUMBERS = ("value", "opened_at", "spent", "next_update", "next_probe")  # of a monitor's state
+PARTS = ("trust", "alone", "led", "probe")
+
+
+class TrustMonitor:
+    """Decides how much advice counts, for one run.
+
+    Args:
+        config: the run's options.
+        env: the env in which the student learns.
+        agent: the student, with a guidance that has a strength.
+        advise: asks the tutor about a probe's positions, and waits.
+    """
+
+    def __init__(self, config: Config, env: Env, agent: Agent, advise: Advise) -> None:
+        alone = agent.guidance.alone
+        self.agent = agent
+        self.advise = advise
+        self.pretrain_updates = config.guiding.pretrain_updates
+        self.num_steps = config.total_steps
+        self.probe = Probe(config, env, max(int(PROBE_SHARE * self.num_steps), 1))
+        self.alone = ReturnMonitor(alone, self.probe.horizon)
+        self.led = ReturnMonitor(~alone, self.probe.horizon)
+        self.has_led_copies = not bool(alone.all())
+        self.trust = Trust()
+        self.value = 0.0  # trust, as of the last update
+        self.evidence: list[Returns] = []  # the newest led episodes
+        self.demonstrations: Demonstrations | None = None  # until they are learned from
+        self.opened_at: int | None = None  # env step at which the tutor was found better
+        self.spent = 0  # env steps of the later probes
+        self.next_update = self.next_probe = -math.inf
+
+    def add(self, step: Step) -> None:
+        """Count one time step of all env copies, on the device."""
+        self.alone.add(step)
+        if self.has_led_copies:
+            self.led.add(step)
+
+    def update(self, global_step: int) -> int:
+        """Decide trust anew where that is due, and return the env steps that probes took."""
+        if global_step < self.next_update:
+            return 0
+        is_first = self.next_update == -math.inf
+        self.next_update = global_step + self.num_steps // NUM_UPDATES
+        self.trust.observe_student(read(self.alone))
+        self.evidence = [*self.evidence, read(self.led)][-NUM_EVIDENCE:]
+        if is_first:
+            steps = self.first_probes()
+            self.next_probe = global_step + self.num_steps // NUM_PROBES
+        else:
+            steps = self.later_probe(global_step)
+        self.value = self.trust.update()
+        if self.value:
+            if self.opened_at is None:
+                self.opened_at = global_step
+                self.pretrain()
+            if not self.helps():
+                self.value *= max(1 - (global_step - self.opened_at) / (DECAY_SHARE * self.num_steps), 0.0)
+        return steps
+
+    def helps(self) -> bool:
+        """Return whether episodes that follow advice are shown to be better than the student's own."""
+        led, own = sum_returns(self.evidence), self.trust.student_returns
+        return led.mean - own.mean > MIN_ERRORS * math.hypot(led.stderr, own.stderr)
+
+    def first_probes(self) -> int:
+        """Let the student and the tutor play in turn until it is clear who is better, and return the env steps."""
+        steps = 0
+        while steps < PROBE_SHARE * self.num_steps:
+            student, student_steps, _, _ = self.probe.play(self.agent, None)
+            self.trust.observe_student(student)
+            tutor_steps, advised = self.probe_tutor()
+            steps += student_steps + tutor_steps
+            if not advised or not self.trust.is_undecided:
+                break
+        return steps
+
+    def later_probe(self, global_step: int) -> int:
+        """Let the tutor play again where that is due and worth it, and return the env steps."""
+        is_due = global_step >= self.next_probe and self.spent < LATER_SHARE * self.num_steps
+        if not is_due or not (self.trust.is_undecided or self.value):
+            return 0
+        self.next_probe = global_step + self.num_steps // NUM_PROBES
+        steps, _ = self.probe_tutor()
+        self.spent += steps
+        return steps
+
+    def probe_tutor(self) -> tuple[int, int]:
+        """Let the tutor play, and return the env steps, and how many of them it advised."""
+        returns, steps, advised, demonstrations = self.probe.play(self.agent, self.advise)
+        self.trust.observe_tutor(returns if advised else Returns(), CHANGED)
+        if self.opened_at is None:
+            known = self.demonstrations
+            self.demonstrations = demonstrations if known is None else known.plus(demonstrations)
+        return steps, advised
+
+    def pretrain(self) -> None:
+        """Imitate what the tutor did in the probes, the longer the higher trust is, and forget it."""
+        demonstrations, self.demonstrations = self.demonstrations, None
+        if demonstrations is None or not len(demonstrations.obs):
+            return
+        device = demonstrations.obs.device
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(round(self.pretrain_updates * self.value)):
+            rows = torch.randint(len(demonstrations.obs), (BATCH_SIZE,), generator=generator).to(device)
+            self.agent.pretrain(*demonstrations.rows(rows))
+
+    def values(self) -> dict[str, float]:
+        """Return what there is to log."""
+        found = {"tutor/trust": self.value}
+        if self.trust.tutor.number:
+            found["tutor/return"] = self.trust.tutor.mean
+        if self.trust.student:
+            found["student/return"] = self.trust.student_returns.mean
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a checkpoint holds."""
+        kept = None if self.demonstrations is None else self.demonstrations._asdict()
+        numbers = {name: getattr(self, name) for name in NUMBERS}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        return {**numbers, **parts, "demonstrations": kept, "evidence": [list(block) for block in self.evidence]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for name in NUMBERS:
+            setattr(self, name, state[name])
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.evidence = [Returns(*block) for block in state["evidence"]]
+        kept = state["demonstrations"]
+        self.demonstrations = None if kept is None else Demonstrations(**kept)
+
+
+def read(monitor: ReturnMonitor) -> Returns:
+    """Return the episodes that ended since the last call, on all ranks."""
+    returns = Returns(*all_reduce_sum(monitor.sums.clone()).tolist())
+    monitor.sums.zero_()
+    return returns
