@@ -100,7 +100,9 @@ def train(config: Config) -> dict[str, Any]:
                 ) from error
         if has_review and not resuming:
             assert findings is not None
-            progress.note(review_episodes(config, agent, findings, progress.status))
+            steps_left = config.total_steps - trainer.state.global_step
+            progress.note(review_episodes(config, agent, findings, progress.status, steps_left))
+            trainer.state.count_audit(findings.audit.get("env_steps", 0))
         if rank() == 0:
             atomic_write(run_dir / "config.json", config.to_json().encode() + b"\n")
         progress.status("")  # nothing is waited for any more
@@ -420,6 +422,7 @@ class Trainer:
             tutor |= all_gather_sum(self.query.budget.counters())
         if self.findings is not None:
             tutor = advisor_summary(self.findings.name, self.findings.counters())
+            tutor["audit"] = self.findings.audit
         return {
             "global_step": self.state.global_step,
             "wall_seconds": round(seconds, 2),

@@ -1,8 +1,9 @@
 """The review of a student's episodes: collect them, let a language model read them, and keep what it finds.
 
 `python train.py --resume RUN --guidance modulate --tutor …` does this once and then trains on: see
-`agents/guidance/modulate.py` and `preferences.py`. The findings are in analysis.md and analysis.json of the new run,
-beside those of an expert's search of the same steps where there is one.
+`agents/guidance/modulate.py` and `preferences.py`. What is found acts only as far as `training/audit.py` lets it. The
+findings are in analysis.md and analysis.json of the new run, beside what the audit says of them, and an expert's search
+of the same steps where there is one.
 """
 
 import json
@@ -18,9 +19,21 @@ from torch import Tensor
 
 from agents import Agent
 from agents.guidance.base import Guidance
+from agents.guidance.modulate import better_action
 from agents.guidance.preferences import Preferences
-from envs.base import Env, State
+from envs.base import Env, State, VecEnv, select_rows
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
+from training.audit import (
+    AUDIT_SEED,
+    MAX_ENV_STEPS,
+    MAX_SHARE,
+    Audit,
+    AuditedFinding,
+    Auditor,
+    Policy,
+    Verdict,
+    rank_verdict,
+)
 from training.config import Config, evaluation_env
 from tutors import make_analyst
 from tutors.base import TutorError, no_advice_counts
@@ -53,6 +66,15 @@ def empty_findings(config: Config, env: Env) -> FindingsTable:
     return FindingsTable(make_view(env.game, tutoring.view, not tutoring.no_symmetry), tutoring.tutor, env.device)
 
 
+class Evidence(NamedTuple):
+    """With what findings are audited."""
+
+    agent: Agent
+    env: Env  # of the episodes reviewed
+    max_env_steps: int
+    unread: list[Episode]  # episodes of the student that are not reviewed
+
+
 class Review(NamedTuple):
     """What a kind of review needs."""
 
@@ -62,12 +84,17 @@ class Review(NamedTuple):
     table: FindingsTable
     seed: int
     run_dir: Path
+    samples: int = 1  # answers about each episode
+    evidence: Evidence | None = None  # None: no audit
 
 
-def review_episodes(config: Config, agent: Agent, table: FindingsTable, show_status: ShowStatus) -> str:
-    """Collect episodes of the student, have them reviewed, keep what is found, and return a summary line.
+def review_episodes(
+    config: Config, agent: Agent, table: FindingsTable, show_status: ShowStatus, steps_left: int
+) -> str:
+    """Collect episodes of the student, have them reviewed, keep what the audit leaves, and return a summary line.
 
-    A server that is started for the review ends with it.
+    A server that is started for the review ends with it. What the audit found, and the env steps that it took, are in
+    `table.audit`; `steps_left` are those that the run has left.
 
     Raises:
         ValueError: the tutor cannot review episodes.
@@ -79,11 +106,26 @@ def review_episodes(config: Config, agent: Agent, table: FindingsTable, show_sta
         log = config.run_dir / "vllm.log"
         analyst = make_analyst(config.tutoring, table.view, config.seed, log, show_status, stack)
         factor = CANDIDATES if guiding.episode_selection == "worst" else 1
+        if isinstance(agent.guidance, Preferences) and not guiding.no_audit:
+            factor = max(factor, 2)  # a fitted reward is audited by episodes that were not read
         env = evaluation_env(replace(config, seed=config.seed + REVIEW_SEED), factor * guiding.episodes, config.device)
         episodes = collect_episodes(agent, env, table.view, config.seed)
         if guiding.episode_selection == "worst":
             episodes.sort(key=lambda episode: episode.episodic_return)
-        review = Review(analyst, episodes[: guiding.episodes], agent.guidance, table, config.seed, config.run_dir)
+        read, unread = episodes[: guiding.episodes], episodes[guiding.episodes :]
+        evidence = None
+        if not guiding.no_audit:
+            evidence = Evidence(agent, env, min(MAX_ENV_STEPS, int(MAX_SHARE * steps_left)), unread)
+        review = Review(
+            analyst=analyst,
+            episodes=read,
+            guidance=agent.guidance,
+            table=table,
+            seed=config.seed,
+            run_dir=config.run_dir,
+            samples=config.tutoring.tutor_samples,
+            evidence=evidence,
+        )
         summary = REVIEWS.get(type(agent.guidance), find_critical_steps)(review)
         table.stats.update(analyst.stats)
     return summary
@@ -139,31 +181,134 @@ def last_steps(transitions: Sequence[Transition], view: PromptView, index: int, 
     action, reward, final_obs = (
         torch.stack([getattr(one, name)[index] for one in part]).cpu() for name in ("action", "reward", "final_obs")
     )
-    return Episode(*to_canonical(view, state, action), reward, final_obs, total, first)
+    return Episode(*to_canonical(view, state, action), reward, final_obs, total, first, state)
 
 
 def find_critical_steps(review: Review) -> str:
-    """Ask which steps of the episodes were critical, put them into the table, and return a summary line."""
+    """Ask which steps of the episodes were critical, put what passes the audit into the table, and say what it was."""
     analyst, episodes, view, table = review.analyst, review.episodes, review.table.view, review.table
-    found = analyst.find_critical_steps(episodes)
-    raise_if_unanswered(analyst, len(episodes))
-    rows: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
-    for episode, findings in zip(episodes, found, strict=True):
-        keys = view.key(episode.positions).tolist()
-        for one in findings:
-            values = action_values(one, int(episode.actions[one.step]), len(view.labels))
-            rows[tuple(keys[one.step])].append(values)
-    if rows:
-        means = torch.stack([torch.stack(several).mean(0) for several in rows.values()])
-        table.fill(torch.tensor(list(rows)), means)
-    report = {"analyst": analyst.name, "episodes": len(episodes), "critical": len(rows), **dict(analyst.stats)}
-    report["findings"], measures = compare_with_expert(view, episodes, found)
+    answers = [analyst.find_critical_steps(episodes, sample) for sample in range(review.samples)]
+    raise_if_unanswered(analyst, review.samples * len(episodes))
+    found = [
+        median_findings(several, episode.actions, len(view.labels))
+        for episode, several in zip(episodes, zip(*answers, strict=True), strict=True)
+    ]
+    keys = [view.key(episode.positions).tolist() for episode in episodes]
+    named = [(number, one) for number, findings in enumerate(found) for one in findings]
+    audit, skipped = audit_critical_steps(review, named, keys)
+    kept = [index for index in range(len(named)) if audit is None or audit.keeps(index)]
+    fill_table(table, named, keys, kept)
+    table.audit = {"skipped": skipped} if audit is None else audit.report()
+    positions = len({tuple(keys[number][one.critical.step]) for number, one in named})
+    report: dict[str, Any] = {"analyst": analyst.name, "episodes": len(episodes), "critical": positions}
+    report |= {**analyst.stats, "audit": table.audit}
+    report["findings"], measures = compare_with_expert(
+        view, episodes, [[one.critical for one in findings] for findings in found]
+    )
+    if audit is not None:
+        for index, finding in enumerate(report["findings"]):
+            finding |= {"difference": audit.differences[index], "kept": audit.keeps(index)}
     report |= measures
+    report["sentence"] = audit_sentence(analyst.name, audit, skipped)
     (review.run_dir / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
     (review.run_dir / "analysis.md").write_text(as_markdown(report))
     shares = ", ".join(f"{name} {value:.0%}" for name, value in measures.items() if value is not None)
     judged = f"by the expert: {shares}" if shares else "no expert to compare with"
-    return f"{len(episodes)} episodes reviewed: {len(rows)} critical positions; {judged}"
+    return f"{len(episodes)} episodes reviewed: {positions} critical positions; {judged}. {report['sentence']}"
+
+
+class Finding(NamedTuple):
+    """A critical step, and what it says of each action in its position."""
+
+    critical: CriticalStep
+    values: Tensor  # (A,) float32 in [-1, 1], of the canonical position
+
+
+def median_findings(answers: Sequence[Sequence[CriticalStep]], actions: Tensor, num_actions: int) -> list[Finding]:
+    """Return what several answers about one episode have in common: the median value of each action at each step.
+
+    An answer that does not name a step says 0 of its actions. A step counts where the median says that one is good.
+    """
+    if len(answers) == 1:
+        return [Finding(one, action_values(one, int(actions[one.step]), num_actions)) for one in answers[0]]
+    found = []
+    for step in dict.fromkeys(one.step for answer in answers for one in answer):
+        several = [{one.step: one for one in answer}.get(step) for answer in answers]
+        named = [one for one in several if one is not None]
+        rows = [action_values(one, int(actions[step]), num_actions) for one in named]
+        nothing = [torch.zeros(num_actions)] * (len(several) - len(named))
+        median = torch.stack(rows + nothing).quantile(0.5, dim=0)
+        best = int(median.argmax())
+        if median[best] > 0:
+            reason = next((one.reason for one in named if one.action == best), named[0].reason)
+            found.append(Finding(CriticalStep(step, best, float(median[actions[step]]), reason), median))
+    return found
+
+
+Named = Sequence[tuple[int, Finding]]  # findings with the numbers of their episodes
+Keys = Sequence[Sequence[Sequence[int]]]  # of the positions, by episode and step
+
+
+def fill_table(table: FindingsTable, named: Named, keys: Keys, kept: Sequence[int]) -> None:
+    """Put the findings of the indices `kept` into the table; those of one position are averaged."""
+    rows: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    for number, one in (named[index] for index in kept):
+        rows[tuple(keys[number][one.critical.step])].append(one.values)
+    if rows:
+        means = torch.stack([torch.stack(several).mean(0) for several in rows.values()])
+        table.fill(torch.tensor(list(rows)), means)
+
+
+def audit_critical_steps(review: Review, named: Named, keys: Keys) -> tuple[Audit | None, str]:
+    """Return the audit of findings; or None, and why there is none."""
+    evidence, view = review.evidence, review.table.view
+    if evidence is None:
+        return None, "--no-audit"
+    if not isinstance(evidence.env, VecEnv):
+        return None, f"the states of {evidence.env.spec.name} cannot be copied"
+    if not named:
+        return None, "nothing was named"
+    limit, findings = evidence.env.spec.time_limit, []
+    for number, one in named:
+        episode, step = review.episodes[number], one.critical.step
+        state = select_rows(episode.states, torch.tensor([step]))
+        names = view.symmetry.cpu()[view.canonicalize(state)[1].cpu()][0]  # what the position calls the env's actions
+        action = int((names == one.critical.action).long().argmax())
+        time_left = None if limit is None else limit - episode.num_earlier_steps - step
+        findings.append(AuditedFinding((*keys[number][step], one.critical.action), state, action, time_left))
+
+    def follow(kept: Sequence[int]) -> Policy:
+        table = FindingsTable(view, review.analyst.name, review.table.keys.device)
+        fill_table(table, named, keys, kept)
+
+        def policy(state: State, obs: Tensor, action_mask: Tensor) -> Tensor:
+            best, is_named = better_action(table.lookup(state), action_mask)
+            return torch.where(is_named, best, evidence.agent.greedy(obs, action_mask))
+
+        return policy
+
+    auditor = Auditor(evidence.env.game, evidence.agent, evidence.max_env_steps, review.seed + AUDIT_SEED)
+    return auditor.audit(findings, follow), ""
+
+
+def audit_sentence(analyst: str, audit: Audit | None, skipped: str) -> str:
+    """Return what an audit of findings came to, in words."""
+    if audit is None:
+        return f"Not audited: {skipped}."
+    evidence = f"difference of returns: each by itself {audit.alone}; {audit.env_steps:,} env steps"
+    if audit.alone.is_refused:
+        return (
+            f"The audit refuses {analyst}: its actions are not shown to be better than the student's own ({evidence}). "
+            "The run goes on without a tutor."
+        )
+    evidence = evidence.replace("; ", f"; all together {audit.together}; ", 1)
+    if audit.is_refused:
+        return (
+            f"The audit refuses {analyst}: a student that follows it is not shown to be better ({evidence}). "
+            "The run goes on without a tutor."
+        )
+    kept = sum(audit.keeps(index) for index in range(len(audit.differences)))
+    return f"The audit keeps {kept} of {len(audit.differences)} findings ({evidence})."
 
 
 def action_values(finding: CriticalStep, taken: int, num_actions: int) -> Tensor:
@@ -228,12 +373,16 @@ def as_markdown(report: dict[str, Any]) -> str:
         f"# What {report['analyst']} found in {report['episodes']} episodes\n",
         f"{report['critical']} critical positions. By the expert's search: precision {shown['precision']}, recall "
         f"{shown['recall']}, better actions {shown['better']}.\n",
+        f"{report['sentence']}\n",
     ]
     for one in report["findings"]:
         lines.append(f"## Episode {one['episode'] + 1}, step {one['step']}\n\n```\n{one['position']}\n```\n")
         text = f"The student chose {one['did']}, better is {one['better']}, reward {one['reward']:+g}: {one['reason']}."
         if "gap" in one:
             text += f" The expert: {one['expert']}; gap {one['gap']:g}, lost {one['lost']:g}."
+        if "kept" in one:
+            tested = "not tested" if one["difference"] is None else f"difference {one['difference']:+.3f}"
+            text += f" The audit: {tested}, {'kept' if one['kept'] else 'dropped'}."
         lines.append(text + "\n")
     return "\n".join(lines)
 
@@ -260,9 +409,34 @@ def fit_preferences(review: Review) -> str:
     ]
     report = {"analyst": analyst.name, "episodes": len(episodes), "comparisons": len(answered), **dict(analyst.stats)}
     report["fitted"], report["agrees_with_returns"] = share, sum(agreed) / len(agreed) if agreed else None
+    verdict = None if share is None or review.evidence is None else audit_reward(guidance, review.evidence.unread)
+    if verdict is None:
+        review.table.audit = {"skipped": "no reward is fitted" if share is None else "--no-audit"}
+    else:
+        review.table.audit = {
+            "refused": verdict.is_refused,
+            "rank_correlation": verdict.report(),
+            "env_steps": 0,
+        }
+        if verdict.is_refused:
+            guidance.model = None
+    report["audit"] = review.table.audit
     (review.run_dir / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
     fitted = "no reward is fitted" if share is None else f"the fitted reward agrees with {share:.0%} of them"
-    return f"{len(answered)} pairs of {len(episodes)} episodes compared: {fitted}"
+    text = f"{len(answered)} pairs of {len(episodes)} episodes compared: {fitted}"
+    if verdict is None:
+        return text
+    judged = f"rank correlation of its sums with the returns of other episodes {verdict}"
+    if verdict.is_refused:
+        return f"{text}. The audit refuses it: {judged}. The run goes on without a tutor."
+    return f"{text}. The audit keeps it: {judged}."
+
+
+def audit_reward(guidance: Preferences, unread: Sequence[Episode]) -> Verdict:
+    """Return how a fitted reward's sums over episodes that were not read go with the rewards of the same steps."""
+    device = guidance.strength.device
+    sums = [float(guidance.bonus(episode.final_obs.to(device)).sum()) for episode in unread]
+    return rank_verdict(sums, [float(episode.rewards.sum()) for episode in unread])
 
 
 # the kind of review of a guidance; critical steps where none is named

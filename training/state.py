@@ -90,6 +90,12 @@ class TrainState:
             "seconds": time.monotonic() - self.started,
         }
 
+    def count_audit(self, env_steps: int) -> None:
+        """Count env steps that an audit took before there was guidance."""
+        self.global_step += env_steps
+        self.env_steps += env_steps
+        self.guided_from = self.global_step
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over all of a run that resumes."""
         self.load_student(state)

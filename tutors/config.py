@@ -34,7 +34,8 @@ class TutorConfig:
     tutor_tokens: int = 512
     """Maximum tokens of an answer, thinking included (text mode)."""
     tutor_samples: int = 1
-    """Answers sampled for each position, whose shares are the advice (text mode)."""
+    """Answers sampled for each position, whose shares are the advice (text mode); or for each episode that is reviewed,
+    of whose values of an action the median counts."""
     tutor_tries: int = 3
     """Maximum attempts at a position that gets no legal answer (text mode)."""
     tutor_wait: float = 10.0
@@ -79,6 +80,8 @@ class TutorConfig:
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot be used."""
+        if self.tutor_samples < 1:
+            raise ValueError(f"tutor_samples is {self.tutor_samples}; it must be at least 1")
         check_query_options(self.query_strategy, self.query_threshold, self.query_budget, self.query_budget_per_step)
         if self.query_strategy == "mistake" and self.async_tutor:
             raise ValueError("--query-strategy mistake requires each step's answer: leave out --async-tutor")

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from envs.rng import bits_to_uniform, splitmix64
-from tutors.episodes import CRITICAL_GAP, Episode, expert_values, max_length, render_episode, rules_text, value_gaps
+from tutors.episodes import (
+    CRITICAL_GAP,
+    Episode,
+    EpisodeStatistics,
+    expert_values,
+    max_length,
+    render_episode,
+    rules_text,
+    value_gaps,
+)
 from tutors.llm.api import Failure, LabelRequest, TextRequest
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
@@ -23,7 +32,7 @@ from tutors.prompts.base import ANSWER, PromptView
 MAX_CRITICAL_STEPS = 5  # of an episode
 MAX_REASON_LENGTH = 200  # characters of a reason
 LETTERS = ("A", "B")
-TEMPERATURE = 0.7  # of a second try: at 0 a model would give the same answer again
+TEMPERATURE = 0.7  # of a second try or sample: at 0 a model would give the same answer again
 TASK = (
     "Below is a game that a student played, step by step. Find the critical steps: those at which the choice strongly "
     f"changed what came later. Name at most {MAX_CRITICAL_STEPS}. For each give its number, a short reason, the letter "
@@ -49,8 +58,8 @@ class Analyst(Protocol):
     name: str
     stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: episodes without an answer
 
-    def find_critical_steps(self, episodes: Sequence[Episode]) -> list[list[CriticalStep]]:
-        """Return the critical steps of each episode; none where there is no answer."""
+    def find_critical_steps(self, episodes: Sequence[Episode], sample: int = 0) -> list[list[CriticalStep]]:
+        """Return the critical steps of each episode; none where there is no answer. Samples differ by their number."""
 
     def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
         """Return the probability that the first of two episodes is the better one; None where there is no answer."""
@@ -72,9 +81,11 @@ class ScriptedAnalyst:
         self.seed = seed
         self.stats: Counter[str] = Counter()
 
-    def find_critical_steps(self, episodes: Sequence[Episode]) -> list[list[CriticalStep]]:
+    def find_critical_steps(self, episodes: Sequence[Episode], sample: int = 0) -> list[list[CriticalStep]]:
         self.stats["asked"] += len(episodes)
-        return [self._critical_steps(number, episode) for number, episode in enumerate(episodes)]
+        return [
+            self._critical_steps(number, episode) for number, episode in enumerate(episodes, sample * len(episodes))
+        ]
 
     def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
         self.stats["asked"] += len(pairs)
@@ -137,15 +148,18 @@ class VllmAnalyst:
         self.name = model.name
         self.stats: Counter[str] = Counter()
 
-    def find_critical_steps(self, episodes: Sequence[Episode]) -> list[list[CriticalStep]]:
-        prompts = [f"{rules_text(self.view)}\n\n{TASK}\n\n{render_episode(self.view, episode)}" for episode in episodes]
+    def find_critical_steps(self, episodes: Sequence[Episode], sample: int = 0) -> list[list[CriticalStep]]:
+        statistics = EpisodeStatistics(self.view, episodes)
+        head = f"{rules_text(self.view)}\n\n{TASK}"
+        prompts = [f"{head}\n\n{render_episode(self.view, episode, statistics)}" for episode in episodes]
         schema = json.dumps(schema_of(self.view.labels, max_length(episodes)))
         found: list[list[CriticalStep] | Failure] = [Failure("deadline")] * len(episodes)
         rows = list(range(len(episodes)))
         self._connect(TextRequest(max_tokens=1))
         for attempt in range(self.max_tries):
-            temperature = TEMPERATURE if attempt else 0.0
-            request = TextRequest(self.max_tokens, temperature=temperature, seed=attempt, json_schema=schema)
+            seed = sample * self.max_tries + attempt
+            temperature = TEMPERATURE if seed else 0.0
+            request = TextRequest(self.max_tokens, temperature=temperature, seed=seed, json_schema=schema)
             outputs = self.pool.generate([prompts[row] for row in rows], request)
             for row, output in zip(rows, outputs, strict=True):
                 found[row] = output if isinstance(output, Failure) else read(str(output[0]), self.view, episodes[row])

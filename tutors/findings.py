@@ -27,6 +27,7 @@ class FindingsTable:
         self.view = view.to(device)
         self.name = name
         self.stats: Counter[str] = Counter()  # the analyst's
+        self.audit: dict[str, Any] = {}  # what the findings were shown to be worth: plain values
         self.keys = torch.zeros(0, 2, dtype=torch.int64, device=device)  # (K, 2), in the order of their hashes
         self.values = torch.zeros(0, len(view.labels), device=device)  # (K, A) float32, of canonical positions
         self.hashes = self.keys[:, 0]  # (K,) int64
@@ -58,7 +59,8 @@ class FindingsTable:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the contents and the counts."""
-        return {"keys": self.keys, "values": self.values, "lookups": self.lookups, "stats": dict(self.stats)}
+        counts = {"lookups": self.lookups, "stats": dict(self.stats), "audit": self.audit}
+        return {"keys": self.keys, "values": self.values, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
@@ -66,3 +68,4 @@ class FindingsTable:
         self.lookups.copy_(state["lookups"])
         self.stats.clear()
         self.stats.update(state["stats"])
+        self.audit = dict(state["audit"])

@@ -80,6 +80,8 @@ class GuidanceConfig:
     """modulate, preferences: number of the student's episodes that are read."""
     episode_selection: Literal["worst", "any"] = "worst"
     """modulate, preferences: the episodes of the lowest returns of five times as many, or any."""
+    no_audit: bool = False
+    """modulate, preferences: use whatever the tutor found, without an audit by rollouts."""
 
     def check(self, algo: str) -> None:
         """Raise ValueError for a method that is not there, or that these options or this student do not fit."""

@@ -35,11 +35,16 @@ class Preferences(Guidance):
     max_strength = math.inf
     model: Network | None = None  # none before `fit`
 
-    @torch.no_grad()
     def reward(self, next_step: Step, action: Tensor, advice: Tensor) -> tuple[Tensor, Tensor]:
         if self.model is None:
             return super().reward(next_step, action, advice)
-        return next_step.reward, (self.model(next_step.final_obs)[:, 0] - self.mean) / self.std
+        return next_step.reward, self.bonus(next_step.final_obs)
+
+    @torch.no_grad()
+    def bonus(self, final_obs: Tensor) -> Tensor:
+        """Return the fitted reward of what the student saw after its steps, (B,) for (B, *obs_shape)."""
+        assert self.model is not None, "no reward is fitted"
+        return (self.model(final_obs)[:, 0] - self.mean) / self.std
 
     def fit(
         self, episodes: Sequence[Tensor], pairs: Sequence[tuple[int, int]], first_probs: Sequence[float], seed: int

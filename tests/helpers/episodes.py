@@ -32,7 +32,7 @@ def episode(
     actions = torch.tensor([6 - column if mirrored else column for column in columns])
     positions, named = to_canonical(VIEW, whole, actions)
     got = torch.tensor(rewards or [0.0] * len(columns))
-    return Episode(positions, named, got, torch.zeros(len(columns), 3), float(got.sum()), 0)
+    return Episode(positions, named, got, torch.zeros(len(columns), 3), float(got.sum()), 0, whole)
 
 
 BLUNDER = [3, 0, 3, 0, 3, 6]  # the last one does not stop three in a column

@@ -141,7 +141,9 @@ def test_a_model_of_random_weights_is_kept_to_a_schema(
     games = []
     for rows in torch.arange(12).split(3):
         rewards, seen = torch.tensor([0.0, 0.0, -1.0]), torch.zeros(3, 2)
-        games.append(Episode(select_rows(positions, rows), actions[rows], rewards, seen, -1.0, 0))
+        games.append(
+            Episode(select_rows(positions, rows), actions[rows], rewards, seen, -1.0, 0, select_rows(state, rows))
+        )
     analyst = VllmAnalyst(view, one.model, one.pool, 800, 3)
     found = analyst.find_critical_steps(games)
     assert any(found)

@@ -18,13 +18,15 @@ from tests.helpers.episodes import BLUNDER, VIEW, episode
 from tests.helpers.guidance import GAMMA, ROWS
 from tests.helpers.resumed_runs import assert_equal_runs, resume, stop_half_way
 from tests.helpers.small_runs import logged, small_config, tensors_in
-from train import train
+from train import Trainer, train
 from training import episode_review
+from training.audit import Audit, AuditedFinding, Auditor, Verdict
 from training.checkpoint import load_checkpoint
-from training.config import Config, evaluation_env, make_agent
+from training.config import Config, default_config, evaluation_env, make_agent
 from training.episode_review import (
     PAIRS_PER_EPISODE,
     REVIEW_SEED,
+    Evidence,
     Review,
     action_values,
     collect_episodes,
@@ -32,6 +34,7 @@ from training.episode_review import (
     empty_findings,
     find_critical_steps,
     fit_preferences,
+    median_findings,
     review_episodes,
 )
 from tutors import TutorConfig
@@ -41,6 +44,8 @@ from tutors.episodes import MAX_STEPS, Episode
 from tutors.findings import FindingsTable
 from tutors.prompts import make_view
 
+STICK, HIT = 0, 1
+VIEW_GAME = envs.make_game("connect4")
 REVIEWED = [name for name, method in METHODS.items() if method.needs_episode_review]
 
 
@@ -123,7 +128,7 @@ class Says:
     def __init__(self, found: list[list[CriticalStep]]) -> None:
         self.found, self.stats = found, {"asked": len(found)}
 
-    def find_critical_steps(self, episodes: list[Episode]) -> list[list[CriticalStep]]:
+    def find_critical_steps(self, episodes: list[Episode], sample: int = 0) -> list[list[CriticalStep]]:
         return self.found
 
 
@@ -223,10 +228,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     return found
 
 
-def refined(first: Config, name: str, folder: Path, **tutoring: Any) -> Config:
+def refined(first: Config, name: str, folder: Path, no_audit: bool = True, **tutoring: Any) -> Config:
     """What goes on from a run with games read."""
     tutor = TutorConfig("scripted", tutor_depth=4, **tutoring)
-    guiding = GuidanceConfig(name, episodes=8, reward_scale=0.5)
+    guiding = GuidanceConfig(name, episodes=8, reward_scale=0.5, no_audit=no_audit)
     return replace(first, resume=first.run_dir, run_dir=folder, total_steps=4096, tutoring=tutor, guiding=guiding)
 
 
@@ -253,7 +258,7 @@ def test_run_after_review_learns_other_weights(algo: str, name: str, first: dict
 def test_review_without_findings_changes_nothing(
     name: str, algo: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ScriptedAnalyst, "find_critical_steps", lambda self, episodes: [[] for _ in episodes])
+    monkeypatch.setattr(ScriptedAnalyst, "find_critical_steps", lambda self, episodes, sample: [[] for _ in episodes])
     monkeypatch.setattr(ScriptedAnalyst, "compare_pairs", lambda self, pairs: [None for _ in pairs])
     quiet = refined(first[algo], name, tmp_path / "quiet")
     alone = replace(quiet, run_dir=tmp_path / "alone", tutoring=TutorConfig("none"), guiding=GuidanceConfig("none"))
@@ -265,20 +270,232 @@ def test_review_without_findings_changes_nothing(
 
 
 @pytest.mark.train
+@pytest.mark.parametrize("no_audit", [False, True])
 @pytest.mark.parametrize("name", ["modulate", "preferences"])
 def test_resumed_run_is_not_reviewed_again(
-    name: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, no_audit: bool, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = refined(first["ppo"], name, tmp_path / "whole")
-    train(whole)
+    whole = refined(first["ppo"], name, tmp_path / "whole", no_audit)
+    expected = train(whole)
+    audited = expected["tutor"]["audit"].get("env_steps", 0)
+    assert (audited > 0) == (name == "modulate" and not no_audit)
     parts = replace(whole, run_dir=tmp_path / "parts")
-    stop_half_way(parts, monkeypatch, step=3072)
+    stop_half_way(parts, monkeypatch, step=3072 + audited)
     report = (tmp_path / "parts" / "analysis.json").read_text()
     monkeypatch.setattr("train.review_episodes", None)
-    resume(parts)
+    summary = resume(parts)
+    assert summary["tutor"]["audit"] == expected["tutor"]["audit"]
     assert_equal_runs(whole.run_dir, parts.run_dir)
     assert (tmp_path / "parts" / "analysis.json").read_text() == report
     assert min(step for step, *_ in logged(parts.run_dir)) > 2048
+
+
+def reviewed(action: int, folder: Path, steps_left: int = 80_000) -> FindingsTable:
+    """What a review leaves of what a script without mistakes says to a student of Blackjack with a single action."""
+    config = replace(default_config("ppo", "blackjack"), run_dir=folder, device="cpu", tutoring=TutorConfig("scripted"))
+    config = replace(config, guiding=GuidanceConfig("modulate", episodes=60))
+    env = envs.make("blackjack", 4)
+    table, agent = empty_findings(config, env), make_agent(config, env)
+    agent.greedy = lambda obs, action_mask: torch.full((len(obs),), action)
+    review_episodes(config, agent, table, print, steps_left)
+    return table
+
+
+def test_audit_keeps_what_a_reader_without_mistakes_says(tmp_path: Path) -> None:
+    table, report = reviewed(HIT, tmp_path), json.loads((tmp_path / "analysis.json").read_text())
+    assert not table.audit["refused"]
+    assert table.audit["alone"]["interval"][0] > 0
+    assert table.audit["together"]["interval"][0] > 0
+    assert table.audit["kept"] > 20 > table.audit["dropped"]
+    assert 0 < table.audit["env_steps"] <= 8000
+    assert report["audit"] == table.audit
+    assert sum(one["kept"] for one in report["findings"]) == table.audit["kept"]
+    assert all(one["kept"] == (one["difference"] is not None and one["difference"] >= 0) for one in report["findings"])
+    assert 0 < len(table.keys) <= table.audit["kept"]
+    assert "The audit keeps" in (tmp_path / "analysis.md").read_text()
+
+
+def test_audit_refuses_a_reader_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says to hit on 17 and more."""
+
+    def hit(self: ScriptedAnalyst, episodes: list[Episode], sample: int) -> list[list[CriticalStep]]:
+        return [[CriticalStep(0, HIT, -1.0, "")] if one.positions["sum"][0] > 16 else [] for one in episodes]
+
+    monkeypatch.setattr(ScriptedAnalyst, "find_critical_steps", hit)
+    table = reviewed(STICK, tmp_path)
+    assert table.audit["refused"]
+    assert table.audit["kept"] == len(table.keys) == 0
+    assert table.audit["alone"]["value"] < 0
+    text = (tmp_path / "analysis.md").read_text()
+    assert "The audit refuses scripted" in text
+    assert "The run goes on without a tutor." in text
+    assert text.count(", dropped.") == table.audit["dropped"] > 5
+
+
+def test_audit_takes_a_tenth_of_the_steps_that_are_left(tmp_path: Path) -> None:
+    assert 50 < reviewed(HIT, tmp_path, steps_left=4000).audit["env_steps"] <= 400
+
+
+def test_audit_plays_the_named_action_as_the_env_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two mirror images one state is canonical, and the script names the same canonical action in both."""
+    seen: list[AuditedFinding] = []
+
+    def audited(self: Auditor, findings: list[AuditedFinding], follow: Any) -> Audit:
+        seen.extend(findings)
+        policy, state = follow([1]), games[0].states
+        assert policy(state, *VIEW_GAME.observe(state)).tolist() == [*Anyhow().greedy(*VIEW_GAME.observe(state))[:5], 6]
+        return Audit((1.0,) * len(findings), Verdict(1.0, 0.5, 1.5, 9), Verdict(1.0, 0.5, 1.5, 9), 17)
+
+    monkeypatch.setattr(Auditor, "audit", audited)
+    games = [episode(BLUNDER), episode(BLUNDER, mirrored=True)]
+    best = [[CriticalStep(5, int(game.actions[5]), 0.5, "")] for game in games]  # the column that was played, 6 or 0
+    evidence = Evidence(Anyhow(), envs.make("connect4", 1), 8000, [])
+    table = FindingsTable(VIEW, "says", "cpu")
+    find_critical_steps(Review(Says(best), games, METHODS["modulate"](True, "cpu"), table, 1, tmp_path, 1, evidence))
+    assert [one.action for one in seen] == [6, 0]
+    assert seen[0].question == seen[1].question
+    assert all(one.state["mine"].equal(game.states["mine"][5:6]) for one, game in zip(seen, games, strict=True))
+    assert table.audit["env_steps"] == 17
+
+
+def test_audit_is_skipped_where_states_cannot_be_copied(tmp_path: Path) -> None:
+    evidence = Evidence(Anyhow(), envs.make("gym:CartPole-v1", 2), 8000, [])
+    table, says = FindingsTable(VIEW, "says", "cpu"), Says([[CriticalStep(5, 3, -1.0, "")]])
+    review = Review(says, [episode(BLUNDER)], METHODS["modulate"](True, "cpu"), table, 1, tmp_path, 1, evidence)
+    assert "Not audited: the states of gym:CartPole-v1 cannot be copied" in find_critical_steps(review)
+    assert table.audit == {"skipped": "the states of gym:CartPole-v1 cannot be copied"}
+    assert len(table.keys) == 1
+
+
+def weights_by_update(config: Config, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[torch.Tensor]]]:
+    """The env steps, and all that was learned, after each update of a run."""
+    update, found = Trainer.update, []
+
+    def recorded(self: Trainer, now: Any) -> Any:
+        result = update(self, now)
+        state = self.agent.state_dict()
+        learned = tensors_in({part: state[part] for part in ("network", "optimizer", "steps")})
+        found.append((self.state.global_step, [one.clone() for one in learned]))
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", recorded)
+        train(config)
+    return found
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(("name", "algo"), [("modulate", "dqn"), ("modulate-d", "ppo"), ("preferences", "a2c")])
+def test_refused_run_is_the_untutored_one_less_the_steps_of_the_audit(
+    name: str, algo: str, first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = refined(first[algo], name, tmp_path / "refused", no_audit=False, tutor_accuracy=0.0)
+    alone = replace(refused, run_dir=tmp_path / "alone", tutoring=TutorConfig("none"), guiding=GuidanceConfig("none"))
+    ours, theirs = (weights_by_update(config, monkeypatch) for config in (refused, alone))
+    summary = json.loads((tmp_path / "refused" / "summary.json").read_text())
+    assert summary["tutor"]["audit"]["refused"]
+    audited = summary["tutor"]["audit"]["env_steps"]
+    assert (audited > 0) == (name != "preferences")
+    assert len(ours) == len(theirs) - audited // (ours[1][0] - ours[0][0])
+    for (step, learned), (step_alone, learned_alone) in zip(ours, theirs, strict=False):
+        assert step == step_alone + audited
+        assert all(one.equal(other) for one, other in zip(learned, learned_alone, strict=True))
+
+
+def test_fitted_reward_is_refused_unless_it_goes_with_the_returns(tmp_path: Path) -> None:
+    """The student sees after each step what it got; a reader prefers the better episodes, or the worse ones."""
+
+    class Fair(Says):
+        sign = 1.0
+
+        def compare_pairs(self, pairs: Any) -> list[float | None]:
+            return [float(self.sign * (one.episodic_return - other.episodic_return) > 0) for one, other in pairs]
+
+    def game(number: int) -> Episode:
+        got = [float((number >> bit) & 1) for bit in range(5)]
+        return episode([3, 0, 3, 0, 3], got)._replace(final_obs=torch.tensor([[one, 0.0, 0.0] for one in got]))
+
+    games, verdicts = [game(number) for number in range(24)], []
+    for sign in (1.0, -1.0):
+        Fair.sign = sign
+        method, table = METHODS["preferences"](True, "cpu", ROWS, GAMMA), FindingsTable(VIEW, "says", "cpu")
+        assert isinstance(method, Preferences)
+        evidence = Evidence(Anyhow(), envs.make("gym:CartPole-v1", 2), 8000, games[1::2])
+        text = fit_preferences(Review(Fair([]), games[::2], method, table, 1, tmp_path, 1, evidence))
+        verdicts.append(table.audit)
+        assert ("The audit refuses it" in text) == (method.model is None) == table.audit["refused"] == (sign < 0)
+        assert json.loads((tmp_path / "analysis.json").read_text())["audit"] == table.audit
+    assert verdicts[0]["rank_correlation"]["value"] > 0.9
+    assert verdicts[1]["rank_correlation"]["value"] < -0.9
+    assert verdicts[0]["rank_correlation"]["samples"] == 12
+
+
+def test_fitted_reward_is_audited_by_episodes_that_were_not_read(
+    first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def audited(guidance: Any, unread: list[Episode]) -> Verdict:
+        found.append(unread)
+        return Verdict(0.5, 0.1, 0.9, len(unread))
+
+    read: list[Episode] = []
+
+    def compare(self: ScriptedAnalyst, pairs: Any) -> list[float | None]:
+        read.extend(one for pair in pairs for one in pair)
+        return [0.9 for _ in pairs]
+
+    monkeypatch.setattr(episode_review, "audit_reward", audited)
+    monkeypatch.setattr(ScriptedAnalyst, "compare_pairs", compare)
+    config = replace(refined(first["ppo"], "preferences", tmp_path, no_audit=False), device="cpu")
+    env = envs.make("blackjack", 4)
+    for selection, number in (("worst", 32), ("any", 8)):
+        one = replace(config, guiding=replace(config.guiding, episode_selection=selection))
+        review_episodes(one, make_agent(one, env), empty_findings(one, env), print, 1000)
+        assert len(found[-1]) == number
+        assert not {id(episode) for episode in found[-1]} & {id(episode) for episode in read}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([[(0, 2, -0.6)]], {0: [0.0, -0.6, 0.6]}),
+        ([[(0, 2, -0.6)], [], []], {}),
+        ([[(0, 2, -0.6)], [(0, 2, -0.2)], []], {0: [0.0, -0.2, 0.2]}),
+        ([[(0, 2, -0.6)], [(0, 2, -0.2)], [(0, 2, -1.0)]], {0: [0.0, -0.6, 0.6]}),
+        ([[(0, 2, -0.6)], [(0, 0, -0.4)], [(0, 2, -1.0)]], {0: [0.0, -0.6, 0.6]}),
+        ([[(0, 2, -0.6)], [(0, 0, -0.4)], [(1, 2, -1.0)]], {}),  # that it was a mistake is not what would be better
+        ([[(0, 2, -0.6)], [(0, 2, -0.2)]], {0: [0.0, -0.4, 0.4]}),
+        ([[(0, 1, 0.8)], [(0, 1, 0.5)], [(1, 2, -0.5)]], {0: [0.0, 0.5, 0.0]}),
+        ([[(0, 0, 0.5)], [(0, 2, 0.5)]], {0: [0.255, 0.5, 0.255]}),  # they agree that it was good, and on no other
+    ],
+)
+def test_several_answers_count_by_their_median(
+    answers: list[list[tuple[int, int, float]]], expected: dict[int, list[float]]
+) -> None:
+    """The student did 1 at both steps."""
+    said = [[CriticalStep(*one, "why") for one in answer] for answer in answers]
+    found = median_findings(said, torch.tensor([1, 1]), 3)
+    assert {one.critical.step: one.values.tolist() for one in found} == {
+        step: pytest.approx(values) for step, values in expected.items()
+    }
+    for one in found:
+        assert one.critical.action == int(one.values.argmax())
+        assert one.critical.reward == pytest.approx(one.values[1].item())
+
+
+def test_samples_are_asked_for_one_after_the_other(tmp_path: Path) -> None:
+    asked = []
+
+    class Sampled(Says):
+        def find_critical_steps(self, episodes: list[Episode], sample: int = 0) -> list[list[CriticalStep]]:
+            asked.append(sample)
+            return [[CriticalStep(5, 3, -0.2 * (sample + 1), "")]] * len(episodes)
+
+    games, table = [episode(BLUNDER)], FindingsTable(VIEW, "says", "cpu")
+    find_critical_steps(Review(Sampled([[]]), games, METHODS["modulate"](True, "cpu"), table, 1, tmp_path, 3))
+    assert asked == [0, 1, 2]
+    assert table.values[0, 3] == pytest.approx(0.4)
 
 
 def test_review_requires_a_run_and_an_analyst(first: dict[str, Config], tmp_path: Path) -> None:
@@ -288,6 +505,7 @@ def test_review_requires_a_run_and_an_analyst(first: dict[str, Config], tmp_path
         ({"tutoring": TutorConfig("none")}, "cannot read a student's games"),
         ({"tutoring": TutorConfig("recorded:x.sqlite")}, "cannot read a student's games"),
         ({"guiding": GuidanceConfig("modulate", episodes=1)}, "episodes is 1"),
+        ({"tutoring": TutorConfig("scripted", tutor_samples=0)}, "tutor_samples is 0"),
         ({"guiding": GuidanceConfig("modulate", reward_scale=-1.0)}, "reward_scale is -1"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -309,7 +527,7 @@ def test_reviewed_episodes_are_selected_and_never_those_of_an_evaluation(
         played.extend(collect_episodes(*args))
         return list(played)
 
-    def critical_steps(self: ScriptedAnalyst, episodes: list[Episode]) -> list[list[CriticalStep]]:
+    def critical_steps(self: ScriptedAnalyst, episodes: list[Episode], sample: int) -> list[list[CriticalStep]]:
         reviewed.extend(episodes)
         return [[] for _ in episodes]
 
@@ -319,7 +537,7 @@ def test_reviewed_episodes_are_selected_and_never_those_of_an_evaluation(
     config = replace(refined(first["ppo"], "modulate", tmp_path), device="cpu")
     config = replace(config, guiding=replace(config.guiding, episode_selection=selection))
     env = envs.make("blackjack", 4)
-    review_episodes(config, make_agent(config, env), empty_findings(config, env), print)
+    review_episodes(config, make_agent(config, env), empty_findings(config, env), print, 1000)
     assert seeds == [(config.seed + REVIEW_SEED, copies)]
     totals = [one.episodic_return for one in played]
     assert min(totals) < max(totals)

@@ -12,7 +12,7 @@ import torch
 from tests.helpers.episodes import BLUNDER, VIEW, episode
 from tests.helpers.scripted_server import Server, serving
 from tutors.episode_analyst import MAX_CRITICAL_STEPS, CriticalStep, ScriptedAnalyst, VllmAnalyst, read, schema_of
-from tutors.episodes import expert_values, render_episode, value_gaps
+from tutors.episodes import EpisodeStatistics, expert_values, render_episode, value_gaps
 from tutors.llm.api import Failure
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
@@ -31,6 +31,39 @@ def test_a_game_is_told_step_by_step_with_what_came_of_it() -> None:
     assert "Answer" not in text
     later = episode([3, 3])._replace(num_earlier_steps=7)
     assert render_episode(VIEW, later).startswith("After 7 earlier steps:\n\nStep 1")
+
+
+def test_statistics_say_how_often_a_position_and_a_choice_occur_and_what_came_of_it() -> None:
+    """Three games begin alike; two of them go on alike, one as the mirror image of the other."""
+    games = [
+        episode([2, 0, 3], [0.0, 0.0, 1.0]),
+        episode([2, 0, 1], [0.0, 0.0, -1.0], mirrored=True),
+        episode([2], [-1.0]),
+    ]
+    statistics = EpisodeStatistics(VIEW, games)
+    lines = [render_episode(VIEW, game, statistics).split("\n\n") for game in games]
+    assert all(one[0] == lines[0][0] for one in lines)
+    assert lines[0][0].startswith("This is one of 3 games of the student. They brought -1 to +1, -0.33 on average. ")
+    assert "C in 2, which brought +0.00;" in lines[0][0]
+    assert lines[0][1].endswith(
+        "The student chose C. This position came up in 3 of the games, which brought -0.33 on average; with this "
+        "choice in 2, which brought +0.00."
+    )
+    assert lines[0][2].endswith("came up in 2 of the games, which brought +0.00 on average; with this choice in 2, "
+                                "which brought +0.00.")  # fmt: skip
+    assert lines[1][3].endswith(
+        "and got -1. This position came up in 2 of the games, which brought +0.00 on average; with this choice in 1, "
+        "which brought -1.00."
+    )
+    alone = EpisodeStatistics(VIEW, games[:1])
+    assert render_episode(VIEW, games[0], alone).split("\n\n")[1:] == render_episode(VIEW, games[0]).split("\n\n")
+
+
+def test_a_position_that_comes_up_twice_in_a_game_counts_once() -> None:
+    game = episode([3, 0], [0.0, 1.0])
+    again = game._replace(positions={name: tensor[[0, 0]] for name, tensor in game.positions.items()})
+    (first, *_) = EpisodeStatistics(VIEW, [again, game]).of_steps(game)
+    assert "came up in 2 of the games, which brought +1.00 on average" in first
 
 
 def test_a_game_and_its_mirror_image_are_told_alike() -> None:
@@ -66,6 +99,7 @@ def test_a_script_that_errs_says_anything_legal_and_the_same_each_time() -> None
     found = ScriptedAnalyst(VIEW, 0.0, 4, 3).find_critical_steps(games)
     assert found == ScriptedAnalyst(VIEW, 0.0, 4, 3).find_critical_steps(games)
     assert found != ScriptedAnalyst(VIEW, 0.0, 4, 4).find_critical_steps(games)
+    assert found != ScriptedAnalyst(VIEW, 0.0, 4, 3).find_critical_steps(games, 1)
     flat = [one for named in found for one in named]
     assert {one.step for one in flat} == set(range(6))
     assert {one.action for one in flat} == set(range(7))
@@ -169,16 +203,24 @@ def test_games_are_asked_about_in_one_request_under_a_schema(server: Server, ana
     assert asked[0]["max_tokens"] == 300
     assert asked[0]["temperature"] == 0
     for prompt, game in zip(asked[0]["prompt"], games, strict=True):
-        assert render_episode(VIEW, game) in prompt
+        assert render_episode(VIEW, game, EpisodeStatistics(VIEW, games)) in prompt
         assert "critical" in prompt
         assert prompt.index("This is Connect Four") < prompt.index("Step 1")
     assert analyst.stats["asked"] == 2
 
 
+def test_further_samples_are_asked_for_with_other_seeds(server: Server, analyst: VllmAnalyst) -> None:
+    server.text = json.dumps(GOOD)
+    for sample in range(3):
+        analyst.find_critical_steps([episode(BLUNDER)], sample)
+    asked = [body for body in server.asked if "structured_outputs" in body]
+    assert [(body["temperature"], body["seed"]) for body in asked] == [(0, 0), (0.7, 3), (0.7, 6)]
+
+
 def test_malformed_answer_is_asked_for_again_and_then_counted(server: Server, analyst: VllmAnalyst) -> None:
     """Of three games one is right at once, one the second time, one never."""
     games = [episode([3, 3][:1]), episode([3, 0]), episode(BLUNDER)]
-    texts = [render_episode(VIEW, game) for game in games]
+    texts = [render_episode(VIEW, game, EpisodeStatistics(VIEW, games)) for game in games]
     tries: dict[int, int] = {0: 0, 1: 0, 2: 0}
 
     def answer(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
