@@ -8,6 +8,7 @@ from benchmarks.__main__ import main
 from benchmarks.loop import WAYS, Loop
 
 
+@pytest.mark.process
 @pytest.mark.train
 def test_a_warm_table_knows_all_and_a_cold_one_asks_once(tmp_path: Path) -> None:
     loop = Loop(games=("blackjack",), steps=6000, compile_mode="eager", repeats=2, out=tmp_path / "loop.json")

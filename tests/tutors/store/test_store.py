@@ -282,6 +282,7 @@ def test_killed_process_loses_at_most_the_last_second_unflushed(path: Path) -> N
     assert kept // 7 > due[-1]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "os.kill(os.getpid(), signal.SIGTERM)"])
 def test_ended_process_without_close_loses_nothing(path: Path, ending: str) -> None:
     program = f"""
