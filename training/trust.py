@@ -26,13 +26,14 @@ from training.probe import Advise, Demonstrations, Probe
 PROBE_SHARE = 0.02  # of the run's env steps: what one probe takes at most, and all probes at the start together
 LATER_SHARE = 0.02  # of the run's env steps: what the later probes take at most, together
 NUM_UPDATES = 100  # how often in a run trust is decided anew
-NUM_PROBES = 10  # how often in a run the tutor plays again, while its advice counts or it is not clear who is better
+NUM_PROBES = 10  # how often in a run the tutor plays again while its advice counts
+NUM_UNDECIDED_PROBES = 50  # and while it is not clear who is better
 DECAY_SHARE = 0.25  # of the run: how long a tutor that plays better counts without evidence that it helps
 NUM_EVIDENCE = 5  # updates whose led episodes are compared with the student's own
 MIN_ERRORS = 2.0  # standard errors between the two, from which on advice is said to help
 BATCH_SIZE = 256  # rows of demonstrations in an update
 CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the earlier one no longer counts
-NUMBERS = ("value", "opened_at", "spent", "next_update", "next_probe")  # of a monitor's state
+NUMBERS = ("value", "opened_at", "spent", "next_update", "last_probe")  # of a monitor's state
 PARTS = ("trust", "alone", "led", "probe")
 
 
@@ -62,7 +63,8 @@ class TrustMonitor:
         self.demonstrations: Demonstrations | None = None  # until they are learned from
         self.opened_at: int | None = None  # env step at which the tutor was found better
         self.spent = 0  # env steps of the later probes
-        self.next_update = self.next_probe = -math.inf
+        self.next_update = -math.inf  # env step
+        self.last_probe = 0  # env step
 
     def add(self, step: Step) -> None:
         """Count one time step of all env copies, on the device."""
@@ -80,7 +82,7 @@ class TrustMonitor:
         self.evidence = [*self.evidence, read(self.led)][-NUM_EVIDENCE:]
         if is_first:
             steps = self.first_probes()
-            self.next_probe = global_step + self.num_steps // NUM_PROBES
+            self.last_probe = global_step
         else:
             steps = self.later_probe(global_step)
         self.value = self.trust.update()
@@ -111,10 +113,11 @@ class TrustMonitor:
 
     def later_probe(self, global_step: int) -> int:
         """Let the tutor play again where that is due and worth it, and return the env steps."""
-        is_due = global_step >= self.next_probe and self.spent < LATER_SHARE * self.num_steps
+        pause = self.num_steps // (NUM_PROBES if self.value else NUM_UNDECIDED_PROBES)
+        is_due = global_step >= self.last_probe + pause and self.spent < LATER_SHARE * self.num_steps
         if not is_due or not (self.trust.is_undecided or self.value):
             return 0
-        self.next_probe = global_step + self.num_steps // NUM_PROBES
+        self.last_probe = global_step
         steps, _ = self.probe_tutor()
         self.spent += steps
         return steps
