@@ -35,7 +35,7 @@ AUDIT_SEED = 3_000_017  # added to a run's seed: its random numbers are those of
 MAX_PAIRS = 8  # of arms after which a question gets no more
 MAX_ARM_STEPS = 20
 MAX_ENV_STEPS = 8_000
-MAX_SHARE = 0.1  # of the env steps that are left of the run
+MAX_SHARE = 0.05  # of the env steps that are left of the run
 MIN_SAMPLES = 5  # with fewer there is no verdict, and so no trust
 CONFIDENCE = 0.95  # one-sided; the interval of 90 % has the same lower end
 

@@ -332,8 +332,8 @@ def test_audit_refuses_a_reader_that_is_wrong(tmp_path: Path, monkeypatch: pytes
     assert text.count(", dropped.") == table.audit["dropped"] > 5
 
 
-def test_audit_takes_a_tenth_of_the_steps_that_are_left(tmp_path: Path) -> None:
-    assert 50 < reviewed(HIT, tmp_path, steps_left=4000).audit["env_steps"] <= 400
+def test_audit_takes_a_twentieth_of_the_steps_that_are_left(tmp_path: Path) -> None:
+    assert 50 < reviewed(HIT, tmp_path, steps_left=4000).audit["env_steps"] <= 200
 
 
 def test_audit_plays_the_named_action_as_the_env_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
