@@ -429,6 +429,7 @@ class Trainer:
             "sps": round(self.state.global_step / seconds, 1),
             "eval": asdict(result),
             "tutor": tutor,
+            "trust": None if self.state.trust is None else self.state.trust.summary(),
         }
 
 

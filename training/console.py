@@ -152,6 +152,8 @@ def metrics_line(values: Mapping[str, float]) -> str:
     parts = [f"{values['charts/SPS']:,.0f} steps/s"]
     if "charts/episodic_return" in values:
         parts.append(f"return {values['charts/episodic_return']:+.2f}")
+    if "tutor/trust" in values:
+        parts.append(f"trust {values['tutor/trust']:.2f}")
     if "tutor/hit_rate" in values:
         parts.append(f"hit rate {values['tutor/hit_rate']:.0%}")
     return "  ".join(parts)
@@ -174,4 +176,17 @@ def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[tuple[str, 
         ]
         if tutor["no_advice"]:
             lines.append(("no advice", ", ".join(f"{kind} {count:,}" for kind, count in tutor["no_advice"].items())))
+    if (trust := summary.get("trust")) is not None:
+        lines.append(("worth of advice", worth_of_advice(trust)))
     return [*lines, ("run directory", str(run_dir))]
+
+
+def worth_of_advice(trust: Mapping[str, Any]) -> str:
+    """Return in one sentence what the tutor was found to be worth."""
+    if trust["tutor_return"] is None:
+        return "the tutor gave no advice in its probe episodes, so it had no effect"
+    played = f"in probe episodes the tutor came to {trust['tutor_return']:+.2f}, the untrained student to "
+    played += f"{trust['untrained_return']:+.2f}"
+    if trust["counted_from"] is None:
+        return f"{played}: not shown to be better than the student, so its advice had no effect"
+    return f"{played}: its advice counted from env step {trust['counted_from']:,} to {trust['counted_until']:,}"

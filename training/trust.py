@@ -33,7 +33,10 @@ NUM_EVIDENCE = 5  # updates whose led episodes are compared with the student's o
 MIN_ERRORS = 2.0  # standard errors between the two, from which on advice is said to help
 BATCH_SIZE = 256  # rows of demonstrations in an update
 CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the earlier one no longer counts
-NUMBERS = ("value", "opened_at", "spent", "next_update", "last_probe")  # of a monitor's state
+NUMBERS = (  # of a monitor's state
+    *("value", "opened_at", "counted_until", "untrained"),
+    *("probe_steps", "spent", "next_update", "last_probe"),
+)
 PARTS = ("trust", "alone", "led", "probe")
 
 
@@ -62,6 +65,9 @@ class TrustMonitor:
         self.evidence: list[Returns] = []  # the newest led episodes
         self.demonstrations: Demonstrations | None = None  # until they are learned from
         self.opened_at: int | None = None  # env step at which the tutor was found better
+        self.counted_until: int | None = None  # env step at which it was last found so
+        self.untrained = math.nan  # the student's mean return in the first probes
+        self.probe_steps = 0  # env steps of all probes
         self.spent = 0  # env steps of the later probes
         self.next_update = -math.inf  # env step
         self.last_probe = 0  # env step
@@ -92,6 +98,9 @@ class TrustMonitor:
                 self.pretrain()
             if not self.helps():
                 self.value *= max(1 - (global_step - self.opened_at) / (DECAY_SHARE * self.num_steps), 0.0)
+        if self.value:
+            self.counted_until = global_step
+        self.probe_steps += steps
         return steps
 
     def helps(self) -> bool:
@@ -109,6 +118,7 @@ class TrustMonitor:
             steps += student_steps + tutor_steps
             if not advised or not self.trust.is_undecided:
                 break
+        self.untrained = self.trust.student_returns.mean
         return steps
 
     def later_probe(self, global_step: int) -> int:
@@ -150,6 +160,18 @@ class TrustMonitor:
         if self.trust.student:
             found["student/return"] = self.trust.student_returns.mean
         return found
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the tutor was worth, for summary.json."""
+        return {
+            "trust": round(self.value, 4),
+            "tutor_return": round(self.trust.tutor.mean, 4) if self.trust.tutor.number else None,
+            "untrained_return": round(self.untrained, 4),
+            "horizon": self.probe.horizon,
+            "probe_steps": self.probe_steps,
+            "counted_from": self.opened_at,
+            "counted_until": self.counted_until,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a checkpoint holds."""
