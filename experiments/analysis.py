@@ -27,6 +27,7 @@ from experiments.stats import (
 
 PAPER_GUIDANCE = "override"
 NO_REUSE = 0.0
+MAX_FINAL_LOSS, MAX_HEIGHT_LOSS = 0.05, 0.03  # of a baseline's gain: what a harmless tutor may cost
 COMPARABLE = 0.1  # of a baseline's gain: final scores whose difference is smaller are comparable
 CurveName = Literal["by_steps", "by_seconds", "training"]  # a field of RunResult
 THRESHOLD_COLUMNS = (
@@ -237,6 +238,25 @@ def summarize(results: StudyResults, condition: Condition) -> dict[str, Any]:
     if not results.baseline_learns(condition):
         rounded |= dict.fromkeys(THRESHOLD_COLUMNS)
     return condition.columns() | rounded
+
+
+class Worth(NamedTuple):
+    """What a tutor was worth to a student, in shares of what the student alone gains."""
+
+    final: Estimate  # the final score less that of the student alone
+    height: float  # the mean of the learning curve less that of the student alone
+    speedup: float  # how many times sooner the threshold was reached, the median over seeds
+    is_harmless: bool
+
+
+def worth(results: StudyResults, condition: Condition) -> Worth:
+    """Return what a condition's tutor was worth; its baseline must learn."""
+    gain = results.baseline_gain(condition)[1]
+    final = results.final_gain(condition)
+    estimate = Estimate(fmean(final), *paired_interval(final))
+    height = fmean(results.gains(condition, auc)) / gain
+    faster = math.exp(median(results.log_speedups(condition, condition.baseline())))
+    return Worth(estimate, height, faster, estimate.low > -MAX_FINAL_LOSS and height > -MAX_HEIGHT_LOSS)
 
 
 def columns(name: str, bounds: Sequence[float]) -> dict[str, float]:

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.analysis import (
+    MAX_FINAL_LOSS,
+    MAX_HEIGHT_LOSS,
     NO_REUSE,
     Claim,
     Estimate,
@@ -27,6 +29,7 @@ from experiments.analysis import (
     speedup,
     summarize,
     without_reuse,
+    worth,
 )
 from experiments.plot import COLORS, draw_mean
 from experiments.spec import Condition, StudyOptions, StudySpec
@@ -176,6 +179,7 @@ def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Clai
         if len(study.guidance) > 1:
             parts.append("## Difference from the same student alone")
             parts += [part for env in study.envs for part in differences(results, env)]
+        parts += ["## What the tutor was worth", worths(results)]
         parts.append("## Speed-ups")
         parts += [part for env in study.envs if (part := speedups(results, env))]
         parts += ["## Over all envs and students", totals(results)]
@@ -258,6 +262,31 @@ def differences(results: StudyResults, env: str) -> list[str]:
         )
         parts += [f"### {env}: {title}", table(("student", "guidance", *tutors), rows)] if rows else []
     return parts
+
+
+def worths(results: StudyResults) -> str:
+    """Return what each tutor was worth to each student that learns alone, as Markdown."""
+    rows = []
+    for one in results.tutored():
+        if results.baseline_learns(one):
+            found = worth(results, one)
+            rows.append(
+                (
+                    *(one.env, one.algo, str(one.tutor), guidance_of(one), f"{one.reuse:g}"),
+                    signed(*found.final),
+                    f"{found.height:+.2f}",
+                    f"{found.speedup:.1f}",
+                    "yes" if found.is_harmless else "not shown",
+                )
+            )
+    harmless = sum(row[-1] == "yes" for row in rows)
+    text = (
+        f"In shares of what the student alone gains. Harmless: the interval of the final score excludes a loss of "
+        f"{MAX_FINAL_LOSS:.0%}, and the mean of the curve is not lower by {MAX_HEIGHT_LOSS:.0%}; so in {harmless} of "
+        f"{len(rows)} conditions. Sooner: env steps to the threshold, alone over tutored, the median over seeds."
+    )
+    head = ("env", "student", "tutor", "guidance", "reuse", "final score", "mean of curve", "times sooner", "harmless")
+    return f"{text}\n\n{table(head, rows)}"
 
 
 def signed(difference: float, low: float, high: float) -> str:
