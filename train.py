@@ -88,7 +88,8 @@ def train(config: Config) -> dict[str, Any]:
         advisor = None if has_review else open_advisor_in_turn(config, run_dir, env, progress, stack)
         if device == "cpu" and advisor is not None and advisor.tutor.shares_cpu:
             torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
-        trainer = Trainer(config, env, agent, advisor, log, progress, findings)
+        start = 0 if source is None else source["guided_from" if resuming else "global_step"]
+        trainer = Trainer(config, env, agent, advisor, log, progress, findings, start)
         if source is not None:
             load = trainer.state.load_state_dict if resuming else trainer.state.load_student
             try:
@@ -159,6 +160,7 @@ class Trainer:
         log: None on all ranks but the first.
         progress: the console.
         findings: what a review of the student's episodes found, in place of advice; None without a review.
+        guided_from: the env step from which on there is guidance.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class Trainer:
         log: Logger | None = None,
         progress: Progress = QUIET,
         findings: FindingsTable | None = None,
+        guided_from: int = 0,
     ) -> None:
         self.config = config
         self.run_dir = config.run_dir or Path()
@@ -187,7 +190,7 @@ class Trainer:
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
         self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent, findings)
         if advisor is not None and config.guiding.uses_trust(config.algo):
-            self.state.trust = TrustMonitor(config, env, agent, self.advise_probe)
+            self.state.trust = TrustMonitor(config, env, agent, self.advise_probe, guided_from)
         strength = self.guidance.strength if self.guidance.is_annealed else None
         rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
         self.query = AdviceQuery(strategy, budget, rng, env.steps, self.consult_probability, strength)
@@ -278,7 +281,7 @@ class Trainer:
         state.global_step += self.timer("probe", state.trust.update, state.global_step)
         return guiding.full_strength(self.guidance) * state.trust.value
 
-    def advise_probe(self, step: Step, decision: Decision, running: Tensor) -> Tensor:
+    def advise_probe(self, step: Step, running: Tensor) -> Tensor:
         """Return advice (N, A) about a probe's copies that play on, (N,) bool; zeros where there is none."""
         assert self.advisor is not None
         positions = self.advisor.canonicalize(step.state)

@@ -35,8 +35,8 @@ class Agent(Protocol):
     def greedy(self, obs: Tensor, action_mask: Tensor) -> Tensor:
         """Return the student's best actions, (N,) int64, without exploration; changes nothing."""
 
-    def scores(self, obs: Tensor, action_mask: Tensor) -> Tensor:
-        """Return its log-probabilities, or action values, (N, A), without advice; changes nothing."""
+    def explore(self, obs: Tensor, action_mask: Tensor, u: Tensor) -> Tensor:
+        """Return what the student would do, (N,) int64, exploring as now by `u` (N, A + 1); changes nothing."""
 
     def observe(
         self,

@@ -149,8 +149,9 @@ class DQN:
         return masked_argmax(self.network(obs), action_mask)
 
     @torch.no_grad()
-    def scores(self, obs: Tensor, action_mask: Tensor) -> Tensor:
-        return self.network(obs)
+    def explore(self, obs: Tensor, action_mask: Tensor, u: Tensor) -> Tensor:
+        explores = u[:, 0] < epsilon_at(self.steps * self.all_envs, self.config, self.total_steps)
+        return torch.where(explores, sample_legal(action_mask, u[:, 1]), self.greedy(obs, action_mask))
 
     def observe(
         self,

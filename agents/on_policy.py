@@ -134,8 +134,8 @@ class OnPolicy:
         return masked_argmax(self.network(obs)[0], action_mask)
 
     @torch.no_grad()
-    def scores(self, obs: Tensor, action_mask: Tensor) -> Tensor:
-        return masked_log_softmax(self.network(obs)[0], action_mask)
+    def explore(self, obs: Tensor, action_mask: Tensor, u: Tensor) -> Tensor:
+        return sample_action(masked_log_softmax(self.network(obs)[0], action_mask), action_mask, u[:, :-1])
 
     @torch.no_grad()
     def observe(

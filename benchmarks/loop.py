@@ -24,6 +24,7 @@ from rich.table import Table
 
 from agents import AGENTS
 from agents.compile import Mode
+from agents.guidance import GuidanceConfig
 from benchmarks.common import Benchmark, Row, Worker, WorkerError, cell, check_names, served, take_turns, waiting_for
 from train import Trainer
 from training.config import Config, default_config, make_agent, make_env
@@ -212,7 +213,8 @@ def config_for(way: Way, algo: str, game: str, tutor: str, folder: Path) -> Conf
     if way.table == "warm":
         config = replace(config, agent=replace(config.agent, learning_rate=FROZEN))
     store = str(warm if way.table == "warm" else new_store(folder))
-    return replace(config, tutoring=TutorConfig(tutor=name, async_tutor=way.tutor == "nowait", advice_store=store))
+    tutoring = TutorConfig(tutor=name, async_tutor=way.tutor == "nowait", advice_store=store)
+    return replace(config, tutoring=tutoring, guiding=GuidanceConfig("override"))  # which wants advice to the end
 
 
 def new_store(folder: Path) -> Path:

@@ -185,8 +185,8 @@ def worth_of_advice(trust: Mapping[str, Any]) -> str:
     """Return in one sentence what the tutor was found to be worth."""
     if trust["tutor_return"] is None:
         return "the tutor gave no advice in its probe episodes, so it had no effect"
-    played = f"in probe episodes the tutor came to {trust['tutor_return']:+.2f}, the untrained student to "
-    played += f"{trust['untrained_return']:+.2f}"
+    played = f"in probe episodes the tutor came to {trust['tutor_return']:+.2f}, the student before it was guided to "
+    played += f"{trust['student_return']:+.2f}"
     if trust["counted_from"] is None:
         return f"{played}: not shown to be better than the student, so its advice had no effect"
     return f"{played}: its advice counted from env step {trust['counted_from']:,} to {trust['counted_until']:,}"

@@ -11,18 +11,17 @@ from torch import Tensor
 
 import envs
 from agents import Agent
-from agents.distributed import all_reduce_sum, rank, shard_size
+from agents.distributed import all_reduce_sum, rank, world_size
 from agents.guidance.trust import Returns
-from agents.policy import Decision, sample_action
 from envs.base import Env, Step, VecEnv
-from envs.rng import PROBE_STREAM, CounterRNG, sample_legal
+from envs.rng import PROBE_STREAM, CounterRNG
 from training.config import Config
 
 PROBE_SEED = 2_000_003  # added to a run's seed: probe episodes are never those of training
 MAX_COPIES = 64  # episodes of one probe, all ranks together
 MIN_HORIZON = 16  # time steps: rather fewer copies than shorter episodes
 
-Advise = Callable[[Step, Decision, Tensor], Tensor]  # advice (N, A) about the copies that play on, (N,) bool
+Advise = Callable[[Step, Tensor], Tensor]  # advice (N, A) about the copies that play on, (N,) bool
 
 
 class Demonstrations(NamedTuple):
@@ -53,7 +52,7 @@ class Probe:
     def __init__(self, config: Config, env: Env, max_steps: int) -> None:
         copies = max(min(MAX_COPIES, max_steps // MIN_HORIZON), 1)
         self.horizon = max(max_steps // copies, 1)
-        num_envs = max(shard_size(copies), 1)
+        num_envs = max(copies // world_size(), 1)
         seed, first = config.seed + PROBE_SEED, rank() * num_envs
         if isinstance(env, VecEnv):
             self.env: Env = VecEnv(env.game, num_envs, seed, env.device, first)
@@ -81,12 +80,12 @@ class Probe:
         record: list[Demonstrations] = []
         counts = torch.zeros(2, dtype=torch.float64, device=env.device)  # env steps, and those that were advised
         for _ in range(self.horizon):
-            decision = decide_alone(agent, step, self.rng.uniform(env.steps, spec.num_actions))
+            own = agent.explore(step.obs, step.action_mask, self.rng.uniform(env.steps, spec.num_actions + 1))
             advice = torch.zeros(step.action_mask.shape, device=env.device)
             if advise is not None:
-                advice = advise(step, decision, running)
+                advice = advise(step, running)
             has_advice = advice.sum(1) > 0
-            action = torch.where(has_advice, advice.argmax(1), decision.action)
+            action = torch.where(has_advice, advice.argmax(1), own)
             next_step = env.step(action)
             returns += next_step.reward * running
             done = next_step.terminated | next_step.truncated
@@ -109,12 +108,3 @@ class Probe:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state_dict` returned."""
         self.env.steps.copy_(state["steps"])
-
-
-def decide_alone(agent: Agent, step: Step, u: Tensor) -> Decision:
-    """Return the student's own decision by the uniforms `u` (N, A): its policy's, or a random one, of action values."""
-    scores = agent.scores(step.obs, step.action_mask)
-    greedy = agent.greedy(step.obs, step.action_mask)
-    sampled = sample_action(scores, step.action_mask, u) if agent.has_policy else None
-    action = sample_legal(step.action_mask, u[:, 0]) if sampled is None else sampled
-    return Decision(action, greedy, scores, torch.zeros_like(scores[:, 0]))

@@ -34,7 +34,7 @@ MIN_ERRORS = 2.0  # standard errors between the two, from which on advice is sai
 BATCH_SIZE = 256  # rows of demonstrations in an update
 CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the earlier one no longer counts
 NUMBERS = (  # of a monitor's state
-    *("value", "opened_at", "counted_until", "untrained"),
+    *("value", "opened_at", "counted_until", "unguided"),
     *("probe_steps", "spent", "next_update", "last_probe"),
 )
 PARTS = ("trust", "alone", "led", "probe")
@@ -48,14 +48,15 @@ class TrustMonitor:
         env: the env in which the student learns.
         agent: the student, with a guidance that has a strength.
         advise: asks the tutor about a probe's positions, and waits.
+        start: the env step at which guidance begins.
     """
 
-    def __init__(self, config: Config, env: Env, agent: Agent, advise: Advise) -> None:
+    def __init__(self, config: Config, env: Env, agent: Agent, advise: Advise, start: int) -> None:
         alone = agent.guidance.alone
         self.agent = agent
         self.advise = advise
         self.pretrain_updates = config.guiding.pretrain_updates
-        self.num_steps = config.total_steps
+        self.num_steps = max(config.total_steps - start, 1)
         self.probe = Probe(config, env, max(int(PROBE_SHARE * self.num_steps), 1))
         self.alone = ReturnMonitor(alone, self.probe.horizon)
         self.led = ReturnMonitor(~alone, self.probe.horizon)
@@ -66,7 +67,7 @@ class TrustMonitor:
         self.demonstrations: Demonstrations | None = None  # until they are learned from
         self.opened_at: int | None = None  # env step at which the tutor was found better
         self.counted_until: int | None = None  # env step at which it was last found so
-        self.untrained = math.nan  # the student's mean return in the first probes
+        self.unguided = math.nan  # the student's mean return in the first probes
         self.probe_steps = 0  # env steps of all probes
         self.spent = 0  # env steps of the later probes
         self.next_update = -math.inf  # env step
@@ -83,7 +84,6 @@ class TrustMonitor:
         if global_step < self.next_update:
             return 0
         is_first = self.next_update == -math.inf
-        self.next_update = global_step + self.num_steps // NUM_UPDATES
         self.trust.observe_student(read(self.alone))
         self.evidence = [*self.evidence, read(self.led)][-NUM_EVIDENCE:]
         if is_first:
@@ -100,6 +100,7 @@ class TrustMonitor:
                 self.value *= max(1 - (global_step - self.opened_at) / (DECAY_SHARE * self.num_steps), 0.0)
         if self.value:
             self.counted_until = global_step
+        self.next_update = global_step + self.num_steps // NUM_UPDATES
         self.probe_steps += steps
         return steps
 
@@ -118,7 +119,7 @@ class TrustMonitor:
             steps += student_steps + tutor_steps
             if not advised or not self.trust.is_undecided:
                 break
-        self.untrained = self.trust.student_returns.mean
+        self.unguided = self.trust.student_returns.mean
         return steps
 
     def later_probe(self, global_step: int) -> int:
@@ -166,7 +167,7 @@ class TrustMonitor:
         return {
             "trust": round(self.value, 4),
             "tutor_return": round(self.trust.tutor.mean, 4) if self.trust.tutor.number else None,
-            "untrained_return": round(self.untrained, 4),
+            "student_return": round(self.unguided, 4),
             "horizon": self.probe.horizon,
             "probe_steps": self.probe_steps,
             "counted_from": self.opened_at,
