@@ -192,7 +192,7 @@ def test_no_comparison_fits_no_reward(tmp_path: Path) -> None:
         def compare_pairs(self, pairs: list[Any]) -> list[None]:
             return [None] * len(pairs)
 
-    method = GuidanceConfig("preferences").make(True, "cpu", ROWS, GAMMA)
+    method = GuidanceConfig("preferences").make("ppo", True, "cpu", ROWS, GAMMA)
     assert isinstance(method, Preferences)
     compared(Silent([]), [episode(BLUNDER), episode([3])], method, tmp_path)
     assert method.model is None
@@ -208,7 +208,7 @@ def test_compared_pairs_are_of_different_episodes(tmp_path: Path) -> None:
             return [float(one.episodic_return > other.episodic_return) for one, other in pairs]
 
     games = [episode([3] * (1 + number), [float(number)] + [0.0] * number) for number in range(6)]
-    method = GuidanceConfig("preferences").make(True, "cpu", ROWS, GAMMA)
+    method = GuidanceConfig("preferences").make("ppo", True, "cpu", ROWS, GAMMA)
     assert isinstance(method, Preferences)
     compared(Fair(VIEW, 1.0, 1, 1), games, method, tmp_path)
     assert len(asked) == PAIRS_PER_EPISODE * 6
