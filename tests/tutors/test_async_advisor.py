@@ -102,7 +102,7 @@ def test_immediate_answer_serves_from_the_second_step_after_the_query(budget: fl
     asked: Counter[int] = Counter()
     queue: list[int] = []
     for turn, state in enumerate(states(30)):
-        wanted = some(64, turn)
+        wanted, probs = some(64, turn), expected(state)
         there = {name: rows.to(device) for name, rows in state.items()}
         advice = Advice(*(part.cpu() for part in advisor.advise(there, wanted.to(device))))
         for row, key in enumerate(canonical_keys(state, torch.arange(64))):
@@ -111,7 +111,7 @@ def test_immediate_answer_serves_from_the_second_step_after_the_query(budget: fl
             elif left.get(key, 0) > 0:
                 left[key] -= 1
                 assert advice.valid[row]
-                torch.testing.assert_close(advice.probs[row], expected(state)[row])
+                torch.testing.assert_close(advice.probs[row], probs[row])
             else:
                 assert not advice.valid[row]
                 queue.append(key)
