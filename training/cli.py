@@ -1,5 +1,6 @@
 """How programs parse their flags and how they exit."""
 
+import importlib.metadata
 import logging
 import signal
 import sys
@@ -35,6 +36,8 @@ RENAMED = {  # flags of versions 0.x and what replaced them: refused with the ne
     "--report": "python -m tutors report",
     "--fill": "python -m tutors fill",
 }
+ALIASES = {"--lr": "--learning-rate", "--total-timesteps": "--total-steps", "--timesteps": "--total-steps"}
+MULTIPLES = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
 def run_program(
@@ -91,6 +94,10 @@ def parse(
         SystemExit: help was asked for, or a flag or a value is unknown.
     """
     refuse_renamed(args, options_type, renamed)
+    if "--version" in args:
+        print(importlib.metadata.version("tutored"))
+        sys.exit(0)
+    args = expand(args, options_type)
     default: Any = tyro.MISSING_NONPROP if defaults is None else defaults(args)
     if is_dataclass(options_type) and {"-h", "--help", "--help-all"} & set(args):
         shown = None if "--help-all" in args or not common else common
@@ -107,17 +114,72 @@ def refuse_renamed(args: Sequence[str], options_type: Any, renamed: Mapping[str,
             raise ValueError(f"{flag} was renamed in version 1.0: use {renamed[flag]}")
 
 
+def expand(args: Sequence[str], options_type: Any) -> list[str]:
+    """Return a command line as the flags' types want it, from what people type.
+
+    Whole numbers may be written 1e6, 20k or 3M; --lr and --total-timesteps are what other programs say; a scripted
+    tutor may be scripted:0.6, as in study files; the names of students and games may be in capitals.
+    """
+    types, found = dict(typed_flags(options_type)), []
+    for flag, value in flags_and_values(args):
+        name = flag.replace("_", "-")
+        if name not in types and ALIASES.get(name) in types:
+            flag = name = ALIASES[name]
+        if value is not None and name == "--tutor" and value.startswith("scripted:"):
+            value, _, accuracy = value.partition(":")
+            found += ["--tutor-accuracy", accuracy]
+        if value is not None and name in ("--algo", "--env") and value.isalnum():
+            value = value.lower()
+        if value is not None and types.get(name) is int:
+            value = whole_number(value)
+        found += [flag] if value is None else [flag, value]
+    return found
+
+
+def flags_and_values(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield each argument with the value of a flag, or alone."""
+    rest = list(args)
+    while rest:
+        first = rest.pop(0)
+        flag, sign, value = first.partition("=")
+        if not first.startswith("--"):
+            yield first, None
+        elif sign:
+            yield flag, value
+        elif rest and not rest[0].startswith("--"):
+            yield flag, rest.pop(0)
+        else:
+            yield flag, None
+
+
+def whole_number(text: str) -> str:
+    """Return the digits of a whole number such as 1e6, 20k or 3M; any other text as it is."""
+    unit = MULTIPLES.get(text[-1:].lower(), 1)
+    try:
+        number = float(text[:-1] if unit > 1 else text) * unit
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else text
+
+
 def flags(options_type: Any) -> Iterator[str]:
     """Yield the flags of an options class, or of a union of classes, with those of nested classes."""
+    yield from (flag for flag, _ in typed_flags(options_type))
+
+
+def typed_flags(options_type: Any) -> Iterator[tuple[str, Any]]:
+    """Yield those flags with their types; of a flag that may be left out, the type of its value."""
     if get_origin(options_type) is Annotated:
         options_type = get_args(options_type)[0]
     if get_origin(options_type) in (Union, UnionType):
         for member in get_args(options_type):
-            yield from flags(member)
+            yield from typed_flags(member)
     elif is_dataclass(options_type):
         for name, hint in get_type_hints(options_type, include_extras=True).items():
-            yield f"--{name.replace('_', '-')}"
-            yield from flags(hint)
+            members = [one for one in get_args(hint) if one is not type(None)]
+            is_optional = get_origin(hint) in (Union, UnionType) and len(members) == 1
+            yield f"--{name.replace('_', '-')}", members[0] if is_optional else hint
+            yield from typed_flags(hint)
 
 
 def show_help(

@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 import tyro
 
-from training.cli import RENAMED, flags, parse
+from training.cli import RENAMED, expand, flags, parse
 from training.config import COMMON_FLAGS, EXAMPLES, Config, defaults_from_flags
 
 PUBLIC = {  # the names that version 1.0 changed, by those of 0.7
@@ -104,3 +104,39 @@ def test_train_help_all_has_groups_and_the_flags_of_the_chosen_student(capsys: p
     assert "--num-minibatches" in printed
     assert "--buffer-size" not in printed
     assert "{None}" not in printed
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--total-steps 1e6", "--total-steps 1000000"),
+        ("--total-steps=20k --seed 3", "--total-steps 20000 --seed 3"),
+        ("--total_steps 2.5M", "--total_steps 2500000"),
+        ("--total-timesteps 1_000", "--total-steps 1000"),
+        ("--lr 1e-3", "--learning-rate 1e-3"),
+        ("--num-envs 64 --query-budget 5k", "--num-envs 64 --query-budget 5000"),
+        ("--algo PPO --env Connect4", "--algo ppo --env connect4"),
+        ("--env gym:CartPole-v1 --algo=DQN", "--env gym:CartPole-v1 --algo dqn"),
+        ("--tutor scripted:0.6 --reuse 3", "--tutor-accuracy 0.6 --tutor scripted --reuse 3"),
+        ("--tutor recorded:runs/a.sqlite", "--tutor recorded:runs/a.sqlite"),
+        ("--total-steps 1.5", "--total-steps 1.5"),
+        ("--total-steps many --force", "--total-steps many --force"),
+    ],
+)
+def test_expand_returns_what_the_flags_take(typed: str, meant: str) -> None:
+    assert " ".join(expand(typed.split(), Config)) == meant
+
+
+def test_parse_takes_what_people_type() -> None:
+    typed = "--algo PPO --lr 1e-3 --total-steps 20k --tutor scripted:0.6 --env-kwargs opponent=random depth=2"
+    config = parse(typed.split(), Config, defaults=defaults_from_flags)
+    assert (config.algo, config.agent.learning_rate, config.total_steps) == ("ppo", 1e-3, 20_000)
+    assert (config.tutoring.tutor, config.tutoring.tutor_accuracy) == ("scripted", 0.6)
+    assert config.env_kwargs == ("opponent=random", "depth=2")
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(["--version"], Config)
+    assert end.value.code == 0
+    assert capsys.readouterr().out.strip().count(".") == 2
