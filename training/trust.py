@@ -1,9 +1,8 @@
 """What a tutor is worth to a run, found out while it goes on: probe episodes, the student's returns, trust.
 
-When the run starts, the student and the tutor play probe episodes until it is clear who plays better, or until
-PROBE_SHARE of the run's env steps are spent. A tutor that is found better is imitated at once: the student is
-pretrained on its probe episodes. From then on the student's own episodes say how far it has come, and the tutor plays
-again from time to time, since it may have changed.
+The tutor plays some probe episodes when the run starts; the student's own episodes say how far it has come. While it is
+not clear who is better, and as long as it could matter, the tutor plays again; a tutor that is found better is imitated
+at once: the student is pretrained on its probe episodes. It plays again from time to time, since it may have changed.
 
 A tutor that plays better than the student is not yet one that teaches it anything: pulled towards a mediocre tutor, a
 student stays as mediocre, and would have come further alone. So trust also falls with time, to 0 over DECAY_SHARE of
@@ -23,8 +22,10 @@ from envs.base import Env, Step
 from training.config import Config
 from training.probe import Advise, Demonstrations, Probe
 
-PROBE_SHARE = 0.02  # of the run's env steps: what one probe takes at most, and all probes at the start together
-LATER_SHARE = 0.02  # of the run's env steps: what the later probes take at most, together
+PROBE_SHARE = 0.02  # of the run's env steps: what one probe takes at most
+FIRST_SHARE = 0.01  # of the run's env steps: the tutor plays again at the start as long as this is not exceeded
+UNDECIDED_SHARE = 0.02  # of the run's env steps: what all probes take at most while it is not clear who is better
+OPEN_SHARE = 0.04  # of the run's env steps: what all probes take at most while advice counts
 NUM_UPDATES = 100  # how often in a run trust is decided anew
 NUM_PROBES = 10  # how often in a run the tutor plays again while its advice counts
 NUM_UNDECIDED_PROBES = 50  # and while it is not clear who is better
@@ -34,8 +35,8 @@ MIN_ERRORS = 2.0  # standard errors between the two, from which on advice is sai
 BATCH_SIZE = 256  # rows of demonstrations in an update
 CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the earlier one no longer counts
 NUMBERS = (  # of a monitor's state
-    *("value", "opened_at", "counted_until", "unguided"),
-    *("probe_steps", "spent", "next_update", "last_probe"),
+    *("value", "opened_at", "counted_until"),
+    *("probe_steps", "next_update", "last_probe"),
 )
 PARTS = ("trust", "alone", "led", "probe")
 
@@ -67,9 +68,7 @@ class TrustMonitor:
         self.demonstrations: Demonstrations | None = None  # until they are learned from
         self.opened_at: int | None = None  # env step at which the tutor was found better
         self.counted_until: int | None = None  # env step at which it was last found so
-        self.unguided = math.nan  # the student's mean return in the first probes
         self.probe_steps = 0  # env steps of all probes
-        self.spent = 0  # env steps of the later probes
         self.next_update = -math.inf  # env step
         self.last_probe = 0  # env step
 
@@ -83,14 +82,9 @@ class TrustMonitor:
         """Decide trust anew where that is due, and return the env steps that probes took."""
         if global_step < self.next_update:
             return 0
-        is_first = self.next_update == -math.inf
         self.trust.observe_student(read(self.alone))
         self.evidence = [*self.evidence, read(self.led)][-NUM_EVIDENCE:]
-        if is_first:
-            steps = self.first_probes()
-            self.last_probe = global_step
-        else:
-            steps = self.later_probe(global_step)
+        steps = self.first_probes() if self.next_update == -math.inf else self.later_probe(global_step)
         self.value = self.trust.update()
         if self.value:
             if self.opened_at is None:
@@ -110,28 +104,22 @@ class TrustMonitor:
         return led.mean - own.mean > MIN_ERRORS * math.hypot(led.stderr, own.stderr)
 
     def first_probes(self) -> int:
-        """Let the student and the tutor play in turn until it is clear who is better, and return the env steps."""
-        steps = 0
-        while steps < PROBE_SHARE * self.num_steps:
-            student, student_steps, _, _ = self.probe.play(self.agent, None)
-            self.trust.observe_student(student)
-            tutor_steps, advised = self.probe_tutor()
-            steps += student_steps + tutor_steps
-            if not advised or not self.trust.is_undecided:
-                break
-        self.unguided = self.trust.student_returns.mean
+        """Let the tutor play before the student does, and return the env steps."""
+        steps, advised = self.probe_tutor()
+        last = steps
+        while advised and steps + last <= FIRST_SHARE * self.num_steps:
+            last, advised = self.probe_tutor()
+            steps += last
         return steps
 
     def later_probe(self, global_step: int) -> int:
         """Let the tutor play again where that is due and worth it, and return the env steps."""
-        pause = self.num_steps // (NUM_PROBES if self.value else NUM_UNDECIDED_PROBES)
-        is_due = global_step >= self.last_probe + pause and self.spent < LATER_SHARE * self.num_steps
-        if not is_due or not (self.trust.is_undecided or self.value):
+        number, share = (NUM_PROBES, OPEN_SHARE) if self.value else (NUM_UNDECIDED_PROBES, UNDECIDED_SHARE)
+        is_due = global_step >= self.last_probe + self.num_steps // number
+        if not is_due or self.probe_steps >= share * self.num_steps or not (self.value or self.trust.is_undecided):
             return 0
         self.last_probe = global_step
-        steps, _ = self.probe_tutor()
-        self.spent += steps
-        return steps
+        return self.probe_tutor()[0]
 
     def probe_tutor(self) -> tuple[int, int]:
         """Let the tutor play, and return the env steps, and how many of them it advised."""
@@ -167,7 +155,7 @@ class TrustMonitor:
         return {
             "trust": round(self.value, 4),
             "tutor_return": round(self.trust.tutor.mean, 4) if self.trust.tutor.number else None,
-            "student_return": round(self.unguided, 4),
+            "student_return": round(self.trust.baseline, 4) if math.isfinite(self.trust.baseline) else None,
             "horizon": self.probe.horizon,
             "probe_steps": self.probe_steps,
             "counted_from": self.opened_at,

@@ -30,6 +30,7 @@ from envs.base import Step
 
 ALPHA = 0.05  # probability that a bound is ever wrong
 RHO = 0.2  # the bounds are tightest for some multiple of 1 / RHO^2 episodes
+MIN_EFFECT = 0.25  # standard deviations between two mean returns, of which a smaller lead is not looked for
 WINDOW = 64  # episodes: the student's return is a mean over the newest, at least so many
 
 
@@ -119,9 +120,10 @@ class Trust:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether it is not clear who plays better."""
+        """Whether it is not clear who plays better, and could matter: the tutor's lead may exceed MIN_EFFECT."""
         low, high = self.margin
-        return not low > 0 and not high <= 0
+        deviation = math.sqrt((self.tutor.variance + self.student_returns.variance) / 2)
+        return not low > 0 and not high <= MIN_EFFECT * deviation
 
     def update(self) -> float:
         """Open or shut the gate by all that is known, and return the trust, in [0, 1]."""

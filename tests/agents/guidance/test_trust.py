@@ -51,6 +51,7 @@ def make_trust(student: float, tutor: float, count: int = 200) -> Trust:
 def test_trust_is_0_until_the_tutor_is_surely_better() -> None:
     assert make_trust(0.0, 0.1).update() == 0
     assert make_trust(0.0, 0.1).is_undecided
+    assert not make_trust(0.0, -0.1).is_undecided  # if it is better at all, then by little
     assert make_trust(0.0, 1.0).update() == 1
     assert not make_trust(0.0, 1.0).is_undecided
     assert make_trust(0.0, -1.0).update() == 0
