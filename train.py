@@ -46,6 +46,7 @@ from training.config_json import to_plain
 from training.console import QUIET, Progress, make_progress
 from training.episode_review import empty_findings, review_episodes
 from training.evaluation import Result, evaluate_student
+from training.flag_effects import check_effects
 from training.logger import Logger
 from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, settings
 from training.self_play import SelfPlayOpponent
@@ -448,4 +449,4 @@ def make_query(config: Config, agent: Agent) -> tuple[QueryStrategy, QueryBudget
 
 
 if __name__ == "__main__":
-    run_program(train, Config, __doc__, defaults=defaults_from_flags, common=COMMON_FLAGS, examples=EXAMPLES)
+    run_program(train, Config, __doc__, defaults_from_flags, COMMON_FLAGS, EXAMPLES, check=check_effects)

@@ -48,6 +48,7 @@ def run_program(
     common: Collection[str] = (),
     examples: str = "",
     renamed: Mapping[str, str] = RENAMED,
+    check: Callable[[Options, Sequence[str]], None] | None = None,
 ) -> None:
     """Parse the flags, run `main`, and exit with a code and no traceback.
 
@@ -59,12 +60,16 @@ def run_program(
         common: fields that `--help` shows; `--help-all` shows every flag. Empty: `--help` shows every flag.
         examples: command lines, printed below the help.
         renamed: flags of versions 0.x, and what replaced them.
+        check: raises ValueError for flags of the command line that cannot act.
     """
     handler = RichHandler(console=Console(stderr=True), show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        main(parse(sys.argv[1:], options_type, description, defaults, common, examples, renamed))
+        options = parse(sys.argv[1:], options_type, description, defaults, common, examples, renamed)
+        if check is not None:
+            check(options, sys.argv[1:])
+        main(options)
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

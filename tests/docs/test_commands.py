@@ -15,6 +15,9 @@ import pytest
 
 from agents.guidance import METHODS
 from docs import generate
+from training.cli import parse
+from training.config import Config, defaults_from_flags
+from training.flag_effects import check_effects
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = generate.pages()
@@ -180,3 +183,11 @@ def by_name(folder: str) -> set[str]:
                 flag = node.target.id.replace("_", "-")
                 names |= {f"--{flag}", f"--no-{flag}"}
     return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_training_commands_have_no_flag_without_effect(page: Path) -> None:
+    for program, *words in commands(page):
+        if program == "train.py" and not {"--resume", "--help", "--help-all", "--version"} & set(words):
+            args = [word.replace("NAME", "tiny") for word in words]
+            check_effects(parse(args, Config, defaults=defaults_from_flags), args)
