@@ -226,4 +226,4 @@ class DQN:
         self.steps.copy_(state["steps"])
         self.updates.copy_(state["updates"])
         self.num_observed = state["num_observed"]
-        self.was_pretrained = state["was_pretrained"]
+        self.was_pretrained = state.get("was_pretrained", False)  # of version 1.0.0

@@ -28,6 +28,10 @@ from tutors.store import without_password
 ROOT = Path(__file__).parents[1]
 DEFAULTS_FILE = ROOT / "agents" / "defaults.toml"
 FORMAT = 1  # of config.json; files of versions 0.x have none
+ADDED: dict[str, dict[str, Any]] = {  # since 1.0.0: the values that keep what a tutored run did before
+    "tutoring": {"tutor_all_best": False},
+    "guiding": {"trust": "none", "pretrain_updates": 0, "no_audit": True},
+}
 EVALUATION_SEED = 1_000_003  # added to a run's seed: evaluation episodes are never those of training
 
 COMMON_FLAGS = (  # fields that `train.py --help` shows
@@ -117,6 +121,11 @@ def config_from_json(text: str) -> Config:
     values.pop("versions", None)
     if values.get("algo") not in AGENTS:
         raise ValueError(f"algo is {values.get('algo')!r}; it must be one of {', '.join(AGENTS)}")
+    for part, added in ADDED.items():
+        if isinstance(values.get(part), dict):
+            tutored = isinstance(values.get("tutoring"), dict) and values["tutoring"].get("tutor") != "none"
+            defaults = to_plain(getattr(Config(), part))
+            values[part] = {name: value if tutored else defaults[name] for name, value in added.items()} | values[part]
     _, agent_config = AGENTS[values["algo"]]
     return from_plain(Config, values, overrides={"agent": agent_config})
 

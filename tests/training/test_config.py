@@ -132,3 +132,16 @@ def test_self_play_is_evaluated_against_another_opponent() -> None:
     config = Config(env_kwargs=("opponent=self", "refresh=5"))
     assert evaluation_env(config, 2, "cpu").game.opponent is tactical
     assert isinstance(evaluation_env(config, 2, "cpu", ("opponent=negamax:2",)).game.opponent, Negamax)
+
+
+@pytest.mark.parametrize("tutor", ["scripted", "none"])
+def test_config_of_version_1_0_keeps_what_a_tutored_run_did(tutor: str) -> None:
+    written = Config(tutoring=TutorConfig(tutor), guiding=GuidanceConfig("distill"))
+    values = json.loads(written.to_json())
+    for name in ("trust", "pretrain_updates", "no_audit"):
+        del values["guiding"][name]
+    del values["tutoring"]["tutor_all_best"]
+    config = config_from_json(json.dumps(values))
+    before = GuidanceConfig("distill", trust="none", pretrain_updates=0, no_audit=True)
+    assert config.guiding == (written.guiding if tutor == "none" else before)
+    assert config.tutoring == written.tutoring
