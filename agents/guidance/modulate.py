@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from agents.guidance.base import Guidance, Transitions
+from agents.guidance.base import Guidance
 from agents.guidance.distill import Distill
 from agents.policy import Decision, gather_action
 from envs.base import Step
@@ -39,9 +39,6 @@ class Modulate(Guidance):
         better, is_named = better_action(advice, action_mask)
         followed = is_named & (u[:, -1] < self.strength)
         return torch.where(followed, better, decision.action), followed
-
-    def advantage(self, advantages: Tensor, rollout: Transitions) -> tuple[Tensor, Tensor]:
-        return advantages, (~rollout.followed).float()
 
     def reward(self, next_step: Step, action: Tensor, advice: Tensor) -> tuple[Tensor, Tensor]:
         if not self.has_rewards:
