@@ -193,8 +193,10 @@ class Trainer:
         if advisor is not None and config.guiding.uses_trust(config.algo):
             self.state.trust = TrustMonitor(config, env, agent, self.advise_probe, guided_from)
         strength = self.guidance.strength if self.guidance.is_annealed else None
+        # where trust counts the student's own returns, it gets no advice that it would act on
+        alone = self.guidance.alone if self.state.trust is not None and self.guidance.acts_on_advice else None
         rng = CounterRNG(config.seed, env_ids, QUERY_STREAM)
-        self.query = AdviceQuery(strategy, budget, rng, env.steps, self.consult_probability, strength)
+        self.query = AdviceQuery(strategy, budget, rng, env.steps, self.consult_probability, strength, alone)
         self.actions = torch.arange(env.spec.num_actions, device=env.device)
         self.timer = SectionTimer()
         self.timed: Any = self.timer  # times a part of a rollout step; in a compiled one there is no clock
@@ -279,7 +281,9 @@ class Trainer:
         if state.trust is None:
             progress = (state.global_step - state.guided_from) / (self.config.total_steps - state.guided_from)
             return guiding.strength_at(progress, self.guidance)
-        state.global_step += self.timer("probe", state.trust.update, state.global_step)
+        probe_steps = self.timer("probe", state.trust.update, state.global_step)
+        state.global_step += probe_steps
+        state.env_steps += probe_steps
         return guiding.full_strength(self.guidance) * state.trust.value
 
     def advise_probe(self, step: Step, running: Tensor) -> Tensor:

@@ -102,6 +102,8 @@ class Config:
         self.agent.check(self.num_envs // world_size())
         check_tutor(self.tutoring)
         self.guiding.check(self.algo)
+        if self.tutoring.tutor != "none":
+            self.guiding.check_copies(self.algo, self.num_envs // world_size())
 
     def to_json(self) -> str:
         """Return all settings and the versions in use as `config_from_json` reads them, without passwords."""

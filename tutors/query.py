@@ -40,6 +40,7 @@ class AdviceQuery:
         env_steps: 0-d int64, the env's own counter, by which `rng` draws; it never moves.
         consult_probability: returns the consult probability now, a 0-d tensor.
         strength: 0-d, of the guidance; where it is 0 no advice is wanted. None: advice is wanted whatever it is.
+        alone: (N,) bool: the env copies in which no advice is wanted. None: there are none.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class AdviceQuery:
         env_steps: Tensor,
         consult_probability: Callable[[], Tensor],
         strength: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> None:
         self.strategy = strategy
         self.budget = budget
@@ -57,6 +59,7 @@ class AdviceQuery:
         self.env_steps = env_steps
         self.consult_probability = consult_probability
         self.strength = strength
+        self.alone = alone
 
     @torch.no_grad()
     def select(self, advisor: Advisor, step: Step, decision: Decision) -> Lookup:
@@ -66,6 +69,7 @@ class AdviceQuery:
         probability = self.consult_probability()
         request = self.strategy.select(positions.keys, decision.scores, step.action_mask, probability, u)
         wanted = request.wanted if self.strength is None else request.wanted & (self.strength > 0)
+        wanted = wanted if self.alone is None else wanted & ~self.alone
         lookup = advisor.lookup(positions, wanted)
         return Lookup(positions, lookup.advice, self.budget.allow(positions.keys, request, lookup.misses))
 

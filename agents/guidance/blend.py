@@ -17,7 +17,7 @@ class Blend(Guidance):
     """Act and learn as a mixture."""
 
     students = ("ppo", "a2c")
-    stores_advice = is_annealed = True
+    stores_advice = is_annealed = acts_on_advice = True
     max_strength = 1.0
     strength_start = 0.9
 

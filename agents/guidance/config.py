@@ -39,6 +39,7 @@ METHODS: dict[str, type[Guidance]] = {
     "preferences": Preferences,
 }
 AUTO = {"dqn": "margin", "ppo": "distill", "a2c": "distill"}  # what `auto` is, by student
+ALONE_EVERY = 4  # with trust: the first of so many env copies gets no advice that is acted on, to measure the student
 
 
 def find_method(name: str, algo: str) -> type[Guidance]:
@@ -102,10 +103,19 @@ class GuidanceConfig:
             if name in ("guidance_start", "guidance_end") and value > max_strength:
                 raise ValueError(f"{name} is {value}; with {self.guidance} it must be at most {max_strength:g}")
 
+    def check_copies(self, algo: str, num_envs: int) -> None:
+        """Raise ValueError if there are too few env copies to leave one without advice."""
+        if num_envs < 2 and self.uses_trust(algo) and find_method(self.guidance, algo).acts_on_advice:
+            raise ValueError(
+                f"--guidance {self.guidance} with --trust gap requires at least 2 env copies: add --trust none"
+            )
+
     def make(self, algo: str, has_policy: bool, device: torch.device | str, num_envs: int, gamma: float) -> Guidance:
         """Return the method for such a student: see `Guidance`."""
         method = find_method(self.guidance, algo)(has_policy, device, num_envs, gamma)
         method.reward_scale = self.reward_scale
+        if method.acts_on_advice and self.uses_trust(algo):
+            method.alone = torch.arange(num_envs, device=device) % ALONE_EVERY == 0
         return method
 
     def uses_trust(self, algo: str) -> bool:

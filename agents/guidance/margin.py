@@ -20,6 +20,7 @@ class Margin(Demonstrate):
     """Do the tutor's best action in half of the env copies, and keep its value the largest in all."""
 
     is_annealed = True
+    acts_on_advice = False  # it leaves half of the env copies alone itself, and learns from advice in all
     strength_end = 0.0
 
     def __init__(self, has_policy: bool, device: torch.device | str, num_envs: int = 1, gamma: float = 1.0) -> None:

@@ -18,7 +18,7 @@ PLAUSIBLE = 0.1  # of the best action's probability
 class Mask(Guidance):
     """Leave out what the tutor holds implausible."""
 
-    stores_advice = is_annealed = True
+    stores_advice = is_annealed = acts_on_advice = True
     max_strength = 1.0
 
     def act(self, decision: Decision, advice: Tensor, action_mask: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

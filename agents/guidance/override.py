@@ -20,6 +20,8 @@ from agents.policy import Decision
 class Override(Guidance):
     """Do the tutor's best action in place of the student's."""
 
+    acts_on_advice = True
+
     def act(self, decision: Decision, advice: Tensor, action_mask: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         followed = has_advice(advice)
         return torch.where(followed, advice.argmax(1), decision.action), followed

@@ -283,7 +283,7 @@ def test_observe_stores_the_executed_action_and_the_shaped_reward() -> None:
 
 def test_observe_with_a_guidance_stores_its_three_columns() -> None:
     env = VecEnv(Echo(4), 16)
-    agent = DQN(CONFIG, env, 4000, 0, GuidanceConfig("distill").make(False, "cpu", 16, 0.9))
+    agent = DQN(CONFIG, env, 4000, 0, GuidanceConfig("distill").make("dqn", False, "cpu", 16, 0.9))
     step = env.reset()
     decision = agent.act(step.obs, step.action_mask)
     next_step = env.step(decision.action)

@@ -63,7 +63,7 @@ def test_actor_critic_loss_with_other_illegal_logits_is_the_same_and_has_no_grad
 def test_actor_critic_loss_gradient_is_its_slope(loss: Callable, config: OnPolicyConfig, guidance: str) -> None:
     network, batch = random_batch(rows=6)
     network, batch = network.double(), Batch(*(one.double() if one.is_floating_point() else one for one in batch))
-    method = GuidanceConfig(guidance).make(True, "cpu", 1, 0.9)
+    method = GuidanceConfig(guidance).make("ppo", True, "cpu", 1, 0.9)
     method.strength = torch.tensor(0.7).double()
     config = replace(config, ent_coef=0.3)
     if guidance == "mask":  # an action that the mask excludes has no finite log-probability
@@ -87,7 +87,7 @@ def test_actor_critic_loss_with_blend_learns_the_mixture(loss: Callable, config:
     """The log-probability and the entropy of w p_tutor + (1 - w) p_student, and of the student where no advice is."""
     network, batch = random_batch()
     config = replace(config, ent_coef=0.03, vf_coef=0.7)
-    method = GuidanceConfig("blend").make(True, "cpu", 1, 0.9)
+    method = GuidanceConfig("blend").make("ppo", True, "cpu", 1, 0.9)
     method.strength.fill_(0.6)
     own = log_probs_by_definition(network.logits.tolist(), batch.action_mask.tolist())
     policies = []
@@ -119,7 +119,7 @@ def test_actor_critic_loss_with_blend_learns_the_mixture(loss: Callable, config:
 @LOSSES
 def test_actor_critic_loss_with_distill_adds_the_guidance_s_loss(loss: Callable, config: OnPolicyConfig) -> None:
     network, batch = random_batch()
-    method = GuidanceConfig("distill").make(True, "cpu", 1, 0.9)
+    method = GuidanceConfig("distill").make("ppo", True, "cpu", 1, 0.9)
     method.strength.fill_(0.6)
     own = log_probs_by_definition(network.logits.tolist(), batch.action_mask.tolist())
     terms = [
@@ -135,9 +135,9 @@ def test_actor_critic_loss_gives_advice_to_the_network_only_where_it_is_an_input
     loss: Callable, config: OnPolicyConfig
 ) -> None:
     network, batch = random_batch()
-    loss(network, batch, config, GuidanceConfig("distill").make(True, "cpu", 1, 0.9))
+    loss(network, batch, config, GuidanceConfig("distill").make("ppo", True, "cpu", 1, 0.9))
     assert network.extra_inputs is None
-    loss(network, batch, config, GuidanceConfig("hint").make(True, "cpu", 1, 0.9))
+    loss(network, batch, config, GuidanceConfig("hint").make("ppo", True, "cpu", 1, 0.9))
     assert network.extra_inputs is not None
     assert network.extra_inputs[:, :-1].equal(batch.advice)
 
@@ -245,7 +245,7 @@ def test_observe_with_a_guidance_stores_its_three_columns_and_the_log_prob_of_it
     kind: type, config: Any
 ) -> None:
     env = VecEnv(Echo(8, walls=True), 16, 0)
-    method = GuidanceConfig("blend").make(True, "cpu", 16, 0.9)
+    method = GuidanceConfig("blend").make("ppo", True, "cpu", 16, 0.9)
     method.strength.fill_(0.5)
     agent = kind(config, env, 10**6, 0, method)
     step = env.reset()
@@ -268,7 +268,7 @@ def test_observe_with_a_guidance_stores_its_three_columns_and_the_log_prob_of_it
 
 def test_compute_advantages_with_a_bonus_learns_from_what_it_is_worth_now() -> None:
     env = VecEnv(Walk(), 16, 0)
-    method = GuidanceConfig("modulate-r").make(True, "cpu", 16, 0.9)
+    method = GuidanceConfig("modulate-r").make("ppo", True, "cpu", 16, 0.9)
     agent = PPO(replace(PPO_CONFIG, norm_adv=False), env, 10**6, 0, method)
     step = rollout_with_bonus(agent, env)
     plain, bonus = agent.rollout.reward.clone(), agent.rollout.bonus.clone()
