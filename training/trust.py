@@ -70,7 +70,7 @@ class TrustMonitor:
         self.counted_until: int | None = None  # env step at which it was last found so
         self.probe_steps = 0  # env steps of all probes
         self.next_update = -math.inf  # env step
-        self.last_probe = 0  # env step
+        self.last_probe = start  # env step
 
     def add(self, step: Step) -> None:
         """Count one time step of all env copies, on the device."""
@@ -118,8 +118,9 @@ class TrustMonitor:
         is_due = global_step >= self.last_probe + self.num_steps // number
         if not is_due or self.probe_steps >= share * self.num_steps or not (self.value or self.trust.is_undecided):
             return 0
-        self.last_probe = global_step
-        return self.probe_tutor()[0]
+        steps, _ = self.probe_tutor()
+        self.last_probe = global_step  # not where the tutor has failed: then the resumed run plays the probe again
+        return steps
 
     def probe_tutor(self) -> tuple[int, int]:
         """Let the tutor play, and return the env steps, and how many of them it advised."""

@@ -29,6 +29,7 @@ from torch import Tensor
 from envs.base import Step
 
 ALPHA = 0.05  # probability that a bound is ever wrong
+MIN_NUMBER = 16  # episodes: fewer say too little about their variance, which may seem to be 0
 RHO = 0.2  # the bounds are tightest for some multiple of 1 / RHO^2 episodes
 MIN_EFFECT = 0.25  # standard deviations between two mean returns, of which a smaller lead is not looked for
 WINDOW = 64  # episodes: the student's return is a mean over the newest, at least so many
@@ -62,8 +63,8 @@ class Returns(NamedTuple):
 
     @property
     def radius(self) -> float:
-        """The half width of the mean's confidence sequence; infinite for fewer than two episodes."""
-        if self.number < 2:
+        """The half width of the mean's confidence sequence; infinite for fewer than MIN_NUMBER episodes."""
+        if self.number < MIN_NUMBER:
             return math.inf
         weight = self.number * RHO**2
         scale = 2 * (weight + 1) / (self.number * weight) * math.log(math.sqrt(weight + 1) / ALPHA)

@@ -44,6 +44,7 @@ def config_of(algo: str, env: str, mode: str, device: str, **further: Any) -> Co
         default_config(algo, env), num_envs=32, total_steps=10_000, seed=1, compile_mode=mode, device=device
     )
     sizes = {"learning_starts": 64, "batch_size": 32, "buffer_size": 640} if algo == "dqn" else {"num_steps": 4}
+    further = {"guiding": GuidanceConfig("override")} | further
     return replace(config, agent=replace(config.agent, **SMALL, **sizes), **further)
 
 
@@ -210,7 +211,7 @@ def test_recording_ends_where_the_tutor_is_queried(algo: str, strategy: str, tap
 def test_every_guidance_can_be_recorded(algo: str, guidance: str, taped: list[Tape], tmp_path: Path) -> None:
     """With a table that holds all answers and an async tutor: a rollout step is one recording."""
     tutoring = TutorConfig("scripted", advice_store=str(tmp_path / "advice.sqlite"), reuse=math.inf)
-    guiding = GuidanceConfig(guidance)
+    guiding = GuidanceConfig(guidance, trust="none")
     run_with_tutor(config_of("dqn", "blackjack", "eager", "cpu", tutoring=tutoring), tmp_path, updates=40)
     warm = replace(tutoring, async_tutor=True)
     configs = [config_of(algo, "blackjack", mode, "cpu", tutoring=warm, guiding=guiding) for mode in ("eager", "graph")]

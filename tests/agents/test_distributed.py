@@ -155,7 +155,7 @@ def test_functions_without_torchrun_leave_everything_as_it_is() -> None:
 @pytest.mark.process
 def test_run_of_two_processes_writes_one_run_dir_and_counts_all_env_copies(tmp_path: Path) -> None:
     flags = "train.py --algo ppo --env blackjack --total-steps 16384 --num-envs 64 --log-every 4096 --eval-every 8192"
-    tutor = "--tutor scripted --query-budget 100 --reuse 3"
+    tutor = "--tutor scripted --guidance override --query-budget 100 --reuse 3"
     done = torchrun(*flags.split(), *tutor.split(), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.guidance import GuidanceConfig
 from training.config import Config, default_config
 from tutors import TutorConfig
 
@@ -16,7 +17,7 @@ CLOCKS = ("time/", "charts/SPS", "tutor/latency", "tutor/seconds")  # tags of wh
 
 
 def small_config(algo: str, env: str, run_dir: Path, **tutoring: Any) -> Config:
-    """Return a run of 2,048 env steps with a scripted tutor, or as `tutoring` says."""
+    """Return a run of 2,048 env steps with a scripted tutor, or as `tutoring` says, whose advice overrides."""
     config = replace(
         default_config(algo, env),
         total_steps=2048,
@@ -26,6 +27,7 @@ def small_config(algo: str, env: str, run_dir: Path, **tutoring: Any) -> Config:
         log_every=256,
         device="cpu",
         run_dir=run_dir,
+        guiding=GuidanceConfig("override"),
         tutoring=TutorConfig(**{"tutor": "scripted", "tutor_depth": 1} | tutoring),
     )
     return replace(config, agent=replace(config.agent, hidden=(16,), network="mlp", **SIZES[algo]))

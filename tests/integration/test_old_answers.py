@@ -13,7 +13,7 @@ pytestmark = pytest.mark.train
 OLD = GOLDEN / "v0.7.0" / "advice.sqlite"  # 275 answers about Connect Four
 RUN = (
     "--algo ppo --env connect4 --network mlp --hidden 32 32 --num-steps 16 --device cpu --num-envs 16 "
-    "--total-steps 1024 --eval-episodes 8 --progress json"
+    "--total-steps 1024 --eval-episodes 8 --progress json --guidance override"
 )
 
 

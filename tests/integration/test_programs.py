@@ -53,7 +53,8 @@ TAGS = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a scripted tutor."""
     folder = tmp_path_factory.mktemp("runs") / "scripted"
-    done = program("train.py", *SMALL, "--tutor", "scripted", "--tutor-depth", "2", "--run-dir", str(folder))
+    flags = ("--tutor", "scripted", "--tutor-depth", "2", "--guidance", "override")
+    done = program("train.py", *SMALL, *flags, "--run-dir", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -506,7 +507,7 @@ def test_student_can_be_trained_tutored_and_evaluated(algo: str, flags: str, tmp
 
 def test_blackjack_hands_are_each_asked_about_at_most_once(tmp_path: Path) -> None:
     """There are 280 hands: with endless reuse no more can ever be asked about."""
-    flags = ("--env", "blackjack", "--tutor", "scripted", "--consult-to", "1")
+    flags = ("--env", "blackjack", "--tutor", "scripted", "--guidance", "override", "--consult-to", "1")
     assert 200 < trained(tmp_path / "run", *flags)["tutor"]["asked"] <= 280
 
 

@@ -99,7 +99,8 @@ def test_progress_without_a_terminal_is_plain(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.process
 def test_plain_progress_of_a_run(tmp_path: Path) -> None:
-    done = program("train.py", *SMALL, "--tutor", "scripted", "--run-dir", str(tmp_path / "run"))
+    tutored = ("--tutor", "scripted", "--guidance", "override")
+    done = program("train.py", *SMALL, *tutored, "--run-dir", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (0, "")
     first, *lines = done.stdout.splitlines()
     assert first.startswith(f"{tmp_path / 'run'}: dqn on connect4, tutor scripted, ")

@@ -78,7 +78,7 @@ def test_resumed_run_with_each_guidance_equals_uninterrupted_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(METHODS[name].students[0], "connect4", tmp_path / "whole")
-    assert_equal_runs(*both_ways(replace(config, guiding=GuidanceConfig(name)), monkeypatch))
+    assert_equal_runs(*both_ways(replace(config, guiding=GuidanceConfig(name, trust="none")), monkeypatch))
 
 
 @pytest.mark.train
@@ -168,7 +168,7 @@ def test_transitions_of_an_untutored_student_have_no_advice(name: str, tmp_path:
     first = small_config("dqn", "connect4", tmp_path / "first", tutor="none")
     train(first)
     config = replace(first, run_dir=tmp_path / "second", resume=first.run_dir, total_steps=2560)
-    config = replace(config, tutoring=TutorConfig("scripted"), guiding=GuidanceConfig(name))
+    config = replace(config, tutoring=TutorConfig("scripted"), guiding=GuidanceConfig(name, trust="none"))
     if name == "hint":  # its network has more inputs than the first one's
         with pytest.raises(ValueError, match="is of another kind of student"):
             train(config)

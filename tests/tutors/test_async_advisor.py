@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from agents.guidance import GuidanceConfig
 from envs.base import State, select_rows
 from tests.helpers.advisors import VIEW, RecordingTutor, canonical_keys, expected, some, states
 from tests.helpers.host_reads import NoHostReads
@@ -258,9 +259,8 @@ def test_async_run_leaves_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     config = default_config("dqn", "connect4")
     tutoring = TutorConfig(tutor="scripted", async_tutor=True)
-    summary = train(
-        replace(config, tutoring=tutoring, total_steps=6000, num_envs=64, eval_episodes=20, run_dir=tmp_path / "run")
-    )
+    sizes = {"total_steps": 6000, "num_envs": 64, "eval_episodes": 20, "run_dir": tmp_path / "run"}
+    summary = train(replace(config, tutoring=tutoring, guiding=GuidanceConfig("override"), **sizes))
     assert summary["tutor"]["hits"] > 0  # type: ignore[index]
     assert summary["tutor"]["asked"] > 0  # type: ignore[index]
     assert threading.active_count() <= before

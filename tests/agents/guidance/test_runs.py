@@ -25,7 +25,7 @@ pytestmark = pytest.mark.train
 def weights_after_run(run_dir: Path, algo: str, guidance: str, **tutoring: Any) -> list[Tensor]:
     """Return the weights after a small run, without those of extra inputs."""
     config = replace(small_config(algo, "connect4", run_dir, **tutoring), total_steps=1024, eval_episodes=1)
-    train(replace(config, guiding=GuidanceConfig(guidance)))
+    train(replace(config, guiding=GuidanceConfig(guidance, trust="none")))
     weights = load_checkpoint(run_dir / "checkpoints", "cpu")["agent"]["network"]
     return tensors_in({name: weight for name, weight in weights.items() if "extra_inputs" not in name})
 
@@ -53,7 +53,9 @@ def test_run_with_guidance_learns_other_weights_and_without_advice_the_same_as_a
 @pytest.mark.compile
 @pytest.mark.parametrize(("algo", "name"), [("ppo", "blend"), ("dqn", "demonstrate")])
 def test_compiled_run_with_guidance_equals_the_eager_one(algo: str, name: str, tmp_path: Path) -> None:
-    config = replace(small_config(algo, "blackjack", tmp_path), guiding=GuidanceConfig(name), total_steps=1024)
+    config = replace(
+        small_config(algo, "blackjack", tmp_path), guiding=GuidanceConfig(name, trust="none"), total_steps=1024
+    )
     weights = []
     for mode in ("eager", "compile"):
         train(replace(config, compile_mode=mode, run_dir=tmp_path / mode))
@@ -65,7 +67,7 @@ def test_compiled_run_with_guidance_equals_the_eager_one(algo: str, name: str, t
 @pytest.mark.parametrize(("name", "algo"), [("distill", "dqn"), ("mask", "ppo"), ("override", "ppo"), ("hint", "a2c")])
 def test_annealed_guidance_wants_advice_everywhere_and_then_nowhere(name: str, algo: str, tmp_path: Path) -> None:
     """The others with the consult probability, to the end; so does an annealed one whose --consult-to is set."""
-    config = replace(small_config(algo, "connect4", tmp_path / "run"), guiding=GuidanceConfig(name))
+    config = replace(small_config(algo, "connect4", tmp_path / "run"), guiding=GuidanceConfig(name, trust="none"))
     train(config)
     wanted = list(series(tmp_path / "run", "tutor/wanted").values())
     half = len(wanted) // 2

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from agents.guidance.trust import ALPHA, RHO, WINDOW, ReturnMonitor, Returns, Trust
+from agents.guidance.trust import ALPHA, MIN_NUMBER, RHO, WINDOW, ReturnMonitor, Returns, Trust
 from envs.base import Step
 
 
@@ -20,14 +20,15 @@ def spread(mean: float, count: int = 200, std: float = 0.5) -> Returns:
 
 
 def test_returns_mean_and_radius_are_those_of_the_formula() -> None:
-    values = [0.5, -1.0, 2.0, 0.25, 0.0, 1.5]
+    values = [0.5, -1.0, 2.0, 0.25, 0.0, 1.5] * 3
     returns = returns_of(values)
     assert returns.mean == pytest.approx(numpy.mean(values))
     n, std = len(values), numpy.std(values, ddof=1)
     inner = 2 * (n * RHO**2 + 1) / (n**2 * RHO**2) * math.log(math.sqrt(n * RHO**2 + 1) / ALPHA)
     assert returns.radius == pytest.approx(std * math.sqrt(inner))
     assert returns.stderr == pytest.approx(std / math.sqrt(n))
-    assert Returns().radius == math.inf
+    assert returns_of([1.0] * (MIN_NUMBER - 1)).radius == Returns().radius == math.inf
+    assert returns_of([1.0] * MIN_NUMBER).radius == 0
     assert math.isnan(Returns().mean)
 
 

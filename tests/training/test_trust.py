@@ -1,0 +1,539 @@
+"""How much advice counts in a run: what probes cost, when trust opens and shuts, and what a checkpoint keeps of it."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents import AGENTS, Agent
+from agents.guidance import GuidanceConfig
+from agents.guidance.trust import Returns
+from envs.base import State, Step
+from tests.helpers.advisors import RecordingTutor, make_advisor
+from tests.helpers.resumed_runs import resume
+from tests.helpers.small_runs import series, small_config
+from tests.helpers.students import all_equal, save_and_load, weights_of
+from tests.helpers.trust_runs import echo_config, make_trainer, opened_trainer, spread, trust_config
+from train import Trainer, train
+from training import trust as trust_module
+from training.checkpoint import load_checkpoint
+from training.probe import Demonstrations, Probe
+from training.trust import (
+    DECAY_SHARE,
+    LATER_SHARE,
+    NUM_PROBES,
+    NUM_UNDECIDED_PROBES,
+    NUM_UPDATES,
+    PROBE_SHARE,
+    TrustMonitor,
+)
+from tutors.base import Advice, TutorError
+from tutors.scripted import ScriptedTutor
+
+STEPS = 2048  # of a small run
+
+
+class FakeProbe:
+    """Plays no episodes, and returns what it is told: (the tutor's returns, advised steps), and env steps."""
+
+    def __init__(self, monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch, steps: int = 10) -> None:
+        self.tutor = spread(1.0, 64)
+        self.student = spread(0.0, 64)
+        self.advised = 5
+        self.steps = steps
+        self.played: list[str] = []
+        monkeypatch.setattr(monitor.probe, "play", self.play)
+
+    def play(self, agent: Agent, advise: Any) -> tuple[Returns, int, int, Demonstrations]:
+        self.played.append("student" if advise is None else "tutor")
+        rows = Demonstrations(torch.zeros(2, 2, 6, 7), torch.ones(2, 7, dtype=torch.bool), torch.eye(7)[:2])
+        if advise is None:
+            return self.student, self.steps, 0, rows
+        return self.tutor, self.steps, self.advised, rows
+
+
+def silent_trainer(algo: str, folder: Path) -> tuple[Trainer, TrustMonitor]:
+    """Return a trainer of Connect Four whose tutor never answers, and what decides its trust."""
+    config = replace(small_config(algo, "connect4", folder), guiding=GuidanceConfig())
+    trainer = make_trainer(config, make_advisor(math.inf, RecordingTutor(mute=1)))
+    assert trainer.state.trust is not None
+    return trainer, trainer.state.trust
+
+
+@pytest.fixture
+def monitor(tmp_path: Path) -> TrustMonitor:
+    """What decides the trust of a run of DQN, in which half of the env copies follow advice."""
+    return silent_trainer("dqn", tmp_path)[1]
+
+
+def test_trust_is_decided_a_hundred_times_a_run(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeProbe(monitor, monkeypatch)
+    decided: list[int] = []
+    observe = monitor.trust.observe_student
+
+    def observed(returns: Returns) -> None:
+        decided.append(step)
+        observe(returns)
+
+    step = 0
+    monitor.update(step)
+    monkeypatch.setattr(monitor.trust, "observe_student", observed)
+    for step in range(8, STEPS, 8):
+        monitor.update(step)
+    pause = STEPS // NUM_UPDATES
+    assert decided[:3] == [24, 48, 72]
+    assert all(later - earlier >= pause for earlier, later in pairwise(decided))
+
+
+def test_first_probes_end_when_it_is_clear_who_is_better(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = FakeProbe(monitor, monkeypatch, steps=3)
+    assert monitor.update(0) == 2 * 3
+    assert probe.played == ["student", "tutor"]
+    assert monitor.value == 1
+    assert monitor.trust.student_returns == probe.student
+    assert monitor.trust.tutor == probe.tutor
+
+
+def test_first_probes_of_equals_end_when_their_share_of_the_run_is_spent(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = FakeProbe(monitor, monkeypatch, steps=7)
+    probe.tutor = probe.student
+    rounds = math.ceil(PROBE_SHARE * STEPS / 14)
+    assert monitor.update(0) == 14 * rounds
+    assert probe.played == ["student", "tutor"] * rounds
+    assert monitor.value == 0
+
+
+def test_first_probes_with_a_silent_tutor_are_one(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = FakeProbe(monitor, monkeypatch, steps=3)
+    probe.advised = 0
+    assert monitor.update(0) == 6
+    assert probe.played == ["student", "tutor"]
+    assert monitor.trust.tutor == Returns()
+    assert monitor.value == 0
+
+
+def later_probes(monitor: TrustMonitor, probe: FakeProbe) -> list[int]:
+    """Return the env steps of a run at which the tutor plays again."""
+    found = []
+    monitor.update(0)
+    for step in range(8, STEPS, 8):
+        number = len(probe.played)
+        steps = monitor.update(step)
+        if len(probe.played) > number:
+            assert (probe.played[number:], steps) == (["tutor"], probe.steps)
+            found.append(step)
+        else:
+            assert steps == 0
+    return found
+
+
+def test_tutor_plays_again_a_tenth_of_the_run_later_while_its_advice_counts(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = FakeProbe(monitor, monkeypatch, steps=2)
+    found = later_probes(monitor, probe)
+    assert found[0] == pytest.approx(STEPS / NUM_PROBES, abs=STEPS / NUM_UPDATES)
+    assert found[-1] == pytest.approx(DECAY_SHARE * STEPS, abs=STEPS / NUM_PROBES)
+    assert len(found) == 2, "it is clear who is better, and its advice no longer counts"
+
+
+def test_tutor_plays_again_more_often_while_it_is_not_clear_who_is_better(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = FakeProbe(monitor, monkeypatch, steps=1)
+    probe.tutor = probe.student
+    found = later_probes(monitor, probe)
+    assert found[1] - found[0] == pytest.approx(STEPS / NUM_UNDECIDED_PROBES, abs=STEPS / NUM_UPDATES)
+    assert len(found) == math.ceil(LATER_SHARE * STEPS) == monitor.spent, "until their share of the run is spent"
+
+
+def test_tutor_that_is_worse_never_plays_again(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = FakeProbe(monitor, monkeypatch)
+    probe.tutor = spread(-1.0, 64)
+    assert later_probes(monitor, probe) == []
+    assert monitor.value == 0
+
+
+def test_trust_falls_to_0_without_evidence(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeProbe(monitor, monkeypatch)
+    monitor.update(0)
+    for share in (0.25, 0.5, 0.75, 1.0, 1.5):
+        monitor.update(int(share * DECAY_SHARE * STEPS))
+        assert monitor.value == pytest.approx(max(1 - share, 0), abs=0.01)
+
+
+def test_trust_stays_where_led_episodes_show_that_advice_helps(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeProbe(monitor, monkeypatch)
+    monitor.update(0)
+    monkeypatch.setattr(monitor, "helps", lambda: True)
+    for share in (0.5, 1.5):
+        monitor.update(int(share * DECAY_SHARE * STEPS))
+        assert monitor.value == 1
+
+
+@pytest.mark.parametrize(
+    ("led", "helps"),
+    [([], False), ([spread(0.0)], False), ([spread(0.05)], False), ([spread(0.3)], True), ([spread(-0.3)], False)],
+)
+def test_advice_helps_if_led_episodes_are_better_by_two_standard_errors(
+    led: list[Returns], helps: bool, monitor: TrustMonitor
+) -> None:
+    monitor.trust.observe_student(spread(0.0))
+    monitor.evidence = led
+    assert monitor.helps() == helps
+    monitor.evidence = [Returns(), *led]
+    assert monitor.helps() == helps
+
+
+def test_led_and_own_episodes_are_those_of_their_env_copies(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even copies of `margin` act by themselves, odd ones follow advice."""
+    FakeProbe(monitor, monkeypatch)
+    monitor.update(0)
+    before = monitor.trust.student_returns
+    unused, done = torch.zeros(64), torch.ones(64, dtype=torch.bool)
+    rewards = torch.where(torch.arange(64) % 2 == 0, 3.0, 5.0)
+    for _ in range(2):
+        monitor.add(Step(unused, unused, rewards, done, ~done, unused, unused, {}, {}))
+    monitor.update(100)
+    assert monitor.evidence[-1] == (64, 64 * 5, 64 * 25)
+    assert monitor.trust.student[-1] == (64, 64 * 3, 64 * 9)
+    assert before.number == 64
+    monitor.update(200)
+    assert monitor.evidence[-1] == Returns(), "an episode is counted once"
+
+
+@pytest.mark.parametrize(("algo", "has_led_copies"), [("dqn", True), ("ppo", False), ("a2c", False)])
+def test_students_of_distillation_have_no_led_episodes(algo: str, has_led_copies: bool, tmp_path: Path) -> None:
+    _, monitor = silent_trainer(algo, tmp_path)
+    assert monitor.has_led_copies == has_led_copies
+    assert int(monitor.alone.alone.sum()) == (32 if has_led_copies else 64)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_monitor_goes_on_from_its_state_dict(kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitors = [silent_trainer("dqn", tmp_path)[1] for _ in range(2)]
+    probes = [FakeProbe(monitor, monkeypatch) for monitor in monitors]
+    for probe in probes:
+        probe.tutor = probe.student if kept else probe.tutor
+    first, other = monitors
+    unused, no = torch.zeros(64), torch.zeros(64, dtype=torch.bool)
+    half = Step(unused, unused, torch.arange(64.0), no, no, unused, unused, {}, {})
+    first.update(0)
+    first.add(half)
+    first.update(500)
+    assert (first.demonstrations is not None) == kept
+    other.load_state_dict(save_and_load(first.state_dict()))
+    assert flat(other.state_dict()) == flat(first.state_dict())
+    for monitor in monitors:
+        monitor.add(half._replace(terminated=~no))
+        monitor.update(1500)
+    assert flat(other.state_dict()) == flat(first.state_dict())
+    assert first.evidence[-1] == (32, 2.0 * sum(range(1, 64, 2)), 4.0 * sum(one**2 for one in range(1, 64, 2)))
+
+
+def flat(state: Any) -> Any:
+    """Return nested containers with lists in place of tensors."""
+    if torch.is_tensor(state):
+        return state.tolist()
+    if isinstance(state, dict):
+        return {name: flat(one) for name, one in state.items()}
+    return [flat(one) for one in state] if isinstance(state, list | tuple) else state
+
+
+@pytest.mark.parametrize("pretrain_updates", [0, 40])
+def test_tutor_found_better_is_imitated_before_the_first_update(
+    pretrain_updates: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = echo_config("ppo", tmp_path, GuidanceConfig(pretrain_updates=pretrain_updates))
+    with opened_trainer(config) as (trainer, monitor):
+        FakeProbe(monitor, monkeypatch).student = spread(0.5, 64)
+        monitor.trust.baseline = 0.0  # the student has come half-way
+        agent = trainer.agent
+        batches: list[tuple[Tensor, ...]] = []
+        monkeypatch.setattr(agent, "pretrain", lambda *batch: batches.append(batch))
+        before = weights_of(agent)
+        monitor.update(0)
+        assert monitor.value == 0.5
+        assert len(batches) == pretrain_updates / 2
+        assert monitor.demonstrations is None, "they are learned from once"
+        assert all_equal(weights_of(agent), before)
+        for obs, action_mask, advice in batches:
+            assert (len(obs), len(action_mask), len(advice)) == (256, 256, 256)
+            assert set(map(tuple, advice.tolist())) == set(map(tuple, torch.eye(7)[:2].tolist()))
+        monitor.update(1000)
+        assert len(batches) == pretrain_updates / 2, "not again"
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", AGENTS)
+def test_student_of_a_silent_tutor_is_bit_identical_to_one_alone(algo: str, tmp_path: Path) -> None:
+    """After the same number of updates; probes take env steps. With a query budget of 0 the tutor is silent, too."""
+    config = small_config(algo, "connect4", tmp_path / "run")
+    alone = make_trainer(replace(config, tutoring=replace(config.tutoring, tutor="none")), None)
+    silent, monitor = silent_trainer(algo, tmp_path)
+    found = [states_of(alone), states_of(silent)]
+    assert found[0] == found[1]
+    assert monitor.value == 0
+    assert silent.state.global_step > alone.state.global_step
+    no_budget = replace(config, tutoring=replace(config.tutoring, query_budget=0), guiding=GuidanceConfig())
+    with opened_trainer(no_budget) as (trainer, unasked):
+        assert states_of(trainer) == found[0]
+        assert unasked.value == 0
+        assert trainer.advisor is not None
+        assert trainer.advisor.counters().get("queried", 0) == 0
+
+
+def states_of(trainer: Trainer) -> Any:
+    """Return what a student has learned, and where its env copies stand, after 6 updates."""
+    step = trainer.env.reset()
+    before = weights_of(trainer.agent)
+    for _ in range(6):
+        step, _ = trainer.update(step)
+    assert not all_equal(weights_of(trainer.agent), before)
+    return flat([weights_of(trainer.agent), dict(trainer.env.state), trainer.state.episode_stats.state_dict()])
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_trust_opens_to_a_better_tutor_of_connect4_and_falls(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = trust_config(algo, tmp_path / "run")
+    calls: list[str] = []
+    changes: list[bool] = []
+    agent_class: Any = AGENTS[algo][0]
+    pretrain, pretrain_all, update = agent_class.pretrain, TrustMonitor.pretrain, agent_class.update
+
+    def pretrained(self: Agent, *batch: Tensor) -> None:
+        calls.append("pretrain")
+        pretrain(self, *batch)
+
+    def pretrained_all(self: TrustMonitor) -> None:
+        before = weights_of(self.agent)
+        pretrain_all(self)
+        changes.append(not all_equal(weights_of(self.agent), before))
+
+    def updated(self: Agent, step: Step) -> dict[str, Tensor]:
+        calls.append("update")
+        return update(self, step)
+
+    monkeypatch.setattr(agent_class, "pretrain", pretrained)
+    monkeypatch.setattr(agent_class, "update", updated)
+    monkeypatch.setattr(TrustMonitor, "pretrain", pretrained_all)
+    train(config)
+    first = calls.index("pretrain")
+    assert calls[first : first + 100] == ["pretrain"] * 100, "trust is 1"
+    assert calls.count("pretrain") == 100
+    assert changes == [True]
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]
+    assert 0 < saved["opened_at"] < 0.2 * config.total_steps
+    trust = series(tmp_path / "run", "tutor/trust")
+    strength = series(tmp_path / "run", "tutor/strength")
+    assert max(trust.values()) == 1
+    assert strength == pytest.approx({step: (5.0 if algo == "ppo" else 1.0) * value for step, value in trust.items()})
+    ended = saved["opened_at"] + DECAY_SHARE * config.total_steps + 1024  # the update after the next one
+    if algo == "ppo":  # none of its episodes is led: there is no evidence that advice helps
+        assert not any(value for step, value in trust.items() if step > ended)
+    tutor, student = (series(tmp_path / "run", f"{who}/return") for who in ("tutor", "student"))
+    assert trust.keys() == tutor.keys() == student.keys()
+    assert min(tutor.values()) > 0.5 > 0 > max(student.values())
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", AGENTS)
+def test_global_step_is_the_env_steps_of_training_and_probes(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = []
+    play = Probe.play
+
+    def count(self: Probe, *args: Any) -> Any:
+        found = play(self, *args)
+        played.append(found[1])
+        return found
+
+    monkeypatch.setattr(Probe, "play", count)
+    config = echo_config(algo, tmp_path / "run")
+    summary = train(config)
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")
+    assert sum(played) > 30
+    assert summary["global_step"] == 64 * int(saved["agent"]["steps"]) + sum(played)
+    assert int(saved["env_steps"]) == saved["global_step"] == summary["global_step"]
+    assert STEPS <= summary["global_step"] < STEPS + 64 * 8 + sum(played)
+
+
+def test_probes_queries_are_charged_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget of 30 is spent in the first probe: then its positions get no advice, and the student's neither."""
+    advised = []
+    play = Probe.play
+
+    def count(self: Probe, agent: Agent, advise: Any) -> Any:
+        found = play(self, agent, advise)
+        advised.append((advise is not None) * found[1])
+        return found
+
+    monkeypatch.setattr(Probe, "play", count)
+    for budget, spent in ((30, True), (100_000, False)):
+        advised.clear()
+        config = trust_config("ppo", tmp_path / str(budget), query_budget=budget)
+        with opened_trainer(config) as (trainer, _):
+            trainer.strength()
+            assert trainer.advisor is not None
+            counters = trainer.advisor.counters()
+            left = int(trainer.query.budget.left)
+            assert counters["queried"] == counters["asked"] == budget - left
+            assert (left == 0) == spent
+            assert counters["consulted"] == sum(advised) > 0
+            assert counters["queried"] > 25
+
+
+@pytest.mark.train
+def test_tutor_that_falls_silent_is_not_trusted_after_its_next_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened_trainer(echo_config("ppo", tmp_path, GuidanceConfig(pretrain_updates=0), reuse=0)) as (
+        trainer,
+        monitor,
+    ):
+        step = trainer.env.reset()
+        while not monitor.value:
+            step, _ = trainer.update(step)
+        assert float(trainer.guidance.strength) > 0
+        last_probe = monitor.last_probe
+
+        def silent(self: ScriptedTutor, state: State) -> Advice:
+            return Advice.no_advice(len(state["hidden"]), 4)
+
+        monkeypatch.setattr(ScriptedTutor, "advise", silent)
+        while monitor.last_probe == last_probe:
+            assert trainer.state.global_step < STEPS
+            step, _ = trainer.update(step)
+        assert monitor.value == 0
+        assert monitor.trust.tutor == Returns()
+        assert float(trainer.guidance.strength) == 0
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("is_later", [False, True], ids=["first", "later"])
+def test_run_whose_tutor_fails_in_a_probe_resumes_with_that_probe(
+    is_later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play, later_probe = Probe.play, TrustMonitor.later_probe
+    phase, played, broken = ["first"], [], [True]
+
+    def noted(self: TrustMonitor, global_step: int) -> int:
+        phase.append("later")
+        steps = later_probe(self, global_step)
+        phase.pop()
+        return steps
+
+    def fail(self: Probe, agent: Agent, advise: Any) -> Any:
+        if advise is not None:
+            if broken[0] and (phase[-1] == "later") == is_later:
+                raise TutorError("the server wants another key")
+            played.append(phase[-1])
+        return play(self, agent, advise)
+
+    monkeypatch.setattr(TrustMonitor, "later_probe", noted)
+    monkeypatch.setattr(Probe, "play", fail)
+    config = echo_config("ppo", tmp_path / "run", GuidanceConfig(pretrain_updates=0))
+    with pytest.raises(TutorError, match="another key"):
+        train(config)
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]
+    assert (saved["opened_at"] is not None) == is_later
+    broken[0] = False
+    phase[:] = ["first"]
+    played.clear()
+    assert resume(config)["global_step"] >= STEPS
+    assert played[0] == ("later" if is_later else "first")
+    assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]["opened_at"] is not None
+
+
+@pytest.mark.parametrize("guidance", ["blend", "mask", "demonstrate"])
+def test_first_of_four_env_copies_is_left_without_advice_where_trust_counts(guidance: str, tmp_path: Path) -> None:
+    """There nothing is asked, followed or stored: its returns are the student's own."""
+    algo = "dqn" if guidance == "demonstrate" else "ppo"
+    is_alone = torch.arange(64) % 4 == 0
+    for trust, expected in (("gap", is_alone), ("none", torch.zeros(64, dtype=torch.bool))):
+        guiding = GuidanceConfig(guidance, trust=trust)  # type: ignore[arg-type]
+        config = replace(small_config(algo, "connect4", tmp_path / trust), guiding=guiding)
+        trainer = make_trainer(config, make_advisor(math.inf, RecordingTutor()))
+        seen: list[Tensor] = []
+        act = trainer.guidance.act
+
+        def acted(decision: Any, advice: Tensor, action_mask: Tensor, u: Tensor, act: Any = act) -> Any:
+            seen.append(advice)  # noqa: B023
+            return act(decision, advice, action_mask, u)
+
+        trainer.guidance.act = acted  # type: ignore[method-assign]
+        trainer.guidance.strength.fill_(1.0)
+        trainer.rollout_step(trainer.env.reset())
+        (advice,) = seen
+        assert (advice.sum(1) == 0).equal(expected)
+        if trust == "gap":
+            assert trainer.guidance.alone.equal(is_alone)
+            assert trainer.state.trust is not None
+            assert trainer.state.trust.has_led_copies
+        if algo == "ppo":
+            stored: Any = trainer.agent
+            assert not stored.rollout.followed[0][expected].any()
+            assert (stored.rollout.advice[0].sum(1) == 0).equal(expected)
+            assert stored.rollout.followed[0].any()
+
+
+@pytest.mark.parametrize("guidance", ["distill", "shape", "kl"])
+def test_all_env_copies_get_advice_that_is_not_acted_on(guidance: str, tmp_path: Path) -> None:
+    config = replace(small_config("ppo", "connect4", tmp_path), guiding=GuidanceConfig(guidance))
+    trainer = make_trainer(config, make_advisor(math.inf, RecordingTutor()))
+    trainer.guidance.strength.fill_(1.0)
+    _, lookup = trainer.decide(trainer.env.reset())
+    assert lookup is not None
+    assert lookup.misses.all()
+    assert trainer.guidance.alone.all()
+
+
+@pytest.mark.parametrize("guidance", ["blend", "mask"])
+def test_single_env_copy_cannot_be_left_alone(guidance: str, tmp_path: Path) -> None:
+    config = replace(small_config("ppo", "connect4", tmp_path), num_envs=1, guiding=GuidanceConfig(guidance))
+    message = f"--guidance {guidance} with --trust gap requires at least 2 env copies: add --trust none"
+    with pytest.raises(ValueError, match=message):
+        config.check()
+    replace(config, num_envs=2).check()
+    replace(config, guiding=GuidanceConfig(guidance, trust="none")).check()
+    replace(config, guiding=GuidanceConfig("distill")).check()
+    replace(config, tutoring=replace(config.tutoring, tutor="none")).check()
+
+
+@pytest.mark.train
+def test_run_with_an_asynchronous_tutor_ends(tmp_path: Path) -> None:
+    """Probes wait for the tutor; the rest of the run does not."""
+    summary = train(trust_config("dqn", tmp_path / "run", total_steps=8192, async_tutor=True))
+    assert summary["global_step"] >= 8192
+    assert summary["tutor"]["asked"] > 0
+    assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]["opened_at"] is not None
+    assert max(series(tmp_path / "run", "tutor/trust").values()) > 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]["hits"] > 0
+
+
+def test_trust_is_not_decided_by_returns_where_it_has_no_say(tmp_path: Path) -> None:
+    for guiding in (GuidanceConfig("distill", trust="none"), GuidanceConfig("override"), GuidanceConfig("hint")):
+        config = replace(small_config("ppo", "connect4", tmp_path), guiding=guiding)
+        trainer = make_trainer(config, make_advisor(math.inf, RecordingTutor()))
+        assert trainer.state.trust is None
+    config = replace(small_config("ppo", "connect4", tmp_path, tutor="none"), guiding=GuidanceConfig())
+    assert make_trainer(config, None).state.trust is None
+    assert trust_module.PROBE_SHARE < 0.1
