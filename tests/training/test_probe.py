@@ -9,7 +9,6 @@ from torch import Tensor
 
 import envs
 from agents import AGENTS, Agent
-from agents.policy import Decision
 from envs.base import Env, Step, VecEnv
 from envs.rng import EXPLORATION_STREAM, CounterRNG
 from tests.helpers.probes import Clock, Counter
@@ -38,7 +37,7 @@ def advise_by_copy(actions: list[int]) -> Advise:
     """Return an advisor that always names the same action in a copy, and none where that is -1."""
     wanted = torch.tensor(actions)
 
-    def advise(step: Step, decision: Decision, running: Tensor) -> Tensor:
+    def advise(step: Step, running: Tensor) -> Tensor:
         columns = torch.arange(step.action_mask.shape[1])
         return (columns == wanted[:, None]).float()
 
@@ -46,19 +45,22 @@ def advise_by_copy(actions: list[int]) -> Advise:
 
 
 class Recorder:
-    """Keeps what an env is told and what it answers."""
+    """Keeps the initial step and all actions of an env."""
 
     def __init__(self, env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
         self.actions: list[Tensor] = []
-        self.steps: list[Step] = []
-        env_step = env.step
+        env_step, reset = env.step, env.reset
 
         def step(action: Tensor) -> Step:
             self.actions.append(action)
-            self.steps.append(env_step(action))
-            return self.steps[-1]
+            return env_step(action)
+
+        def start() -> Step:
+            self.initial = reset()
+            return self.initial
 
         monkeypatch.setattr(env, "step", step)
+        monkeypatch.setattr(env, "reset", start)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +89,9 @@ def test_probe_counts_the_env_steps_and_returns_of_copies_that_play_on() -> None
     running: list[list[bool]] = []
     by_copy = advise_by_copy([1, 0, 1, 0])
 
-    def advise(step: Step, decision: Decision, plays: Tensor) -> Tensor:
+    def advise(step: Step, plays: Tensor) -> Tensor:
         running.append(plays.tolist())
-        return by_copy(step, decision, plays)
+        return by_copy(step, plays)
 
     returns, steps, advised, _ = probe.play(agent, advise)
     assert returns == (4, 2, 2)
@@ -124,11 +126,9 @@ def test_copy_without_advice_plays_the_students_own_action(algo: str, monkeypatc
     probe.play(agent, None)
     other, _ = connect4_probe(algo)
     led = Recorder(other.env, monkeypatch)
-    seen: list[Decision] = []
     leads = torch.arange(8) % 2 == 1
 
-    def advise(step: Step, decision: Decision, running: Tensor) -> Tensor:
-        seen.append(decision)
+    def advise(step: Step, running: Tensor) -> Tensor:
         best = (step.action_mask & (step.action_mask.cumsum(1) == 1)).float()  # the first legal column
         return best * leads[:, None]
 
@@ -137,31 +137,32 @@ def test_copy_without_advice_plays_the_students_own_action(algo: str, monkeypatc
     ours, theirs = (torch.stack(recorder.actions[:number]) for recorder in (alone, led))
     assert ours[:, ~leads].equal(theirs[:, ~leads])
     assert not ours[:, leads].equal(theirs[:, leads])
-    assert theirs[:, ~leads].equal(torch.stack([decision.action for decision in seen[:number]])[:, ~leads])
+    own = agent.explore(led.initial.obs, led.initial.action_mask, other.rng.uniform(2, 8))  # after two resets
+    assert theirs[0, ~leads].equal(own[~leads])
 
 
 def test_students_own_action_is_sampled_from_its_policy() -> None:
     env = envs.make("blackjack", 4096, 1)
     agent = student(env)
     step = env.reset()
-    u = CounterRNG(1, torch.arange(4096), 9).uniform(0, 2)
-    decision = probe_module.decide_alone(agent, step, u)
-    expected = float(agent.scores(step.obs, step.action_mask).exp()[:, 1].mean())
-    assert float(decision.action.float().mean()) == pytest.approx(expected, abs=0.04)
-    assert decision.greedy.equal(agent.greedy(step.obs, step.action_mask))
+    decision = agent.act(step.obs, step.action_mask)
+    action = agent.explore(step.obs, step.action_mask, CounterRNG(1, torch.arange(4096), 9).uniform(0, 3))
+    expected = float(decision.scores.exp()[:, 1].mean())
+    assert float(action.float().mean()) == pytest.approx(expected, abs=0.04)
+    assert not action.equal(decision.action)
 
 
 def test_students_own_action_by_values_is_as_explorative_as_in_training() -> None:
-    """At random as long as training explores everywhere, its best one after that."""
+    """At random as long as training explores everywhere, its best one in three of four steps at the end."""
     env = envs.make("connect4", 512, 1)
     agent: Any = student(env, "dqn", start_e=1.0, end_e=0.25, exploration_fraction=0.5)
     step = env.reset()
-    u = CounterRNG(1, torch.arange(512), 9).uniform(0, 7)
+    u = CounterRNG(1, torch.arange(512), 9).uniform(0, 8)
     shares = []
     for time_steps in (0, 1000):
         agent.steps.fill_(time_steps)
-        decision = probe_module.decide_alone(agent, step, u)
-        shares.append(float((decision.action != decision.greedy).float().mean()))
+        action = agent.explore(step.obs, step.action_mask, u)
+        shares.append(float((action != agent.greedy(step.obs, step.action_mask)).float().mean()))
     assert shares[0] == pytest.approx(6 / 7, abs=0.07)
     assert shares[1] == pytest.approx(0.25 * 6 / 7, abs=0.07)
 
@@ -170,7 +171,7 @@ def test_demonstrations_are_exactly_the_rows_that_were_played(monkeypatch: pytes
     probe, agent = connect4_probe("ppo")
     expected: list[tuple[Tensor, ...]] = []
 
-    def advise(step: Step, decision: Decision, running: Tensor) -> Tensor:
+    def advise(step: Step, running: Tensor) -> Tensor:
         advice = step.action_mask / step.action_mask.sum(1, keepdim=True) * (torch.arange(8) != 3)[:, None]
         expected.append((step.obs[running], step.action_mask[running], advice[running]))
         return advice
@@ -183,7 +184,7 @@ def test_demonstrations_are_exactly_the_rows_that_were_played(monkeypatch: pytes
 
 
 def test_probe_of_the_same_seed_is_the_same_and_the_next_one_is_another() -> None:
-    def advise(step: Step, decision: Decision, running: Tensor) -> Tensor:
+    def advise(step: Step, running: Tensor) -> Tensor:
         return torch.zeros(step.action_mask.shape)
 
     played = []

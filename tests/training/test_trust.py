@@ -21,16 +21,16 @@ from tests.helpers.small_runs import series, small_config
 from tests.helpers.students import all_equal, save_and_load, weights_of
 from tests.helpers.trust_runs import echo_config, make_trainer, opened_trainer, spread, trust_config
 from train import Trainer, train
-from training import trust as trust_module
 from training.checkpoint import load_checkpoint
 from training.probe import Demonstrations, Probe
 from training.trust import (
     DECAY_SHARE,
-    LATER_SHARE,
+    FIRST_SHARE,
     NUM_PROBES,
     NUM_UNDECIDED_PROBES,
     NUM_UPDATES,
-    PROBE_SHARE,
+    OPEN_SHARE,
+    UNDECIDED_SHARE,
     TrustMonitor,
 )
 from tutors.base import Advice, TutorError
@@ -39,23 +39,43 @@ from tutors.scripted import ScriptedTutor
 STEPS = 2048  # of a small run
 
 
-class FakeProbe:
-    """Plays no episodes, and returns what it is told: (the tutor's returns, advised steps), and env steps."""
+class FakeRun:
+    """A run without env steps: the tutor's probes, and the student's own episodes, have the returns that are given."""
 
     def __init__(self, monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch, steps: int = 10) -> None:
+        self.monitor = monitor
         self.tutor = spread(1.0, 64)
-        self.student = spread(0.0, 64)
-        self.advised = 5
-        self.steps = steps
-        self.played: list[str] = []
+        self.student = spread(0.0, 64)  # between two updates
+        self.advised = 5  # env steps of a probe
+        self.steps = steps  # env steps of a probe
+        self.num_probes = 0
         monkeypatch.setattr(monitor.probe, "play", self.play)
 
     def play(self, agent: Agent, advise: Any) -> tuple[Returns, int, int, Demonstrations]:
-        self.played.append("student" if advise is None else "tutor")
+        """Do as `Probe.play`."""
+        assert advise is not None
+        self.num_probes += 1
         rows = Demonstrations(torch.zeros(2, 2, 6, 7), torch.ones(2, 7, dtype=torch.bool), torch.eye(7)[:2])
-        if advise is None:
-            return self.student, self.steps, 0, rows
         return self.tutor, self.steps, self.advised, rows
+
+    def update(self, global_step: int) -> int:
+        """Do as `TrustMonitor.update`, after some episodes of the student if any env steps were made."""
+        if global_step:
+            self.monitor.alone.sums.copy_(torch.tensor(self.student))
+        return self.monitor.update(global_step)
+
+    def later_probes(self) -> list[int]:
+        """Return the env steps at which the tutor plays again, of a whole run."""
+        found = []
+        self.update(0)
+        for step in range(8, STEPS, 8):
+            number = self.num_probes
+            steps = self.update(step)
+            assert steps == (self.num_probes - number) * self.steps
+            if steps:
+                assert self.num_probes == number + 1
+                found.append(step)
+        return found
 
 
 def silent_trainer(algo: str, folder: Path) -> tuple[Trainer, TrustMonitor]:
@@ -73,7 +93,7 @@ def monitor(tmp_path: Path) -> TrustMonitor:
 
 
 def test_trust_is_decided_a_hundred_times_a_run(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeProbe(monitor, monkeypatch)
+    run = FakeRun(monitor, monkeypatch)
     decided: list[int] = []
     observe = monitor.trust.observe_student
 
@@ -81,105 +101,95 @@ def test_trust_is_decided_a_hundred_times_a_run(monitor: TrustMonitor, monkeypat
         decided.append(step)
         observe(returns)
 
-    step = 0
-    monitor.update(step)
     monkeypatch.setattr(monitor.trust, "observe_student", observed)
-    for step in range(8, STEPS, 8):
-        monitor.update(step)
-    pause = STEPS // NUM_UPDATES
-    assert decided[:3] == [24, 48, 72]
-    assert all(later - earlier >= pause for earlier, later in pairwise(decided))
+    for step in range(0, STEPS, 8):
+        run.update(step)
+    assert decided[:3] == [0, 24, 48]
+    assert all(later - earlier >= STEPS // NUM_UPDATES for earlier, later in pairwise(decided))
 
 
-def test_first_probes_end_when_it_is_clear_who_is_better(
-    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("steps", "number"), [(3, 6), (10, 2), (11, 1), (40, 1)])
+def test_tutor_plays_first_and_again_as_long_as_that_takes_no_more_than_its_share(
+    steps: int, number: int, monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = FakeProbe(monitor, monkeypatch, steps=3)
-    assert monitor.update(0) == 2 * 3
-    assert probe.played == ["student", "tutor"]
-    assert monitor.value == 1
-    assert monitor.trust.student_returns == probe.student
-    assert monitor.trust.tutor == probe.tutor
+    run = FakeRun(monitor, monkeypatch, steps)
+    assert run.update(0) == number * steps == monitor.probe_steps
+    assert run.num_probes == number
+    assert number == 1 or number * steps <= FIRST_SHARE * STEPS < (number + 1) * steps
+    assert monitor.trust.tutor.number == 64 * number
+    assert monitor.value == 0, "nothing is known of the student"
 
 
-def test_first_probes_of_equals_end_when_their_share_of_the_run_is_spent(
-    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    probe = FakeProbe(monitor, monkeypatch, steps=7)
-    probe.tutor = probe.student
-    rounds = math.ceil(PROBE_SHARE * STEPS / 14)
-    assert monitor.update(0) == 14 * rounds
-    assert probe.played == ["student", "tutor"] * rounds
-    assert monitor.value == 0
+def test_trust_opens_when_the_student_has_played(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun(monitor, monkeypatch)
+    run.update(0)
+    assert monitor.opened_at is None
+    run.update(24)
+    assert (monitor.value, monitor.opened_at) == (1, 24)
 
 
-def test_first_probes_with_a_silent_tutor_are_one(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = FakeProbe(monitor, monkeypatch, steps=3)
-    probe.advised = 0
-    assert monitor.update(0) == 6
-    assert probe.played == ["student", "tutor"]
+def test_silent_tutor_plays_once_at_first(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun(monitor, monkeypatch, steps=1)
+    run.advised = 0
+    assert run.update(0) == run.num_probes == 1
+    run.update(24)
     assert monitor.trust.tutor == Returns()
     assert monitor.value == 0
-
-
-def later_probes(monitor: TrustMonitor, probe: FakeProbe) -> list[int]:
-    """Return the env steps of a run at which the tutor plays again."""
-    found = []
-    monitor.update(0)
-    for step in range(8, STEPS, 8):
-        number = len(probe.played)
-        steps = monitor.update(step)
-        if len(probe.played) > number:
-            assert (probe.played[number:], steps) == (["tutor"], probe.steps)
-            found.append(step)
-        else:
-            assert steps == 0
-    return found
 
 
 def test_tutor_plays_again_a_tenth_of_the_run_later_while_its_advice_counts(
     monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = FakeProbe(monitor, monkeypatch, steps=2)
-    found = later_probes(monitor, probe)
+    found = FakeRun(monitor, monkeypatch, steps=2).later_probes()
     assert found[0] == pytest.approx(STEPS / NUM_PROBES, abs=STEPS / NUM_UPDATES)
-    assert found[-1] == pytest.approx(DECAY_SHARE * STEPS, abs=STEPS / NUM_PROBES)
+    assert found[1] - found[0] == pytest.approx(STEPS / NUM_PROBES, abs=STEPS / NUM_UPDATES)
     assert len(found) == 2, "it is clear who is better, and its advice no longer counts"
+
+
+def test_probes_of_a_tutor_whose_advice_counts_end_when_their_share_is_spent(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "helps", lambda: True)
+    run = FakeRun(monitor, monkeypatch, steps=20)
+    found = run.later_probes()
+    assert len(found) == math.ceil(OPEN_SHARE * STEPS / 20) - 1 == run.num_probes - 1
+    assert monitor.probe_steps == 20 * run.num_probes
 
 
 def test_tutor_plays_again_more_often_while_it_is_not_clear_who_is_better(
     monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = FakeProbe(monitor, monkeypatch, steps=1)
-    probe.tutor = probe.student
-    found = later_probes(monitor, probe)
+    run = FakeRun(monitor, monkeypatch, steps=4)
+    run.tutor = spread(0.0, 2)
+    found = run.later_probes()
     assert found[1] - found[0] == pytest.approx(STEPS / NUM_UNDECIDED_PROBES, abs=STEPS / NUM_UPDATES)
-    assert len(found) == math.ceil(LATER_SHARE * STEPS) == monitor.spent, "until their share of the run is spent"
+    assert run.num_probes == math.ceil(UNDECIDED_SHARE * STEPS / 4), "until their share of the run is spent"
 
 
 def test_tutor_that_is_worse_never_plays_again(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = FakeProbe(monitor, monkeypatch)
-    probe.tutor = spread(-1.0, 64)
-    assert later_probes(monitor, probe) == []
+    run = FakeRun(monitor, monkeypatch)
+    run.tutor = spread(-1.0, 64)
+    assert run.later_probes() == []
     assert monitor.value == 0
 
 
 def test_trust_falls_to_0_without_evidence(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeProbe(monitor, monkeypatch)
-    monitor.update(0)
-    for share in (0.25, 0.5, 0.75, 1.0, 1.5):
-        monitor.update(int(share * DECAY_SHARE * STEPS))
+    run = FakeRun(monitor, monkeypatch)
+    run.update(0)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5):
+        run.update(24 + int(share * DECAY_SHARE * STEPS))
         assert monitor.value == pytest.approx(max(1 - share, 0), abs=0.01)
+    assert monitor.counted_until == 24 + int(0.75 * DECAY_SHARE * STEPS)
 
 
 def test_trust_stays_where_led_episodes_show_that_advice_helps(
     monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FakeProbe(monitor, monkeypatch)
-    monitor.update(0)
+    run = FakeRun(monitor, monkeypatch)
     monkeypatch.setattr(monitor, "helps", lambda: True)
-    for share in (0.5, 1.5):
-        monitor.update(int(share * DECAY_SHARE * STEPS))
+    run.update(0)
+    for share in (0.0, 0.5, 1.5):
+        run.update(24 + int(share * DECAY_SHARE * STEPS))
         assert monitor.value == 1
 
 
@@ -201,9 +211,8 @@ def test_led_and_own_episodes_are_those_of_their_env_copies(
     monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even copies of `margin` act by themselves, odd ones follow advice."""
-    FakeProbe(monitor, monkeypatch)
+    FakeRun(monitor, monkeypatch)
     monitor.update(0)
-    before = monitor.trust.student_returns
     unused, done = torch.zeros(64), torch.ones(64, dtype=torch.bool)
     rewards = torch.where(torch.arange(64) % 2 == 0, 3.0, 5.0)
     for _ in range(2):
@@ -211,7 +220,6 @@ def test_led_and_own_episodes_are_those_of_their_env_copies(
     monitor.update(100)
     assert monitor.evidence[-1] == (64, 64 * 5, 64 * 25)
     assert monitor.trust.student[-1] == (64, 64 * 3, 64 * 9)
-    assert before.number == 64
     monitor.update(200)
     assert monitor.evidence[-1] == Returns(), "an episode is counted once"
 
@@ -226,15 +234,15 @@ def test_students_of_distillation_have_no_led_episodes(algo: str, has_led_copies
 @pytest.mark.parametrize("kept", [True, False])
 def test_monitor_goes_on_from_its_state_dict(kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monitors = [silent_trainer("dqn", tmp_path)[1] for _ in range(2)]
-    probes = [FakeProbe(monitor, monkeypatch) for monitor in monitors]
-    for probe in probes:
-        probe.tutor = probe.student if kept else probe.tutor
+    runs = [FakeRun(monitor, monkeypatch) for monitor in monitors]
+    for run in runs:
+        run.tutor = run.student if kept else run.tutor
     first, other = monitors
     unused, no = torch.zeros(64), torch.zeros(64, dtype=torch.bool)
     half = Step(unused, unused, torch.arange(64.0), no, no, unused, unused, {}, {})
-    first.update(0)
+    runs[0].update(0)
     first.add(half)
-    first.update(500)
+    runs[0].update(500)
     assert (first.demonstrations is not None) == kept
     other.load_state_dict(save_and_load(first.state_dict()))
     assert flat(other.state_dict()) == flat(first.state_dict())
@@ -260,13 +268,15 @@ def test_tutor_found_better_is_imitated_before_the_first_update(
 ) -> None:
     config = echo_config("ppo", tmp_path, GuidanceConfig(pretrain_updates=pretrain_updates))
     with opened_trainer(config) as (trainer, monitor):
-        FakeProbe(monitor, monkeypatch).student = spread(0.5, 64)
+        run = FakeRun(monitor, monkeypatch)
+        run.student = spread(0.5, 64)
         monitor.trust.baseline = 0.0  # the student has come half-way
         agent = trainer.agent
         batches: list[tuple[Tensor, ...]] = []
         monkeypatch.setattr(agent, "pretrain", lambda *batch: batches.append(batch))
         before = weights_of(agent)
-        monitor.update(0)
+        run.update(0)
+        run.update(100)
         assert monitor.value == 0.5
         assert len(batches) == pretrain_updates / 2
         assert monitor.demonstrations is None, "they are learned from once"
@@ -274,7 +284,8 @@ def test_tutor_found_better_is_imitated_before_the_first_update(
         for obs, action_mask, advice in batches:
             assert (len(obs), len(action_mask), len(advice)) == (256, 256, 256)
             assert set(map(tuple, advice.tolist())) == set(map(tuple, torch.eye(7)[:2].tolist()))
-        monitor.update(1000)
+        run.update(200)
+        assert monitor.value > 0
         assert len(batches) == pretrain_updates / 2, "not again"
 
 
@@ -349,7 +360,8 @@ def test_trust_opens_to_a_better_tutor_of_connect4_and_falls(
     if algo == "ppo":  # none of its episodes is led: there is no evidence that advice helps
         assert not any(value for step, value in trust.items() if step > ended)
     tutor, student = (series(tmp_path / "run", f"{who}/return") for who in ("tutor", "student"))
-    assert trust.keys() == tutor.keys() == student.keys()
+    assert trust.keys() == tutor.keys()
+    assert student.keys() == trust.keys() - {min(trust)}, "at the first update it had not played"
     assert min(tutor.values()) > 0.5 > 0 > max(student.values())
 
 
@@ -370,7 +382,7 @@ def test_global_step_is_the_env_steps_of_training_and_probes(
     config = echo_config(algo, tmp_path / "run")
     summary = train(config)
     saved = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")
-    assert sum(played) > 30
+    assert sum(played) >= 20
     assert summary["global_step"] == 64 * int(saved["agent"]["steps"]) + sum(played)
     assert int(saved["env_steps"]) == saved["global_step"] == summary["global_step"]
     assert STEPS <= summary["global_step"] < STEPS + 64 * 8 + sum(played)
@@ -536,4 +548,3 @@ def test_trust_is_not_decided_by_returns_where_it_has_no_say(tmp_path: Path) -> 
         assert trainer.state.trust is None
     config = replace(small_config("ppo", "connect4", tmp_path, tutor="none"), guiding=GuidanceConfig())
     assert make_trainer(config, None).state.trust is None
-    assert trust_module.PROBE_SHARE < 0.1
