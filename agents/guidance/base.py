@@ -49,7 +49,7 @@ class Guidance:
     students: tuple[str, ...] = ("dqn", "ppo", "a2c")  # those that the method is for
     stores_advice = False  # whether the three columns are stored; without them the hooks of an update see no advice
     uses_advice_as_input = False  # whether the student's network sees the advice beside the observation
-    acts_on_advice = False  # whether `act` follows advice wherever there is some, and trust leaves some env copies alone
+    acts_on_advice = False  # whether `act` follows advice wherever there is some: then trust leaves env copies alone
     needs_episode_review = False  # whether the run stops first, for a model to read the student's episodes
     is_annealed = False  # whether it does nothing where strength is 0: then advice is wanted everywhere, or nowhere
     max_strength = 0.0  # the largest strength that makes sense; 0: the method has no strength
