@@ -19,7 +19,7 @@ import tyro
 from agents import Agent
 from envs.base import Env
 from envs.rng import QUERY_STREAM, CounterRNG
-from training.checkpoint import load_checkpoint
+from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
 from training.evaluation import Result, evaluate_student, random_policy, run_episodes, tutor_policy
@@ -179,7 +179,9 @@ def connect4_student(run: Path, config: Config) -> Agent:
 def saved_student(run: Path, config: Config, device: str) -> Agent:
     """Return the student of a run's newest checkpoint."""
     agent = make_agent(config, make_env(config, device))
-    agent.load_state_dict(load_checkpoint(run / "checkpoints", device)["agent"])
+    state = load_checkpoint(run / "checkpoints", device)
+    with check_fit(run):
+        agent.load_state_dict(state["agent"])
     return agent
 
 

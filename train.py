@@ -30,7 +30,7 @@ from agents.policy import Decision
 from envs.base import Env, Step
 from envs.opponents import SelfPlay
 from envs.rng import GUIDANCE_STREAM, QUERY_STREAM, CounterRNG
-from training.checkpoint import atomic_write
+from training.checkpoint import atomic_write, check_fit
 from training.cli import run_program
 from training.config import (
     COMMON_FLAGS,
@@ -93,13 +93,8 @@ def train(config: Config) -> dict[str, Any]:
         trainer = Trainer(config, env, agent, advisor, log, progress, findings, start)
         if source is not None:
             load = trainer.state.load_state_dict if resuming else trainer.state.load_student
-            try:
+            with check_fit(config.resume or run_dir):
                 load(source)
-            except (KeyError, RuntimeError) as error:
-                raise ValueError(
-                    f"the checkpoint of {config.resume or run_dir} is of another kind of student or env, "
-                    f"or of another version: {error}"
-                ) from error
         if has_review and not resuming:
             assert findings is not None
             steps_left = config.total_steps - trainer.state.global_step

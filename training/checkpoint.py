@@ -11,7 +11,10 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +34,8 @@ def digest_path(path: Path) -> Path:
 def save_checkpoint(folder: Path, global_step: int, state: dict[str, object], rank: int = 0) -> Path:
     """Write `state` to `folder` atomically, remove all but the newest NUM_KEPT, and return its path.
 
+    Checkpoints of later steps are removed, too: a run that resumed from an earlier one has found them damaged.
+
     Raises:
         OSError: it could not be written; earlier checkpoints are intact.
     """
@@ -40,7 +45,9 @@ def save_checkpoint(folder: Path, global_step: int, state: dict[str, object], ra
     digest = hashlib.sha256(content.getbuffer()).hexdigest()
     atomic_write(path, content.getbuffer())
     atomic_write(digest_path(path), f"{digest}  {path.name}\n".encode())
-    for old in complete_steps(folder, rank)[NUM_KEPT:]:
+    steps = complete_steps(folder, rank)
+    kept = [step for step in steps if step <= global_step][:NUM_KEPT]
+    for old in set(steps).difference(kept):
         digest_path(folder / checkpoint_name(old, rank)).unlink(missing_ok=True)
         (folder / checkpoint_name(old, rank)).unlink(missing_ok=True)
     return path
@@ -71,37 +78,72 @@ def complete_steps(folder: Path, rank: int = 0) -> list[int]:
 
 
 def newest_step(folder: Path, ranks: int = 1) -> int:
-    """Return the step of the newest checkpoint that is complete and intact, for all ranks.
+    """Return the step of the newest checkpoint that is complete, intact and readable, for all ranks.
+
+    Each one that is not is passed over with a warning.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; the message says what is wrong with the newest.
     """
+    problems: list[str] = []
     for step in complete_steps(folder):
-        damaged = [
-            name for name in (checkpoint_name(step, rank) for rank in range(ranks)) if not is_intact(folder / name)
-        ]
-        if not damaged:
+        found = (problem_with(folder / checkpoint_name(step, rank), step) for rank in range(ranks))
+        problem = next((one for one in found if one is not None), None)
+        if problem is None:
+            for one in problems:
+                logging.getLogger(__name__).warning("%s: the checkpoint before it is used", one)
             return step
-        logging.getLogger(__name__).warning("%s is damaged or incomplete: the checkpoint before it is used", damaged[0])
-    raise ValueError(f"there is no checkpoint in {folder}")
+        problems.append(problem)
+    raise ValueError(f"there is no checkpoint in {folder}" + "".join(f"; {one}" for one in problems[:1]))
+
+
+def problem_with(path: Path, global_step: int) -> str | None:
+    """Return what is wrong with the checkpoint of an env step, or None. Its tensors are not read into memory."""
+    if not is_intact(path):
+        return f"{path.name} is damaged or incomplete"
+    try:
+        state = read_state(path, "meta")
+    except pickle.UnpicklingError:
+        return f"{path.name} holds more than tensors and plain containers, so it is not loaded"
+    except Exception as error:  # whatever the readers of archives and pickles raise
+        return f"{path.name} cannot be read ({type(error).__name__})"
+    step = state.get("global_step") if isinstance(state, dict) else None
+    return None if type(step) is int and step == global_step else f"{path.name} is no checkpoint of its step"
 
 
 def is_intact(path: Path) -> bool:
     """Return whether a checkpoint exists and matches its digest."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == digest_path(path).read_text().split()[0]
-    except (OSError, IndexError):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest == digest_path(path).read_text().split()[0]
+    except (OSError, ValueError, IndexError):  # a ValueError: the digest is no text
         return False
 
 
-def load_checkpoint(folder: Path, device: str, rank: int = 0, ranks: int = 1) -> dict:
-    """Return the newest intact checkpoint in `folder`. Only tensors and plain containers are loaded.
+def read_state(path: Path, device: str) -> Any:
+    """Return what a file holds. Only tensors and plain containers are loaded."""
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def load_checkpoint(folder: Path, device: str, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
+    """Return the newest checkpoint in `folder` that is intact and readable.
 
     Raises:
-        ValueError: there is none, or it holds anything else.
+        ValueError: there is none.
     """
-    path = folder / checkpoint_name(newest_step(folder, ranks), rank)
+    state: dict[str, Any] = read_state(folder / checkpoint_name(newest_step(folder, ranks), rank), device)
+    return state
+
+
+@contextmanager
+def check_fit(run_dir: Path) -> Iterator[None]:
+    """Raise ValueError where, in the block, the content of a run's checkpoint does not fit what it is loaded into."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and plain containers, so it is not loaded") from error
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the checkpoint of {run_dir} is of another kind of student or env, or of another version: {error}"
+        ) from error

@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 
 from agents.distributed import broadcast_object, rank, world_size
 from agents.guidance import find_method
-from training.checkpoint import load_checkpoint
+from training.checkpoint import check_fit, load_checkpoint
 from training.config import Config, load_config
+from training.state import COUNTERS
 from tutors.store import without_password
 
 RESUME_SAFE = {  # options that change nothing of what is learned
@@ -67,6 +68,9 @@ def load_source(config: Config, resuming: bool, device: str) -> dict[str, Any] |
     if source is None:
         return None
     state = load_checkpoint(source / "checkpoints", device, rank(), world_size())
+    with check_fit(source):
+        if not all(isinstance(state[name], int | float) for name in (*COUNTERS, "seconds")):
+            raise TypeError(f"{', '.join(COUNTERS)} and seconds must be numbers")
     is_done = state["global_step"] >= config.total_steps
     if is_done and not (resuming and not (source / "summary.json").exists()):  # else its last evaluation is to do
         raise ValueError(

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from training.checkpoint import load_checkpoint
+from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
 from tutors.advice_table import AdviceTable
@@ -175,7 +175,9 @@ def fill_store(options: FillOptions) -> str:
         given = {name: getattr(tutoring, name) for name in RUN_FLAGS if getattr(tutoring, name)}
         tutoring = replace(config.tutoring, **given)
     agent = make_agent(config, make_env(config, "cpu"))
-    agent.load_state_dict(load_checkpoint(options.run / "checkpoints", "cpu")["agent"])
+    state = load_checkpoint(options.run / "checkpoints", "cpu")
+    with check_fit(options.run):
+        agent.load_state_dict(state["agent"])
     patient = replace(tutoring, tutor_deadline=max(tutoring.tutor_deadline, DEADLINE_S))
     seed = config.seed if options.seed is None else options.seed
     env_kwargs = (*config.env_kwargs, *options.env_kwargs)

@@ -1088,8 +1088,8 @@ BUGS = [
     Bug(
         "a damaged checkpoint is loaded",
         "training/checkpoint.py",
-        "newest_step",
-        "not is_intact(folder / name)",
+        "problem_with",
+        "not is_intact(path)",
         "False",
         "training/test_checkpoint.py",
     ),

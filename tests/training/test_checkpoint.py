@@ -1,5 +1,7 @@
 """Saving and loading: the newest whole file, and nothing but tensors and plain containers."""
 
+import hashlib
+import math
 import multiprocessing
 import os
 import random
@@ -7,11 +9,20 @@ import subprocess
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from training.checkpoint import checkpoint_name, digest_path, load_checkpoint, newest_step, save_checkpoint
+from training.checkpoint import (
+    check_fit,
+    checkpoint_name,
+    complete_steps,
+    digest_path,
+    load_checkpoint,
+    newest_step,
+    save_checkpoint,
+)
 
 
 def test_newest_checkpoint_is_loaded_unchanged(tmp_path: Path) -> None:
@@ -34,23 +45,112 @@ def test_unfinished_file_is_not_loaded(tmp_path: Path, monkeypatch: pytest.Monke
     assert load_checkpoint(tmp_path, "cpu")["global_step"] == 1
 
 
-def test_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for damage in ("cut", "flipped", "unmarked", "gone"):
-        folder = tmp_path / damage
-        paths = [save_checkpoint(folder, step, {"global_step": step, "w": torch.ones(50)}) for step in (1, 2)]
-        content = bytearray(paths[1].read_bytes())
-        if damage == "cut":
-            paths[1].write_bytes(content[:-1])
-        elif damage == "flipped":
-            content[len(content) // 2] ^= 1
-            paths[1].write_bytes(content)
-        elif damage == "unmarked":
-            digest_path(paths[1]).unlink()
-        else:
-            paths[1].unlink()
-        caplog.clear()
-        assert load_checkpoint(folder, "cpu")["global_step"] == 1
-        assert ("is damaged" in caplog.text) == (damage != "unmarked"), "without a mark it was never whole"
+def damage_checkpoint(path: Path, damage: str) -> None:
+    """Damage a checkpoint, or its digest, in one of the ways of DAMAGES."""
+    digest, content = digest_path(path), bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[:-1])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage in ("gone", "is a folder"):
+        path.unlink()
+        if damage == "is a folder":
+            path.mkdir()
+    elif damage == "digest is a folder":
+        digest.unlink()
+        digest.mkdir()
+    elif damage == "digest has a flipped bit":
+        digest.write_bytes(b"\xff" + digest.read_bytes()[1:])
+    else:
+        digest.write_bytes(
+            {"digest is empty": b"", "digest is null": bytes(74), "digest is huge": b"a" * 10**6}[damage]
+        )
+
+
+DAMAGES = [
+    *("cut", "flipped", "gone", "is a folder", "digest is a folder", "digest has a flipped bit"),
+    *("digest is empty", "digest is null", "digest is huge"),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoint_is_skipped_for_the_one_before(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [save_checkpoint(tmp_path, step, {"global_step": step, "w": torch.ones(50)}) for step in (1, 2)]
+    damage_checkpoint(paths[1], damage)
+    assert load_checkpoint(tmp_path, "cpu")["global_step"] == 1
+    assert "is damaged" in caplog.text
+
+
+def test_checkpoint_without_a_digest_was_never_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = [save_checkpoint(tmp_path, step, {"global_step": step}) for step in (1, 2)]
+    digest_path(paths[1]).unlink()
+    assert load_checkpoint(tmp_path, "cpu")["global_step"] == 1
+    assert not caplog.text
+
+
+def test_every_flipped_bit_of_a_digest_leads_to_the_checkpoint_before(tmp_path: Path) -> None:
+    paths = [save_checkpoint(tmp_path, step, {"global_step": step}) for step in (1, 2)]
+    digest = digest_path(paths[1])
+    content = digest.read_bytes()
+    for bit in range(8 * 64):  # what follows is the file's name
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        digest.write_bytes(flipped)
+        assert newest_step(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *([], {}, None, 7, torch.zeros(2), {"global_step": "2"}, {"global_step": math.nan}, {"global_step": None}),
+        *({"global_step": 1}, {"global_step": torch.tensor(2)}, {"global_step": True}),
+    ],
+    ids=str,
+)
+def test_readable_file_that_is_no_checkpoint_is_skipped(
+    content: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path, 1, {"global_step": 1})
+    save_checkpoint(tmp_path, 2, content)
+    assert load_checkpoint(tmp_path, "cpu")["global_step"] == 1
+    assert "is no checkpoint of its step" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04", b"\x80\x02K\x05.", b"\x80\x05N.", bytes(4096)])
+def test_file_that_matches_its_digest_and_cannot_be_read_is_skipped(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [save_checkpoint(tmp_path, step, {"global_step": step}) for step in (1, 2)]
+    paths[1].write_bytes(content)
+    digest_path(paths[1]).write_text(f"{hashlib.sha256(content).hexdigest()}  {paths[1].name}\n")
+    assert load_checkpoint(tmp_path, "cpu")["global_step"] == 1
+    assert "the checkpoint before it is used" in caplog.text
+
+
+def test_without_a_sound_checkpoint_the_newest_ones_problem_is_named(tmp_path: Path) -> None:
+    for step in (1, 2):
+        damage_checkpoint(save_checkpoint(tmp_path, step, {"global_step": step}), "cut")
+    with pytest.raises(ValueError, match=r"there is no checkpoint in .*; step_000000000002\.pt is damaged"):
+        load_checkpoint(tmp_path, "cpu")
+
+
+def test_save_after_a_damaged_checkpoint_removes_it_and_keeps_two_sound_ones(tmp_path: Path) -> None:
+    for step in (1, 3):
+        save_checkpoint(tmp_path, step, {"global_step": step})
+    damage_checkpoint(tmp_path / checkpoint_name(3, 0), "cut")
+    save_checkpoint(tmp_path, 2, {"global_step": 2})  # of the run that resumed from step 1
+    assert complete_steps(tmp_path) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("agent"), TypeError("no tensor"), AttributeError("shape"), RuntimeError("size"), IndexError(3)]
+)
+def test_content_that_does_not_fit_is_an_error_of_the_user(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is of another kind of student or env"), check_fit(tmp_path):
+        raise error
 
 
 def test_newest_two_checkpoints_are_kept_with_checksums(tmp_path: Path) -> None:

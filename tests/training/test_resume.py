@@ -16,7 +16,7 @@ from tests.helpers.programs import program
 from tests.helpers.resumed_runs import HALF, assert_equal_runs, resume, stop_half_way
 from tests.helpers.small_runs import series, small_config
 from train import Trainer, train
-from training.checkpoint import complete_steps, load_checkpoint
+from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, config_from_json, default_config
 from training.resume import StopSignal, differences, lock_run_dir
 from training.state import Checkpointer
@@ -79,6 +79,22 @@ def test_resumed_run_with_each_guidance_equals_uninterrupted_one(
 ) -> None:
     config = small_config(METHODS[name].students[0], "connect4", tmp_path / "whole")
     assert_equal_runs(*both_ways(replace(config, guiding=GuidanceConfig(name, trust="none")), monkeypatch))
+
+
+@pytest.mark.train
+def test_checkpoint_with_other_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that are missing, of another type, or of another shape; its digest is right."""
+    config = small_config("a2c", "connect4", tmp_path / "run", tutor="none")
+    stop_half_way(config, monkeypatch)
+    folder = config.run_dir / "checkpoints"
+    state = load_checkpoint(folder, "cpu")
+    damages = [(name, None) for name in ("agent", "env", "updates", "seconds", "guided_from", "env_steps")]
+    for name, value in [*damages, ("agent", {}), ("env", {"state": 3}), ("seconds", "1"), ("updates", [])]:
+        damaged = dict(state)
+        damaged |= {name: value}
+        save_checkpoint(folder, HALF, damaged)
+        with pytest.raises(ValueError, match=r"the checkpoint of .* is of another kind"):
+            resume(config)
 
 
 @pytest.mark.train
