@@ -279,7 +279,7 @@ class Trainer:
         probe_steps = self.timer("probe", state.trust.update, state.global_step)
         state.global_step += probe_steps
         state.env_steps += probe_steps
-        return guiding.full_strength(self.guidance) * state.trust.value
+        return guiding.trusted_strength(self.guidance) * state.trust.value
 
     def advise_probe(self, step: Step, running: Tensor) -> Tensor:
         """Return advice (N, A) about a probe's copies that play on, (N,) bool; zeros where there is none."""

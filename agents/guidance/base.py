@@ -54,6 +54,7 @@ class Guidance:
     is_annealed = False  # whether it does nothing where strength is 0: then advice is wanted everywhere, or nowhere
     max_strength = 0.0  # the largest strength that makes sense; 0: the method has no strength
     strength_start, strength_end, strength_fraction = 1.0, 0.0, 0.5  # linear over that share of the run
+    trusted_strength: float | None = None  # at full trust; None: strength_start
     reward_scale = 0.2  # what a bonus of 1 is worth as a reward
     state_keys: tuple[str, ...] = ()  # names of the tensors that a checkpoint holds
 

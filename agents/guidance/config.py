@@ -125,11 +125,12 @@ class GuidanceConfig:
 
     def strength_at(self, progress: float, method: Guidance | type[Guidance]) -> float:
         """Return the strength after that share of the run: linear, then constant."""
-        start, end = self.full_strength(method), self.guidance_end
-        end = method.strength_end if end is None else end
+        start = method.strength_start if self.guidance_start is None else self.guidance_start
+        end = method.strength_end if self.guidance_end is None else self.guidance_end
         fraction = method.strength_fraction if self.guidance_fraction is None else self.guidance_fraction
         return start + (end - start) * (min(progress / fraction, 1.0) if fraction > 0 else 1.0)
 
-    def full_strength(self, method: Guidance | type[Guidance]) -> float:
-        """Return the strength at the start, or at full trust."""
-        return method.strength_start if self.guidance_start is None else self.guidance_start
+    def trusted_strength(self, method: Guidance | type[Guidance]) -> float:
+        """Return the strength at full trust."""
+        default = method.strength_start if method.trusted_strength is None else method.trusted_strength
+        return default if self.guidance_start is None else self.guidance_start

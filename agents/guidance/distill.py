@@ -32,6 +32,7 @@ class Distill(Guidance):
     stores_advice = is_annealed = True
     max_strength = math.inf
     strength_start = 5.0
+    trusted_strength = 1.0  # measured: docs/concepts/trust.md
 
     def loss(self, scores: Tensor, batch: Transitions) -> Tensor:
         log_probs = scores if self.has_policy else masked_log_softmax(scores / TEMPERATURE, batch.action_mask)
