@@ -177,9 +177,9 @@ def test_trust_falls_to_0_without_evidence(monitor: TrustMonitor, monkeypatch: p
     run = FakeRun(monitor, monkeypatch)
     run.update(0)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5):
-        run.update(24 + int(share * DECAY_SHARE * STEPS))
+        run.update(24 + math.ceil(share * DECAY_SHARE * STEPS))
         assert monitor.value == pytest.approx(max(1 - share, 0), abs=0.01)
-    assert monitor.counted_until == 24 + int(0.75 * DECAY_SHARE * STEPS)
+    assert monitor.counted_until == 24 + math.ceil(0.75 * DECAY_SHARE * STEPS)
 
 
 def test_trust_stays_where_led_episodes_show_that_advice_helps(
@@ -189,7 +189,7 @@ def test_trust_stays_where_led_episodes_show_that_advice_helps(
     monkeypatch.setattr(monitor, "helps", lambda: True)
     run.update(0)
     for share in (0.0, 0.5, 1.5):
-        run.update(24 + int(share * DECAY_SHARE * STEPS))
+        run.update(24 + math.ceil(share * DECAY_SHARE * STEPS))
         assert monitor.value == 1
 
 
