@@ -9,16 +9,23 @@ A reply is data, whatever it holds: an `Output` is checked here, or it is a `Fai
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from tutors.llm.models import Model, fill_template
+from tutors.llm.thinking import begins_thinking
 
 MAX_PROMPTS_PER_REQUEST = 1024  # of the completions API
 MAX_TOP_LOGPROBS = 20  # that most chat servers return
 IMPOSSIBLE_LOGPROB = -1000.0  # at or below it a label counts as impossible: vLLM writes -9999 for minus infinity
 MAX_LOGPROB = 1e-3  # a log-probability above 0 by more than rounding is malformed
+WORD_LABELS = frozenset({"A", "I"})  # that begin a sentence as well
+MAX_WORD_SHARE = 2 / 3  # of the labels' probability that word labels may hold where the answer begins with a word
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message, in which servers return thinking
+SPACE_MARKS = str.maketrans("▁ĠĊĉč", "     ")  # how SentencePiece and byte-level tokenizers write white space
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>|\\x([0-9A-Fa-f]{2})")  # a byte of SentencePiece's, of OpenAI's
 
 Parsed = TypeVar("Parsed")
 
@@ -35,6 +42,7 @@ class LabelRequest:
     """Ask for the log-probability of each label as the next token."""
 
     labels: tuple[str, ...]
+    min_mass: float = 0.0  # that the labels must have together in the first answers, else the model answers otherwise
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,8 @@ class CompletionsAPI:
 
     def parse(self, reply: dict[str, Any], num_prompts: int, request: Request) -> list[Output]:
         if isinstance(request, LabelRequest):
-            keys = [f"token_id:{self.label_ids[label]}" for label in request.labels]
-            return list(parse_choices(reply, num_prompts, lambda choice: completion_logprobs(choice, keys)))
+            labels, keys = request.labels, [f"token_id:{self.label_ids[label]}" for label in request.labels]
+            return list(parse_choices(reply, num_prompts, lambda choice: completion_logprobs(choice, keys, labels)))
         texts = parse_choices(reply, num_prompts * request.n, lambda choice: as_text(choice["text"]))
         return [join_samples(texts[start : start + request.n]) for start in range(0, len(texts), request.n)]
 
@@ -157,27 +165,67 @@ def parse_choices(reply: dict[str, Any], count: int, parse: Callable[[Any], Pars
     return parsed
 
 
-def completion_logprobs(choice: Any, keys: Sequence[str]) -> tuple[float, ...]:
-    """Return the log-probabilities of the tokens `keys` in a choice of the completions API."""
-    logprobs = choice["logprobs"]["top_logprobs"][0]
-    return tuple(as_logprob(logprobs[key]) for key in keys)
+def completion_logprobs(choice: Any, keys: Sequence[str], labels: Sequence[str]) -> tuple[float, ...] | Failure:
+    """Return the log-probabilities of `labels`, whose tokens are `keys`, in a choice of the completions API."""
+    top = choice["logprobs"]["top_logprobs"][0]
+    logprobs = {label: as_logprob(top[key]) for label, key in zip(labels, keys, strict=True)}
+    text = choice.get("text")
+    return Failure("unfinished") if isinstance(text, str) and is_prose(text, logprobs) else tuple(logprobs.values())
 
 
-def chat_logprobs(choice: Any, labels: Sequence[str]) -> tuple[float, ...]:
+def chat_logprobs(choice: Any, labels: Sequence[str]) -> tuple[float, ...] | Failure:
     """Return the log-probabilities of `labels` in a choice of the chat API.
 
-    A label with and without a space before it is two tokens, whose probabilities are added. A label that is not among
-    the top counts as impossible.
+    Tokens that name the same label, such as those with and without a space before it, have their probabilities added. A
+    label that is not among the top counts as impossible. Where the first token is not the answer's, nothing is known.
     """
+    message = choice.get("message")
+    if isinstance(message, dict) and (
+        any(message.get(field) for field in REASONING_FIELDS) or not message.get("content", True)
+    ):
+        return Failure("unfinished")
     top = choice["logprobs"]["content"][0]["top_logprobs"]
     if not isinstance(top, list):
         raise MalformedError
     logprobs = dict.fromkeys(labels, -math.inf)
+    likeliest, highest = "", -math.inf
     for entry in top:
-        label, logprob = as_text(entry["token"]).strip(), as_logprob(entry["logprob"])
-        if label in logprobs:
+        text, logprob = token_text(entry), as_logprob(entry["logprob"])
+        if logprob > highest:
+            likeliest, highest = text, logprob
+        label = label_of(text, labels)
+        if label is not None:
             logprobs[label] = logaddexp(logprobs[label], logprob)
-    return tuple(logprobs.values())
+    return Failure("unfinished") if is_prose(likeliest, logprobs) else tuple(logprobs.values())
+
+
+def token_text(entry: Any) -> str:
+    """Return the text that a token of a chat's log-probabilities stands for, with spaces in place of their marks."""
+    token = as_text(entry["token"])
+    if BYTE_TOKEN.search(token):
+        token = BYTE_TOKEN.sub(lambda byte: chr(int(byte[1] or byte[2], 16)), token.removeprefix("bytes:"))
+        token = token.encode("latin-1", "replace").decode(errors="replace")
+    return token.removesuffix("</w>").translate(SPACE_MARKS)
+
+
+def label_of(text: str, labels: Sequence[str]) -> str | None:
+    """Return the label that a token names: alone but for signs and space around it, in capitals or not."""
+    alone = re.fullmatch(r"[\W_]*([^\W_])[\W_]*", text)
+    label = alone[1].upper() if alone else ""
+    return label if label in labels else None
+
+
+def is_prose(text: str, logprobs: dict[str, float]) -> bool:
+    """Return whether `text`, the likeliest next token, begins thinking or a sentence in place of a label.
+
+    In a sentence a label that is an English word proves nothing, where the others have little beside it.
+    """
+    if begins_thinking(text):
+        return True
+    if not text.strip().isalpha() or label_of(text, tuple(logprobs)) is not None:
+        return False
+    words = sum(math.exp(logprob) for label, logprob in logprobs.items() if label in WORD_LABELS)
+    return words > MAX_WORD_SHARE * sum(map(math.exp, logprobs.values()))
 
 
 def join_samples(texts: Sequence[str | Failure]) -> Output:

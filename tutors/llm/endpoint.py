@@ -258,8 +258,8 @@ class Endpoint:
             failures = [output for output in outputs if isinstance(output, Failure)]
             if failures:
                 reason = failures[0].kind
-            elif wants_labels and not all(map(has_possible_label, outputs)):
-                reason = "no label among the most likely tokens"
+            elif isinstance(self.request, LabelRequest) and not has_labels(outputs, self.request.min_mass):
+                reason = "hardly any label among the most likely tokens"
             else:
                 uses_chat = isinstance(api, ChatAPI)
                 if wants_labels and uses_chat:
@@ -334,11 +334,10 @@ class Endpoint:
         self.warn("other_model", f"{what}: its advice is not used, and not kept, until {self.model.name} is back")
 
 
-def has_possible_label(output: Output) -> bool:
-    """Return whether any label of an output is possible."""
-    return not isinstance(output, Failure) and any(
-        isinstance(logprob, float) and logprob > -math.inf for logprob in output
-    )
+def has_labels(outputs: Sequence[Output], min_mass: float) -> bool:
+    """Return whether a label is possible in every output, and the labels' mean probability is at least `min_mass`."""
+    masses = [0.0 if isinstance(output, Failure) else sum(math.exp(float(log)) for log in output) for output in outputs]
+    return min(masses) > 0 and sum(masses) >= min_mass * len(masses)
 
 
 def usage_tokens(reply: dict[str, Any], name: str) -> int:

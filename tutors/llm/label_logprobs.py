@@ -75,7 +75,7 @@ class LabelLogprobs:
 
     def request(self, attempt: int) -> LabelRequest:
         """Return what a server is asked for."""
-        return LabelRequest(self.labels)
+        return LabelRequest(self.labels, self.min_mass)
 
     def render(self, state: State) -> list[str]:
         """Return P prompts a position, one for each order of the labels."""

@@ -258,12 +258,12 @@ def test_tokens_are_counted_where_they_are_numbers(usage: object) -> None:
     assert tutor.stats["prompt_tokens"] == tutor.stats["answer_tokens"] == 0
 
 
-def test_chat_labels_are_summed_with_and_without_a_space_and_the_rest_is_impossible() -> None:
+def test_chat_labels_are_summed_over_their_tokens_and_the_rest_is_impossible() -> None:
     shares = {"A": 0.3, " A": 0.2, "C": 0.1, "Ab": 0.2, "d": 0.1}
     top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
     reply = {"choices": [{"index": 0, "logprobs": {"content": [{"top_logprobs": top}]}}]}
     (logs,) = ChatAPI().parse(reply, 1, LabelRequest(LETTERS))
-    assert [math.exp(log) for log in logs] == pytest.approx([0.5, 0, 0.1, 0])
+    assert [math.exp(log) for log in logs] == pytest.approx([0.5, 0, 0.1, 0.1])
     body = ChatAPI().body("m", ["Hello"], LabelRequest(LETTERS))
     assert body["messages"] == [{"role": "user", "content": "Hello"}]
     assert (body["logprobs"], body["top_logprobs"], body["max_tokens"], body["temperature"]) == (
@@ -272,6 +272,74 @@ def test_chat_labels_are_summed_with_and_without_a_space_and_the_rest_is_impossi
         1,
         0,
     )
+
+
+def chat_labels(shares: dict[str, float], message: object = None) -> tuple[float, ...] | str:
+    """Probabilities of the labels where a chat's first token has these, or the kind of the failure."""
+    top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+    choice = {"index": 0, "logprobs": {"content": [{"top_logprobs": top}]}, "message": message}
+    (output,) = ChatAPI().parse({"choices": [choice]}, 1, LabelRequest(LETTERS))
+    return output.kind if isinstance(output, Failure) else tuple(round(math.exp(log), 6) for log in output)
+
+
+@pytest.mark.parametrize("token", ["▁{}", "Ġ{}", "Ċ{}", " {}", "{}\n", "{}.", "({})", "**{}", '"{}', "{}</w>", "{}:"])
+@pytest.mark.parametrize("letter", ["D", "d"])
+def test_label_is_read_whatever_marks_its_token_has(token: str, letter: str) -> None:
+    assert chat_labels({token.format(letter): 0.6, "A": 0.3, "B": 0.02}) == (0.3, 0.02, 0, 0.6)
+
+
+@pytest.mark.parametrize("token", ["<0x44>", "bytes:\\x44", "bytes:\\x20\\x44", "bytes:\\xe2\\x96\\x81\\x44"])
+def test_label_is_read_where_its_token_is_written_in_bytes(token: str) -> None:
+    assert chat_labels({token: 0.6, "D": 0.1, "A": 0.3}) == (0.3, 0, 0, 0.7)
+
+
+@pytest.mark.parametrize("token", ["Do", "▁Do", "DD", "D or A", "E", "<0x45>", "<0x44>a", "ĠĠ", "", "Ｄ"])
+def test_token_that_is_more_than_a_label_is_none(token: str) -> None:
+    assert chat_labels({"A": 0.4, token: 0.3}) == (0.4, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "reasoning_content": "The"},
+        {"content": "", "reasoning": "The"},
+        {"content": "D", "reasoning_content": "D is the middle."},
+        {"content": None},
+        {"content": ""},
+    ],
+    ids=repr,
+)
+def test_first_token_of_thinking_is_no_answer(message: dict) -> None:
+    assert chat_labels({"D": 0.6, "A": 0.3}, message) == "unfinished"
+    assert chat_labels({"D": 0.6, "A": 0.3}, {"content": "D", "reasoning_content": None}) == (0.3, 0, 0, 0.6)
+
+
+@pytest.mark.parametrize("first", ["<think>", "The", "▁Okay", "ĠWe", "[THINK]", "<|channel|>analysis", "◁think▷"])
+def test_label_that_is_a_word_proves_nothing_where_a_sentence_begins(first: str) -> None:
+    assert chat_labels({first: 0.6, "A": 0.06}) == "unfinished"
+    assert chat_labels({first: 0.6, " a": 0.04, "A": 0.03, "C": 0.01}) == "unfinished"
+    choice = {
+        "index": 0,
+        "text": first,
+        "logprobs": {"top_logprobs": [dict(zip(TOKENS, [-2.8, -9, -9, -9], strict=True))]},
+    }
+    if "▁" not in first and "Ġ" not in first:  # vLLM's completions return text
+        assert CompletionsAPI(MODEL, IDS).parse({"choices": [choice]}, 1, LabelRequest(LETTERS)) == [
+            Failure("unfinished")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"A": 0.9, "The": 0.05}, (0.9, 0, 0, 0)),
+        ({"**": 0.6, "A": 0.3}, (0.3, 0, 0, 0)),
+        ({"The": 0.4, "A": 0.2, "B": 0.3}, (0.2, 0.3, 0, 0)),
+        ({"The": 0.6, "D": 0.1}, (0, 0, 0, 0.1)),
+    ],
+)
+def test_label_counts_where_an_answer_may_begin(shares: dict, expected: tuple) -> None:
+    assert chat_labels(shares) == expected
 
 
 def test_label_below_the_smallest_log_probability_is_impossible() -> None:

@@ -362,7 +362,7 @@ def test_one_order_with_low_mass_leaves_only_its_position_without_advice() -> No
 def test_request_has_the_labels_in_the_view_s_own_order() -> None:
     view = make_view(envs.make_game("snake"), "full")
     mode = LabelLogprobs(view, permutations=4, calibrate=True)
-    assert mode.request(0) == LabelRequest(view.labels)
+    assert mode.request(0) == LabelRequest(view.labels, mode.min_mass)
     assert mode.max_tries == 1
     assert mode.identity == {"mode": "label", "permutations": 4, "calibrated": True}
 

@@ -107,7 +107,8 @@ def test_more_prompts_than_one_request_takes_are_split(server: Server, tutor: Vl
 
 
 def test_too_little_label_mass_is_no_advice(server: Server) -> None:
-    strict = connect_tutor(server.url, mode=LabelLogprobs(VIEW, min_mass=0.95))
+    strict = connect_tutor(server.url, mode=LabelLogprobs(VIEW, min_mass=0.85))
+    server.misbehave = with_logs({f"token_id:{FIRST_ID + FAVOURITE}": -1.0})
     advice = strict.advise(positions(3))
     strict.pool.close()
     assert not advice.valid.any()
@@ -526,6 +527,28 @@ def test_fault_21_a_server_that_ignores_the_labels_is_found_at_the_start(server:
     server.misbehave = always(200, {"choices": [{"index": 0, "logprobs": {"top_logprobs": [{"token_id:9": -1.0}]}}]})
     with pytest.raises(TutorError, match=r"vLLM 0\.26"):
         connect_tutor(server.url)
+
+
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_model_that_gives_labels_less_than_the_minimum_is_refused_at_the_start(server: Server, is_vllm: bool) -> None:
+    server.is_vllm = is_vllm
+    with pytest.raises(TutorError, match=r"hardly any label.*--tutor-mode text"):
+        connect_tutor(server.url, mode=LabelLogprobs(VIEW, min_mass=0.95))
+
+
+def test_thinking_model_in_label_mode_is_refused_at_the_start(server: Server) -> None:
+    server.is_vllm = False
+    top = [{"token": token, "logprob": math.log(share)} for token, share in {"The": 0.6, "A": 0.06}.items()]
+    message = {"role": "assistant", "content": None, "reasoning_content": "The"}
+    thinks = {"index": 0, "message": message, "logprobs": {"content": [{"token": "The", "top_logprobs": top}]}}
+    server.misbehave = always(200, {"choices": [thinks | {"finish_reason": "length"}]})
+    with pytest.raises(TutorError, match=r"unfinished.*--tutor-mode text"):
+        connect_tutor(server.url)
+    server.misbehave = None
+    with connected_tutor(server.url) as tutor:
+        server.misbehave = always(200, {"choices": [thinks]})
+        assert not tutor.advise(positions(2)).valid.any()
+        assert failures(tutor) == {"unfinished": 2}
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", ""])
