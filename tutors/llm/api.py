@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from tutors.llm.models import Model, fill_template
@@ -21,6 +21,8 @@ MAX_PROMPTS_PER_REQUEST = 1024  # of the completions API
 MAX_TOP_LOGPROBS = 20  # that most chat servers return
 IMPOSSIBLE_LOGPROB = -1000.0  # at or below it a label counts as impossible: vLLM writes -9999 for minus infinity
 MAX_LOGPROB = 1e-3  # a log-probability above 0 by more than rounding is malformed
+FEW_TOP_LOGPROBS = 5  # that a server returns which refuses more and does not say how many
+OPTIONAL_PARAMETERS = ("temperature", "seed", "n", "response_format", "structured_outputs")
 WORD_LABELS = frozenset({"A", "I"})  # that begin a sentence as well
 MAX_WORD_SHARE = 2 / 3  # of the labels' probability that word labels may hold where the answer begins with a word
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message, in which servers return thinking
@@ -35,6 +37,7 @@ class Failure:
     """Why there is no output, or no advice."""
 
     kind: str  # an identifier: counted under tutor/no_advice/<kind>
+    words: str = field(default="", compare=False)  # of the server, where it says more
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,49 @@ class ChatAPI:
             labels = request.labels
             return list(parse_choices(reply, 1, lambda choice: chat_logprobs(choice, labels)))
         return [join_samples(parse_choices(reply, request.n, lambda choice: as_text(choice["message"]["content"])))]
+
+
+def change_for(body: dict[str, Any], words: str) -> dict[str, Any] | None:
+    """Return the change of a body that the words of a server that refuses it ask for, None where they ask for none.
+
+    A change is what stands in place of a parameter: another name, a bound of its number, or nothing.
+    """
+    if re.search(r"context|too (large|long)", words, re.IGNORECASE) and "top_logprobs" not in words:
+        return None  # the prompt is too long
+    numbers = [int(number) for number in re.findall(r"(?<![\w.])\d{1,6}(?![\w.]*\w)", words)]
+    if "max_tokens" in body and "max_completion_tokens" in words:
+        return {"max_tokens": "max_completion_tokens"}
+    if names_parameter(words, "top_logprobs") and "top_logprobs" in body:
+        lower = max((number for number in numbers if 0 < number < body["top_logprobs"]), default=FEW_TOP_LOGPROBS)
+        return {"top_logprobs": lower} if lower < body["top_logprobs"] else None
+    for name in ("max_tokens", "max_completion_tokens"):
+        higher = [number for number in numbers if number > 1]
+        if body.get(name) == 1 and names_parameter(words, name, "max_output_tokens", "token") and higher:
+            return {name: min(higher)}
+    named = [name for name in OPTIONAL_PARAMETERS if name in body and names_parameter(words, name)]
+    return dict.fromkeys(named) or None
+
+
+def names_parameter(words: str, *names: str) -> bool:
+    """Return whether a server's words name one of a request's parameters; one letter counts in quotes."""
+    return any(
+        re.search(rf"(?<!\w){name}s?(?!\w)" if len(name) > 1 else rf"['\"`.]{name}['\"`]|^{name}(?!\w)", words)
+        for name in names
+    )
+
+
+def changed(body: dict[str, Any], changes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a request's body with `changes` made."""
+    for change in changes:
+        for name, new in change.items():
+            if name in body:
+                value = body[name]
+                body = {key: kept for key, kept in body.items() if key != name}
+                if isinstance(new, str):
+                    body |= {new: value}
+                elif new is not None:
+                    body |= {name: min(value, new) if name == "top_logprobs" else max(value, new)}
+    return body
 
 
 class MalformedError(Exception):

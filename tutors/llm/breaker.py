@@ -47,6 +47,11 @@ class Breaker:
         self.failures = max(self.failures, MAX_FAILURES - 1)
         self.record_failure()
 
+    def pause(self, seconds: float) -> None:
+        """Open at once, and do not probe before `seconds` are over: the server asked for that."""
+        self.open()
+        self.retry_at = max(self.retry_at, self.clock() + seconds)
+
     def half_open(self) -> None:
         """Take note of a probe that succeeded: requests are sent, and one more failure opens the breaker again."""
         self.failures = MAX_FAILURES - 1

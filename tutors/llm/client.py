@@ -3,8 +3,13 @@
 import asyncio
 import ipaddress
 import json
+import math
 import os
+import re
+import time
 from collections.abc import Awaitable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -19,7 +24,11 @@ API_KEY_VARIABLE = "TUTOR_API_KEY"
 MAX_TRIES = 3  # of one request
 LIST_DEADLINE_S = 2.0  # for the list of served models
 MIN_RETRY_WAIT_S = 0.1
-MAX_RETRY_WAIT_S = 10.0  # whatever Retry-After asks for
+MAX_RETRY_WAIT_S = 3600.0  # whatever Retry-After asks for
+MAX_WORDS = 300  # characters of what a server says about a failure
+QUOTA = re.compile(r"quota|billing|credit|balance|payment", re.IGNORECASE)  # of an account
+RATE_LIMIT = re.compile(r"per.?(second|minute|hour|day)|rate.?limit|(retry|try again) in", re.IGNORECASE)  # passes
+VERSION = re.compile(r"/v\d+\w*(/|$)")  # in the path of an API's base URL, as other clients take it
 MAX_REPLY_BYTES = 64 << 20
 KEEPALIVE_S = 4.0  # an idle connection is not used again after it: vLLM closes its end after 5 s
 
@@ -33,10 +42,14 @@ class RequestError(Exception):
         kind: an identifier, counted under tutor/no_advice/<kind>.
         is_retryable: whether a second try may succeed.
         retry_wait_s: seconds to wait before it.
+        words: what the server says about it.
     """
 
-    def __init__(self, kind: str, is_retryable: bool = False, retry_wait_s: float = MIN_RETRY_WAIT_S) -> None:
-        super().__init__(kind)
+    def __init__(
+        self, kind: str, is_retryable: bool = False, retry_wait_s: float = MIN_RETRY_WAIT_S, words: str = ""
+    ) -> None:
+        super().__init__(f"{kind}: {words}" if words else kind)
+        self.words = words
         self.kind = kind
         self.is_retryable = is_retryable
         self.retry_wait_s = retry_wait_s
@@ -46,19 +59,17 @@ class Client:
     """HTTP to one server. The session is opened by the first request, on the event loop that runs it.
 
     Args:
-        url: of the server, such as http://127.0.0.1:8000.
+        url: of the server, such as http://127.0.0.1:8000, or of its API, such as https://api.example.com/v1.
         key_file: holds the API key, if it is not in the variable TUTOR_API_KEY.
 
     Raises:
-        ValueError: `url` is no http(s) URL, or the key file holds no key.
+        ValueError: `url` is no http(s) URL, or there is a key that cannot be sent.
     """
 
     def __init__(self, url: str, key_file: Path | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a tutor's URL looks like http://127.0.0.1:8000, not {url!r}")
-        self.url = url.rstrip("/")
-        key = os.environ.get(API_KEY_VARIABLE) if key_file is None else read_key(key_file)
+        self.url, self.api_url = base_urls(url)
+        key = key_of_environment() if key_file is None else read_key(key_file)
+        self.key = key
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.session: aiohttp.ClientSession | None = None
 
@@ -94,11 +105,16 @@ class Client:
         except (KeyError, TypeError, AttributeError):
             raise RequestError("no_list_of_models") from None
 
-    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the JSON reply to `body`, tried at most MAX_TRIES times. Raises as `request` does."""
+    async def post(self, path: str, body: dict[str, Any], until: float = math.inf) -> dict[str, Any]:
+        """Return the JSON reply to `body`, tried at most MAX_TRIES times. Raises as `request` does.
+
+        What a server asks to wait for is waited for, unless that were longer than `until` on the monotonic clock.
+        """
         retry = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.is_retryable),
-            stop=tenacity.stop_after_attempt(MAX_TRIES),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(MAX_TRIES), lambda attempt: time.monotonic() + retry_wait_s(attempt) > until
+            ),
             wait=retry_wait_s,
             reraise=True,
         )
@@ -112,7 +128,7 @@ class Client:
             TutorError: it will fail until a person acts.
         """
         status, raw, retry_after_s = await self.fetch(method, path, body)
-        return parse_reply(status, raw, retry_after_s, self.url)
+        return parse_reply(status, raw, retry_after_s, self.url, self.key)
 
     async def get_text(self, path: str) -> str:
         """Return the text of a page.
@@ -139,7 +155,8 @@ class Client:
                 trust_env=False,
             )
         try:
-            request = self.session.request(method, self.url + path, json=body, allow_redirects=False)
+            url = self.api_url + path.removeprefix("/v1") if path.startswith("/v1/") else self.url + path
+            request = self.session.request(method, url, json=body, allow_redirects=False)
             async with request as response:
                 raw = bytearray()  # bytes would be copied with every piece
                 async for piece in response.content.iter_any():
@@ -179,6 +196,38 @@ def is_local(url: str) -> bool:
         return host == "localhost"
 
 
+def base_urls(url: str) -> tuple[str, str]:
+    """Return a server's URL, and the one that the paths of its API begin with: with /v1, unless `url` has a version.
+
+    Raises:
+        ValueError: `url` is no http(s) URL.
+    """
+    text = url.strip()
+    if "://" not in text and re.fullmatch(r"(localhost|[^/@]*:\d+)(/.*)?", text):
+        text = f"http://{text}"
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
+    except ValueError:  # the port is no number, or too large
+        is_url = False
+    if not is_url:
+        raise ValueError(f"a tutor's URL looks like http://127.0.0.1:8000, not {url!r}")
+    path = re.sub(r"/(chat/completions|completions|models)$", "", parts.path.rstrip("/"))
+    api_path = path if VERSION.search(path) else f"{path}/v1"
+    address = f"{parts.scheme}://{parts.netloc}"
+    return address + path.removesuffix("/v1"), address + api_path
+
+
+def key_of_environment() -> str | None:
+    """Return the API key in the variable TUTOR_API_KEY, None where it is empty.
+
+    Raises:
+        ValueError: it cannot be sent.
+    """
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    return check_key(key, f"the variable {API_KEY_VARIABLE}") if key else None
+
+
 def read_key(path: Path) -> str:
     """Return the API key in a file.
 
@@ -186,26 +235,37 @@ def read_key(path: Path) -> str:
         ValueError: there is none that can be sent.
     """
     try:
-        key = path.read_text().strip()
+        key = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
         raise ValueError(f"the key file {path} cannot be read") from None
+    return check_key(key, f"the key file {path}")
+
+
+def check_key(key: str, source: str) -> str:
+    """Return `key`.
+
+    Raises:
+        ValueError: it cannot be sent in a header.
+    """
     if not key or not key.isascii() or not key.isprintable():
-        raise ValueError(f"the key file {path} holds no key")
+        raise ValueError(f"{source} holds no key: a key is one line of printable ASCII characters")
     return key
 
 
-def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str) -> dict[str, Any]:
+def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, key: str | None = None) -> dict[str, Any]:
     """Return the JSON object of a reply. Raises as `Client.request` does."""
+    words = server_words(raw, key) if status != 200 else ""
     if status in (401, 403):
         raise TutorError(
             f"{url} refuses the API key: set {API_KEY_VARIABLE}, or name a file that holds the key (--tutor-key-file)"
+            f"{words and f'. It says: {words}'}"
         )
-    if status in (429, 503):
-        raise RequestError(f"status_{status}", is_retryable=True, retry_wait_s=retry_after_s)
-    if status >= 500:
-        raise RequestError(f"status_{status}", is_retryable=True)
+    if status == 402 or (status == 429 and retry_after_s == MIN_RETRY_WAIT_S and is_out_of_quota(raw)):
+        raise TutorError(f"{url} answers nothing more for this key: its quota is used up (status {status}: {words})")
+    if status in (408, 429) or status >= 500:
+        raise RequestError(f"status_{status}", is_retryable=True, retry_wait_s=retry_after_s, words=words)
     if status != 200:
-        raise RequestError(f"status_{status}")
+        raise RequestError(f"status_{status}", words=words)
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
@@ -213,7 +273,7 @@ def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str) -> dict
     if not isinstance(body, dict):
         raise RequestError("not_json")
     if body.get("error") is not None:
-        raise RequestError("error_in_200")
+        raise RequestError("error_in_200", words=server_words(raw, key))
     return body
 
 
@@ -223,9 +283,40 @@ def retry_wait_s(attempt: tenacity.RetryCallState) -> float:
     return error.retry_wait_s if isinstance(error, RequestError) else 0.0
 
 
+def server_words(raw: bytes, key: str | None = None) -> str:
+    """Return what a server says about a failure: short, printable, without the key; nothing where it is a web page."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        body = None
+    for name in ("error", "message", "detail"):  # {"error": {"message": …}}, {"error": …}, {"message": …}, FastAPI's
+        body = body.get(name, body) if isinstance(body, dict) else body
+    text = body if isinstance(body, str) else raw[: 4 * MAX_WORDS].decode(errors="replace")
+    if text.lstrip().startswith("<"):
+        return ""
+    text = text.replace(key, "…") if key else text
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:MAX_WORDS]
+
+
+def is_out_of_quota(raw: bytes) -> bool:
+    """Return whether a 429 speaks of an account in place of a rate."""
+    text = raw[: 4 * MAX_WORDS].decode(errors="replace")
+    return QUOTA.search(text) is not None and RATE_LIMIT.search(text) is None
+
+
 def parse_retry_after(value: str | None) -> float:
     """Return the seconds that a Retry-After header asks to wait, from MIN_RETRY_WAIT_S to MAX_RETRY_WAIT_S."""
     try:
-        return min(max(MIN_RETRY_WAIT_S, float(value or 0)), MAX_RETRY_WAIT_S)  # in this order, NaN is the minimum
+        seconds = float(value or 0)
     except ValueError:
-        return 1.0  # a date
+        seconds = seconds_until(value or "")
+    return min(max(MIN_RETRY_WAIT_S, seconds), MAX_RETRY_WAIT_S)  # in this order, NaN is the minimum
+
+
+def seconds_until(date: str) -> float:
+    """Return the seconds until an HTTP date, 1 where it is none."""
+    try:
+        when = parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return 1.0
+    return ((when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()

@@ -19,13 +19,25 @@ from typing import Any, NamedTuple
 import torch
 
 from tutors.base import TutorError, Warner
-from tutors.llm.api import API, ChatAPI, CompletionsAPI, Failure, LabelRequest, Output, Request
+from tutors.llm.api import (
+    API,
+    ChatAPI,
+    CompletionsAPI,
+    Failure,
+    LabelRequest,
+    Output,
+    Request,
+    change_for,
+    changed,
+)
 from tutors.llm.breaker import Breaker
-from tutors.llm.client import KEEPALIVE_S, Client, RequestError, with_deadline
+from tutors.llm.client import KEEPALIVE_S, MIN_RETRY_WAIT_S, Client, RequestError, with_deadline
 from tutors.llm.label_logprobs import softmax_or_zeros
 from tutors.llm.models import Model, fill_template
 
 MAX_CONCURRENT_REQUESTS = 64  # to one server
+MAX_CHANGES = 6  # of a request, as the server asks for them
+REFUSED_PROMPT = frozenset({"status_400", "status_413", "status_422"})  # the server cannot read it, or it is too long
 MAX_PROBABILITY_CHANGE = 0.2  # of a label between two replies of one model: batching changes logits slightly
 MAX_USAGE_TOKENS = 1 << 40  # of one reply that are believed: a larger number could not be logged as a float
 WEIGHTS_SAMPLE_BYTES = 1 << 20  # at either end of a file of weights, hashed to tell it from others
@@ -92,6 +104,7 @@ class Endpoint:
         self.warn = Warner(logger)
         self.served: ServedModel | None = None  # None until it is connected
         self.has_wrong_model = False
+        self.changes: list[dict[str, Any]] = []  # of every request: what the server asked for at the start
         self.last_reply_at = -math.inf  # time.monotonic()
 
     @property
@@ -174,10 +187,11 @@ class Endpoint:
         size = self.served.api.max_prompts
         chunks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
         slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+        until = time.monotonic() + timeout_s
 
         async def ask(chunk: Sequence[str]) -> list[Output]:
             async with slots:
-                return await self._ask(chunk, request)
+                return await self._ask(chunk, request, until)
 
         tasks = [asyncio.create_task(ask(chunk)) for chunk in chunks]
         try:
@@ -197,29 +211,36 @@ class Endpoint:
             for output in ([Failure("deadline")] * len(chunk) if task.cancelled() else task.result())
         ]
 
-    async def _ask(self, prompts: Sequence[str], request: Request) -> list[Output]:
-        """Return the outputs of one request. One that the server calls bad is halved to find the bad prompt."""
+    async def _ask(self, prompts: Sequence[str], request: Request, until: float) -> list[Output]:
+        """Return the outputs of one request. One that the server calls bad is halved to find the bad prompt.
+
+        A bad prompt alone counts as a failure of the server: where nothing else is asked, its breaker opens.
+        """
         if self.breaker.is_open:
             return [Failure("breaker")] * len(prompts)
         self.stats["asked"] += len(prompts)
         self.stats["requests"] += 1
         try:
-            return await self._post(prompts, request)
+            return await self._post(prompts, request, until)
         except RequestError as error:
-            if error.kind == "status_400" and len(prompts) > 1:
+            if error.kind in REFUSED_PROMPT and len(prompts) > 1:
                 half = len(prompts) // 2
-                return [*await self._ask(prompts[:half], request), *await self._ask(prompts[half:], request)]
+                halves = prompts[:half], prompts[half:]
+                return [output for part in halves for output in await self._ask(part, request, until)]
             if error.kind == "status_404":
                 self._set_wrong_model(f"{self.client.url} no longer serves {self.model.name}")
-            elif error.kind != "status_400":
+            else:
                 self.breaker.record_failure()
-            return [Failure("other_model" if self.has_wrong_model else error.kind)] * len(prompts)
+                if error.retry_wait_s > MIN_RETRY_WAIT_S and time.monotonic() + error.retry_wait_s > until:
+                    self.breaker.pause(error.retry_wait_s)
+            return [Failure("other_model" if self.has_wrong_model else error.kind, error.words)] * len(prompts)
 
-    async def _post(self, prompts: Sequence[str], request: Request) -> list[Output]:
+    async def _post(self, prompts: Sequence[str], request: Request, until: float) -> list[Output]:
         """Return the outputs of one request, unless another model has answered it."""
         assert self.served is not None
         api = self.served.api
-        reply = await self.client.post(api.path, api.body(self.served.name, prompts, request))
+        body = changed(api.body(self.served.name, prompts, request), self.changes)
+        reply = await self.client.post(api.path, body, until)
         reply_name = reply.get("model")
         if isinstance(reply_name, str) and reply_name != self.served.reply_name:
             self._set_wrong_model(f"{self.client.url} answers as {reply_name[:80]!a}")
@@ -248,12 +269,18 @@ class Endpoint:
         apis: list[API] = [ChatAPI()] if label_ids is None else [CompletionsAPI(self.model, label_ids), ChatAPI()]
         reason = "no_answer"
         for api in apis:
+            self.changes.clear()
             try:
                 outputs, reply_name = await self._ask_content_free(api, name)
+            except TutorError as error:
+                if api is apis[-1]:
+                    raise
+                reason = str(error)
+                continue
             except RequestError as error:
                 if error.is_retryable or error.kind == "deadline":
                     raise
-                reason = error.kind
+                reason = str(error)
                 continue
             failures = [output for output in outputs if isinstance(output, Failure)]
             if failures:
@@ -277,9 +304,25 @@ class Endpoint:
         outputs: list[Output] = []
         for start in range(0, len(self.content_free_prompts), api.max_prompts):
             prompts = self.content_free_prompts[start : start + api.max_prompts]
-            reply = await self.client.post(api.path, api.body(name, prompts, self.request))
+            reply = await self._post_adapted(api.path, api.body(name, prompts, self.request))
             outputs += api.parse(reply, len(prompts), self.request)
         return outputs, reply.get("model")
+
+    async def _post_adapted(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply to `body`; where the server's words show how, it is asked in another form from now on."""
+        for _ in range(MAX_CHANGES):
+            sent = changed(body, self.changes)
+            try:
+                return await self.client.post(path, sent)
+            except RequestError as error:
+                change = change_for(sent, error.words) if error.kind in REFUSED_PROMPT else None
+                if change is None:
+                    raise
+                self.changes.append(change)
+                self.warn(
+                    str(change), f"{self.client.url} is asked with another {', '.join(change)}, or none: {error.words}"
+                )
+        return await self.client.post(path, changed(body, self.changes))
 
     async def _label_ids(self, name: str) -> dict[str, int] | None:
         """Return the token id of each label after a prompt, none for text; None where the server is not vLLM."""
@@ -302,8 +345,10 @@ class Endpoint:
         """Return the token ids of a text in the served model's vocabulary, None where the server does not say."""
         try:
             token_ids = (await self.client.post("/tokenize", {"model": name, "prompt": text})).get("tokens")
+        except TutorError:
+            return None
         except RequestError as error:
-            if error.is_retryable:
+            if error.is_retryable and not error.kind.startswith("status_"):
                 raise
             return None
         is_list = isinstance(token_ids, list) and token_ids and all(isinstance(token, int) for token in token_ids)

@@ -77,7 +77,7 @@ class EndpointPool:
                 self.run(endpoint.connect(identity, self.deadline_s))
             except RequestError as error:
                 if not optional:
-                    raise TutorError(f"{endpoint.client.url} does not answer a first prompt: {error.kind}") from None
+                    raise TutorError(f"{endpoint.client.url} does not answer a first prompt: {error}") from None
                 endpoint.breaker.failures = MAX_FAILURES  # open, and probed at the next prompt
             else:
                 assert endpoint.served is not None

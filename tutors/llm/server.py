@@ -118,7 +118,7 @@ def served_models(url: str, key_file: Path | None = None) -> dict[str, str] | No
     except RequestError as error:
         if error.kind == "certificate":
             raise TutorError(f"{url} has a certificate that this machine does not trust") from None
-        raise TutorError(f"{url} is no server of language models: /v1/models gives {error.kind}") from None
+        raise TutorError(f"{url} is no server of language models: /v1/models gives {error}") from None
 
 
 def serve_command(model: Model, url: str) -> list[str] | None:

@@ -58,7 +58,8 @@ class VllmTutor(Tutor):
         for failure in parsed.failures:
             if failure is not None:
                 self.stats[f"no_advice/{failure.kind}"] += 1
-                self.warn(failure.kind, f"no advice from the tutor ({failure.kind}); training goes on without it")
+                what = f"{failure.kind}: {failure.words}" if failure.words else failure.kind
+                self.warn(failure.kind, f"no advice from the tutor ({what}); training goes on without it")
         return parsed.advice
 
     def cancel(self) -> None:

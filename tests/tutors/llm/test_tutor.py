@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import aiohttp
@@ -35,12 +37,13 @@ from tests.helpers.scripted_server import FAVOURITE, FIRST_ID, Handler, Server, 
 from tutors.base import TutorError
 from tutors.llm.api import ChatAPI
 from tutors.llm.breaker import MAX_FAILURES, MAX_PROBE_INTERVAL_S, MIN_PROBE_INTERVAL_S, Breaker
-from tutors.llm.client import Client, RequestError, parse_retry_after
+from tutors.llm.client import MAX_RETRY_WAIT_S, MAX_WORDS, Client, RequestError, base_urls, parse_retry_after
 from tutors.llm.endpoint import Endpoint, EndpointState, ModelIdentity, ServedModel
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import fill_template, find_model
 from tutors.llm.pool import EndpointPool
 from tutors.llm.server import served_models, wait_for_server
+from tutors.llm.text_generation import TextGeneration
 from tutors.llm.tutor import VllmTutor
 
 
@@ -384,11 +387,55 @@ def test_fault_10_retry_after_of_a_busy_server_is_kept(server: Server, tutor: Vl
     assert times[1] - times[0] >= 1
 
 
-def test_fault_10_retry_after_is_capped() -> None:
-    assert parse_retry_after("3600") == 10
+def test_fault_10_retry_after_is_seconds_or_a_date() -> None:
+    assert parse_retry_after("3600") == MAX_RETRY_WAIT_S
     assert parse_retry_after("-5") == parse_retry_after(None) == 0.1
     assert parse_retry_after("2.5") == 2.5
-    assert parse_retry_after("Wed, 21 Oct 2026 07:28:00 GMT") == 1
+    assert parse_retry_after("Wed, 21 Oct 2020 07:28:00 GMT") == 0.1
+    assert parse_retry_after("soon") == 1
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert 28 < parse_retry_after(soon) <= 30
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_wait_that_is_longer_than_the_deadline_is_no_advice_at_once_and_nothing_is_asked_before(
+    server: Server, tutor: VllmTutor, status: int
+) -> None:
+    server.misbehave = always(status, {"error": {"message": "busy"}}, Retry_After="40")
+    began = time.monotonic()
+    assert not tutor.advise(positions(2)).valid.any()
+    assert time.monotonic() - began < 2
+    assert 38 < breaker(tutor).retry_at - time.monotonic() <= 40
+    asked = len(server.asked)
+    assert not tutor.advise(positions(2)).valid.any()
+    assert len(server.asked) == asked == 1
+    assert failures(tutor) == {f"status_{status}": 2, "breaker": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (402, {"message": "Insufficient Balance"}),
+        (402, {}),
+        (429, {"message": "You exceeded your current quota, please check your plan and billing details."}),
+        (429, {"message": "no", "code": "insufficient_quota"}),
+        (429, {"message": "Your credit balance is too low"}),
+    ],
+)
+def test_account_without_quota_ends_the_run_with_the_servers_words(
+    server: Server, tutor: VllmTutor, status: int, error: dict
+) -> None:
+    server.misbehave = always(status, {"error": error})
+    with pytest.raises(TutorError, match=f"quota is used up.*{error.get('message', '')}"):
+        tutor.advise(positions(1))
+
+
+def test_quota_of_a_minute_is_waited_for(server: Server, tutor: VllmTutor) -> None:
+    words = "Quota exceeded for quota metric 'requests per minute'"
+    for reply in (always(429, {"error": words}), always(429, {"error": "Quota exceeded"}, Retry_After="0.2")):
+        server.misbehave = reply
+        assert not tutor.advise(positions(1)).valid.any()
+    assert failures(tutor) == {"status_429": 2}
 
 
 def test_fault_11_one_500_is_forgotten_and_many_open_the_breaker(server: Server, tutor: VllmTutor) -> None:
@@ -551,7 +598,41 @@ def test_thinking_model_in_label_mode_is_refused_at_the_start(server: Server) ->
         assert failures(tutor) == {"unfinished": 2}
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", ""])
+@pytest.mark.parametrize(
+    ("url", "root", "api"),
+    [
+        ("http://host", "http://host", "http://host/v1"),
+        ("http://host/", "http://host", "http://host/v1"),
+        (" http://host/v1\n", "http://host", "http://host/v1"),
+        ("http://host:8000/v1/", "http://host:8000", "http://host:8000/v1"),
+        ("http://host/v1/chat/completions", "http://host", "http://host/v1"),
+        ("http://host/v1/models/", "http://host", "http://host/v1"),
+        ("https://host/api/v1", "https://host/api", "https://host/api/v1"),
+        ("https://host/openai", "https://host/openai", "https://host/openai/v1"),
+        ("https://host/v1beta/openai/", "https://host/v1beta/openai", "https://host/v1beta/openai"),
+        ("https://host/api/paas/v4", "https://host/api/paas/v4", "https://host/api/paas/v4"),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
+        ("localhost:8000/v1", "http://localhost:8000", "http://localhost:8000/v1"),
+        ("localhost", "http://localhost", "http://localhost/v1"),
+        ("[::1]:8000", "http://[::1]:8000", "http://[::1]:8000/v1"),
+    ],
+)
+def test_base_url_is_what_other_clients_take(url: str, root: str, api: str) -> None:
+    assert base_urls(url) == (root, api)
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1/completions"])
+def test_server_is_asked_at_any_of_its_urls(server: Server, ending: str) -> None:
+    for url in (server.url + ending, server.url.removeprefix("http://") + ending):
+        with connected_tutor(url) as tutor:
+            assert tutor.advise(positions(1)).valid.all()
+            assert "logprob_token_ids" in server.asked[-1], "/tokenize was found"
+    assert len(served_models(server.url + ending)) == 1
+
+
+@pytest.mark.parametrize(
+    "url", ["host", "ftp://x", "http://", "", "http://h:x", "http://h:99999", "http://h/v1?a=b", "ftp:x"]
+)
 def test_malformed_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="looks like"):
         Client(url)
@@ -622,6 +703,160 @@ def test_a_key_file_without_a_key_is_refused_and_not_shown(tmp_path: Path, held:
     with pytest.raises(ValueError, match=str(path)) as error:
         Client("http://127.0.0.1:1", key_file=path)
     assert "nary" not in str(error.value)
+
+
+@pytest.mark.parametrize("around", ["\n", " ", "\r\n", "\t"])
+def test_key_of_the_environment_is_sent_without_the_space_around_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    monkeypatch.setenv("TUTOR_API_KEY", f"{around}canary{around}")
+    served_models(server.url)
+    assert [headers["Authorization"] for headers in server.headers_seen] == ["Bearer canary"]
+
+
+@pytest.mark.parametrize("key", ["cänary", "canary\nX-Evil: 1", "can\x7fary", "canary\r\n\r\n1"])
+def test_key_of_the_environment_that_cannot_be_sent_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TUTOR_API_KEY", key)
+    with pytest.raises(ValueError, match="TUTOR_API_KEY") as error:
+        Client("http://127.0.0.1:1")
+    assert "nary" not in str(error.value)
+
+
+def test_empty_variable_is_no_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUTOR_API_KEY", " \n")
+    served_models(server.url)
+    assert all("Authorization" not in headers for headers in server.headers_seen)
+
+
+def test_key_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbfcanary\r\n")
+    assert Client("http://h", tmp_path / "key").key == "canary"
+
+
+def refusing(unfit: Callable[[dict], bool], words: str, status: int = 400) -> Misbehave:
+    """A server that refuses the bodies that are unfit, in these words."""
+
+    def misbehave(handler: Handler, body: dict) -> bool:
+        if unfit(body):
+            handler.reply(status, {"error": {"message": words}})
+        return unfit(body)
+
+    return misbehave
+
+
+@pytest.mark.parametrize(
+    ("unfit", "words"),
+    [
+        (
+            lambda body: "max_tokens" in body,
+            "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+        ),
+        (lambda body: body["top_logprobs"] > 5, "top_logprobs must be less than or equal to 5, got 20"),
+        (lambda body: body["top_logprobs"] > 8, "Invalid value for 'top_logprobs': must be at most 8."),
+        (lambda body: body["top_logprobs"] > 5, "too many top_logprobs"),
+        (lambda body: "temperature" in body, "Unsupported value: 'temperature' does not support 0 with this model."),
+        (lambda body: body["max_tokens"] < 16, "Invalid 'max_tokens': integer below minimum value. Expected >= 16."),
+        (
+            lambda body: body.get("max_completion_tokens", 0) < 16 or "temperature" in body or body["top_logprobs"] > 5,
+            "max_tokens: use max_completion_tokens, of at least 16; temperature: left out; top_logprobs: at most 5",
+        ),
+    ],
+)
+def test_chat_that_refuses_a_parameter_is_asked_as_it_wants_from_then_on(
+    server: Server, unfit: Callable, words: str
+) -> None:
+    server.is_vllm, server.misbehave = False, refusing(unfit, words)
+    with connected_tutor(server.url) as tutor:
+        asked = len(server.asked)
+        assert tutor.advise(positions(2)).valid.all()
+        assert len(server.asked) == asked + 2
+        assert failures(tutor) == {}
+
+
+@pytest.mark.parametrize("parameter", ["seed", "n", "temperature"])
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_text_is_asked_for_without_what_a_server_does_not_know(
+    server: Server, parameter: str, status: int, is_vllm: bool
+) -> None:
+    server.is_vllm = is_vllm
+    server.misbehave = refusing(lambda body: parameter in body, f"Unknown parameter: '{parameter}'", status)
+    with connected_tutor(server.url, mode=TextGeneration(VIEW, thinks=False)) as tutor:
+        assert tutor.advise(positions(2)).valid.all()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "logprobs are out of stock"}},
+        {"error": "logprobs are out of stock"},
+        {"message": "logprobs are out of stock"},
+        {"detail": "logprobs are out of stock"},
+        {"detail": [{"loc": ["body"], "msg": "logprobs are out of stock"}]},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_words_of_a_server_that_refuses_the_first_prompt_are_shown(server: Server, status: int, body: object) -> None:
+    server.is_vllm, server.misbehave = False, always(status, body)
+    with pytest.raises(TutorError, match=rf"status_{status}: .*logprobs are out of stock"):
+        connect_tutor(server.url)
+
+
+def test_words_of_a_server_are_short_and_printable_and_without_the_key(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTOR_API_KEY", "canary")
+    server.is_vllm, server.misbehave = False, always(400, {"error": "\x1b[31mthe key canary\n\u202e is " + "x" * 9999})
+    with pytest.raises(TutorError, match="the key … is xxx") as error:
+        connect_tutor(server.url)
+    assert "canary" not in str(error.value)
+    assert len(str(error.value)) < MAX_WORDS + 400
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_prompts_that_are_too_long_in_mid_run_are_told_and_not_asked_for_ever(
+    server: Server, is_vllm: bool, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.is_vllm = is_vllm
+    with connected_tutor(server.url) as tutor:
+        server.misbehave = always(status, {"error": {"message": "This model's maximum context length is 9 tokens."}})
+        for _ in range(50):
+            assert not tutor.advise(positions(1)).valid.any()
+        assert tutor.stats["asked"] == MAX_FAILURES
+        assert failures(tutor) == {f"status_{status}": MAX_FAILURES, "breaker": 50 - MAX_FAILURES}
+    assert "maximum context length is 9 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 500, 501])
+def test_server_without_tokenize_is_asked_by_chat_whatever_it_says(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    post = Handler.do_POST
+
+    def refuse(self: Handler) -> None:
+        if self.path == "/tokenize":
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.reply(status, {"error": "no"})
+        else:
+            post(self)
+
+    monkeypatch.setattr(Handler, "do_POST", refuse)
+    with connected_tutor(server.url) as tutor:
+        assert tutor.advise(positions(1)).valid.all()
+        assert tutor.pool.identity.uses_chat
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_server_whose_completions_are_refused_is_asked_by_chat(server: Server, status: int) -> None:
+    server.misbehave = refusing(lambda body: "prompt" in body, "no completions", status)
+    with connected_tutor(server.url) as tutor:
+        assert tutor.advise(positions(1)).valid.all()
+        assert tutor.pool.identity.uses_chat
 
 
 def test_without_a_key_none_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -821,7 +1056,7 @@ def test_cancel_ends_a_call_that_another_thread_waits_for(server: Server, tutor:
 
 def test_retry_after_that_is_no_number_is_a_short_wait() -> None:
     assert parse_retry_after("nan") == 0.1
-    assert parse_retry_after("inf") == 10
+    assert parse_retry_after("inf") == MAX_RETRY_WAIT_S
     assert parse_retry_after("-inf") == 0.1
 
 
