@@ -172,6 +172,22 @@ def test_run_of_two_processes_writes_one_run_dir_and_counts_all_env_copies(tmp_p
 
 
 @pytest.mark.process
+def test_two_ranks_trust_the_tutor_as_much_and_hold_the_same_weights(tmp_path: Path) -> None:
+    flags = "train.py --algo ppo --env connect4 --total-steps 12288 --num-envs 64 --num-steps 8 --network mlp"
+    tutor = "--hidden 16 --tutor scripted --tutor-depth 1 --eval-episodes 8 --progress quiet"
+    done = torchrun(*flags.split(), *tutor.split(), "--run-dir", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    first, second = (load_checkpoint(tmp_path / "run" / "checkpoints", "cpu", number, 2) for number in range(2))
+    for name in ("value", "opened_at", "probe_steps", "next_update", "last_probe", "trust", "evidence"):
+        assert first["trust"][name] == second["trust"][name]
+    assert first["trust"]["opened_at"] is not None
+    assert first["global_step"] == second["global_step"]
+    ours, theirs = (tensors_in(one["agent"]["network"]) for one in (first, second))
+    assert all(one.equal(other) for one, other in zip(ours, theirs, strict=True))
+    assert not first["trust"]["alone"]["lengths"].equal(second["trust"]["alone"]["lengths"]), "of other env copies"
+
+
+@pytest.mark.process
 def test_killed_rank_ends_all_and_a_restart_is_the_unbroken_run(tmp_path: Path) -> None:
     flags = ["train.py", "--algo", "ppo", "--env", "blackjack", "--total-steps", "60000", "--num-envs", "64"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"

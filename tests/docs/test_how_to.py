@@ -83,5 +83,5 @@ def test_commands_for_an_own_environment_run(page: str, folder: Path) -> None:
         done = python(folder, str(ROOT / program.removeprefix("~/tutored/")), *arguments)
         assert done.returncode == 0, done.stderr
         summary = json.loads((run_dir / "summary.json").read_text())
-        assert summary["global_step"] == 512
+        assert 512 <= summary["global_step"] < 1024  # a tutor's probe episodes count, too
         assert "--tutor" not in arguments or summary["tutor"]["asked"] > 0

@@ -20,12 +20,14 @@ HALF = 1024  # of 2,048 env steps
 def stop_half_way(
     config: Config, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM, step: int = HALF
 ) -> None:
-    """Train, and get a signal at an env step, half-way if not given."""
+    """Train, and get a signal after the first update that reaches an env step, half-way if not given."""
     update = Trainer.update
+    stopped: list[int] = []
 
     def interrupted(self: Trainer, now: Any) -> Any:
         result = update(self, now)
-        if self.state.global_step == step:
+        if self.state.global_step >= step and not stopped:
+            stopped.append(self.state.global_step)
             os.kill(os.getpid(), number)
         return result
 
@@ -34,7 +36,7 @@ def stop_half_way(
         with pytest.raises(SystemExit) as ended:
             train(config)
     assert ended.value.code == 128 + number
-    assert load_checkpoint(config.run_dir / "checkpoints", "cpu")["global_step"] == step
+    assert load_checkpoint(config.run_dir / "checkpoints", "cpu")["global_step"] == stopped[0]
 
 
 def resume(config: Config, **changes: Any) -> dict[str, Any]:

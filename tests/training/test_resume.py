@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents import AGENTS
 from agents.guidance import METHODS, GuidanceConfig
 from tests.helpers.programs import program
 from tests.helpers.resumed_runs import HALF, assert_equal_runs, resume, stop_half_way
 from tests.helpers.small_runs import series, small_config
+from tests.helpers.trust_runs import echo_config
 from train import Trainer, train
 from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, config_from_json, default_config
@@ -26,11 +28,11 @@ TIMES = ("seconds", "latency_ms")
 ALONE = [name for name, method in METHODS.items() if not method.needs_episode_review]  # guidance without a review
 
 
-def both_ways(config: Config, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Train without a stop, and with one half-way; return both folders."""
+def both_ways(config: Config, monkeypatch: pytest.MonkeyPatch, step: int = HALF) -> tuple[Path, Path]:
+    """Train without a stop, and with one at an env step, half-way if not given; return both folders."""
     whole, parts = config, replace(config, run_dir=config.run_dir.with_name("parts"))
     expected = train(whole)
-    stop_half_way(parts, monkeypatch)
+    stop_half_way(parts, monkeypatch, step=step)
     summary = resume(parts)
     for one in (expected, summary):
         for name in ("wall_seconds", "sps"):
@@ -95,6 +97,39 @@ def test_checkpoint_with_other_content_is_refused(tmp_path: Path, monkeypatch: p
         save_checkpoint(folder, HALF, damaged)
         with pytest.raises(ValueError, match=r"the checkpoint of .* is of another kind"):
             resume(config)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", AGENTS)
+def test_resumed_run_with_trust_equals_uninterrupted_one(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while it is not clear yet who is better."""
+    config = small_config(algo, "connect4", tmp_path / "whole", tutor_accuracy=0.8)
+    whole, parts = both_ways(replace(config, guiding=GuidanceConfig()), monkeypatch)
+    assert_equal_runs(whole, parts)
+    assert load_checkpoint(parts / "checkpoints", "cpu")["trust"]["trust"]["tutor"][0] > 0
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", AGENTS)
+def test_resumed_run_whose_tutor_is_trusted_equals_uninterrupted_one(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trust is above 0 when the run stops, and the student was pretrained."""
+    config = echo_config(algo, tmp_path / "whole", GuidanceConfig(pretrain_updates=2))
+    values: list[float] = []
+    save = Checkpointer.save
+
+    def saved(self: Checkpointer, state: Any, *args: Any, **options: Any) -> None:
+        values.append(state.trust.value)
+        save(self, state, *args, **options)
+
+    monkeypatch.setattr(Checkpointer, "save", saved)
+    step = 200 if algo == "dqn" else HALF  # DQN has soon learned what the tutor knows
+    assert_equal_runs(*both_ways(config, monkeypatch, step))
+    _, stopped, _ = values  # of the whole run, of the first part and of the second
+    assert stopped > 0
 
 
 @pytest.mark.train

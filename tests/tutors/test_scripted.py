@@ -7,6 +7,7 @@ asked with one seed; a view that tells few positions apart is asked with many se
 
 import functools
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,9 +20,11 @@ from envs.opponents import search
 from envs.rng import CounterRNG, sample_legal
 from tests.helpers.echo_view import EchoView
 from tests.helpers.probes import Echo
+from tutors import TutorConfig, open_advisor
 from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import PromptView
 from tutors.scripted import ScriptedTutor, one_hot
+from tutors.store.identity import digest_of, identity_of
 
 EVERY_VIEW = [(game, name) for game, views in VIEWS.items() for name in views]
 OPTIONS = {"connect4": {"opponent": "random"}, "snake": {"size": 6}}
@@ -234,6 +237,50 @@ def test_the_identity_tells_tutors_apart(connect4: Case) -> None:
     ]
     assert len({str(tutor.identity) for tutor in tutors}) == 5
     assert tutors[0].identity == ScriptedTutor(view, 0.5, 2, 0).identity
+
+
+def test_a_tutor_that_names_all_best_gives_them_equal_shares(case: Case) -> None:
+    advice = ScriptedTutor(case.view, 1.0, DEPTH, names_all=True).advise(case.state)
+    for row in range(case.rows):
+        best = case.best[row].tolist()
+        assert advice.probs[row].tolist() == pytest.approx([one / sum(best) for one in best])
+    assert advice.valid.all()
+    assert (advice.label_mass == 1).all()
+    several = case.best.sum(1) > 1
+    assert several.any() or case.view.game == "blackjack", "no two actions are worth the same"
+
+
+def test_a_tutor_that_names_all_best_errs_where_the_plain_one_does_and_as_that(case: Case) -> None:
+    for seed in range(3):
+        plain = ScriptedTutor(case.view, 0.5, DEPTH, seed).advise(case.state).probs
+        found = ScriptedTutor(case.view, 0.5, DEPTH, seed, names_all=True).advise(case.state).probs
+        wrong = ~chosen_of(case.best, plain.argmax(1))
+        assert wrong.any()
+        assert found[wrong].equal(plain[wrong])
+        assert (found > 0)[plain > 0].all(), "what the plain one names is among them"
+        shares = case.best / case.best.sum(1, keepdim=True)
+        assert ((found == plain) | (found == shares)).all()
+
+
+def test_answers_that_name_all_best_are_stored_apart(connect4: Case) -> None:
+    view = connect4.view
+    game = envs.make_game("connect4")
+    plain, names_all = (ScriptedTutor(view, 0.5, 2, names_all=flag) for flag in (False, True))
+    digests = {digest_of(identity_of(game.spec, view, tutor.identity))[0] for tutor in (plain, names_all)}
+    assert len(digests) == 2
+    assert "names_all" not in plain.identity, "what earlier versions stored is found"
+
+
+@pytest.mark.parametrize("names_all", [False, True])
+def test_tutor_all_best_is_an_option_of_a_run(names_all: bool, tmp_path: Path) -> None:
+    config = TutorConfig("scripted", tutor_depth=1, tutor_all_best=names_all)
+    game = envs.make_game("connect4")
+    state = game.reset(torch.full((1, game.spec.num_reset_uniforms), 0.2))
+    with open_advisor(config, game, 0, tmp_path, "cpu") as advisor:
+        assert advisor is not None
+        probs = advisor.advise(state, torch.ones(1, dtype=torch.bool)).probs
+        assert advisor.tutor.identity.get("names_all", False) == names_all
+    assert float(probs.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("accuracy", [-0.1, 1.1, math.nan, math.inf])

@@ -54,3 +54,16 @@ def test_make_hands_over_scale_discount_and_env_copies(name: str) -> None:
     assert (method.reward_scale, method.gamma, method.has_policy, float(method.strength)) == (0.7, 0.8, False, 0.0)
     if name == "shape":
         assert method.potential.shape == (3,)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_env_copies_are_left_alone_by_methods_that_act_on_advice_under_trust(name: str) -> None:
+    algo = METHODS[name].students[0]
+    for trust in ("gap", "none"):
+        alone = GuidanceConfig(name, trust=trust).make(algo, False, "cpu", 6, 0.9).alone  # type: ignore[arg-type]
+        expected = [True] * 6
+        if name == "margin":
+            expected = [True, False] * 3
+        elif name in ("blend", "mask", "demonstrate") and trust == "gap":
+            expected = [True, False, False, False, True, False]
+        assert alone.tolist() == expected

@@ -14,6 +14,7 @@ from agents.networks import Network
 from agents.policy import gather_action, masked_log_softmax
 from tests.helpers.guidance import PAIRS
 from tests.helpers.small_runs import series, small_config, tensors_in
+from tests.helpers.trust_runs import echo_config
 from train import Trainer, train
 from training.checkpoint import load_checkpoint
 from training.config import make_agent, make_env
@@ -61,6 +62,23 @@ def test_compiled_run_with_guidance_equals_the_eager_one(algo: str, name: str, t
         train(replace(config, compile_mode=mode, run_dir=tmp_path / mode))
         weights.append(tensors_in(load_checkpoint(tmp_path / mode / "checkpoints", "cpu")["agent"]["network"]))
     for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_compiled_run_with_trust_equals_the_eager_one(algo: str, tmp_path: Path) -> None:
+    config = echo_config(algo, tmp_path, GuidanceConfig(pretrain_updates=2))
+    config = replace(config, total_steps=1536)
+    found = []
+    for mode in ("eager", "compile"):
+        train(replace(config, compile_mode=mode, run_dir=tmp_path / mode))
+        saved = load_checkpoint(tmp_path / mode / "checkpoints", "cpu")
+        found.append((saved["trust"]["opened_at"], saved["global_step"], tensors_in(saved["agent"]["network"])))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][0] is not None
+    assert max(series(tmp_path / "compile", "tutor/trust").values()) > 0
+    for one, other in zip(found[0][2], found[1][2], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 

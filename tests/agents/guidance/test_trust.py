@@ -72,6 +72,12 @@ def test_trust_falls_as_the_student_comes_nearer_and_ends_at_the_tutor() -> None
     assert not trust.is_open
 
 
+def test_trust_in_a_tutor_little_better_than_an_untrained_student_is_small() -> None:
+    """By as many standard deviations of its returns as it is better, at most 1."""
+    for lead, expected in ((0.1, 0.2), (0.25, 0.5), (0.5, 1.0), (0.75, 1.0)):
+        assert make_trust(0.0, lead, count=2000).update() == pytest.approx(expected, abs=1e-3)
+
+
 def test_trust_stays_open_where_the_gap_is_small_but_not_gone() -> None:
     trust = make_trust(-1.0, 0.0)
     assert trust.update() == 1
