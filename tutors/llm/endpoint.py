@@ -319,9 +319,7 @@ class Endpoint:
                 if change is None:
                     raise
                 self.changes.append(change)
-                self.warn(
-                    str(change), f"{self.client.url} is asked with another {', '.join(change)}, or none: {error.words}"
-                )
+                self.warn(str(change), f"{self.client.url} is asked with another {', '.join(change)}: {error.words}")
         return await self.client.post(path, changed(body, self.changes))
 
     async def _label_ids(self, name: str) -> dict[str, int] | None:
