@@ -66,6 +66,7 @@ def test_compiled_run_with_guidance_equals_the_eager_one(algo: str, name: str, t
 
 
 @pytest.mark.compile
+@pytest.mark.timeout(900)  # the compiler alone took 250 s beside other programs on two cores
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
 def test_compiled_run_with_trust_equals_the_eager_one(algo: str, tmp_path: Path) -> None:
     config = echo_config(algo, tmp_path, GuidanceConfig(pretrain_updates=2))
