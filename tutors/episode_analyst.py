@@ -27,6 +27,7 @@ from tutors.episodes import (
 from tutors.llm.api import Failure, LabelRequest, TextRequest
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
+from tutors.llm.thinking import outside_thinking
 from tutors.prompts.base import ANSWER, PromptView
 
 MAX_CRITICAL_STEPS = 5  # of an episode
@@ -214,7 +215,10 @@ def read(text: str, view: PromptView, episode: Episode) -> list[CriticalStep] | 
 
     Only the text after the model's thinking counts, from the first brace to the last.
     """
-    text = text.rpartition("</think>")[2]
+    answer = outside_thinking(text)
+    if answer is None:
+        return Failure("unfinished")
+    text = answer
     try:
         named = json.loads(text[text.index("{") : text.rindex("}") + 1], strict=False)["critical"]
     except (ValueError, KeyError, TypeError, RecursionError):

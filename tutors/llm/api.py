@@ -25,6 +25,7 @@ FEW_TOP_LOGPROBS = 5  # that a server returns which refuses more and does not sa
 OPTIONAL_PARAMETERS = ("temperature", "seed", "n", "response_format", "structured_outputs")
 WORD_LABELS = frozenset({"A", "I"})  # that begin a sentence as well
 MAX_WORD_SHARE = 2 / 3  # of the labels' probability that word labels may hold where the answer begins with a word
+CUT = frozenset({"length", "max_tokens", "model_length"})  # finish reasons of a text that max_tokens ended
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # of a message, in which servers return thinking
 SPACE_MARKS = str.maketrans("▁ĠĊĉč", "     ")  # how SentencePiece and byte-level tokenizers write white space
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>|\\x([0-9A-Fa-f]{2})")  # a byte of SentencePiece's, of OpenAI's
@@ -38,6 +39,10 @@ class Failure:
 
     kind: str  # an identifier: counted under tutor/no_advice/<kind>
     words: str = field(default="", compare=False)  # of the server, where it says more
+
+
+class CutText(str):
+    """A text that ended at its maximum of tokens."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class CompletionsAPI:
         if isinstance(request, LabelRequest):
             labels, keys = request.labels, [f"token_id:{self.label_ids[label]}" for label in request.labels]
             return list(parse_choices(reply, num_prompts, lambda choice: completion_logprobs(choice, keys, labels)))
-        texts = parse_choices(reply, num_prompts * request.n, lambda choice: as_text(choice["text"]))
+        texts = parse_choices(reply, num_prompts * request.n, lambda choice: text_of(choice, choice["text"]))
         return [join_samples(texts[start : start + request.n]) for start in range(0, len(texts), request.n)]
 
 
@@ -140,7 +145,9 @@ class ChatAPI:
         if isinstance(request, LabelRequest):
             labels = request.labels
             return list(parse_choices(reply, 1, lambda choice: chat_logprobs(choice, labels)))
-        return [join_samples(parse_choices(reply, request.n, lambda choice: as_text(choice["message"]["content"])))]
+        return [
+            join_samples(parse_choices(reply, request.n, lambda choice: text_of(choice, choice["message"]["content"])))
+        ]
 
 
 def change_for(body: dict[str, Any], words: str) -> dict[str, Any] | None:
@@ -193,10 +200,14 @@ class MalformedError(Exception):
 def parse_choices(reply: dict[str, Any], count: int, parse: Callable[[Any], Parsed]) -> list[Parsed | Failure]:
     """Return what `parse` makes of the choice of each index, 0 to `count` - 1.
 
-    A missing choice is the failure `no_answer`. One that comes twice, or that `parse` cannot read, is `malformed`.
+    Where no choice has an index, their order counts. A missing choice is the failure `no_answer`. One that comes twice,
+    or that `parse` cannot read, is `malformed`.
     """
     choices = reply.get("choices")
     by_index: dict[int, list[Any]] = {}
+    if isinstance(choices, list) and not any(isinstance(choice, dict) and "index" in choice for choice in choices):
+        by_index = {index: [choice] for index, choice in enumerate(choices)}
+        choices = []
     for choice in choices if isinstance(choices, list) else []:
         index = choice.get("index") if isinstance(choice, dict) else None
         if type(index) is int:  # True is an int as well
@@ -206,7 +217,7 @@ def parse_choices(reply: dict[str, Any], count: int, parse: Callable[[Any], Pars
         found = by_index.get(index, [])
         try:
             parsed.append(parse(found[0]) if len(found) == 1 else Failure("malformed" if found else "no_answer"))
-        except (MalformedError, TypeError, KeyError, IndexError):  # the last three: no such path in the JSON
+        except (MalformedError, TypeError, KeyError, IndexError, AttributeError):  # no such path in the JSON
             parsed.append(Failure("malformed"))
     return parsed
 
@@ -243,6 +254,22 @@ def chat_logprobs(choice: Any, labels: Sequence[str]) -> tuple[float, ...] | Fai
         if label is not None:
             logprobs[label] = logaddexp(logprobs[label], logprob)
     return Failure("unfinished") if is_prose(likeliest, logprobs) else tuple(logprobs.values())
+
+
+def text_of(choice: Any, content: Any) -> str | Failure:
+    """Return the text of a choice, `unfinished` where its tokens ended before one began.
+
+    Content may be a list of parts, of which those of text count; null with a finish reason is empty.
+    """
+    reason = choice.get("finish_reason")
+    if isinstance(content, list):
+        content = "".join(as_text(part["text"]) for part in content if part.get("type", "text") == "text")
+    if content is None and isinstance(reason, str):
+        content = ""
+    text = as_text(content)
+    if isinstance(reason, str) and reason.lower() in CUT:
+        return CutText(text) if text.strip() else Failure("unfinished")
+    return text
 
 
 def token_text(entry: Any) -> str:

@@ -283,6 +283,8 @@ class Endpoint:
                 reason = str(error)
                 continue
             failures = [output for output in outputs if isinstance(output, Failure)]
+            if not wants_labels:  # a text that tokens ended shows that the server answers
+                failures = [failure for failure in failures if failure.kind != "unfinished"]
             if failures:
                 reason = failures[0].kind
             elif isinstance(self.request, LabelRequest) and not has_labels(outputs, self.request.min_mass):

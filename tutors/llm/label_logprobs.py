@@ -46,6 +46,7 @@ class LabelLogprobs:
     """
 
     max_tries = 1
+    unfinished_hint = "a model that thinks requires --tutor-mode text"
 
     def __init__(
         self, view: PromptView, permutations: int = 1, calibrate: bool = False, min_mass: float = 0.01

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from envs.base import State
 from tutors.base import Advice
-from tutors.llm.api import Failure, Output, TextRequest
+from tutors.llm.api import CutText, Failure, Output, TextRequest
 from tutors.llm.label_logprobs import ParsedOutputs
 from tutors.llm.models import Model
+from tutors.llm.thinking import outside_thinking
 from tutors.prompts.base import ANSWER, LETTER_ONLY, PromptView
 
 ACTION_TAG_PROMPT = "Give the letter of one option as <action>LETTER</action>."
 TEMPERATURE = 0.7  # of several samples, and of a second try: at 0 a model would repeat itself
+OPEN_END = r"|</?a?c?t?i?o?n?\s*\Z|\Z"  # of a last tag whose end a server took for the text's
 MAX_PARSED_CHARS = 100_000  # of a text, from its end
-RETRYABLE_KINDS = frozenset({"unfinished", "no_action", "two_actions", "unknown_action", "illegal_action"})
+RETRYABLE_KINDS = frozenset({"unfinished", "no_action", "unknown_action", "illegal_action"})
 
 
 class TextGeneration:
@@ -40,6 +42,7 @@ class TextGeneration:
     """
 
     prompts_per_position = 1
+    unfinished_hint = "--tutor-tokens allows for longer answers"
 
     def __init__(
         self, view: PromptView, thinks: bool, max_tokens: int = 512, samples: int = 1, max_tries: int = 3
@@ -103,7 +106,7 @@ class TextGeneration:
         """Return the legal actions that the texts of one prompt name, and the first failure."""
         if isinstance(output, Failure):
             return [], output
-        parsed = [parse_action(str(text), self.view.labels, self.thinks) for text in output]
+        parsed = [parse_action(text, self.view.labels, self.thinks) for text in output if isinstance(text, str)]
         checked = [
             Failure("illegal_action") if isinstance(action, int) and not mask[action] else action for action in parsed
         ]
@@ -119,22 +122,19 @@ def with_action_tag(prompt: str) -> str:
 def parse_action(text: str, labels: Sequence[str], thinks: bool) -> int | Failure:
     """Return the action that a text names, or what is wrong with it.
 
-    Only what follows the last `</think>` counts, and of that only what stands in tags. A label may be lower case or in
-    quotes where it stands alone, and have words beside it where it is upper case ("B) hit"). Two different actions
-    count as none.
+    Outside the model's thinking, the last tags that name a label count; the last tag may be open, unless the text was
+    cut. A label may be lower case or in quotes where it stands alone, and have words beside it where it is upper
+    case ("B) hit").
     """
-    text = text[-MAX_PARSED_CHARS:]
-    _, closed, answer = text.rpartition("</think>")
-    if (thinks and not closed) or "<think>" in answer:
+    answer = outside_thinking(text[-MAX_PARSED_CHARS:], thinks)
+    if answer is None:
         return Failure("unfinished")
-    tagged = re.findall(r"<action>([^<]*)</action>", answer, re.IGNORECASE)
-    if not tagged:
-        return Failure("no_action")
-    actions = {action_of(content, labels) for content in tagged}
-    if len(actions) > 1:
-        return Failure("two_actions")
-    (action,) = actions
-    return Failure("unknown_action") if action is None else action
+    is_cut = isinstance(text, CutText)
+    tagged = re.findall(rf"<action>([^<]*)(?:</action>{'' if is_cut else OPEN_END})", answer, re.IGNORECASE)
+    actions = [action for content in tagged if (action := action_of(content, labels)) is not None]
+    if actions:
+        return actions[-1]
+    return Failure("unfinished" if is_cut else "unknown_action" if tagged else "no_action")
 
 
 def action_of(content: str, labels: Sequence[str]) -> int | None:

@@ -58,8 +58,9 @@ class VllmTutor(Tutor):
         for failure in parsed.failures:
             if failure is not None:
                 self.stats[f"no_advice/{failure.kind}"] += 1
+                hint = f"; {self.mode.unfinished_hint}" if failure.kind == "unfinished" else ""
                 what = f"{failure.kind}: {failure.words}" if failure.words else failure.kind
-                self.warn(failure.kind, f"no advice from the tutor ({what}); training goes on without it")
+                self.warn(failure.kind, f"no advice from the tutor ({what}); training goes on without it{hint}")
         return parsed.advice
 
     def cancel(self) -> None:

@@ -65,9 +65,12 @@ TEXTS = [  # of a model that does not think, or does not show it
     ("I cannot help with games of chance.", "no_action"),
     ("\x00\ufffd\U0001f600 \ud800 asdf <b>", "no_action"),
     ("x" * 10_000, "no_action"),
-    ("<action>D", "no_action"),
+    ("<action>D", D),
+    ("so <action> D\n", D),
+    ("<action>D</act", D),
+    ("<action>D</", D),
     ("D</action>", "no_action"),
-    ("<action>D<action>", "no_action"),
+    ("<action>D<action>", "unknown_action"),
     ("<action>D</action" + "x" * 10_000, "no_action"),
     ("<action>D</action>" + "x" * MAX_PARSED_CHARS, "no_action"),  # only the end of a very long text is looked at
     ("<action></action>", "unknown_action"),
@@ -83,8 +86,24 @@ TEXTS = [  # of a model that does not think, or does not show it
     ("<action>A, B</action>", "unknown_action"),
     ("<action>Ｄ</action>", "unknown_action"),  # of full width
     ("<action>" + "x" * 10_000 + "</action>", "unknown_action"),
-    ("<action>A</action><action>B</action>", "two_actions"),
-    ("<action>A</action> or <action>9</action>", "two_actions"),
+    ("<action>A</action><action>B</action>", B),
+    ("<action>D</action> or <action>9</action>", D),
+    ("in the form <action>LETTER</action>.\n<action>D</action>", D),
+    ("<action>D</action>, as you asked: <action>LETTER</action>", D),
+    ("<action>one of A, B, D</action> <action>...</action> <action>D</action>", D),
+    ("<thinking><action>A</action></thinking><action>D</action>", D),
+    ("<thought>A? <action>A</action></thought><action>D</action>", D),
+    ("<Reasoning><action>A</action></Reasoning> <action>D</action>", D),
+    ("[THINK]<action>A</action>[/THINK]<action>D</action>", D),
+    ("◁think▷<action>A</action>◁/think▷<action>D</action>", D),
+    ("<seed:think><action>A</action></seed:think><action>D</action>", D),
+    ("<|begin_of_thought|><action>A</action><|end_of_thought|><action>D</action>", D),
+    ("<|START_THINKING|><action>A</action><|END_THINKING|><action>D</action>", D),
+    ("<|channel|>analysis<|message|><action>A</action><|end|><|channel|>final<|message|><action>D</action>", D),
+    ("<unused94>thought <action>A</action><unused95><action>D</action>", D),
+    ("<action>D</action><think>sure? <action>A</action></think> Yes.", D),
+    ("[THINK]<action>D</action>", "unfinished"),
+    ("<|channel|>analysis<|message|><action>D</action>", "unfinished"),
     ("<think>I wonder <action>D</action>", "unfinished"),
     ("<action>D</action><think>", "unfinished"),
     ("</think><action>D</action><think>but", "unfinished"),
@@ -217,7 +236,6 @@ def test_advice_is_the_letter_and_costs_what_the_server_says(server: Server) -> 
     [
         ("I cannot help with that.", "no_action"),
         ("<action>column 9</action>", "unknown_action"),
-        ("<action>A</action><action>B</action>", "two_actions"),
         ("<think>hm", "unfinished"),
     ],
 )
@@ -381,4 +399,60 @@ def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
 
 
 def test_only_failures_of_the_text_are_retryable() -> None:
-    assert {"unfinished", "no_action", "two_actions", "unknown_action", "illegal_action"} == RETRYABLE_KINDS
+    assert {"unfinished", "no_action", "unknown_action", "illegal_action"} == RETRYABLE_KINDS
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS"])
+@pytest.mark.parametrize("text", [None, "", " ", "hm", "<action>", "<action>A", "<think>hm"])
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_text_that_its_tokens_cut_is_asked_for_again_and_the_flag_named(
+    server: Server, is_vllm: bool, text: str | None, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.is_vllm = is_vllm
+
+    def answer(index: int, prompt: str, body: dict) -> dict:
+        content = {"text": text} if is_vllm else {"message": {"content": text, "reasoning_content": "hm"}}
+        return {"index": index, "finish_reason": reason} | content
+
+    server.answer = answer  # also to the first prompt, which shows that the server answers
+    with text_tutor(server, max_tries=2) as tutor:
+        assert not tutor.advise(positions(2)).valid.any()
+        assert failures(tutor) == {"unfinished": 2}
+        assert tutor.stats["asked"] == 4
+    assert "--tutor-tokens" in caplog.text
+
+
+def test_answer_in_a_cut_text_is_read(server: Server) -> None:
+    with text_tutor(server) as tutor:
+        server.answer = lambda index, prompt, body: {
+            "index": index, "text": "<action>D</action> for it", "finish_reason": "length"
+        }  # fmt: skip
+        assert tutor.advise(positions(2)).valid.all()
+
+
+@pytest.mark.parametrize("reason", ["stop", "content_filter", "tool_calls"])
+def test_text_that_is_null_is_no_action(server: Server, reason: str) -> None:
+    server.is_vllm = False
+    with text_tutor(server, max_tries=1) as tutor:
+        server.answer = lambda index, prompt, body: {
+            "index": index, "message": {"content": None}, "finish_reason": reason
+        }  # fmt: skip
+        assert not tutor.advise(positions(1)).valid.any()
+        assert failures(tutor) == {"no_action": 1}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "text": "<action>D</action>"}],
+        [{"type": "text", "text": "<action>"}, {"type": "text", "text": "D</action>"}],
+        [{"type": "thinking", "thinking": "<action>A</action>"}, {"type": "text", "text": "<action>D</action>"}],
+        [{"text": "<action>D</action>"}],
+    ],
+    ids=repr,
+)
+def test_content_in_parts_is_read_and_choices_need_no_index(server: Server, parts: list) -> None:
+    server.is_vllm = False
+    server.answer = lambda index, prompt, body: {"message": {"content": parts}, "finish_reason": "stop"}
+    with text_tutor(server) as tutor:
+        assert tutor.advise(positions(2)).probs.argmax(1).tolist() == [D, D]
