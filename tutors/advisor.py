@@ -11,13 +11,14 @@ import torch
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
-from envs.base import State, select_rows, state_to
+from envs.base import State, num_rows, select_rows, state_to
 from tutors.advice_table import UNLIMITED, AdviceTable
-from tutors.base import Advice, Tutor, no_advice_counts
+from tutors.base import Advice, Tutor, Warner, no_advice_counts
 from tutors.positions import unique_rows
 from tutors.prompts.base import PromptView
 from tutors.store import AdviceStore, Cost
 
+SUM_TOLERANCE = 1e-3  # of probabilities
 LOGGED_COUNTERS = ("consulted", "asked", "prompt_tokens", "answer_tokens", "seconds", "store_failures")
 
 
@@ -39,6 +40,8 @@ class Lookup(NamedTuple):
 
 class Advisor:
     """Answers from the advice table, then from the store, then by asking the tutor and waiting.
+
+    Advice from any source is used only where it is a distribution over the legal actions: see `sound_advice`.
 
     Equal positions of one step are one query, whatever the reuse budget; the budget counts later uses. The store is
     read only with an unlimited reuse budget: a budget of k means to ask again.
@@ -66,6 +69,9 @@ class Advisor:
         # was asked about, of which answered; calls: of the tutor
         self.counts: Counter[str] = Counter()
         self.lookups = torch.zeros(3, dtype=torch.int64, device=table.keys.device)  # positions, consulted, hits
+        self.table_is_unchecked = False  # whether it holds answers put in by key alone, whose legal actions are unknown
+        self.unsound = torch.zeros((), dtype=torch.int64, device=table.keys.device)  # entries found in the table
+        self.warn = Warner(logging.getLogger(__name__))
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over queried positions; of the tutor's calls
         self.tutor_lock = threading.Lock()  # one call of the tutor at a time, whichever thread makes it
 
@@ -77,6 +83,7 @@ class Advisor:
                 for keys, advice in self.store.all(self.table.capacity):
                     self.table.put(keys.to(device), advice.to(device))
                     self.counts["filled"] += len(keys)
+                    self.table_is_unchecked = True
             except SQLAlchemyError as error:
                 self.store.failed(error)
 
@@ -93,6 +100,9 @@ class Advisor:
     def lookup(self, positions: CanonicalPositions, wanted: Tensor) -> Lookup:
         """Return what the table knows of the positions about which advice is wanted, (N,) bool."""
         advice = self.table.get(positions.keys, wanted)
+        if self.table_is_unchecked:
+            found, advice = advice, sound_advice(advice, self.view.action_mask(positions.state))
+            self.unsound += (found.valid & ~advice.valid).sum()
         self.lookups += torch.stack([torch.ones_like(wanted).sum(), wanted.sum(), advice.valid.sum()])
         return Lookup(positions, advice, wanted & ~advice.valid)
 
@@ -132,6 +142,8 @@ class Advisor:
     def counters(self) -> dict[str, float]:
         """Return everything that was counted since the start of the run, on this rank; one read-back."""
         lookups = dict(zip(("positions", "consulted", "hits"), self.lookups.tolist(), strict=True))
+        self._warn_of_unsound("the advice table", int(self.unsound))
+        self.unsound.zero_()
         failures = 0 if self.store is None else self.store.failures
         return {**self.counts.copy(), **self.tutor.stats.copy(), **self.sums, **lookups, "store_failures": failures}
 
@@ -163,6 +175,7 @@ class Advisor:
         """Take over what `state_dict` returned, but the table only if the tutor and its prompts are the same."""
         if state["identity"] == (None if self.store is None else self.store.digest):
             self.table.load_state_dict(state["table"])
+            self.table_is_unchecked = True
         else:
             logging.getLogger(__name__).warning("the tutor or its prompts changed: its earlier answers are not used")
         self.lookups.copy_(state["lookups"])
@@ -180,13 +193,21 @@ class Advisor:
 
     def _ask(self, state: State, keys: Tensor) -> Advice:
         """Return advice about distinct positions from the store, and from the tutor where the store has none."""
-        stored = self._read_store(keys)
+        action_mask = self.query_view.action_mask(state).to(keys.device)
+        found = self._read_store(keys)
+        stored = sound_advice(found, action_mask)
+        self._warn_of_unsound("the advice store", int((found.valid & ~stored.valid).sum()))
+        self.counts["stored"] += int(stored.valid.sum())
         rows = (~stored.valid).nonzero()[:, 0]
         if not len(rows):
             return stored
         queried = select_rows(state, rows)
-        answers, cost = self._query_tutor(queried)
-        answers = answers.to(keys.device)
+        given, cost = self._query_tutor(queried)
+        given = given.to(keys.device)
+        answers = sound_advice(given, action_mask[rows])
+        if unsound := max(0, int(given.valid.sum()) - int(answers.valid.sum())):
+            self.counts["no_advice/unsound"] += unsound
+            self._warn_of_unsound(f"the tutor {self.tutor.name!r}", unsound)
         self._record(queried, keys[rows], answers, cost)
         return Advice(*(old.index_copy(0, rows, new) for old, new in zip(stored, answers, strict=True)))
 
@@ -199,18 +220,22 @@ class Advisor:
         self.sums["seconds"] += seconds
         self.counts["calls"] += 1
         tokens = [self.tutor.stats[kind] - before[kind] for kind in ("prompt_tokens", "answer_tokens")]
-        return answers, Cost(*(total / len(answers.valid) for total in (*tokens, seconds)))
+        return answers, Cost(*(total / num_rows(state) for total in (*tokens, seconds)))
 
     def _read_store(self, keys: Tensor) -> Advice:
         """Return the store's advice; none where it is not to be read, or cannot be."""
         if self.store is not None and self.table.budget == UNLIMITED:
             try:
                 found = self.store.find(keys.cpu()).to(keys.device)
-                self.counts["stored"] += int(found.valid.sum())
                 return found
             except SQLAlchemyError as error:
                 self.store.failed(error)
         return Advice.no_advice(len(keys), self.view.symmetry.shape[1], keys.device)
+
+    def _warn_of_unsound(self, source: str, number: int) -> None:
+        if number:
+            text = f"{number} answers of {source} are no distributions over the legal actions: they are not used"
+            self.warn(f"unsound {source}", text)
 
     def _record(self, state: State, keys: Tensor, answers: Advice, cost: Cost) -> None:
         """Count new answers and hand them to the store."""
@@ -221,6 +246,22 @@ class Advisor:
             instructions = self.query_view.instructions
             texts = [prompt.removeprefix(instructions) for prompt in self.query_view.render(state)]
             self.store.put(keys.cpu(), answers.to("cpu"), texts, cost)
+
+
+def sound_advice(advice: Advice, action_mask: Tensor) -> Advice:
+    """Return advice only where it is a distribution over the legal actions, (B, A) bool, with a label mass in [0, 1].
+
+    Advice of another shape is no advice at all. A function of tensors on the device, without a read-back.
+    """
+    rows = action_mask.shape[:1]
+    if (advice.probs.shape, advice.valid.shape, advice.label_mass.shape) != (action_mask.shape, rows, rows):
+        return Advice.no_advice(*action_mask.shape, action_mask.device)
+    probs, label_mass = advice.probs.float(), advice.label_mass.float()
+    legal = probs.clamp(0, 1 + SUM_TOLERANCE) * action_mask  # NaN stays, and equals nothing
+    is_sound = (legal == probs).all(1) & ((legal.sum(1) - 1).abs() < SUM_TOLERANCE)
+    in_range = (label_mass >= 0) & (label_mass <= 1 + SUM_TOLERANCE)
+    valid = advice.valid.bool() & is_sound & in_range
+    return Advice(torch.where(valid[:, None], probs, 0), valid, torch.where(in_range, label_mass, 0))
 
 
 def advisor_metrics(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:

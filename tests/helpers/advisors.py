@@ -39,17 +39,19 @@ class RecordingTutor(Tutor):
         return TAGS
 
     def advise(self, state: State) -> Advice:
-        keys = VIEW.key(state)[:, 0]
+        keys, action_mask = VIEW.key(state)[:, 0], VIEW.action_mask(state)
         self.asked += keys.tolist()
         self.stats["asked"] += len(keys)
         valid = keys % self.mute != 0 if self.mute else torch.ones_like(keys, dtype=torch.bool)
         self.stats["no_advice/mute"] += int((~valid).sum())
-        return Advice(answer_to(keys) * valid[:, None], valid, valid.float())
+        return Advice(answer_to(keys, action_mask) * valid[:, None], valid, valid.float())
 
 
-def answer_to(keys: Tensor) -> Tensor:
-    """A distribution that belongs to one key only, over the actions of the canonical position."""
+def answer_to(keys: Tensor, action_mask: Tensor | None = None) -> Tensor:
+    """A distribution that belongs to one key only, over the legal actions of the canonical position."""
     weights = (splitmix64(keys[:, None] + torch.arange(7)) & 0xFFFF).float() + 1
+    if action_mask is not None:
+        weights *= action_mask
     return weights / weights.sum(1, keepdim=True)
 
 
@@ -66,7 +68,9 @@ def expected(state: State) -> Tensor:
         one = {"mine": mine[None], "theirs": theirs[None]}
         other = {"mine": mirror(mine[None]), "theirs": mirror(theirs[None])}
         key, flipped = VIEW.key(one)[:, 0], VIEW.key(other)[:, 0]
-        rows.append(answer_to(flipped)[0].flip(0) if flipped < key else answer_to(key)[0])
+        is_flipped = bool(flipped < key)
+        answer = answer_to(flipped if is_flipped else key, VIEW.action_mask(other if is_flipped else one))[0]
+        rows.append(answer.flip(0) if is_flipped else answer)
     return torch.stack(rows)
 
 

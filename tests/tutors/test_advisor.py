@@ -24,8 +24,8 @@ from tests.helpers.advisors import (
     states,
 )
 from tutors.advice_table import AdviceTable
-from tutors.advisor import Advisor, advisor_metrics, advisor_summary
-from tutors.base import Advice
+from tutors.advisor import Advisor, advisor_metrics, advisor_summary, sound_advice
+from tutors.base import Advice, Tutor
 from tutors.store import AdviceStore, identity_of
 
 
@@ -286,3 +286,119 @@ def test_resolve_writes_nothing_into_a_lookup() -> None:
     before = [tensor.clone() for tensor in (*lookup.advice, lookup.misses)]
     assert advisor.resolve(lookup).valid.all()
     assert all(one.equal(other) for one, other in zip((*lookup.advice, lookup.misses), before, strict=True))
+
+
+NAN, INF = math.nan, math.inf
+UNSOUND = {  # advice about a position in which columns 0 and 6 are full
+    "illegal action": [1.0, 0, 0, 0, 0, 0, 0],
+    "a little illegal": [0.02, 0.98, 0, 0, 0, 0, 0],
+    "last column": [0, 0.5, 0, 0, 0, 0, 0.5],
+    "negative": [0, 1.5, -0.5, 0, 0, 0, 0],
+    "negative illegal": [-0.5, 1.5, 0, 0, 0, 0, 0],
+    "sums to two": [0, 1.0, 1.0, 0, 0, 0, 0],
+    "sums to half": [0, 0.5, 0, 0, 0, 0, 0],
+    "all zero": [0.0] * 7,
+    "NaN": [0, NAN, 1.0, 0, 0, 0, 0],
+    "NaN illegal": [NAN, 1.0, 0, 0, 0, 0, 0],
+    "infinite": [0, INF, 0, 0, 0, 0, 0],
+    "two infinities": [0, INF, -INF, 1.0, 0, 0, 0],
+    "huge": [0, 3e38, 3e38, 0, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize("probs", UNSOUND.values(), ids=UNSOUND)
+def test_advice_that_is_no_distribution_over_legal_actions_is_none(probs: list[float]) -> None:
+    mask = torch.tensor([[False, True, True, True, True, True, False]] * 2)
+    rows = torch.tensor([probs, [0, 0.25, 0.75, 0, 0, 0, 0]])
+    advice = sound_advice(Advice(rows, torch.ones(2, dtype=torch.bool), torch.ones(2)), mask)
+    assert advice.valid.tolist() == [False, True]
+    assert not advice.probs[0].any(), "zeros, not NaN"
+    assert torch.equal(advice.probs[1], rows[1])
+
+
+@pytest.mark.parametrize("mass", [-0.1, 1.5, NAN, INF, -INF])
+def test_advice_without_a_possible_label_mass_is_none(mass: float) -> None:
+    advice = sound_advice(Advice(torch.eye(7)[:1], torch.tensor([True]), torch.tensor([mass])), torch.ones(1, 7).bool())
+    assert not advice.valid.any()
+    assert not advice.label_mass.any()
+
+
+SURE = torch.ones(2, dtype=torch.bool)
+MISSHAPEN = {
+    "rows": answers(torch.zeros(3, 2, dtype=torch.int64)),
+    "actions": Advice(torch.ones(2, 8) / 8, SURE, torch.ones(2)),
+    "valid": Advice(torch.eye(7)[:2], SURE[:, None], torch.ones(2)),
+    "label mass": Advice(torch.eye(7)[:2], SURE, torch.ones(())),
+}
+
+
+@pytest.mark.parametrize("advice", MISSHAPEN.values(), ids=MISSHAPEN)
+def test_advice_of_another_shape_is_none(advice: Advice) -> None:
+    found = sound_advice(advice, torch.ones(2, 7).bool())
+    assert found.probs.shape == (2, 7)
+    assert not found.valid.any()
+
+
+class WrongTutor(RecordingTutor):
+    """Names the first illegal action, where there is one, with a distribution of double precision."""
+
+    def advise(self, state: State) -> Advice:
+        right, illegal = super().advise(state), ~VIEW.action_mask(state)
+        wrong = torch.nn.functional.one_hot(illegal.long().argmax(1), 7).double()
+        return right._replace(probs=torch.where(illegal.any(1)[:, None], wrong, right.probs.double()))
+
+
+def full_columns() -> State:
+    """Positions of which some have a full column."""
+    state = states(40)[-1]
+    assert 0 < (~VIEW.action_mask(state)).any(1).sum() < 64
+    return state
+
+
+EVERYBODY = torch.ones(64, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("budget", [0, 3, math.inf])
+def test_tutor_that_names_illegal_actions_is_not_followed(budget: float, caplog: pytest.LogCaptureFixture) -> None:
+    advisor, state = make_advisor(budget, WrongTutor()), full_columns()
+    canonical = VIEW.canonicalize(state)[0]
+    is_full = (~VIEW.action_mask(canonical)).any(1)
+    for _ in range(2):
+        advice = advisor.advise(state, EVERYBODY)
+        assert torch.equal(advice.valid, ~is_full)
+        torch.testing.assert_close(advice.probs, expected(state) * ~is_full[:, None])
+    assert advisor.counters()["no_advice/unsound"] == 2 * len(VIEW.key(canonical)[is_full].unique(dim=0))
+    assert "the tutor 'recording' are no distributions over the legal actions" in caplog.text
+
+
+@pytest.mark.parametrize("fills", [True, False], ids=["table", "store"])
+def test_stored_illegal_answers_are_not_used_and_asked_about_anew(
+    fills: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = AdviceStore(tmp_path / "advice.sqlite", identity_of(SPEC, VIEW, {"tutor": "recording"}))
+    state = full_columns()
+    canonical = VIEW.canonicalize(state)[0]
+    wrong = WrongTutor().advise(canonical)
+    store.put(VIEW.key(canonical), wrong, [""] * 64)
+    store.flush()
+    tutor: Tutor = RecordingTutor()
+    advisor = make_advisor(math.inf, tutor, store)
+    if fills:
+        advisor.fill_table()
+    advice = advisor.advise(state, EVERYBODY)
+    assert advice.valid.all()
+    torch.testing.assert_close(advice.probs, expected(state))
+    assert tutor.stats["asked"] == len(VIEW.key(canonical)[(~VIEW.action_mask(canonical)).any(1)].unique(dim=0))
+    advisor.counters()
+    assert "are no distributions over the legal actions" in caplog.text
+    store.close()
+
+
+def test_unsound_table_of_a_checkpoint_is_not_used() -> None:
+    advisor, state = make_advisor(math.inf, RecordingTutor()), full_columns()
+    canonical = VIEW.canonicalize(state)[0]
+    wrong = WrongTutor().advise(canonical)
+    advisor.table.put(VIEW.key(canonical), wrong._replace(probs=wrong.probs.float()))
+    other = make_advisor(math.inf, RecordingTutor())
+    other.load_state_dict(advisor.state_dict())
+    torch.testing.assert_close(other.advise(state, EVERYBODY).probs, expected(state))
