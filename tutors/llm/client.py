@@ -22,7 +22,7 @@ from tutors.base import TutorError
 
 API_KEY_VARIABLE = "TUTOR_API_KEY"
 MAX_TRIES = 3  # of one request
-LIST_DEADLINE_S = 2.0  # for the list of served models
+LIST_DEADLINE_S = 2.0  # for the list of served models, where nothing else is said
 MIN_RETRY_WAIT_S = 0.1
 MAX_RETRY_WAIT_S = 3600.0  # whatever Retry-After asks for
 MAX_WORDS = 300  # characters of what a server says about a failure
@@ -87,15 +87,18 @@ class Client:
             await self.session.close()
             self.session = None
 
-    async def list_models(self) -> dict[str, str] | None:
+    async def list_models(self, timeout_s: float = LIST_DEADLINE_S) -> dict[str, str] | None:
         """Return each served model's name with the id or folder that it was loaded from, None if no server answers.
+
+        Args:
+            timeout_s: seconds until no server answers.
 
         Raises:
             RequestError: something answers, but not as a server of language models does.
             TutorError: the server refuses the key.
         """
         try:
-            body = await with_deadline(LIST_DEADLINE_S, self.request("GET", "/v1/models"))
+            body = await with_deadline(timeout_s, self.request("GET", "/v1/models"))
         except RequestError as error:
             if error.is_retryable or error.kind == "deadline":
                 return None

@@ -139,7 +139,7 @@ class Endpoint:
             WrongModelError: another model is served.
             TutorError: it will not work until a person acts.
         """
-        served = await self._list_models()
+        served = await self._list_models(timeout_s)
         names = [name for name in (self.model.name, self.model.model) if name in served]
         if not names:
             raise WrongModelError(
@@ -251,13 +251,13 @@ class Endpoint:
         self.stats["answer_tokens"] += usage_tokens(reply, "completion_tokens")
         return api.parse(reply, len(prompts), request)
 
-    async def _list_models(self) -> dict[str, str]:
+    async def _list_models(self, timeout_s: float) -> dict[str, str]:
         """Return the names of the models served, with what each was loaded from.
 
         Raises:
             RequestError: no server is there, or none of language models.
         """
-        served = await self.client.list_models()
+        served = await self.client.list_models(timeout_s)
         if served is None:
             raise RequestError("refused")
         return served
@@ -361,7 +361,7 @@ class Endpoint:
             RequestError: no server is there.
             WrongModelError: it is another one.
         """
-        listed = await self._list_models()
+        listed = await self._list_models(timeout_s)
         if fingerprint(listed.get(served.name, "")) != served.identity.fingerprint:
             raise WrongModelError(f"{self.client.url} serves {', '.join(listed) or 'nothing'}")
         self.last_reply_at = time.monotonic()

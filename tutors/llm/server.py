@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tutors.base import TutorError
-from tutors.llm.client import Client, RequestError, is_local
+from tutors.llm.client import LIST_DEADLINE_S, Client, RequestError, is_local
 from tutors.llm.models import Model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def wait_until_served(
 ) -> bool:
     """Wait until a server answers, `wait_s` seconds are over or its process has ended; return whether it answers."""
     start = time.monotonic()
-    while served_models(url, key_file) is None:
+    while served_models(url, key_file, wait_s + start - time.monotonic()) is None:
         waited = time.monotonic() - start
         if waited >= wait_s or exit_code() is not None:
             return False
@@ -101,8 +101,10 @@ def wait_until_served(
     return True
 
 
-def served_models(url: str, key_file: Path | None = None) -> dict[str, str] | None:
+def served_models(url: str, key_file: Path | None = None, timeout_s: float = 0.0) -> dict[str, str] | None:
     """Return the models that a server lists, with what each was loaded from; None where no server answers.
+
+    It has `timeout_s` seconds, at least LIST_DEADLINE_S.
 
     Raises:
         TutorError: what answers is no server of language models, cannot be trusted, or refuses the key.
@@ -111,7 +113,7 @@ def served_models(url: str, key_file: Path | None = None) -> dict[str, str] | No
 
     async def list_models() -> dict[str, str] | None:
         async with Client(url, key_file) as client:
-            return await client.list_models()
+            return await client.list_models(max(timeout_s, LIST_DEADLINE_S))
 
     try:
         return asyncio.run(list_models())

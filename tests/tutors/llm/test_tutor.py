@@ -214,6 +214,22 @@ def test_fault_2_a_late_server_is_waited_for_and_that_is_shown(tmp_path: Path) -
     assert any("waiting for" in line for line in said)
 
 
+def test_list_of_models_may_take_as_long_as_the_flags_allow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    get = Handler.do_GET
+
+    def slow(self: Handler) -> None:
+        time.sleep(2.5)
+        get(self)
+
+    monkeypatch.setattr(Handler, "do_GET", slow)
+    wait_for_server(MODEL, server.url, 10, print)
+    with connected_tutor(server.url) as tutor:
+        endpoint(tutor).last_reply_at = -math.inf
+        assert tutor.advise(positions(1)).valid.all()
+    with pytest.raises(TutorError, match="refused"):
+        connect_tutor(server.url, deadline_s=1)
+
+
 def test_fault_3_refused_in_mid_run_opens_the_breaker_which_closes_on_recovery() -> None:
     state = positions(2)
     with serving() as server:
