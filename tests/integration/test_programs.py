@@ -364,7 +364,8 @@ def test_store_that_is_no_database_is_refused_and_unchanged(tmp_path: Path) -> N
 
 
 def test_second_run_on_a_store_asks_nothing(tmp_path: Path) -> None:
-    flags = ("--tutor", "scripted", "--tutor-depth", "1", "--env", "blackjack", "--advice-store", str(tmp_path / "a"))
+    flags = ("--tutor", "scripted", "--guidance", "override", "--env", "blackjack")
+    flags += ("--advice-store", str(tmp_path / "a"))
     cold = trained(tmp_path / "cold", *flags)["tutor"]
     warm = trained(tmp_path / "warm", *flags)["tutor"]
     assert cold["asked"] == warm["filled"] > 200
