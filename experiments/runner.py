@@ -34,6 +34,7 @@ from tutors.llm.models import find_model, known_models
 from tutors.llm.server import ShowStatus
 
 LOCK_TIMEOUT_S = 60.0  # within which a run that was asked to stop has saved and released its directory
+BEGUN = ("config.json", "metrics.csv", "metrics.tmp", "events.out.tfevents.*")  # what a run begins anew
 Executor = Callable[[Sequence[RunCommand]], Iterator[tuple[RunCommand, int]]]  # yields commands with exit codes
 
 console = Console(highlight=False)
@@ -256,8 +257,9 @@ def exit_with(parent: Any) -> None:
 def resume_arguments(run_dir: Path) -> list[str]:
     """Return the arguments with which a run continues from its checkpoint; none if it starts from scratch.
 
-    A directory without a checkpoint, of a run that is not finished, is removed. The run's other arguments are given
-    along with these: train.py refuses to resume with other settings.
+    In a directory without a checkpoint, of a run that is not finished, what the run had begun is removed. Everything
+    else stays: answers of a tutor were paid for. The run's other arguments are given along with these: train.py
+    refuses to resume with other settings.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with suppress(Timeout), FileLock(run_dir / ".lock", timeout=LOCK_TIMEOUT_S):  # train.py reports who holds it
@@ -265,5 +267,9 @@ def resume_arguments(run_dir: Path) -> list[str]:
             newest_step(run_dir / "checkpoints")
         except ValueError:
             if not (run_dir / "summary.json").exists():
-                shutil.rmtree(run_dir)
-    return ["--resume", str(run_dir)] if run_dir.exists() else []
+                shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+                for pattern in BEGUN:
+                    for path in run_dir.glob(pattern):
+                        path.unlink()
+                return []
+    return ["--resume", str(run_dir)]

@@ -135,18 +135,22 @@ def test_the_command_for_the_report_has_all_options(tmp_path: Path, capsys: pyte
 def test_resume_arguments_depend_on_what_is_left_of_a_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert resume_arguments(run_dir) == []
-    run_dir.mkdir()
-    (run_dir / "left").touch()
+    paid = {"advice.sqlite", "advice.sqlite-wal", "advice.sqlite-shm", "answers.db", "vllm.log", "answers.jsonl"}
+    begun = {"config.json", "metrics.csv", "events.out.tfevents.1.host.2.0"}
+    for name in paid | begun:
+        (run_dir / name).write_text(name)
+    damaged = save_checkpoint(run_dir / "checkpoints", 25, {"global_step": 25})
+    damaged.write_bytes(b"")
     assert resume_arguments(run_dir) == []
-    assert not run_dir.exists()
-    run_dir.mkdir()
+    assert {one.name for one in run_dir.iterdir()} - {".lock"} == paid, "nothing that was paid for is removed"
+    assert all((run_dir / name).read_text() == name for name in paid)
     (run_dir / "config.json").write_text(Config(run_dir=run_dir, total_steps=100).to_json())
-    save_checkpoint(run_dir / "checkpoints", 50, {})
+    save_checkpoint(run_dir / "checkpoints", 50, {"global_step": 50})
     assert resume_arguments(run_dir) == ["--resume", str(run_dir)]
-    save_checkpoint(run_dir / "checkpoints", 100, {})
+    save_checkpoint(run_dir / "checkpoints", 100, {"global_step": 100})
     (run_dir / "summary.json").touch()
     resume_arguments(run_dir)
-    assert load_checkpoint(run_dir / "checkpoints", "cpu") == {}, "a finished run is not removed"
+    assert load_checkpoint(run_dir / "checkpoints", "cpu") == {"global_step": 100}, "a finished run is not removed"
     (run_dir / "summary.json").unlink()
     assert resume_arguments(run_dir) == ["--resume", str(run_dir)], "it was killed before its last evaluation"
     (run_dir / "config.json").write_text("{")
@@ -181,7 +185,7 @@ def test_the_log_says_why_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     path = write_study(tmp_path, ALONE.replace("[1]", "[1, 2]"))
     without_config, other_settings = run_dirs(path)
     for run_dir in (without_config, other_settings):
-        save_checkpoint(run_dir / "checkpoints", 50, {})
+        save_checkpoint(run_dir / "checkpoints", 50, {"global_step": 50})
     config = Config(algo="ppo", run_dir=other_settings, total_steps=9, agent=default_config("ppo", "connect4").agent)
     (other_settings / "config.json").write_text(config.to_json())
     with pytest.raises(ValueError, match="2 of 2 runs failed"):
