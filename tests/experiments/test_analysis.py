@@ -20,7 +20,9 @@ from experiments.analysis import (
     read_run,
     speedup,
     summarize,
+    worth,
 )
+from experiments.report import worths
 from experiments.spec import Condition, RunSpec, TutorSpec
 from experiments.stats import Curve, interval, iqm
 from tests.helpers.studies import FALLS, FAST, NEVER, SLOW, STUDY, made_up, result, with_runs
@@ -272,3 +274,34 @@ def test_conditions_require_their_baseline() -> None:
 def test_group_by_keeps_the_order_of_first_appearance() -> None:
     groups = group_by([3, 1, 4, 1, 5], lambda number: number % 2 == 1)
     assert list(groups.items()) == [(True, [3, 1, 1, 5]), (False, [4])]
+
+
+def test_worth_is_in_shares_of_what_the_student_alone_gains() -> None:
+    results = made_up(SLOW, r0=FAST, r3=NEVER)
+    for condition in results.tutored():
+        found = worth(results, condition)
+        if condition.reuse == 0:
+            assert found.final == (0, 0, 0)
+            assert found.height == pytest.approx(1.4 / 7)
+            assert found.speedup == pytest.approx(2)
+            assert found.is_harmless
+        else:
+            assert found.final == (-1, -1, -1)
+            assert found.height == pytest.approx(-5.1 / 7)
+            assert not found.is_harmless
+
+
+def test_a_tutor_is_not_harmless_if_it_costs_height_alone() -> None:
+    late = [0.0, 0.0, 0.2, 1.0, 1.0, 1.0, 1.0, 1.0]  # 0.4 of 7 lower than SLOW: 6 %
+    results = made_up(SLOW, r0=late, r3=SLOW)
+    verdicts = {one.reuse: worth(results, one).is_harmless for one in results.tutored()}
+    assert verdicts == {0: False, 3: True}
+
+
+def test_worths_count_the_harmless_conditions() -> None:
+    text = worths(made_up(SLOW, r0=FAST, r3=NEVER))
+    rows = [line for line in text.splitlines() if line.startswith("| connect4") or line.startswith("| blackjack")]
+    harmless = [row for row in rows if row.endswith("| yes |")]
+    assert 0 < len(harmless) < len(rows)
+    assert f"so in {len(harmless)} of {len(rows)} conditions" in text
+    assert all("| 2.0 | yes |" in row for row in harmless)

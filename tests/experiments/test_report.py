@@ -176,7 +176,7 @@ def test_html_page_contains_all_that_it_shows(tmp_path: Path) -> None:
         assert kind == "data:image/png;base64"
         assert Image.open(BytesIO(b64decode(data))).width > 500
     assert not [one for one in reader.tags if {"href", "src"} & one[1].keys() and one[0] != "img"], "nothing is linked"
-    assert [tag for tag, _ in reader.tags].count("table") == len(re.findall(r"^\| ---", text, re.MULTILINE)) == 6
+    assert [tag for tag, _ in reader.tags].count("table") == len(re.findall(r"^\| ---", text, re.MULTILINE)) == 7
     for claim in claims(results):
         assert all(words in reader.text for words in claim)
     assert "c0ffee, Python 3, PyTorch 2, a loom, 60 runs, 60.0 hours in all" in reader.text
