@@ -19,7 +19,8 @@ EXPLORATION_STREAM = 1  # the student's actions
 SAMPLING_STREAM = 2  # rows of the replay buffer, order of minibatches
 QUERY_STREAM = 3  # whether the tutor is consulted
 GUIDANCE_STREAM = 4  # what a guidance method draws
-PROBE_STREAM = 5  # the student's actions in probe episodes, and rows of what it pretrains on
+PROBE_STREAM = 5  # the student's actions in probe episodes
+PRETRAINING_STREAM = 6  # rows of the demonstrations that it is pretrained on
 
 
 def splitmix64(x: Tensor) -> Tensor:

@@ -183,10 +183,10 @@ def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[tuple[str, 
 
 def worth_of_advice(trust: Mapping[str, Any]) -> str:
     """Return in one sentence what the tutor was found to be worth."""
-    if trust["tutor_return"] is None or trust["student_return"] is None:
+    if trust["tutor_return"] is None or trust["baseline_return"] is None:
         return "there was no evidence of what the tutor is worth, so its advice had no effect"
     played = f"in probe episodes the tutor came to {trust['tutor_return']:+.2f}, the student, at its lowest, to "
-    played += f"{trust['student_return']:+.2f}"
+    played += f"{trust['baseline_return']:+.2f}"
     if trust["counted_from"] is None:
         return f"{played}: not shown to be better than the student, so its advice had no effect"
     return f"{played}: its advice counted from env step {trust['counted_from']:,} to {trust['counted_until']:,}"

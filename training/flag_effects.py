@@ -87,8 +87,13 @@ REQUIREMENTS = (  # the first that is not met is told
         "it is of a guidance that reviews episodes, such as --guidance modulate",
     ),
     Requirement(
+        ["guidance_start", "guidance_end", "guidance_fraction"],
+        has_strength,
+        "it is of a guidance that has a strength, such as --guidance auto",
+    ),
+    Requirement(
         ["trust", "pretrain_updates"],
-        lambda config: has_strength(config) and not reviews_episodes(config),
+        lambda config: config.guiding.trust == "none" or (has_strength(config) and not reviews_episodes(config)),
         "it is of a guidance that has a strength, such as --guidance auto",
     ),
     Requirement(["pretrain_updates"], lambda config: config.guiding.trust != "none", "it is of --trust gap"),

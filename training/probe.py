@@ -31,8 +31,8 @@ class Demonstrations(NamedTuple):
     action_mask: Tensor  # (B, A) bool
     advice: Tensor  # (B, A) float32, zeros where there was none
 
-    def rows(self, rows: Tensor) -> "Demonstrations":
-        """Return the rows (K,) int64."""
+    def rows(self, rows: Tensor | slice) -> "Demonstrations":
+        """Return some rows, (K,) int64 or a slice."""
         return Demonstrations(*(column[rows] for column in self))
 
     def plus(self, other: "Demonstrations") -> "Demonstrations":

@@ -19,6 +19,7 @@ from agents import Agent
 from agents.distributed import all_reduce_sum
 from agents.guidance.trust import ReturnMonitor, Returns, Trust, sum_returns
 from envs.base import Env, Step
+from envs.rng import PRETRAINING_STREAM, CounterRNG
 from training.config import Config
 from training.probe import Advise, Demonstrations, Probe
 
@@ -31,13 +32,14 @@ NUM_PROBES = 10  # how often in a run the tutor plays again while its advice cou
 NUM_UNDECIDED_PROBES = 50  # and while it is not clear who is better
 DECAY_SHARE = 0.2  # of the run: how long a tutor that plays better counts without evidence that it helps
 NUM_EVIDENCE = 5  # updates whose led episodes are compared with the student's own
-MIN_ERRORS = 2.0  # standard errors between the two, from which on advice is said to help
 BATCH_SIZE = 256  # rows of demonstrations in an update
+MAX_DEMONSTRATIONS = 20_000  # rows that are kept, the newest
 CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the earlier one no longer counts
 NUMBERS = (  # of a monitor's state
     *("value", "opened_at", "counted_until"),
     *("probe_steps", "next_update", "last_probe"),
 )
+NO_EVIDENCE = (Returns(), Returns())
 PARTS = ("trust", "alone", "led", "probe")
 
 
@@ -61,10 +63,11 @@ class TrustMonitor:
         self.probe = Probe(config, env, max(int(PROBE_SHARE * self.num_steps), 1))
         self.alone = ReturnMonitor(alone, self.probe.horizon)
         self.led = ReturnMonitor(~alone, self.probe.horizon)
+        self.rng = CounterRNG(config.seed, torch.arange(BATCH_SIZE, device=env.device), PRETRAINING_STREAM)
         self.has_led_copies = not bool(alone.all())
         self.trust = Trust()
         self.value = 0.0  # trust, as of the last update
-        self.evidence: list[Returns] = []  # the newest led episodes
+        self.evidence: list[tuple[Returns, Returns]] = []  # the newest led episodes, and the student's own beside them
         self.demonstrations: Demonstrations | None = None  # until they are learned from
         self.opened_at: int | None = None  # env step at which the tutor was found better
         self.counted_until: int | None = None  # env step at which it was last found so
@@ -82,9 +85,14 @@ class TrustMonitor:
         """Decide trust anew where that is due, and return the env steps that probes took."""
         if global_step < self.next_update:
             return 0
-        self.trust.observe_student(read(self.alone))
-        self.evidence = [*self.evidence, read(self.led)][-NUM_EVIDENCE:]
-        steps = self.first_probes() if self.next_update == -math.inf else self.later_probe(global_step)
+        own, led = read(self.alone), read(self.led)
+        self.trust.observe_student(own)
+        self.evidence = [*self.evidence, (led, own)][-NUM_EVIDENCE:] if self.value else []
+        before = self.probe_steps
+        if self.next_update == -math.inf:
+            self.first_probes()
+        else:
+            self.later_probe(global_step)
         self.value = self.trust.update()
         if self.value:
             if self.opened_at is None:
@@ -95,40 +103,41 @@ class TrustMonitor:
         if self.value:
             self.counted_until = global_step
         self.next_update = global_step + self.num_steps // NUM_UPDATES
-        self.probe_steps += steps
-        return steps
+        return self.probe_steps - before
 
     def helps(self) -> bool:
-        """Return whether episodes that follow advice are shown to be better than the student's own."""
-        led, own = sum_returns(self.evidence), self.trust.student_returns
-        return led.mean - own.mean > MIN_ERRORS * math.hypot(led.stderr, own.stderr)
+        """Return whether episodes that follow advice are shown to be better than the student's own beside them."""
+        led, own = (sum_returns(blocks) for blocks in zip(*self.evidence or [NO_EVIDENCE], strict=True))
+        return led.mean - own.mean > math.hypot(led.radius, own.radius)
 
-    def first_probes(self) -> int:
-        """Let the tutor play before the student does, and return the env steps."""
-        steps, advised = self.probe_tutor()
-        last = steps
-        while advised and steps + last <= FIRST_SHARE * self.num_steps:
+    def first_probes(self) -> None:
+        """Let the tutor play, and the student as it is now; short episodes again, as long as FIRST_SHARE allows."""
+        last, advised = self.probe_tutor()
+        while advised and self.probe_steps + last <= FIRST_SHARE * self.num_steps:
             last, advised = self.probe_tutor()
-            steps += last
-        return steps
+        if advised:
+            returns, steps, _, _ = self.probe.play(self.agent, None)
+            self.probe_steps += steps
+            self.trust.observe_student(returns)
 
-    def later_probe(self, global_step: int) -> int:
-        """Let the tutor play again where that is due and worth it, and return the env steps."""
+    def later_probe(self, global_step: int) -> None:
+        """Let the tutor play again where that is due and worth it."""
         number, share = (NUM_PROBES, OPEN_SHARE) if self.value else (NUM_UNDECIDED_PROBES, UNDECIDED_SHARE)
         is_due = global_step >= self.last_probe + self.num_steps // number
         if not is_due or self.probe_steps >= share * self.num_steps or not (self.value or self.trust.is_undecided):
-            return 0
-        steps, _ = self.probe_tutor()
+            return
+        self.probe_tutor()
         self.last_probe = global_step  # not where the tutor has failed: then the resumed run plays the probe again
-        return steps
 
     def probe_tutor(self) -> tuple[int, int]:
         """Let the tutor play, and return the env steps, and how many of them it advised."""
         returns, steps, advised, demonstrations = self.probe.play(self.agent, self.advise)
-        self.trust.observe_tutor(returns if advised else Returns(), CHANGED)
+        self.probe_steps += steps
+        is_new = self.trust.observe_tutor(returns if advised else Returns(), CHANGED)
         if self.opened_at is None:
-            known = self.demonstrations
-            self.demonstrations = demonstrations if known is None else known.plus(demonstrations)
+            known = None if is_new else self.demonstrations
+            known = demonstrations if known is None else known.plus(demonstrations)
+            self.demonstrations = known.rows(slice(-MAX_DEMONSTRATIONS, None))
         return steps, advised
 
     def pretrain(self) -> None:
@@ -136,11 +145,10 @@ class TrustMonitor:
         demonstrations, self.demonstrations = self.demonstrations, None
         if demonstrations is None or not len(demonstrations.obs):
             return
-        device = demonstrations.obs.device
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(round(self.pretrain_updates * self.value)):
-            rows = torch.randint(len(demonstrations.obs), (BATCH_SIZE,), generator=generator).to(device)
-            self.agent.pretrain(*demonstrations.rows(rows))
+        number = len(demonstrations.obs)
+        for update in range(round(self.pretrain_updates * self.value)):
+            u = self.rng.uniform(torch.tensor(update, device=demonstrations.obs.device), 1)[:, 0]
+            self.agent.pretrain(*demonstrations.rows((u.double() * number).long()))
 
     def values(self) -> dict[str, float]:
         """Return what there is to log."""
@@ -156,7 +164,7 @@ class TrustMonitor:
         return {
             "trust": round(self.value, 4),
             "tutor_return": round(self.trust.tutor.mean, 4) if self.trust.tutor.number else None,
-            "student_return": round(self.trust.baseline, 4) if math.isfinite(self.trust.baseline) else None,
+            "baseline_return": round(self.trust.baseline, 4) if math.isfinite(self.trust.baseline) else None,
             "horizon": self.probe.horizon,
             "probe_steps": self.probe_steps,
             "counted_from": self.opened_at,
@@ -168,15 +176,23 @@ class TrustMonitor:
         kept = None if self.demonstrations is None else self.demonstrations._asdict()
         numbers = {name: getattr(self, name) for name in NUMBERS}
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        return {**numbers, **parts, "demonstrations": kept, "evidence": [list(block) for block in self.evidence]}
+        numbers["horizon"] = self.probe.horizon
+        return {
+            **numbers,
+            **parts,
+            "demonstrations": kept,
+            "evidence": [[list(led), list(own)] for led, own in self.evidence],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+        if state["horizon"] != self.probe.horizon:  # of another number of env steps: returns cannot be compared
+            return
         for name in NUMBERS:
             setattr(self, name, state[name])
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
-        self.evidence = [Returns(*block) for block in state["evidence"]]
+        self.evidence = [(Returns(*led), Returns(*own)) for led, own in state["evidence"]]
         kept = state["demonstrations"]
         self.demonstrations = None if kept is None else Demonstrations(**kept)
 

@@ -68,4 +68,4 @@ class FindingsTable:
         self.lookups.copy_(state["lookups"])
         self.stats.clear()
         self.stats.update(state["stats"])
-        self.audit = dict(state["audit"])
+        self.audit = dict(state.get("audit", {}))  # none in version 1.0

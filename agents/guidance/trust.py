@@ -98,14 +98,17 @@ class Trust:
         if self.student_returns.number >= WINDOW / 2:
             self.baseline = min(self.baseline, self.student_returns.mean)
 
-    def observe_tutor(self, returns: Returns, changed: float = math.inf) -> None:
-        """Add episodes of the tutor alone; earlier ones are forgotten if it has changed, by so many standard errors."""
-        if not returns.number:  # it is silent
-            self.tutor, self.is_open = Returns(), False
-        elif abs(returns.mean - self.tutor.mean) > changed * math.hypot(returns.stderr, self.tutor.stderr):
-            self.tutor = returns
-        else:
-            self.tutor = self.tutor.plus(returns)
+    def observe_tutor(self, returns: Returns, changed: float = math.inf) -> bool:
+        """Add episodes of the tutor alone, and return whether earlier ones are forgotten.
+
+        They are if it is silent now, or if its mean return has changed by so many standard errors.
+        """
+        is_silent = not returns.number
+        is_new = abs(returns.mean - self.tutor.mean) > changed * math.hypot(returns.stderr, self.tutor.stderr)
+        self.tutor = returns if is_silent or is_new else self.tutor.plus(returns)
+        if is_silent:
+            self.is_open = False
+        return is_silent or is_new
 
     @property
     def student_returns(self) -> Returns:
@@ -159,6 +162,9 @@ class Trust:
 class ReturnMonitor:
     """Sums the returns of the first `horizon` time steps of each episode, on the device.
 
+    What ends within the first `horizon` time steps of the run is not counted: while first episodes go on, those that
+    have ended are the short ones.
+
     Args:
         alone: (N,) bool: the env copies in which the student acts by itself; only they count.
         horizon: time steps.
@@ -169,14 +175,17 @@ class ReturnMonitor:
         self.horizon = horizon
         self.returns = torch.zeros(len(alone), device=alone.device)  # of the current episodes so far
         self.lengths = torch.zeros(len(alone), dtype=torch.int64, device=alone.device)
+        self.time = torch.zeros((), dtype=torch.int64, device=alone.device)  # time steps so far
         self.sums = torch.zeros(3, dtype=torch.float64, device=alone.device)  # as Returns, since they were last read
 
     def add(self, step: Step) -> None:
         """Count one time step of all copies."""
         self.returns += step.reward * (self.lengths < self.horizon)
         self.lengths += 1
+        self.time += 1
         done = step.terminated | step.truncated
         counted = self.alone & (done & (self.lengths <= self.horizon) | (self.lengths == self.horizon) & ~done)
+        counted = counted & (self.time > self.horizon)
         returns = (self.returns * counted).double()
         self.sums += torch.stack([counted.double(), returns, returns * returns]).sum(1)
         self.returns *= ~done
@@ -184,7 +193,7 @@ class ReturnMonitor:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the sums."""
-        return {"returns": self.returns, "lengths": self.lengths, "sums": self.sums}
+        return {"returns": self.returns, "lengths": self.lengths, "time": self.time, "sums": self.sums}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state_dict` returned."""

@@ -39,6 +39,9 @@ from tutors.scripted import ScriptedTutor
 STEPS = 2048  # of a small run
 
 
+LONG = 16_384  # env steps of a run whose probes have enough episodes to decide at once
+
+
 class FakeRun:
     """A run without env steps: the tutor's probes, and the student's own episodes, have the returns that are given."""
 
@@ -49,13 +52,15 @@ class FakeRun:
         self.advised = 5  # env steps of a probe
         self.steps = steps  # env steps of a probe
         self.num_probes = 0
+        self.student_steps = 0  # env steps of the student's own probe
         monkeypatch.setattr(monitor.probe, "play", self.play)
 
     def play(self, agent: Agent, advise: Any) -> tuple[Returns, int, int, Demonstrations]:
         """Do as `Probe.play`."""
-        assert advise is not None
-        self.num_probes += 1
         rows = Demonstrations(torch.zeros(2, 2, 6, 7), torch.ones(2, 7, dtype=torch.bool), torch.eye(7)[:2])
+        if advise is None:
+            return self.student, self.student_steps, 0, rows
+        self.num_probes += 1
         return self.tutor, self.steps, self.advised, rows
 
     def update(self, global_step: int) -> int:
@@ -104,6 +109,7 @@ def test_trust_is_decided_a_hundred_times_a_run(monitor: TrustMonitor, monkeypat
     monkeypatch.setattr(monitor.trust, "observe_student", observed)
     for step in range(0, STEPS, 8):
         run.update(step)
+    decided = list(dict.fromkeys(decided))
     assert decided[:3] == [0, 24, 48]
     assert all(later - earlier >= STEPS // NUM_UPDATES for earlier, later in pairwise(decided))
 
@@ -117,15 +123,31 @@ def test_tutor_plays_first_and_again_as_long_as_that_takes_no_more_than_its_shar
     assert run.num_probes == number
     assert number == 1 or number * steps <= FIRST_SHARE * STEPS < (number + 1) * steps
     assert monitor.trust.tutor.number == 64 * number
-    assert monitor.value == 0, "nothing is known of the student"
+    run.student_steps = 7
+    assert FakeRun.update(run, 24) == 0, "the student plays once"
 
 
-def test_trust_opens_when_the_student_has_played(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trust_opens_when_tutor_and_student_have_played(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun(monitor, monkeypatch)
-    run.update(0)
-    assert monitor.opened_at is None
-    run.update(24)
-    assert (monitor.value, monitor.opened_at) == (1, 24)
+    run.student_steps = 7
+    assert run.update(0) == monitor.probe_steps == 10 * run.num_probes + 7
+    assert (monitor.value, monitor.opened_at) == (1, 0)
+
+
+def test_trust_at_the_start_takes_the_students_probe_and_no_episodes_that_ended_early(tmp_path: Path) -> None:
+    """A tutor that plays as the student does: what has ended soon would make the student look worse than it is."""
+    config = replace(
+        small_config("dqn", "snake", tmp_path), env_kwargs=("size=6",), num_envs=256, guiding=GuidanceConfig()
+    )
+    config = replace(config, total_steps=60_000, tutoring=replace(config.tutoring, tutor_accuracy=1.0))
+    with opened_trainer(config) as (trainer, monitor):
+        monkeypatched = monitor.probe.play
+        monitor.probe.play = lambda agent, advise: (*monkeypatched(agent, None)[:2], 9, monkeypatched(agent, None)[3])  # type: ignore[method-assign]
+        step = trainer.env.reset()
+        for _ in range(2 * monitor.probe.horizon):
+            step, _ = trainer.update(step)
+        assert monitor.trust.student_returns.number > 0
+        assert monitor.opened_at is None
 
 
 def test_silent_tutor_plays_once_at_first(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +199,9 @@ def test_trust_falls_to_0_without_evidence(monitor: TrustMonitor, monkeypatch: p
     run = FakeRun(monitor, monkeypatch)
     run.update(0)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5):
-        run.update(24 + math.ceil(share * DECAY_SHARE * STEPS))
+        run.update(math.ceil(share * DECAY_SHARE * STEPS))
         assert monitor.value == pytest.approx(max(1 - share, 0), abs=0.01)
-    assert monitor.counted_until == 24 + math.ceil(0.75 * DECAY_SHARE * STEPS)
+    assert monitor.counted_until == math.ceil(0.75 * DECAY_SHARE * STEPS)
 
 
 def test_trust_stays_where_led_episodes_show_that_advice_helps(
@@ -189,7 +211,7 @@ def test_trust_stays_where_led_episodes_show_that_advice_helps(
     monkeypatch.setattr(monitor, "helps", lambda: True)
     run.update(0)
     for share in (0.0, 0.5, 1.5):
-        run.update(24 + math.ceil(share * DECAY_SHARE * STEPS))
+        run.update(math.ceil(share * DECAY_SHARE * STEPS))
         assert monitor.value == 1
 
 
@@ -197,13 +219,13 @@ def test_trust_stays_where_led_episodes_show_that_advice_helps(
     ("led", "helps"),
     [([], False), ([spread(0.0)], False), ([spread(0.05)], False), ([spread(0.3)], True), ([spread(-0.3)], False)],
 )
-def test_advice_helps_if_led_episodes_are_better_by_two_standard_errors(
+def test_advice_helps_if_led_episodes_are_better_than_the_bounds_are_wide(
     led: list[Returns], helps: bool, monitor: TrustMonitor
 ) -> None:
-    monitor.trust.observe_student(spread(0.0))
-    monitor.evidence = led
+    own = spread(0.0)
+    monitor.evidence = [(one, own) for one in led]
     assert monitor.helps() == helps
-    monitor.evidence = [Returns(), *led]
+    monitor.evidence = [(Returns(), Returns()), *monitor.evidence]
     assert monitor.helps() == helps
 
 
@@ -211,17 +233,19 @@ def test_led_and_own_episodes_are_those_of_their_env_copies(
     monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even copies of `margin` act by themselves, odd ones follow advice."""
-    FakeRun(monitor, monkeypatch)
+    FakeRun(monitor, monkeypatch).tutor = spread(10.0, 64)
     monitor.update(0)
+    for one in (monitor.alone, monitor.led):
+        one.time.fill_(monitor.probe.horizon)
     unused, done = torch.zeros(64), torch.ones(64, dtype=torch.bool)
     rewards = torch.where(torch.arange(64) % 2 == 0, 3.0, 5.0)
     for _ in range(2):
         monitor.add(Step(unused, unused, rewards, done, ~done, unused, unused, {}, {}))
     monitor.update(100)
-    assert monitor.evidence[-1] == (64, 64 * 5, 64 * 25)
+    assert monitor.evidence[-1] == ((64, 64 * 5, 64 * 25), (64, 64 * 3, 64 * 9))
     assert monitor.trust.student[-1] == (64, 64 * 3, 64 * 9)
     monitor.update(200)
-    assert monitor.evidence[-1] == Returns(), "an episode is counted once"
+    assert monitor.evidence[-1] == (Returns(), Returns()), "an episode is counted once"
 
 
 @pytest.mark.parametrize(("algo", "has_led_copies"), [("dqn", True), ("ppo", False), ("a2c", False)])
@@ -241,6 +265,8 @@ def test_monitor_goes_on_from_its_state_dict(kept: bool, tmp_path: Path, monkeyp
     unused, no = torch.zeros(64), torch.zeros(64, dtype=torch.bool)
     half = Step(unused, unused, torch.arange(64.0), no, no, unused, unused, {}, {})
     runs[0].update(0)
+    for one in (first.alone, first.led):
+        one.time.fill_(monitors[0].probe.horizon)
     first.add(half)
     runs[0].update(500)
     assert (first.demonstrations is not None) == kept
@@ -250,7 +276,7 @@ def test_monitor_goes_on_from_its_state_dict(kept: bool, tmp_path: Path, monkeyp
         monitor.add(half._replace(terminated=~no))
         monitor.update(1500)
     assert flat(other.state_dict()) == flat(first.state_dict())
-    assert first.evidence[-1] == (32, 2.0 * sum(range(1, 64, 2)), 4.0 * sum(one**2 for one in range(1, 64, 2)))
+    assert first.trust.student[-1] == (32, 2.0 * sum(range(0, 64, 2)), 4.0 * sum(one**2 for one in range(0, 64, 2)))
 
 
 def flat(state: Any) -> Any:
@@ -276,7 +302,6 @@ def test_tutor_found_better_is_imitated_before_the_first_update(
         monkeypatch.setattr(agent, "pretrain", lambda *batch: batches.append(batch))
         before = weights_of(agent)
         run.update(0)
-        run.update(100)
         assert monitor.value == 0.5
         assert len(batches) == pretrain_updates / 2
         assert monitor.demonstrations is None, "they are learned from once"
@@ -361,7 +386,7 @@ def test_trust_opens_to_a_better_tutor_of_connect4_and_falls(
         assert not any(value for step, value in trust.items() if step > ended)
     tutor, student = (series(tmp_path / "run", f"{who}/return") for who in ("tutor", "student"))
     assert trust.keys() == tutor.keys()
-    assert student.keys() == trust.keys() - {min(trust)}, "at the first update it had not played"
+    assert trust.keys() == student.keys()
     assert min(tutor.values()) > 0.5 > 0 > max(student.values())
 
 
@@ -417,10 +442,8 @@ def test_probes_queries_are_charged_and_counted(tmp_path: Path, monkeypatch: pyt
 def test_tutor_that_falls_silent_is_not_trusted_after_its_next_probe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened_trainer(echo_config("ppo", tmp_path, GuidanceConfig(pretrain_updates=0), reuse=0)) as (
-        trainer,
-        monitor,
-    ):
+    config = echo_config("ppo", tmp_path, GuidanceConfig(pretrain_updates=0), reuse=0)
+    with opened_trainer(replace(config, total_steps=LONG)) as (trainer, monitor):
         step = trainer.env.reset()
         while not monitor.value:
             step, _ = trainer.update(step)
@@ -432,7 +455,7 @@ def test_tutor_that_falls_silent_is_not_trusted_after_its_next_probe(
 
         monkeypatch.setattr(ScriptedTutor, "advise", silent)
         while monitor.last_probe == last_probe:
-            assert trainer.state.global_step < STEPS
+            assert trainer.state.global_step < LONG
             step, _ = trainer.update(step)
         assert monitor.value == 0
         assert monitor.trust.tutor == Returns()
@@ -462,7 +485,7 @@ def test_run_whose_tutor_fails_in_a_probe_resumes_with_that_probe(
 
     monkeypatch.setattr(TrustMonitor, "later_probe", noted)
     monkeypatch.setattr(Probe, "play", fail)
-    config = echo_config("ppo", tmp_path / "run", GuidanceConfig(pretrain_updates=0))
+    config = replace(echo_config("ppo", tmp_path / "run", GuidanceConfig(pretrain_updates=0)), total_steps=LONG)
     with pytest.raises(TutorError, match="another key"):
         train(config)
     saved = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]
@@ -470,7 +493,7 @@ def test_run_whose_tutor_fails_in_a_probe_resumes_with_that_probe(
     broken[0] = False
     phase[:] = ["first"]
     played.clear()
-    assert resume(config)["global_step"] >= STEPS
+    assert resume(config)["global_step"] >= LONG
     assert played[0] == ("later" if is_later else "first")
     assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]["opened_at"] is not None
 
@@ -533,8 +556,8 @@ def test_single_env_copy_cannot_be_left_alone(guidance: str, tmp_path: Path) -> 
 @pytest.mark.train
 def test_run_with_an_asynchronous_tutor_ends(tmp_path: Path) -> None:
     """Probes wait for the tutor; the rest of the run does not."""
-    summary = train(trust_config("dqn", tmp_path / "run", total_steps=8192, async_tutor=True))
-    assert summary["global_step"] >= 8192
+    summary = train(trust_config("dqn", tmp_path / "run", total_steps=LONG, async_tutor=True))
+    assert summary["global_step"] >= LONG
     assert summary["tutor"]["asked"] > 0
     assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]["opened_at"] is not None
     assert max(series(tmp_path / "run", "tutor/trust").values()) > 0

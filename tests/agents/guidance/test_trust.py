@@ -132,6 +132,7 @@ def step_of(reward: list[float], terminated: list[bool], truncated: list[bool]) 
 
 def test_return_monitor_sums_whole_episodes_up_to_the_horizon_where_the_student_is_alone() -> None:
     monitor = ReturnMonitor(torch.tensor([True, True, True, False]), horizon=3)
+    monitor.time.fill_(3)
     no = [False] * 4
     for time in range(1, 6):
         ends = [time == 2, time == 3, False, time == 2]
@@ -145,8 +146,18 @@ def test_return_monitor_sums_whole_episodes_up_to_the_horizon_where_the_student_
 
 def test_return_monitor_state_dict_restores_a_half_played_episode() -> None:
     monitors = [ReturnMonitor(torch.ones(1, dtype=torch.bool), horizon=5) for _ in range(2)]
+    monitors[0].time.fill_(5)
     monitors[0].add(step_of([2.0], [False], [False]))
     monitors[1].load_state_dict({name: value.clone() for name, value in monitors[0].state_dict().items()})
     for monitor in monitors:
         monitor.add(step_of([3.0], [True], [False]))
     assert monitors[0].sums.tolist() == monitors[1].sums.tolist() == [1, 5, 25]
+
+
+def test_return_monitor_skips_what_ends_while_first_episodes_go_on() -> None:
+    monitor = ReturnMonitor(torch.ones(2, dtype=torch.bool), horizon=3)
+    for _ in range(3):  # the first copy's episodes last one time step, the second's goes on
+        monitor.add(step_of([1.0, 1.0], [True, False], [False, False]))
+    assert monitor.sums.tolist() == [0, 0, 0]
+    monitor.add(step_of([1.0, 1.0], [True, False], [False, False]))
+    assert monitor.sums.tolist() == [1, 1, 1]
