@@ -95,7 +95,7 @@ class Trust:
         self.student.append(returns)
         while sum(block.number for block in self.student[1:]) >= max(WINDOW, self.tutor.number):
             del self.student[0]
-        if self.student_returns.number >= WINDOW / 2:
+        if self.student_returns.number >= MIN_NUMBER:
             self.baseline = min(self.baseline, self.student_returns.mean)
 
     def observe_tutor(self, returns: Returns, changed: float = math.inf) -> bool:

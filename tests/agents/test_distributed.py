@@ -173,7 +173,7 @@ def test_run_of_two_processes_writes_one_run_dir_and_counts_all_env_copies(tmp_p
 
 @pytest.mark.process
 def test_two_ranks_trust_the_tutor_as_much_and_hold_the_same_weights(tmp_path: Path) -> None:
-    flags = "train.py --algo ppo --env connect4 --total-steps 12288 --num-envs 64 --num-steps 8 --network mlp"
+    flags = "train.py --algo ppo --env connect4 --total-steps 24576 --num-envs 64 --num-steps 8 --network mlp"
     tutor = "--hidden 16 --tutor scripted --tutor-depth 1 --eval-episodes 8 --progress quiet"
     done = torchrun(*flags.split(), *tutor.split(), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
