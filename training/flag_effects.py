@@ -117,6 +117,7 @@ REQUIREMENTS = (  # the first that is not met is told
 
 def check_effects(config: Config, args: Sequence[str]) -> None:
     """Raise ValueError for a flag of a command line that cannot act in the run that it describes."""
+    config.check()  # a value that cannot be used is told first
     expanded = expand(args, Config)
     given = {
         flag.removeprefix("--").replace("-", "_") for flag, _ in flags_and_values(expanded) if flag.startswith("--")

@@ -255,7 +255,7 @@ def sound_advice(advice: Advice, action_mask: Tensor) -> Advice:
     """
     rows = action_mask.shape[:1]
     if (advice.probs.shape, advice.valid.shape, advice.label_mass.shape) != (action_mask.shape, rows, rows):
-        return Advice.no_advice(*action_mask.shape, action_mask.device)
+        return Advice.no_advice(len(action_mask), action_mask.shape[1], action_mask.device)
     probs, label_mass = advice.probs.float(), advice.label_mass.float()
     legal = probs.clamp(0, 1 + SUM_TOLERANCE) * action_mask  # NaN stays, and equals nothing
     is_sound = (legal == probs).all(1) & ((legal.sum(1) - 1).abs() < SUM_TOLERANCE)

@@ -115,8 +115,8 @@ class Client:
         """
         retry = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, RequestError) and error.is_retryable),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(MAX_TRIES), lambda attempt: time.monotonic() + retry_wait_s(attempt) > until
+            stop=lambda attempt: (
+                tenacity.stop_after_attempt(MAX_TRIES)(attempt) or time.monotonic() + retry_wait_s(attempt) > until
             ),
             wait=retry_wait_s,
             reraise=True,
