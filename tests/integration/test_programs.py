@@ -496,7 +496,7 @@ def test_student_can_be_trained_tutored_and_evaluated(algo: str, flags: str, tmp
     done = program("train.py", "--algo", algo, *small, "--log-every", "1024", *flags.split(), *folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["global_step"] == 4096
+    assert 4096 <= summary["global_step"] < 4096 + 512  # probes included
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["tag"] == "charts/learning_rate"]
     rates = [float(row["value"]) for row in rows]
