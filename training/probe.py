@@ -19,6 +19,7 @@ from training.config import Config
 
 PROBE_SEED = 2_000_003  # added to a run's seed: probe episodes are never those of training
 MAX_COPIES = 64  # episodes of one probe, all ranks together
+MAX_HORIZON = 500  # time steps
 MIN_HORIZON = 16  # time steps: rather fewer copies than shorter episodes
 
 Advise = Callable[[Step, Tensor], Tensor]  # advice (N, A) about the copies that play on, (N,) bool
@@ -51,7 +52,7 @@ class Probe:
 
     def __init__(self, config: Config, env: Env, max_steps: int) -> None:
         copies = max(min(MAX_COPIES, max_steps // MIN_HORIZON), 1)
-        self.horizon = max(max_steps // copies, 1)
+        self.horizon = min(max(max_steps // copies, 1), MAX_HORIZON)
         num_envs = max(copies // world_size(), 1)
         seed, first = config.seed + PROBE_SEED, rank() * num_envs
         if isinstance(env, VecEnv):

@@ -25,6 +25,7 @@ from training.probe import Advise, Demonstrations, Probe
 
 PROBE_SHARE = 0.02  # of the run's env steps: what one probe takes at most
 FIRST_SHARE = 0.01  # of the run's env steps: the tutor plays again at the start as long as this is not exceeded
+MAX_FIRST_EPISODES = 1024  # of the tutor at the start
 UNDECIDED_SHARE = 0.02  # of the run's env steps: what all probes take at most while it is not clear who is better
 OPEN_SHARE = 0.04  # of the run's env steps: what all probes take at most while advice counts
 NUM_UPDATES = 100  # how often in a run trust is decided anew
@@ -113,7 +114,8 @@ class TrustMonitor:
     def first_probes(self) -> None:
         """Let the tutor play, and the student as it is now; short episodes again, as long as FIRST_SHARE allows."""
         last, advised = self.probe_tutor()
-        while advised and self.probe_steps + last <= FIRST_SHARE * self.num_steps:
+        limit = FIRST_SHARE * self.num_steps
+        while advised and self.probe_steps + last <= limit and self.trust.tutor.number < MAX_FIRST_EPISODES:
             last, advised = self.probe_tutor()
         if advised:
             returns, steps, _, _ = self.probe.play(self.agent, None)

@@ -26,6 +26,7 @@ from training.probe import Demonstrations, Probe
 from training.trust import (
     DECAY_SHARE,
     FIRST_SHARE,
+    MAX_FIRST_EPISODES,
     NUM_PROBES,
     NUM_UNDECIDED_PROBES,
     NUM_UPDATES,
@@ -148,6 +149,13 @@ def test_trust_at_the_start_takes_the_students_probe_and_no_episodes_that_ended_
             step, _ = trainer.update(step)
         assert monitor.trust.student_returns.number > 0
         assert monitor.opened_at is None
+
+
+def test_first_probes_of_a_long_run_are_bounded(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun(monitor, monkeypatch)
+    monitor.num_steps = 10**9
+    run.update(0)
+    assert monitor.trust.tutor.number == 64 * run.num_probes == MAX_FIRST_EPISODES
 
 
 def test_silent_tutor_plays_once_at_first(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
