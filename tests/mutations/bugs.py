@@ -1225,8 +1225,8 @@ BUGS = [
         "advice helps by chance",
         "training/trust.py",
         "TrustMonitor.helps",
-        "MIN_ERRORS * ANY",
-        "0 * ANY",
+        "math.hypot(led.radius, own.radius)",
+        "0",
         "training/test_trust.py",
     ),
     Bug(
