@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import training.trust
 from agents import AGENTS
 from agents.guidance import METHODS, GuidanceConfig
 from agents.networks import Network
@@ -68,7 +69,10 @@ def test_compiled_run_with_guidance_equals_the_eager_one(algo: str, name: str, t
 @pytest.mark.compile
 @pytest.mark.timeout(900)  # the compiler alone took 250 s beside other programs on two cores
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])
-def test_compiled_run_with_trust_equals_the_eager_one(algo: str, tmp_path: Path) -> None:
+def test_compiled_run_with_trust_equals_the_eager_one(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.trust, "PROBE_SHARE", 0.5)  # episodes enough in a short run
     config = echo_config(algo, tmp_path, GuidanceConfig(pretrain_updates=2))
     config = replace(config, total_steps=1536)
     found = []
