@@ -119,6 +119,7 @@ def test_the_weights_are_small() -> None:
 
 def test_the_sentence_that_the_project_exists_for(tiny_url: str, tmp_path: Path) -> None:
     flags = "--algo dqn --env connect4 --tutor deepseek --total-steps 3000 --num-envs 64 --eval-episodes 50"
+    flags += " --guidance override"  # by default a run so short asks in its probes alone
     run_dir = tmp_path / "run"
     done = subprocess.run(
         [sys.executable, "train.py", *flags.split(), "--tutor-url", tiny_url, "--run-dir", str(run_dir)],
