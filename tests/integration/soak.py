@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from agents.guidance import GuidanceConfig
 from envs.base import Step
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import FIRST_ID, Handler, Server, choice
@@ -272,6 +273,7 @@ def resumed_run(config: Config, folder: Path, global_step: int) -> Iterator[tupl
 def shares(config: Config, advisor: Advisor, seconds: float) -> list[float]:
     """Return the speeds of a run whose tutor is gone as shares of those of one without a tutor; they take turns."""
     config = replace(default_config("dqn", "connect4"), tutoring=config.tutoring, device="cpu", total_steps=1 << 30)
+    config = replace(config, guiding=GuidanceConfig("override"))
     runs, found = {}, []
     for one in (None, advisor):
         env = make_env(config, "cpu")

@@ -264,7 +264,7 @@ def test_commands_move_a_store_between_databases(url: str, tmp_path: Path) -> No
 
 
 def test_runs_share_a_server_and_write_its_password_nowhere(url: str, tmp_path: Path) -> None:
-    small = "--algo ppo --env blackjack --num-envs 64 --total-steps 4096 --eval-episodes 10 --tutor"
+    small = "--algo ppo --env blackjack --num-envs 64 --total-steps 4096 --eval-episodes 10 --guidance override --tutor"
 
     def run(name: str, tutor: str, *flags: str, program: str = "train.py") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, program, *small.split(), tutor, "--run-dir", str(tmp_path / name), *flags]
