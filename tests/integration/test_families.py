@@ -159,7 +159,7 @@ def test_every_family_answers_in_text_mode(served: dict[str, Served], name: str)
         VIEW, one.model, one.pool, TextGeneration(VIEW, bool(one.model.closing), max_tokens=8, samples=2, max_tries=2)
     )
     assert not tutor.advise(positions(5)).valid.any(), "random weights do not find the tags"
-    assert failures(tutor) == {"unfinished" if name == "deepseek" else "no_action": 5}
+    assert failures(tutor) == {"unfinished": 5}, "eight tokens cut whatever they write"
     assert tutor.stats["asked"] == 10
     assert 10 < tutor.stats["answer_tokens"] <= 2 * 5 * 2 * 8
 
@@ -195,6 +195,10 @@ def test_a_server_that_is_killed_and_comes_back_is_asked_again_but_another_model
     state = positions(8)
     first = tutor.advise(state)
 
+    def lead_to(other: Served) -> None:
+        for attribute, suffix in (("url", ""), ("api_url", "/v1")):
+            monkeypatch.setattr(one.pool.clients[0], attribute, other.url + suffix)
+
     def ask() -> State:
         tutor.pool.endpoints[0].breaker.retry_at = 0.0  # it is time for a probe
         return tutor.advise(state)
@@ -203,11 +207,11 @@ def test_a_server_that_is_killed_and_comes_back_is_asked_again_but_another_model
     for _ in range(6):
         assert not tutor.advise(state).valid.any()
     assert tutor.pool.endpoints[0].state is EndpointState.DOWN
-    monkeypatch.setattr(one.pool.clients[0], "url", served["deepseek"].url)
+    lead_to(served["deepseek"])
     for _ in range(3):
         assert not ask().valid.any()
     assert failures(tutor)["other_model"] == 24
-    monkeypatch.setattr(one.pool.clients[0], "url", served["llama"].url)
+    lead_to(served["llama"])
     again = ask()
     assert again.valid.all()
     assert (again.probs - first.probs).abs().max() < 0.02
