@@ -239,8 +239,8 @@ class Trainer:
                 self.result = None
                 try:
                     step, stats = self.update(step)
-                except TutorError:
-                    self.checkpointer.save(state, {})
+                except TutorError as error:
+                    self.save_before_end(error)
                     raise
                 self.progress.update(state.global_step)
                 if before // config.log_every < state.global_step // config.log_every:
@@ -248,12 +248,23 @@ class Trainer:
                 if before // config.eval_every < state.global_step // config.eval_every:
                     self.result = self.evaluate()
                 if state.global_step < config.total_steps and broadcast_object(self.checkpointer.is_due()):
-                    self.checkpointer.save(state, stats)
-            self.checkpointer.save(state, stats, is_last=True)
+                    self.checkpointer.save(state)
+            self.checkpointer.save(state, is_last=True)
         if broadcast_object(stop.number):
             self.progress.note(f"stopped; to go on: python train.py --resume {config.run_dir}")
             raise SystemExit(128 + broadcast_object(stop.number))
         return self.summary(self.result or self.evaluate())
+
+    def save_before_end(self, error: Exception) -> None:
+        """Write a checkpoint before an error ends the run.
+
+        Raises:
+            ValueError: the student is not finite; the message has both reasons.
+        """
+        try:
+            self.checkpointer.save(self.state)
+        except ValueError as diverged:
+            raise ValueError(f"{error}; besides, {diverged}") from error
 
     def update(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
         """Collect transitions and learn from them once; return the next step, and what to log."""
@@ -265,10 +276,10 @@ class Trainer:
             if self.advisor is not None:
                 self.timer("tutor", self.advisor.step)
         state.updates += 1
-        stats = self.timer("learn", self.agent.update, step)
+        state.last_update = self.timer("learn", self.agent.update, step)
         if self.opponent is not None:
             self.opponent.refresh(state.updates)
-        return step, stats
+        return step, state.last_update
 
     def strength(self) -> float:
         """Return the strength of the guidance now: by trust, or by its schedule. Trust may take probe episodes."""

@@ -66,6 +66,7 @@ class TrainState:
         # how often each action was the student's decision, and the tutor's advice
         self.action_counts = torch.zeros(2, env.spec.num_actions, dtype=torch.int64, device=env.device)
         self.tutor_counters: dict[str, float] = {}  # of the advisor, of all ranks, when they were last logged
+        self.last_update: dict[str, Tensor] = {}  # what the last update is logged with; 0-d each
         self.was_loaded = False
         self.started = time.monotonic()
 
@@ -147,13 +148,14 @@ class Checkpointer:
         """Return whether the last checkpoint is old enough."""
         return time.monotonic() - self.saved_at > max(self.interval, MAX_SAVING_SHARE * self.duration)
 
-    def save(self, state: TrainState, stats: dict[str, Tensor], is_last: bool = False) -> None:
-        """Write a checkpoint, unless the last update was not finite. A failed write is a warning.
+    def save(self, state: TrainState, is_last: bool = False) -> None:
+        """Write a checkpoint, unless the student is not finite. A failed write is a warning.
 
         Raises:
-            ValueError: a number of the last update is not finite, or the last checkpoint cannot be written.
+            ValueError: a number of the last update or of the student is not finite, or the last checkpoint cannot be
+                written.
         """
-        check_finite(stats, state.global_step, self.run_dir)
+        check_finite(state.last_update | largest_numbers(state.agent), state.global_step, self.run_dir)
         began = time.monotonic()
         try:
             folder = self.run_dir / "checkpoints"
@@ -167,8 +169,17 @@ class Checkpointer:
         self.duration = self.saved_at - began
 
 
+def largest_numbers(agent: Agent) -> dict[str, Tensor]:
+    """Return the largest magnitude, 0-d, in each part of a student but its replay: not finite if one number is not."""
+    parts = {name: part for name, part in agent.state_dict().items() if isinstance(part, dict) and name != "replay"}
+    return {
+        f"largest/{name}": torch.stack([one.detach().abs().max().float() for one in part.values()]).max()
+        for name, part in parts.items()
+    }
+
+
 def check_finite(stats: dict[str, Tensor], global_step: int, run_dir: Path) -> dict[str, float]:
-    """Return the numbers of the last update, in one read-back.
+    """Return numbers of a student and of its last update, in one read-back.
 
     Raises:
         ValueError: one of them is not finite; diverged.json says which.

@@ -16,6 +16,7 @@ from training.checkpoint import complete_steps, load_checkpoint
 from training.config import make_agent
 from training.state import Checkpointer, check_finite
 from training.timing import SectionTimer
+from tutors.base import TutorError
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,44 @@ def test_diverged_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.Monkey
     state = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")
     assert state["global_step"] <= 1024
     assert all(tensor.isfinite().all() for tensor in tensors_in(state["agent"]))
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", ["dqn", "ppo", "a2c"])
+@pytest.mark.parametrize("what", ["learning_rate", "weights", "optimizer"])
+def test_student_that_is_not_finite_is_not_saved_when_the_tutor_ends_the_run(
+    algo: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was logged or saved since it diverged: by a learning rate, or outside of any update."""
+    config = replace(small_config(algo, "blackjack", tmp_path / "run"), log_every=10**6)
+    if what == "learning_rate":
+        config = replace(config, agent=replace(config.agent, learning_rate=1e38, max_grad_norm=1e38))
+
+    def refused(self: Trainer, lookup: Any) -> Any:
+        if self.state.global_step < 1024:
+            return resolve(self, lookup)
+        if what == "weights":
+            with torch.no_grad():
+                next(self.agent.network.parameters())[0] = math.nan
+        if what == "optimizer":
+            self.agent.optimizer.exp_avg_sq[-1] = math.inf  # type: ignore[attr-defined]
+        raise TutorError("the key is refused")
+
+    resolve = Trainer.resolve
+    monkeypatch.setattr(Trainer, "resolve", refused)
+    with pytest.raises(ValueError, match="the key is refused; besides, training diverged before step 1,024"):
+        train(config)
+    assert not complete_steps(tmp_path / "run" / "checkpoints")
+    named = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert not math.isfinite(float(named["largest/optimizer" if what == "optimizer" else "largest/network"]))
+
+
+@pytest.mark.train
+def test_student_is_saved_when_the_tutor_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "resolve", lambda self, lookup: (_ for _ in ()).throw(TutorError("no key")))
+    with pytest.raises(TutorError, match="no key"):
+        train(small_config("ppo", "blackjack", tmp_path / "run"))
+    assert complete_steps(tmp_path / "run" / "checkpoints") == [0]
 
 
 @pytest.mark.train
