@@ -6,7 +6,6 @@ learning at the edge of the statistical precipice", arXiv:2108.13264. SciPy is i
 reports and searches require it.
 """
 
-import csv
 import math
 from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from training.metrics_file import HEADER, read_rows
+
 Curve = list[tuple[float, float]]  # (env steps or seconds, mean return)
 Statistic = Callable[..., Any]  # of an array, along the dimension `axis`
 RESAMPLES = 10_000
@@ -25,11 +26,18 @@ THRESHOLD_SHARE = 0.95  # of the gain of a baseline, from its first evaluation t
 
 
 def read_curve(run_dir: Path, x: str = "global_step", tag: str = "eval/mean_return") -> Curve:
-    """Return what a run logged under a tag, over `global_step` or `wall_seconds`; by default its evaluations."""
-    with (run_dir / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["tag"] == tag]
+    """Return what a run logged under a tag, over `global_step` or `wall_seconds`; by default its evaluations.
+
+    Raises:
+        ValueError: there is no metrics.csv.
+    """
+    path = run_dir / "metrics.csv"
+    try:
+        rows = [dict(zip(HEADER, row, strict=True)) for row in read_rows(path)]
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     number = int if x == "global_step" else float
-    return [(number(row[x]), float(row["value"])) for row in rows]
+    return [(number(row[x]), float(row["value"])) for row in rows if row["tag"] == tag]
 
 
 def final_score(curve: Curve) -> float:

@@ -1,7 +1,9 @@
 """What a run logs: scalars, action counts and images, to TensorBoard, metrics.csv and Weights & Biases."""
 
 import csv
+import logging
 import os
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from agents import AGENTS
+from training.metrics_file import HEADER, read_rows
 
-HEADER = ["global_step", "wall_seconds", "tag", "value"]
 LAYOUT = {  # the page Custom Scalars of TensorBoard
     "student": {
         "alone": ["Multiline", ["eval/mean_return"]],
@@ -119,14 +121,10 @@ def start_wandb(run_dir: Path, settings: dict[str, Any]) -> Any:
         import wandb  # optional
     except ImportError as error:
         raise ValueError("--track requires wandb: pip install -e '.[track]'") from error
-    path = run_dir / "wandb.id"
-    if not path.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(uuid4().hex[:8])
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "tutored"),
-            id=path.read_text(),
+            id=wandb_id(run_dir / "wandb.id"),
             name=run_dir.name,
             dir=run_dir,
             config=settings,
@@ -139,6 +137,19 @@ def start_wandb(run_dir: Path, settings: dict[str, Any]) -> Any:
     return run
 
 
+def wandb_id(path: Path) -> str:
+    """Return the id in a file, of the run on Weights & Biases; a new one where there is none, or it is damaged."""
+    found = path.read_bytes() if path.exists() else b""
+    if re.fullmatch(rb"[0-9a-f]{8}", found):
+        return found.decode()
+    if found:
+        logging.getLogger(__name__).warning("%s is damaged: a new run is begun on Weights & Biases", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = uuid4().hex[:8]
+    path.write_text(new)
+    return new
+
+
 def tensorboard_values(settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings as TensorBoard accepts them: numbers, booleans and strings."""
     return {
@@ -147,9 +158,7 @@ def tensorboard_values(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows_until(path: Path, resumed: int) -> list[list[str]]:
-    """Return the rows of metrics.csv up to an env step, without an incomplete last one."""
+    """Return the header of metrics.csv, and its rows up to an env step."""
     if not path.exists():
         return [HEADER]
-    with path.open(newline="") as file:
-        rows = [row for row in csv.reader(file) if len(row) == len(HEADER)]
-    return [HEADER, *(row for row in rows[1:] if int(row[0]) <= resumed)]
+    return [HEADER, *(row for row in read_rows(path) if int(row[0]) <= resumed)]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 from tests.helpers.programs import SMALL
-from training.logger import Logger
+from training.logger import Logger, wandb_id
 
 BLOCK, HEAD = 32_768, 7  # bytes
 
@@ -90,3 +90,13 @@ def records(data: bytes) -> list[bytes]:
             found.append(part)
             part = b""
     return found
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\xff", b"no id", b"../../x", b"0" * 10_000])
+def test_a_damaged_id_is_replaced(damaged: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "wandb.id"
+    path.write_bytes(damaged)
+    found = wandb_id(path)
+    assert len(found) == 8
+    assert wandb_id(path) == found
+    assert ("is damaged" in caplog.text) == bool(damaged)
