@@ -417,11 +417,11 @@ class Trainer:
     def evaluate(self) -> Result:
         """Play episodes of the student alone in envs of their own, and log and show the result. Rank 0 alone does."""
         if self.log is None:
-            return Result(math.nan, math.nan, 0)
+            return Result(math.nan, math.nan, 0, math.nan, math.nan)
         global_step = self.state.global_step
         env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
         result = self.timer("eval", evaluate_student, self.agent, env)
-        self.log.add_scalars(global_step, {f"eval/{name}": value for name, value in asdict(result).items()})
+        self.log.add_scalars(global_step, result.scalars())
         if (picture := self.timer("draw", self.recorder.contact_sheet, self.agent)) is not None:
             self.log.add_image(global_step, "game", picture)
         self.progress.evaluation(global_step, result)

@@ -28,6 +28,13 @@ class Spec:
     num_reset_uniforms: int  # columns of uniforms that `reset` uses
     num_step_uniforms: int  # columns of uniforms that `step` uses
     time_limit: int | None  # time steps after which an episode is truncated; None: no time limit
+    title: str = ""  # as people call it; empty: the name
+    return_range: tuple[float, float] | None = None  # the lowest and the highest return of an episode; None: unknown
+    return_unit: str = ""  # what a return counts
+
+    def shown_title(self) -> str:
+        """Return what people call the game."""
+        return self.title or self.name.removeprefix("gym:")
 
 
 class Game(Protocol):

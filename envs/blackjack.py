@@ -39,7 +39,15 @@ class Blackjack:
         self.sab = sab
         self.natural = natural
         obs_shape = (MAX_SUM - MIN_SUM + 12,)
-        self.spec = Spec("blackjack", 1, obs_shape, 2, num_reset_uniforms=1, num_step_uniforms=4, time_limit=None)
+        self.spec = Spec(
+            *("blackjack", 1, obs_shape, 2),
+            num_reset_uniforms=1,
+            num_step_uniforms=4,
+            time_limit=None,
+            title="Blackjack",
+            return_range=(-1.0, 1.5 if natural and not sab else 1.0),
+            return_unit="stakes: +1 win, 0 push, −1 loss",
+        )
 
     def reset(self, u: Tensor) -> State:
         open_card, first, second = cards(u).unbind(1)

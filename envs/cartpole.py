@@ -33,7 +33,15 @@ MAX_ANGLE = 12 * 2 * math.pi / 360  # rad
 class CartPole:
     """The rules, in the form that `VecEnv` steps."""
 
-    spec = Spec("cartpole", 1, (4,), 2, num_reset_uniforms=4, num_step_uniforms=0, time_limit=500)
+    spec = Spec(
+        *("cartpole", 1, (4,), 2),
+        num_reset_uniforms=4,
+        num_step_uniforms=0,
+        time_limit=500,
+        title="CartPole",
+        return_range=(1.0, 500.0),
+        return_unit="time steps",
+    )
 
     def reset(self, u: Tensor) -> State:
         position, velocity, angle, angular_velocity = (0.1 * u - 0.05).unbind(1)

@@ -31,7 +31,15 @@ Opponent = Callable[[Tensor, Tensor, Tensor], Tensor]  # (its discs, the other's
 class Connect4:
     """The rules against one opponent, in the form that `VecEnv` steps."""
 
-    spec = Spec("connect4", 1, (2, ROWS, COLUMNS), COLUMNS, num_reset_uniforms=2, num_step_uniforms=1, time_limit=None)
+    spec = Spec(
+        *("connect4", 1, (2, ROWS, COLUMNS), COLUMNS),
+        num_reset_uniforms=2,
+        num_step_uniforms=1,
+        time_limit=None,
+        title="Connect Four",
+        return_range=(-1.0, 1.0),
+        return_unit="+1 win, 0 draw, −1 loss",
+    )
 
     def __init__(self, opponent: Opponent) -> None:
         self.opponent = opponent

@@ -47,7 +47,15 @@ class Snake:
         self.words = num_words(self.cells)
         self.death_reward = death_reward
         obs_shape = (6, size, size)
-        self.spec = Spec("snake", 1, obs_shape, 4, num_reset_uniforms=2, num_step_uniforms=1, time_limit=time_limit)
+        self.spec = Spec(
+            *("snake", 1, obs_shape, 4),
+            num_reset_uniforms=2,
+            num_step_uniforms=1,
+            time_limit=time_limit,
+            title=f"Snake {size} x {size}",
+            return_range=(min(death_reward, 0.0), self.cells - 1 + max(death_reward, 0.0)),
+            return_unit="fruits" if death_reward == 0 else f"fruits, {death_reward:+g} for a death",
+        )
 
     def reset(self, u: Tensor) -> State:
         head = (u[:, 0] * self.cells).long()

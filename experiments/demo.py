@@ -76,8 +76,7 @@ def show(results: dict[str, Result], options: DemoOptions, tutor: Any) -> None:
     table.add_column("mean return", justify="right")
     table.add_column("95 % interval", justify="right")
     for name, result in results.items():
-        low, high = result.interval()
-        table.add_row(name, f"{result.mean_return:+.3f}", f"{low:+.3f} to {high:+.3f}")
+        table.add_row(name, f"{result.mean_return:+.3f}", f"{result.low:+.3f} to {result.high:+.3f}")
     console.print(table)
     no_advice = sum(tutor.get("no_advice", tutor.get("silent", {})).values())
     console.print(

@@ -14,6 +14,7 @@ from envs.blackjack import Blackjack
 from envs.blackjack_exact import value_of_greedy
 from envs.rng import CounterRNG, sample_legal
 from tutors.advisor import Advisor
+from tutors.report import wilson
 
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in all env copies
 EXACT_EVALUATORS: dict[type, Callable[..., float]] = {Blackjack: value_of_greedy}  # games small enough to enumerate
@@ -26,16 +27,60 @@ class Result:
     mean_return: float
     stderr: float
     episodes: int
+    low: float  # of the mean's 95 % interval; nan where one episode says nothing
+    high: float
 
-    def interval(self) -> tuple[float, float]:
-        """Return the mean's 95 % interval, by the normal approximation."""
-        return self.mean_return - 1.96 * self.stderr, self.mean_return + 1.96 * self.stderr
+    def scalars(self) -> dict[str, float]:
+        """Return what is logged, by tag."""
+        values = {f"eval/{name}": getattr(self, name) for name in ("mean_return", "stderr", "episodes")}
+        return values | {f"eval_interval/{name}": getattr(self, name) for name in ("low", "high")}
 
     def __str__(self) -> str:
         if not self.episodes:
             return f"{self.mean_return:+.6f}, exact"
-        low, high = self.interval()
-        return f"{self.mean_return:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}], {self.episodes:,} episodes"
+        counted = f"{self.episodes:,} episode{'s' * (self.episodes != 1)}"
+        if math.isnan(self.low):
+            return f"{self.mean_return:+.3f}, {counted}"
+        return f"{self.mean_return:+.3f}, 95 % interval [{self.low:+.3f}, {self.high:+.3f}], {counted}"
+
+
+def estimate(returns: Tensor, return_range: tuple[float, float] | None) -> Result:
+    """Return the mean of the returns of some episodes, (N,), with its interval.
+
+    Args:
+        return_range: the lowest and the highest return; None: those that occurred take their place.
+    """
+    number, mean = len(returns), returns.mean().item()
+    stderr = returns.std().item() / math.sqrt(number) if number > 1 else math.nan
+    if return_range is None and number > 1:
+        return_range = (returns.min().item(), returns.max().item())
+    return Result(mean, stderr, number, *mean_interval(mean, stderr, number, return_range))
+
+
+def mean_interval(
+    mean: float, stderr: float, number: int, return_range: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Return the 95 % interval of a mean of `number` returns, which does not leave their range; nan without a range.
+
+    It is Wilson's, of the mean's place in the range, for an effective number of returns: as many more as their variance
+    is smaller than that of returns at the two ends of the range alone (Kish 1965, "Survey Sampling", section 8.2). So
+    it is Wilson's own where an episode is won or lost, and has a width even where all were won. Where all returns
+    are the same within the range, their variance is unknown; it counts as if one in `number` lay at an end.
+    """
+    if return_range is None:
+        return math.nan, math.nan
+    lowest, highest = return_range
+    width = highest - lowest
+    if width == 0:
+        return mean, mean
+    share = min(max((mean - lowest) / width, 0.0), 1.0)
+    largest = share * (1 - share)  # the variance of returns at the two ends alone
+    effective = float(number)
+    if largest > 0 and number > 1:
+        variance = (number - 1) * (stderr / width) ** 2
+        effective *= largest / max(min(variance, largest), largest / number)
+    low, high = wilson(share * effective, effective)
+    return lowest + width * low, lowest + width * high
 
 
 def run_episodes(policy: Policy, env: Env) -> Result:
@@ -47,15 +92,15 @@ def run_episodes(policy: Policy, env: Env) -> Result:
         step = env.step(policy(env, step))
         returns += step.reward * running
         running &= ~(step.terminated | step.truncated)
-    std = returns.std().item() if env.num_envs > 1 else math.nan
-    return Result(returns.mean().item(), std / math.sqrt(env.num_envs), env.num_envs)
+    return estimate(returns, env.spec.return_range)
 
 
 def evaluate_student(agent: Agent, env: Env) -> Result:
     """Return how good the student alone is: exactly where the game allows that, else by running episodes."""
     game: Any = env.game
     if (exact := EXACT_EVALUATORS.get(type(game))) is not None:
-        return Result(exact(game, agent.greedy, env.device), 0.0, 0)
+        value = exact(game, agent.greedy, env.device)
+        return Result(value, 0.0, 0, value, value)
     return run_episodes(student_policy(agent), env)
 
 

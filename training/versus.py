@@ -8,9 +8,10 @@ import torch
 import envs
 from agents import Agent
 from envs.base import Env
+from envs.connect4 import Connect4
 from envs.opponents import SelfPlay
 from envs.rendering import DRAWINGS
-from training.evaluation import Result, run_episodes, student_policy
+from training.evaluation import Result, mean_interval, run_episodes, student_policy
 from tutors.advisor import Advisor
 
 OUTCOMES = {1: "you win", 0: "a draw", -1: "the student wins"}
@@ -32,8 +33,9 @@ def match(first: Agent, second: Agent, episodes: int, seeds: tuple[int, int]) ->
     """
     forth = run_episodes(student_policy(first), student_as_opponent(second, episodes, seeds[0]))
     back = run_episodes(student_policy(second), student_as_opponent(first, episodes, seeds[1]))
-    stderr = math.hypot(forth.stderr, back.stderr) / 2
-    return Result((forth.mean_return - back.mean_return) / 2, stderr, 2 * episodes)
+    mean, stderr = (forth.mean_return - back.mean_return) / 2, math.hypot(forth.stderr, back.stderr) / 2
+    low, high = mean_interval(mean, stderr, 2 * episodes, Connect4.spec.return_range)
+    return Result(mean, stderr, 2 * episodes, low, high)
 
 
 def play_in_terminal(agent: Agent, seed: int, advisor: Advisor | None, read: Callable[[str], str] = input) -> None:

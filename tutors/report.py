@@ -110,8 +110,8 @@ def uniform_over(best: Tensor) -> Tensor:
     return best / best.sum(1, keepdim=True)
 
 
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share; [0, 1] without trials.
+def wilson(hits: float, trials: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share; [0, 1] without trials. Effective numbers need not be whole.
 
     Unlike the normal approximation it stays within [0, 1], and has a width even where all trials are hits.
     Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.process
 TAGS = {
     "charts/episodic_return", "charts/episodic_length", "charts/SPS", "charts/learning_rate",
     "losses/td_loss", "losses/q_values", "losses/grad_norm",
-    "eval/mean_return", "eval/stderr", "eval/episodes",
+    "eval/mean_return", "eval/stderr", "eval/episodes", "eval_interval/low", "eval_interval/high",
     "tutor/consult_probability", "tutor/consulted", "tutor/wanted", "tutor/asked", "tutor/hit_rate", "tutor/latency_ms",
     "tutor/label_mass", "tutor/agreement", "tutor/table_load", "tutor/store_failures",
     "time/env", "time/act", "time/tutor", "time/store", "time/learn", "time/eval", "time/draw",

@@ -26,7 +26,7 @@ from training.evaluation import Result
 VALUES = {"charts/SPS": 12345.6, "charts/episodic_return": -0.25, "tutor/hit_rate": 0.456, "losses/entropy": 1.5}
 SUMMARY: dict[str, Any] = {
     "global_step": 1_000_000, "wall_seconds": 3725.4, "sps": 268.4,
-    "eval": {"mean_return": 0.5, "stderr": 0.1, "episodes": 100},
+    "eval": {"mean_return": 0.5, "stderr": 0.1, "episodes": 100, "low": 0.3, "high": 0.7},
     "tutor": {"consulted": 5000, "hits": 2000, "hit_rate": 0.4, "asked": 2500, "prompt_tokens": 100_000,
               "answer_tokens": 2500, "seconds": 61.7, "no_advice": {"timeout": 7}},
 }  # fmt: skip
@@ -43,7 +43,7 @@ def shown(one: Progress) -> None:
         for step in (1000, 500_000, 1_000_000):
             one.update(step)
             one.metrics(step, VALUES)
-            one.evaluation(step, Result(0.5, 0.1, 100))
+            one.evaluation(step, Result(0.5, 0.1, 100, 0.3, 0.7))
         one.summary(SUMMARY, Path("runs/it"))
 
 
@@ -118,13 +118,14 @@ def test_json_progress_of_a_run_equals_its_log(tmp_path: Path) -> None:
     assert [one["event"] for one in events if one["event"] != "metrics"] == ["note", *2 * ["evaluation"], "summary"]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert events[-1] == {"event": "summary", **summary, "run_dir": str(tmp_path / "run")}
-    expected = {
-        (one["global_step"], tag if one["event"] == "metrics" else f"eval/{tag}"): value
-        for one in events
-        if one["event"] in ("metrics", "evaluation")
-        for tag, value in one.items()
-        if tag not in ("event", "global_step")
-    }
+    expected = {}
+    for one in events:
+        event, step = one.pop("event"), one.pop("global_step", None)
+        if event == "metrics":
+            expected |= {(step, tag): value for tag, value in one.items()}
+        elif event == "evaluation":
+            bounds = {(step, f"eval_interval/{tag}"): one.pop(tag) for tag in ("low", "high")}
+            expected |= bounds | {(step, f"eval/{tag}"): value for tag, value in one.items()}
     with (tmp_path / "run" / "metrics.csv").open() as file:
         logged = {(int(row["global_step"]), row["tag"]): float(row["value"]) for row in csv.DictReader(file)}
     assert expected == logged

@@ -33,13 +33,13 @@ def test_match_is_won_by_the_better_student_in_either_order() -> None:
     better, worse = Stacker(), Arbitrary()
     forth, back = match(better, worse, 300, (1, 2)), match(worse, better, 300, (1, 2))
     assert forth.episodes == 600
-    assert forth.interval()[0] > 0.3
-    assert back.interval()[1] < -0.3
+    assert forth.low > 0.3
+    assert back.high < -0.3
 
 
 def test_match_with_itself_is_even() -> None:
-    low, high = match(Arbitrary(), Arbitrary(), 300, (1, 2)).interval()
-    assert low < 0 < high
+    result = match(Arbitrary(), Arbitrary(), 300, (1, 2))
+    assert result.low < 0 < result.high
 
 
 def advisor() -> Advisor:
