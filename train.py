@@ -47,6 +47,7 @@ from training.console import QUIET, Progress, make_progress
 from training.episode_review import empty_findings, review_episodes
 from training.evaluation import Result, evaluate_student
 from training.flag_effects import check_effects
+from training.hints import resume_command
 from training.logger import Logger
 from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, settings
 from training.self_play import SelfPlayOpponent
@@ -251,7 +252,7 @@ class Trainer:
                     self.checkpointer.save(state)
             self.checkpointer.save(state, is_last=True)
         if broadcast_object(stop.number):
-            self.progress.note(f"stopped; to go on: python train.py --resume {config.run_dir}")
+            self.progress.note(f"stopped; to go on: {resume_command(self.run_dir)}")
             raise SystemExit(128 + broadcast_object(stop.number))
         return self.summary(self.result or self.evaluate())
 

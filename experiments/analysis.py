@@ -53,6 +53,10 @@ class RunResult(NamedTuple):
         return sum(self.tutor.get("no_advice", self.tutor.get("silent", {})).values())  # silent: until version 0.7
 
 
+class NoResultsError(ValueError):
+    """No condition of a study has all its runs."""
+
+
 class Estimate(NamedTuple):
     """A number and its 95 % interval."""
 
@@ -157,7 +161,8 @@ def read_results(study: StudySpec, runs_dir: Path) -> StudyResults:
     """Return the results of a study from the runs that are finished in its directory.
 
     Raises:
-        ValueError: no condition has all its runs and those of its baseline; or a run is of another study.
+        NoResultsError: no condition has all its runs and those of its baseline.
+        ValueError: a run is of another study.
     """
     runs: dict[Condition, list[RunResult]] = {}
     pretraining = []
@@ -172,7 +177,7 @@ def read_results(study: StudySpec, runs_dir: Path) -> StudyResults:
     complete = {one: found for one, found in runs.items() if len(found) == len(study.seeds)}
     results = StudyResults(study, complete, pretraining)
     if not results.conditions():
-        raise ValueError(f"no condition has all its runs in {runs_dir}: execute `python -m experiments run` first")
+        raise NoResultsError(f"no condition has all its runs in {runs_dir}")
     return results
 
 

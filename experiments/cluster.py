@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.spec import RunCommand
+from training.hints import install_command
 from tutors.llm.server import die_with_parent
 
 MAX_RETRIES = 10  # of a Ray task whose node died
@@ -67,7 +68,7 @@ def connect(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ValueError("--ray requires Ray: pip install -e '.[study]'") from error
+        raise ValueError(f"--ray requires Ray: {install_command('-e', '.[study]')}") from error
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -15,6 +15,7 @@ from evaluate import Evaluation, evaluate
 from train import train
 from training.config import default_config
 from training.evaluation import Result
+from training.hints import command
 from training.resume import new_run_dir
 from tutors import DEFAULT_URL, TutorConfig
 from tutors.llm.models import find_model
@@ -84,4 +85,5 @@ def show(results: dict[str, Result], options: DemoOptions, tutor: Any) -> None:
         f"{tutor['hits']:,}, the model {tutor['asked']:,} questions, and the rest shared a question with another env "
         f"copy in the same step. Without an answer: {no_advice:,}."
     )
-    console.print("To see the curves: .venv/bin/tensorboard --logdir runs, then http://localhost:6006/#custom_scalars")
+    tensorboard = command("tensorboard.main", "--logdir", "runs")
+    console.print(f"To see the curves: {tensorboard}, then http://localhost:6006/#custom_scalars", soft_wrap=True)

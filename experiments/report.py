@@ -19,6 +19,7 @@ from experiments.analysis import (
     NO_REUSE,
     Claim,
     Estimate,
+    NoResultsError,
     StudyResults,
     baselines,
     claims,
@@ -44,6 +45,7 @@ from experiments.stats import (
     probability_of_improvement,
     stratified_interval,
 )
+from training.hints import command
 
 PUBLISHED = Path("results/study")
 BASELINE_COLOR = "#555555"
@@ -104,10 +106,13 @@ def report(options: ReportOptions) -> None:
         ValueError: there is no such condition.
     """
     study, out = options.subset(), options.report_dir()
-    results = read_results(study, options.runs_dir())
+    try:
+        results = read_results(study, options.runs_dir())
+    except NoResultsError as error:
+        raise ValueError(f"{error}; to execute them: {command('experiments', 'run', *options.arguments())}") from error
     conditions = results.conditions()
-    command = shlex.join(["python", "-m", "experiments", "report", *options.arguments()])
-    comment = f"{command} # {provenance(results)}"
+    made_by = shlex.join(["python", "-m", "experiments", "report", *options.arguments()])
+    comment = f"{made_by} # {provenance(results)}"
     out.mkdir(parents=True, exist_ok=True)
     rows = [summarize(results, condition) for condition in conditions]
     write_csv(out / "conditions.csv", comment, rows[0].keys(), [row.values() for row in rows])
@@ -115,7 +120,7 @@ def report(options: ReportOptions) -> None:
     for condition in conditions:
         write_curves(out / "curves" / curve_file(condition), comment, results.curves(condition), study.seeds)
     pictures, verdicts = draw(results, out), claims(results)
-    text = page(results, options.config.stem, command, verdicts, pictures)
+    text = page(results, options.config.stem, made_by, verdicts, pictures)
     (out / "report.md").write_text(text)
     (out / "report.html").write_text(html(text, pictures))
     console.print(

@@ -28,6 +28,7 @@ from experiments.spec import RunCommand, StudyOptions, read_study
 from training.checkpoint import newest_step
 from training.cli import run_program
 from training.config import Config, defaults_from_flags
+from training.hints import command
 from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
 from tutors.llm.models import find_model, known_models
@@ -136,7 +137,7 @@ def run(options: RunOptions) -> None:
                     progress.console.print(f"failed with exit code {code}: see {one.log_file()}", soft_wrap=True)
     if failed:
         raise ValueError(f"{failed} of {len(commands)} runs failed; the same command tries them again")
-    following = shlex.join([sys.executable, "-m", "experiments", "report", *options.arguments()])
+    following = command("experiments", "report", *options.arguments())
     console.print(f"{len(commands)} runs are finished in {runs_dir}; next: {following}", soft_wrap=True)
 
 

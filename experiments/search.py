@@ -25,6 +25,7 @@ from experiments.runner import LocalPool
 from experiments.spec import RunCommand
 from experiments.stats import final_score, read_curve
 from training.config import Config, default_config, versions
+from training.hints import install_command
 
 if TYPE_CHECKING:  # only searches require Optuna
     from optuna import Study, Trial
@@ -163,7 +164,7 @@ def open_study(options: SearchOptions, defaults: Config) -> "Study":
         import optuna
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise ValueError("search requires Optuna: pip install -e '.[study]'") from error
+        raise ValueError(f"search requires Optuna: {install_command('-e', '.[study]')}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     options.directory().mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():

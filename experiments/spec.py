@@ -173,7 +173,7 @@ class StudySpec:
                 if scope not in scopes:
                     raise ValueError(unknown_name_message(f"env or algo in [{table}]", scope, scopes))
                 if "--tutor-url" in shlex.split(text):
-                    raise ValueError(f"[{table}] contains --tutor-url: give it to `python -m experiments run` instead")
+                    raise ValueError(f"[{table}] contains --tutor-url: give it to the command that executes the study")
         if not self.seeds or min(self.num_evals, self.eval_episodes) < 1:
             raise ValueError("a study requires at least one seed, one evaluation and one episode of it")
         names = [run.name() for run in self.runs()]

@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 
+from training.hints import python
 from tutors.base import TutorError
 
 Options = TypeVar("Options")
@@ -198,7 +199,7 @@ def show_help(
         if shown is not None:
             print("These are the most common flags. --help-all lists every flag.\n")
         if examples:
-            print(f"examples:\n{examples}")
+            print(f"examples:\n{examples.replace('python ', f'{python()} ')}")
 
 
 def help_class(default: Any, shown: Collection[str] | None) -> type:

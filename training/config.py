@@ -177,15 +177,26 @@ def default_config(algo: str, env: str) -> Config:
 
 
 def defaults_from_flags(args: Sequence[str]) -> Config:
-    """Return the defaults of the student and the env that a command line names, or of the run that it resumes."""
+    """Return the defaults of the student and the env that a command line names, or of the run that it resumes.
+
+    Raises:
+        ValueError: there is no such student or run, or the run's student or env is another one.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume")
-    parser.add_argument("--algo", default=Config.algo)
-    parser.add_argument("--env", default=Config.env)
+    parser.add_argument("--algo")
+    parser.add_argument("--env")
     named, _ = parser.parse_known_args(list(args))
-    if named.resume is not None:
-        return replace(load_config(Path(named.resume)), run_dir=None, resume=Path(named.resume), force=False)
-    return default_config(named.algo, named.env)
+    if named.resume is None:
+        return default_config(named.algo or Config.algo, named.env or Config.env)
+    config = replace(load_config(Path(named.resume)), run_dir=None, resume=Path(named.resume), force=False)
+    for name in ("algo", "env"):
+        if (value := getattr(named, name)) not in (None, getattr(config, name)):
+            raise ValueError(
+                f"the student of {named.resume} does not fit other settings: {name} was {getattr(config, name)}, is "
+                f"{value}. Leave out --{name}, or start a run without --resume"
+            )
+    return config
 
 
 def make_agent(config: Config, env: Env) -> Agent:

@@ -103,7 +103,7 @@ class LiveProgress(PlainProgress):
         self.bar.update(self.task, description=line)
 
     def note(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)  # so that commands can be copied
 
     def update(self, global_step: int) -> None:
         self.bar.update(self.task, completed=global_step)

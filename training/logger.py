@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from agents import AGENTS
+from training.hints import install_command
 from training.metrics_file import HEADER, read_rows
 
 LAYOUT = {  # the page Custom Scalars of TensorBoard
@@ -120,7 +121,7 @@ def start_wandb(run_dir: Path, settings: dict[str, Any]) -> Any:
     try:
         import wandb  # optional
     except ImportError as error:
-        raise ValueError("--track requires wandb: pip install -e '.[track]'") from error
+        raise ValueError(f"--track requires wandb: {install_command('-e', '.[track]')}") from error
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "tutored"),

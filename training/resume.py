@@ -13,10 +13,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+import envs
 from agents.distributed import broadcast_object, rank, world_size
-from agents.guidance import find_method
+from agents.guidance import Guidance, find_method
 from training.checkpoint import check_fit, load_checkpoint
 from training.config import Config, load_config
+from training.hints import resume_command
 from training.state import COUNTERS
 from tutors.store import without_password
 
@@ -26,6 +28,7 @@ RESUME_SAFE = {  # options that change nothing of what is learned
     *("tutoring.tutor_url", "tutoring.tutor_key_file", "tutoring.tutor_wait", "tutoring.tutor_deadline"),
     *("tutoring.tutor_optional",),
 }
+SHAPES = ("algo", "env", "num_envs", "agent.network", "agent.hidden", "agent.buffer_size")  # of a checkpoint's tensors
 
 
 def resolve_run(config: Config) -> tuple[Config, Path, bool]:
@@ -42,10 +45,22 @@ def resolve_run(config: Config) -> tuple[Config, Path, bool]:
             raise ValueError(f"--guidance {method} reads a student's episodes: name its run with --resume")
         if world_size() > 1:
             raise ValueError(f"--guidance {method} reads episodes in one process: leave out torchrun")
-    if source is not None and config.run_dir in (None, source):
+    if source is not None:
         before = load_config(source)
+        if found := misfits(before, config):
+            raise ValueError(
+                f"the student of {source} does not fit other settings: {'; '.join(found)}. "
+                "Leave them out, or start a run without --resume"
+            )
+    if source is not None and config.run_dir in (None, source):
         resuming = not find_method(method, config.algo).needs_episode_review or before.guiding.guidance == method
         changed = differences(before, config) if resuming else []
+        if resuming and is_remembered_otherwise(before, config):
+            raise ValueError(
+                f"run {source} was started with different settings: {'; '.join(changed)}. "
+                "Its checkpoint holds what its guidance and its query strategy remember: "
+                "pass another --run-dir to start a new run from its student"
+            )
         if changed and not config.force:
             raise ValueError(
                 f"run {source} was started with different settings: {'; '.join(changed)}. Pass --force to resume anyway"
@@ -54,7 +69,9 @@ def resolve_run(config: Config) -> tuple[Config, Path, bool]:
             config = replace(config, run_dir=source, resume=before.resume)
     run_dir: Path = broadcast_object(config.run_dir or new_run_dir(config))
     if broadcast_object((run_dir / "config.json").exists() and not resuming):
-        raise ValueError(f"{run_dir} holds a run already; choose another --run-dir or --resume it")
+        raise ValueError(
+            f"{run_dir} holds a run already: choose another --run-dir, or continue it: {resume_command(run_dir)}"
+        )
     return replace(config, run_dir=run_dir), run_dir, resuming
 
 
@@ -75,7 +92,7 @@ def load_source(config: Config, resuming: bool, device: str) -> dict[str, Any] |
     if is_done and not (resuming and not (source / "summary.json").exists()):  # else its last evaluation is to do
         raise ValueError(
             f"{source} has done {state['global_step']:,} of {config.total_steps:,} steps; "
-            "pass a larger --total-steps with --force to train on"
+            + (f"to train on: {resume_command(source)}" if resuming else "pass a larger --total-steps to train on")
         )
     return state
 
@@ -90,6 +107,30 @@ def differences(before: Config, now: Config) -> list[str]:
         for one in (before, now)
     )
     return [f"{name} was {old[name]}, is {value}" for name, value in new.items() if name in old and old[name] != value]
+
+
+def misfits(before: Config, now: Config) -> list[str]:
+    """Return how a config differs from another in what shapes a student's tensors, so that they fit no other."""
+    found = [one for one in differences(before, now) if one.partition(" was ")[0] in SHAPES]
+    if not found and not now.env.startswith("gym:") and before.env_kwargs != now.env_kwargs:
+        old, new = (envs.make_game(one.env, **envs.parse_options(one.env_kwargs)).spec for one in (before, now))
+        if (old.obs_shape, old.num_actions) != (new.obs_shape, new.num_actions):
+            found.append(f"env_kwargs was {before.env_kwargs}, is {now.env_kwargs}")
+    old_method, new_method = method_of(before), method_of(now)
+    if old_method.uses_advice_as_input != new_method.uses_advice_as_input:
+        found.append(f"guidance was {before.guiding.guidance}, is {now.guiding.guidance}, and hints are inputs")
+    return found
+
+
+def is_remembered_otherwise(before: Config, now: Config) -> bool:
+    """Return whether the guidance or the query strategy of two configs keep different tensors in a checkpoint."""
+    strategies = {one.tutoring.query_strategy == "visited" for one in (before, now)}
+    return method_of(before).state_keys != method_of(now).state_keys or len(strategies) > 1
+
+
+def method_of(config: Config) -> type[Guidance]:
+    """Return the guidance of a run: none without a tutor."""
+    return Guidance if config.tutoring.tutor == "none" else find_method(config.guiding.guidance, config.algo)
 
 
 def settings(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from agents import Agent
 from envs.base import Env, Spec, State
 from envs.rendering import CELL, DRAWINGS
 from training.config import Config, evaluation_env
+from training.hints import install_command
 from tutors.advisor import Advisor
 
 MAX_POSITIONS = 400  # of a recorded episode
@@ -117,7 +118,7 @@ def check_video_path(path: Path) -> None:
         try:
             import imageio_ffmpeg  # noqa: F401
         except ImportError as error:
-            raise ValueError(f"{path}: videos require imageio-ffmpeg: pip install -e '.[video]'") from error
+            raise ValueError(f"{path}: videos require imageio-ffmpeg: {install_command('-e', '.[video]')}") from error
 
 
 def write_video(images: Sequence[Image.Image], path: Path) -> None:

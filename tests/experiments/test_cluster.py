@@ -112,7 +112,7 @@ def started(log: Path) -> int:
 
 def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"--ray requires Ray: pip install -e '\.\[study\]'"):
+    with pytest.raises(ValueError, match=r"--ray requires Ray: .*python -m pip install -e '\.\[study\]'"):
         cluster.connect("auto")
 
 

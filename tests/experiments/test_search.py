@@ -158,7 +158,7 @@ def test_invalid_searches_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(ValueError, match="at least one seed, one trial and one job"):
         search(SearchOptions(seeds=(), output_dir=tmp_path))
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match="search requires Optuna: pip install"):
+    with pytest.raises(ValueError, match=r"search requires Optuna: .*python -m pip install"):
         search(SearchOptions(output_dir=tmp_path))
     assert not list(tmp_path.iterdir())
 

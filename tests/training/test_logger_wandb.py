@@ -20,7 +20,7 @@ BLOCK, HEAD = 32_768, 7  # bytes
 
 def test_without_wandb_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"--track requires wandb: pip install -e '\.\[track\]'"):
+    with pytest.raises(ValueError, match=r"--track requires wandb: .*python -m pip install -e '\.\[track\]'"):
         Logger(tmp_path, track={})
     Logger(tmp_path).close()
 

@@ -177,5 +177,5 @@ def test_what_cannot_be_filmed_is_said_before_a_game_is_played(monkeypatch: pyte
         check_video_path(Path("nowhere/game.gif"))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     check_video_path(Path("game.gif"))
-    with pytest.raises(ValueError, match=r"videos require imageio-ffmpeg: pip install -e '\.\[video\]'"):
+    with pytest.raises(ValueError, match=r"videos require imageio-ffmpeg: .*python -m pip install -e '\.\[video\]'"):
         check_video_path(Path("game.mp4"))

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -227,7 +228,7 @@ def run_jobs(jobs: SimpleQueue[Job | None]) -> None:
 
 def store_error(url: str | Path, error: Exception) -> ValueError:
     """Return the error of a store that does not work; a password in its URL is left out."""
-    hint = " (pip install 'psycopg[binary]')" if isinstance(error, ImportError) else ""
+    hint = f" ({sys.executable} -m pip install 'psycopg[binary]')" if isinstance(error, ImportError) else ""
     return ValueError(f"the advice store {without_password(url)} cannot be used: {reason(error)}{hint}")
 
 
