@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,8 @@ from rich.table import Table
 from tutors.base import TutorError
 from tutors.recorded import describe
 from tutors.store.database import answers, identities, open_database, open_existing
-from tutors.store.json_lines import COSTS, Added, from_lines, read_all, to_lines, write_all
+from tutors.store.json_lines import Added, from_lines, read_all, to_lines, write_all
+from tutors.store.soundness import COSTS, MAX_COST, MAX_TIME, sound_identity
 
 QUESTION = dict.fromkeys(("game", "game_version", "view", "view_version", "rules", "labels"))
 Store = Annotated[str, tyro.conf.Positional]  # a file, or the URL of a database
@@ -40,8 +41,8 @@ def info(store: Store, json: bool = False) -> None:
     for one in found:
         identity = one["identity"]
         table.add_row(
-            f"{identity.get('game')}\n{identity.get('view')}",
-            describe(identity, QUESTION),
+            f"{identity.get('game')}\n{identity.get('view')}" if identity else "",
+            describe(identity, QUESTION) if identity else "a damaged identity",
             f"{one['answers']:,}",
             f"{one['prompt_tokens']:,.0f}\n{one['answer_tokens']:,.0f}",
             f"{one['seconds']:,.1f}",
@@ -97,24 +98,30 @@ def vacuum(store: Store) -> None:
 
 
 def inventory(engine: sql.Engine) -> list[dict[str, Any]]:
-    """Return each identity with the number of its answers, their cost, and the times of the first and the last."""
+    """Return each identity with the number of its answers, their cost, and the times of the first and the last.
+
+    A damaged identity is empty. Costs and times that cannot be believed are left out.
+    """
     function = sql.func
+    at = sql.case((answers.c.at.between(0, MAX_TIME), answers.c.at))
+    costs = {name: sql.case((answers.c[name].between(0, MAX_COST), answers.c[name]), else_=0.0) for name in COSTS}
     query = (
         sql.select(
+            identities.c.hash,
             identities.c.text,
             function.count(answers.c.key).label("answers"),
-            *(function.coalesce(function.sum(answers.c[name]), 0.0).label(name) for name in COSTS),
-            function.min(answers.c.at).label("first"),
-            function.max(answers.c.at).label("last"),
+            *(function.coalesce(function.sum(cost), 0.0).label(name) for name, cost in costs.items()),
+            function.min(at).label("first"),
+            function.max(at).label("last"),
         )
         .outerjoin_from(identities, answers)
-        .group_by(identities.c.id, identities.c.text)
+        .group_by(identities.c.id, identities.c.hash, identities.c.text)
         .order_by(identities.c.id)
     )
     with engine.connect() as connection:
         found = [dict(row) for row in connection.execute(query).mappings()]
     for one in found:
-        one["identity"] = loads(one.pop("text"))
+        one["identity"] = sound_identity(one.pop("hash"), one.pop("text")) or {}
         for name in ("first", "last"):
             one[name] = None if one[name] is None else datetime.fromtimestamp(one[name], UTC).isoformat()
     return found

@@ -3,10 +3,8 @@
 The table on the device is a cache of the store.
 """
 
-import json
 import logging
 import math
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -33,12 +31,12 @@ from tutors.store.database import (
     write,
 )
 from tutors.store.identity import digest_of
+from tutors.store.soundness import columns_of, sound_answer, sound_identity
 from tutors.store.writer import Key, Row, Writer
 
 READ_RETRY_S = 30.0  # after a failed read
 KEYS_PER_QUERY = 400  # SQLite takes at least 999 values
 ANSWERS_PER_BATCH = 10_000
-MAX_NUMBER = sys.float_info.max
 
 
 class Cost(NamedTuple):
@@ -53,17 +51,18 @@ FREE = Cost()
 
 
 def recorded_identities(url: str | Path) -> list[dict[str, Any]]:
-    """Return the identities under which a store has answers.
+    """Return the identities under which a store has answers; damaged ones are left out, with a warning.
 
     Raises:
         ValueError: the store does not exist, or cannot be read.
     """
-    query = sql.select(identities.c.text).where(identities.c.id.in_(sql.select(answers.c.identity)))
-    try:
-        with open_existing(url) as engine, engine.connect() as connection:
-            return [json.loads(text) for (text,) in connection.execute(query)]
-    except json.JSONDecodeError as error:
-        raise store_error(url, error) from None
+    query = sql.select(identities.c.hash, identities.c.text).where(identities.c.id.in_(sql.select(answers.c.identity)))
+    with open_existing(url) as engine, engine.connect() as connection:
+        found = [sound_identity(digest, text) for digest, text in connection.execute(query)]
+    sound = [identity for identity in found if identity is not None]
+    if len(sound) < len(found):
+        logging.getLogger(__name__).warning(f"{len(found) - len(sound)} damaged identities are left out")
+    return sound
 
 
 class AdviceStore:
@@ -144,18 +143,17 @@ class AdviceStore:
         return rows
 
     def _columns(self) -> sql.Select:
-        """Return a query for our answers, with the distributions as text: a damaged one must not end a run."""
-        probs = sql.cast(answers.c.probs, sql.Text).label("probs")
+        """Return a query for our answers."""
         ours = (answers.c.identity == self.identity) & (answers.c.label_mass >= self.min_mass)
-        return sql.select(answers.c.key, answers.c.check, probs, answers.c.label_mass, answers.c.at).where(ours)
+        return sql.select(*columns_of("key", "check", "probs", "label_mass", "at")).where(ours)
 
     def _sound(self, rows: Sequence[sql.Row]) -> dict[Key, Row]:
         """Return the answers in these rows; damaged ones are left out, and count as a failure."""
         sound: dict[Key, Row] = {}
         for row in rows:
-            probs = parse_numbers(row.probs)
-            if len(probs) == self.num_actions and is_number(row.label_mass):
-                sound[row.key, row.check] = {"probs": probs, "label_mass": row.label_mass}
+            answer = sound_answer(row._mapping, self.num_actions)
+            if answer is not None:
+                sound[answer["key"], answer["check"]] = answer
         if len(sound) < len(rows):
             self.failed(ValueError(f"{len(rows) - len(sound)} of its answers are damaged"))
         return sound
@@ -212,17 +210,3 @@ class AdviceStore:
             self.warn("lost", f"{lost} answers could not be written to the advice store")
         self.reader.close()
         self.engine.dispose()
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a number that a float can hold."""
-    return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER  # type: ignore[operator]
-
-
-def parse_numbers(text: str) -> list[float]:
-    """Return the numbers of a JSON list; an empty list for anything else."""
-    try:
-        numbers = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return []
-    return numbers if isinstance(numbers, list) and all(map(is_number, numbers)) else []

@@ -174,7 +174,8 @@ retry_while_locked = tenacity.Retrying(  # SQLite's busy_timeout does not cover 
 
 
 def prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    """Let readers and one writer work at once, and wait for locks instead of failing."""
+    """Let readers and one writer work at once, and wait for locks instead of failing; read text that is no UTF-8."""
+    connection.text_factory = lambda text: str(text, errors="replace")  # else one such row fails a whole query
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA busy_timeout = {int(1000 * LOCK_TIMEOUT_S)}")

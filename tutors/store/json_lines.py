@@ -5,20 +5,32 @@ has its words, advice such as {"A": 0.7, "B": 0.3}, mass, prompt_tokens, answer_
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sql
 
-from tutors.store.advice_store import is_number
 from tutors.store.database import answers, create_tables, identities, register, write
 from tutors.store.identity import digest_of
+from tutors.store.soundness import (
+    COSTS,
+    MAX_COST,
+    MAX_NUMBER,
+    MAX_WORDS_CHARS,
+    SUM_TOLERANCE,
+    columns_of,
+    is_distribution,
+    is_key,
+    is_number,
+    is_time,
+    sound_answer,
+    sound_identity,
+)
 
 ANSWERS_PER_BATCH = 10_000
-COSTS = ("prompt_tokens", "answer_tokens", "seconds")
-KEY_LIMIT = 1 << 63  # halves of a key are signed 64-bit integers
-SUM_TOLERANCE = 1e-3  # of probabilities
+COLUMNS = ("key", "check", "probs", "label_mass", "words", *COSTS, "at")
 
 Part = tuple[dict[str, Any], list[dict[str, Any]]]  # an identity and some of its answers, without its number
 
@@ -31,16 +43,30 @@ class Added(NamedTuple):
 
 
 def read_all(engine: sql.Engine) -> Iterator[Part]:
-    """Yield all identities with their answers, those of one identity in the order of their keys, in batches."""
+    """Yield all identities with their answers, those of one identity in the order of their keys, in batches.
+
+    What is damaged is left out, with a warning that says how much.
+    """
+    num_damaged = num_unknown = 0
     with engine.connect() as connection:
         known = connection.execute(sql.select(identities).order_by(identities.c.id)).all()
         for one in known:
-            identity = json.loads(one.text)
-            query = sql.select(answers).where(answers.c.identity == one.id).order_by(answers.c.key, answers.c.check)
-            found = connection.execute(query.execution_options(yield_per=ANSWERS_PER_BATCH)).mappings()
+            identity = sound_identity(one.hash, one.text)
+            if identity is None:
+                num_unknown += 1
+                continue
+            ours = sql.select(*columns_of(*COLUMNS)).where(answers.c.identity == one.id)
+            query = ours.order_by(answers.c.key, answers.c.check).execution_options(yield_per=ANSWERS_PER_BATCH)
             yield identity, []
-            for batch in found.partitions():
-                yield identity, [{name: value for name, value in row.items() if name != "identity"} for row in batch]
+            for batch in connection.execute(query).mappings().partitions():
+                found = [sound_answer(row, len(identity["labels"])) for row in batch]
+                rows = [row for row in found if row is not None and is_distribution(row)]
+                num_damaged += len(found) - len(rows)
+                yield identity, rows
+    if num_damaged or num_unknown:
+        logging.getLogger(__name__).warning(
+            f"{num_damaged} damaged answers, and all of {num_unknown} damaged identities, are left out"
+        )
 
 
 def write_all(engine: sql.Engine, parts: Iterable[Part]) -> Added:
@@ -60,7 +86,7 @@ def to_lines(parts: Iterable[Part]) -> Iterator[str]:
     before = None
     for identity, rows in parts:
         if identity != before:
-            yield json.dumps({"identity": identity}, ensure_ascii=False)
+            yield to_line({"identity": identity})
             before = identity
         for row in rows:
             fields = {
@@ -71,7 +97,17 @@ def to_lines(parts: Iterable[Part]) -> Iterator[str]:
                 "at": datetime.fromtimestamp(row["at"], UTC).isoformat(),
                 "key": [row["key"], row["check"]],
             }
-            yield json.dumps(fields, ensure_ascii=False)
+            yield to_line(fields)
+
+
+def to_line(fields: dict[str, Any]) -> str:
+    """Return a line of JSON, readable where its text can be encoded."""
+    line = json.dumps(fields, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(fields)
+    return line
 
 
 def from_lines(lines: Iterable[str]) -> Iterator[Part]:
@@ -97,7 +133,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Part]:
             rows.append(checked_answer(fields, identity["labels"]))
         except (ValueError, KeyError, RecursionError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error) or "it is nested too deep"
-            raise ValueError(f"line {number} is not of an export: {why}") from None
+            raise ValueError(f"line {number} is not of an export: {why:.200}") from None
         if len(rows) == ANSWERS_PER_BATCH:
             yield identity, rows
             rows = []
@@ -111,6 +147,7 @@ def checked_identity(fields: Any) -> dict[str, Any]:
     labels = fields.get("labels")
     check(isinstance(labels, list) and labels and all(isinstance(one, str) for one in labels), "there are no labels")
     check(len(set(labels)) == len(labels), "two labels are equal")
+    digest_of(fields)  # what is nested too deep has none
     return fields
 
 
@@ -122,22 +159,24 @@ def checked_answer(fields: dict[str, Any], labels: list[str]) -> dict[str, Any]:
     check(abs(sum(probs) - 1) < SUM_TOLERANCE, f"its probabilities add up to {sum(probs):.4g}")
     mass = amount(fields, "mass")
     check(mass < 1 + SUM_TOLERANCE, f"its label mass is {mass}")
-    check(isinstance(fields["words"], str), "its words are no text")
-    fields["words"].encode()
-    whole = isinstance(key, list) and len(key) == 2 and all(type(half) is int for half in key)
-    check(whole and all(-KEY_LIMIT <= half < KEY_LIMIT for half in key), "its key is not two whole numbers of 64 bits")
+    words = fields["words"]
+    check(isinstance(words, str) and len(words) <= MAX_WORDS_CHARS, "its words are no text, or too long")
+    words.encode()
+    is_pair = isinstance(key, list) and len(key) == 2 and all(map(is_key, key))
+    check(is_pair, "its key is not two whole numbers of 64 bits")
     check(isinstance(when, str), "its time is no text")
     at = datetime.fromisoformat(when)
     check(at.tzinfo is not None, "its time has no zone")
-    costs = {name: amount(fields, name) for name in COSTS}
-    written = {"key": key[0], "check": key[1], "probs": probs, "label_mass": mass, "words": fields["words"]}
+    check(is_time(at.timestamp()), "its time is not of the years 1 to 9999")
+    costs = {name: amount(fields, name, MAX_COST) for name in COSTS}
+    written = {"key": key[0], "check": key[1], "probs": probs, "label_mass": mass, "words": words}
     return {**written, **costs, "at": at.timestamp()}
 
 
-def amount(fields: dict[str, Any], name: str) -> float:
-    """Return a number that is finite and not negative. Raises ValueError where it is none."""
+def amount(fields: dict[str, Any], name: str, limit: float = MAX_NUMBER) -> float:
+    """Return a number from 0 to `limit`. Raises ValueError where it is none."""
     value = fields[name]
-    check(is_number(value) and value >= 0, f"its {name} is {value!r:.80}")
+    check(is_number(value, limit) and value >= 0, f"its {name} is {value!r:.80}")
     return float(value)
 
 
