@@ -5,6 +5,11 @@
 `--against RUN` matches it with another run's student.
 """
 
+if __name__ == "__main__":
+    from training.interrupts import exit_on_interrupt  # before PyTorch is imported
+
+    exit_on_interrupt()
+
 import json
 import math
 import sys

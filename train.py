@@ -1,5 +1,10 @@
 """Train one student, with or without a tutor: `python train.py --algo dqn --env connect4 --tutor deepseek`."""
 
+if __name__ == "__main__":
+    from training.interrupts import exit_on_interrupt  # before PyTorch is imported
+
+    exit_on_interrupt()
+
 import json
 import math
 import time
@@ -232,9 +237,10 @@ class Trainer:
         """
         config, state = self.config, self.state
         step = self.env.current() if state.was_loaded else self.env.reset()
+        self.checkpointer.saved_step = state.global_step if state.was_loaded else None
         self.logged_step = state.global_step
         stats: dict[str, Tensor] = {}
-        with StopSignal() as stop:
+        with StopSignal(lambda: self.checkpointer.loss(state.global_step)) as stop:
             while state.global_step < config.total_steps and not broadcast_object(stop.number):
                 before = state.global_step
                 self.result = None
@@ -252,7 +258,7 @@ class Trainer:
                     self.checkpointer.save(state)
             self.checkpointer.save(state, is_last=True)
         if broadcast_object(stop.number):
-            self.progress.note(f"stopped; to go on: {resume_command(self.run_dir)}")
+            self.progress.command(f"stopped; to go on: {resume_command(self.run_dir)}")
             raise SystemExit(128 + broadcast_object(stop.number))
         return self.summary(self.result or self.evaluate())
 

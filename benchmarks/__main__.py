@@ -5,6 +5,11 @@ programs take turns, so that a disturbance of the machine falls on all of them. 
 measured written as JSON: to runs/benchmarks/, or with --publish to results/, which README.md shows.
 """
 
+if __name__ == "__main__":
+    from training.interrupts import exit_on_interrupt  # before PyTorch is imported
+
+    exit_on_interrupt()
+
 import json
 import shlex
 import sys

@@ -1,5 +1,10 @@
 """Experiments of many runs of train.py: run a study, report it, search hyper-parameters, plot runs, or see a demo."""
 
+if __name__ == "__main__":
+    from training.interrupts import exit_on_interrupt  # before PyTorch is imported
+
+    exit_on_interrupt()
+
 from typing import Annotated, Any
 
 import tyro

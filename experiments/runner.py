@@ -199,6 +199,9 @@ class LocalPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ask what is running to save and stop, and wait for it."""
+        if self.running:
+            message = f"waiting for {len(self.running)} runs to save; once more to stop at once, which loses what they"
+            print(f"{message} learned since their last checkpoints", file=sys.stderr)
         for process in self.running:
             process.terminate()
         for process in self.running:

@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from types import UnionType
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from training.hints import python
+from training.interrupts import stopped_by_closed_pipes
 from tutors.base import TutorError
 
 Options = TypeVar("Options")
@@ -53,7 +55,8 @@ def run_program(
 ) -> None:
     """Parse the flags, run `main`, and exit with a code and no traceback.
 
-    Exit codes: 2 for what the user can fix, 130 after Ctrl-C, 143 after SIGTERM. SIGTERM unwinds the stack as Ctrl-C
+    Exit codes: 2 for what the user can fix, 130 after Ctrl-C, 143 after SIGTERM, and where nobody reads the output any
+    more, as in `train.py | head -1`. SIGTERM unwinds the stack as Ctrl-C
     does, so that a server that was started ends, too.
 
     Args:
@@ -63,14 +66,23 @@ def run_program(
         renamed: flags of versions 0.x, and what replaced them.
         check: raises ValueError for flags of the command line that cannot act.
     """
-    handler = RichHandler(console=Console(stderr=True), show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
+    with exit_codes():
         options = parse(sys.argv[1:], options_type, description, defaults, common, examples, renamed)
         if check is not None:
             check(options, sys.argv[1:])
         main(options)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn the errors and the signals that end a program into exit codes: see `run_program`."""
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stopped_by_closed_pipes():
+            yield
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -37,6 +37,10 @@ class Progress:
     def note(self, line: str) -> None:
         """Print a line."""
 
+    def command(self, line: str) -> None:
+        """Print a line that is to be copied, so it is not wrapped."""
+        self.note(line)
+
     def update(self, global_step: int) -> None:
         """Show how many env steps are done."""
 
@@ -103,7 +107,10 @@ class LiveProgress(PlainProgress):
         self.bar.update(self.task, description=line)
 
     def note(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)  # so that commands can be copied
+        self.console.print(line, markup=False)
+
+    def command(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def update(self, global_step: int) -> None:
         self.bar.update(self.task, completed=global_step)

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -146,9 +146,13 @@ class StopSignal:
     """Notes the first SIGINT or SIGTERM; the second one ends the program at once.
 
     Within a `with` statement of the main thread; elsewhere signals are left alone.
+
+    Args:
+        loss: returns what is lost if the program ends at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loss: Callable[[], str] = str) -> None:
+        self.loss = loss
         self.number = 0  # of the signal that came
         self.handlers: dict[int, Any] = {}
 
@@ -165,9 +169,10 @@ class StopSignal:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Note the signal, or end the program."""
         if self.number:
+            print(f"stopped at once; {self.loss()}", file=sys.stderr)
             sys.exit(128 + number)
         self.number = number
-        print("stopping after this update; once more to stop at once", file=sys.stderr)
+        print("stopping after this update, and saving; once more to stop at once, without", file=sys.stderr)
 
 
 @contextmanager

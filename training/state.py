@@ -141,8 +141,15 @@ class Checkpointer:
         self.run_dir = run_dir
         self.interval = 60 * minutes
         self.timer = timer
+        self.saved_step: int | None = None  # env step of the last checkpoint
         self.saved_at = time.monotonic()
         self.duration = 0.0  # seconds that the last checkpoint took
+
+    def loss(self, global_step: int) -> str:
+        """Return what a program that ends at once loses."""
+        if self.saved_step is None:
+            return f"there is no checkpoint yet: all {global_step:,} env steps are lost"
+        return f"lost are the {global_step - self.saved_step:,} env steps since the checkpoint of {self.saved_step:,}"
 
     def is_due(self) -> bool:
         """Return whether the last checkpoint is old enough."""
@@ -165,6 +172,8 @@ class Checkpointer:
             if is_last:
                 raise ValueError(problem) from error
             logging.getLogger(__name__).warning(problem)
+        else:
+            self.saved_step = state.global_step
         self.saved_at = time.monotonic()
         self.duration = self.saved_at - began
 

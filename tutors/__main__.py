@@ -5,6 +5,11 @@
 `python -m tutors store info FILE` shows what a store holds; `python -m tutors store --help` has the other commands.
 """
 
+if __name__ == "__main__":
+    from training.interrupts import exit_on_interrupt  # before PyTorch is imported
+
+    exit_on_interrupt()
+
 import json
 import math
 import sys

@@ -18,6 +18,8 @@ ARROWS = {  # the first that fits counts; third-party packages may always be imp
     "envs/*": ("envs",),
     "agents/*": ("agents", "envs.base", "envs.rng", "envs.registry"),
     "tutors/__main__.py": ("training", "tutors", "agents", "envs"),
+    "tutors/store/__main__.py": ("training", "tutors", "agents", "envs"),
+    "tutors/tiny/__main__.py": ("training", "tutors", "agents", "envs"),
     "tutors/prompts/*": ("envs", "tutors.prompts"),
     "tutors/*": ("tutors", "envs", "agents.policy"),
     "training/*": ("training", "tutors", "agents", "envs"),

@@ -40,6 +40,7 @@ def shown(one: Progress) -> None:
         if isinstance(one, LiveProgress):
             one.bar.refresh()  # it draws four times a second
         one.note("runs/a_folder_with_a_name_that_is_longer_than_any_terminal_of_this_test_is_wide_" + 60 * "x")
+        one.command(60 * "x" + "/python train.py --resume runs/NAME, which is copied")
         for step in (1000, 500_000, 1_000_000):
             one.update(step)
             one.metrics(step, VALUES)
@@ -57,7 +58,8 @@ def test_live_progress_fits_the_terminal_width(width: int) -> None:
     file = io.StringIO()
     shown(LiveProgress(1_000_000, 0, Console(file=file, force_terminal=True, width=width)))
     lines = lines_of(file.getvalue())
-    assert max(map(len, lines)) <= width
+    assert max(len(line) for line in lines if "--resume" not in line) <= width
+    assert any(line.endswith("train.py --resume runs/NAME, which is copied") for line in lines)
     if width >= 80:
         assert any("1,000,000/1,000,000 12,346 steps/s  return -0.25  hit rate 46%" in line for line in lines)
         for words in ("student alone   +0.500", "1,000,000 in 1:02:05, 268 steps/s", "timeout 7", "102,500 tokens"):

@@ -22,6 +22,7 @@ from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, config_from_json, default_config
 from training.resume import StopSignal, differences, lock_run_dir
 from training.state import Checkpointer
+from training.timing import SectionTimer
 from tutors import TutorConfig
 
 TIMES = ("seconds", "latency_ms")
@@ -272,14 +273,20 @@ def test_error_in_a_locked_run_dir_is_passed_on(tmp_path: Path) -> None:
         raise OSError("mine")
 
 
-def test_second_signal_ends_at_once() -> None:
+def test_second_signal_ends_at_once_and_says_what_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with StopSignal() as stop:
+    saved = Checkpointer(Path("runs/x"), 1.0, SectionTimer())
+    assert saved.loss(1200) == "there is no checkpoint yet: all 1,200 env steps are lost"
+    saved.saved_step = 1000
+    with StopSignal(lambda: saved.loss(1200)) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.number == signal.SIGINT
         with pytest.raises(SystemExit) as ended:
             os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.code == 143
+    said = capsys.readouterr().err
+    assert "once more to stop at once, without" in said
+    assert "lost are the 200 env steps since the checkpoint of 1,000" in said
     assert signal.getsignal(signal.SIGINT) == before
 
 

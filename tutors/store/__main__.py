@@ -1,8 +1,10 @@
 """`python -m tutors store`: inspect advice stores, export, import and merge them."""
 
-import logging
-import os
-import signal
+if __name__ == "__main__":
+    from training.interrupts import exit_on_interrupt  # before PyTorch is imported
+
+    exit_on_interrupt()
+
 import sys
 from datetime import UTC, datetime
 from json import dumps
@@ -14,7 +16,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from tutors.base import TutorError
+from training.cli import exit_codes
 from tutors.recorded import describe
 from tutors.store.database import answers, identities, open_database, open_existing
 from tutors.store.json_lines import Added, from_lines, read_all, to_lines, write_all
@@ -143,9 +145,7 @@ COMMANDS: dict[str, Any] = {
 
 def main() -> None:
     """Run a command; exit with 2 for an error of the user, without a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
+    with exit_codes():
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -153,15 +153,6 @@ def main() -> None:
             description=__doc__,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
         )
-        sys.stdout.flush()
-    except (ValueError, TutorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # the reader has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
