@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -54,9 +54,10 @@ from training.evaluation import Result, evaluate_student
 from training.flag_effects import check_effects
 from training.hints import resume_command
 from training.logger import Logger
-from training.resume import StopSignal, load_source, lock_run_dir, resolve_run, settings
+from training.resume import load_source, lock_run_dir, resolve_run, settings
 from training.self_play import SelfPlayOpponent
 from training.state import Checkpointer, TrainState, check_finite
+from training.stop_signal import Interruption, StopSignal
 from training.timing import SectionTimer, untimed
 from training.trust import TrustMonitor
 from training.video import EpisodeRecorder
@@ -190,9 +191,11 @@ class Trainer:
         strategy, budget = make_query(config, agent)
         opponent = getattr(env.game, "opponent", None)
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
+        self.stop = StopSignal(lambda: self.checkpointer.loss(self.state.global_step))
         self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent, findings)
         if advisor is not None and config.guiding.uses_trust(config.algo):
-            self.state.trust = TrustMonitor(config, env, agent, self.advise_probe, guided_from)
+            interrupting = self.stop.interrupting if world_size() == 1 else nullcontext  # ranks wait for each other
+            self.state.trust = TrustMonitor(config, env, agent, self.advise_probe, guided_from, interrupting)
         strength = self.guidance.strength if self.guidance.is_annealed else None
         # where trust counts the student's own returns, it gets no advice that it would act on
         alone = self.guidance.alone if self.state.trust is not None and self.guidance.acts_on_advice else None
@@ -240,12 +243,14 @@ class Trainer:
         self.checkpointer.saved_step = state.global_step if state.was_loaded else None
         self.logged_step = state.global_step
         stats: dict[str, Tensor] = {}
-        with StopSignal(lambda: self.checkpointer.loss(state.global_step)) as stop:
+        with self.stop as stop:
             while state.global_step < config.total_steps and not broadcast_object(stop.number):
                 before = state.global_step
                 self.result = None
                 try:
                     step, stats = self.update(step)
+                except Interruption:  # in a probe, before anything was learned
+                    break
                 except TutorError as error:
                     self.save_before_end(error)
                     raise
@@ -257,10 +262,13 @@ class Trainer:
                 if state.global_step < config.total_steps and broadcast_object(self.checkpointer.is_due()):
                     self.checkpointer.save(state)
             self.checkpointer.save(state, is_last=True)
-        if broadcast_object(stop.number):
+            if not broadcast_object(stop.number) and self.result is None:
+                self.result = self.evaluate()
+        if number := broadcast_object(stop.number):
             self.progress.command(f"stopped; to go on: {resume_command(self.run_dir)}")
-            raise SystemExit(128 + broadcast_object(stop.number))
-        return self.summary(self.result or self.evaluate())
+            raise SystemExit(128 + number)
+        assert self.result is not None, "only a signal leaves an evaluation without a result"
+        return self.summary(self.result)
 
     def save_before_end(self, error: Exception) -> None:
         """Write a checkpoint before an error ends the run.
@@ -421,15 +429,23 @@ class Trainer:
             values |= self.state.trust.values()
         return values
 
-    def evaluate(self) -> Result:
-        """Play episodes of the student alone in envs of their own, and log and show the result. Rank 0 alone does."""
+    def evaluate(self) -> Result | None:
+        """Play episodes of the student alone in envs of their own, and log and show the result. Rank 0 alone does.
+
+        Return None if a signal came, which ends the episodes at once.
+        """
         if self.log is None:
             return Result(math.nan, math.nan, 0, math.nan, math.nan)
         global_step = self.state.global_step
-        env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
-        result = self.timer("eval", evaluate_student, self.agent, env)
+        try:
+            with self.stop.interrupting():
+                env = evaluation_env(self.config, self.config.eval_episodes, self.config.device)
+                result = self.timer("eval", evaluate_student, self.agent, env)
+                picture = self.timer("draw", self.recorder.contact_sheet, self.agent)
+        except Interruption:
+            return None
         self.log.add_scalars(global_step, result.scalars())
-        if (picture := self.timer("draw", self.recorder.contact_sheet, self.agent)) is not None:
+        if picture is not None:
             self.log.add_image(global_step, "game", picture)
         self.progress.evaluation(global_step, result)
         return result

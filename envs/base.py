@@ -6,7 +6,7 @@ seed, a time limit, and autoreset in the very step in which an episode ends.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from envs.rng import ENV_STREAM, CounterRNG
 
+UNKNOWN_LIMIT = 1 << 62  # where no limit is known: not None, since such an env may still truncate an episode itself
 State = dict[str, Tensor]  # all of a game that can change: tensors of N rows, one row per env copy
 
 
@@ -135,14 +136,25 @@ class VecEnv(Env):
         seed: of all randomness, with each copy's id.
         device: of all tensors.
         first_env_id: id of the first copy.
+        max_episode_steps: time steps after which an episode is truncated; None: as the game says.
     """
 
     is_compilable = True
 
-    def __init__(self, game: Game, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0) -> None:
+    def __init__(
+        self,
+        game: Game,
+        num_envs: int,
+        seed: int = 0,
+        device: str = "cpu",
+        first_env_id: int = 0,
+        max_episode_steps: int | None = None,
+    ) -> None:
         super().__init__(num_envs, seed, device, first_env_id)
         self.game = game
         self.spec = game.spec
+        if max_episode_steps is not None:
+            self.spec = replace(game.spec, time_limit=max_episode_steps)
         env_ids = torch.arange(first_env_id, first_env_id + num_envs, device=device)
         self.rng = CounterRNG(seed, env_ids, ENV_STREAM)
         self.elapsed_steps = torch.zeros(num_envs, dtype=torch.int64, device=device)

@@ -13,9 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import FlattenObservation
 from torch import Tensor
 
-from envs.base import Env, Spec, State, Step, initial_step
-
-UNKNOWN_LIMIT = 1 << 62  # where no limit is known: not None, since such an env may still truncate an episode itself
+from envs.base import UNKNOWN_LIMIT, Env, Spec, State, Step, initial_step
 
 
 class GymnasiumVecEnv(Env):

@@ -18,7 +18,15 @@ ENVS = {  # name -> entry point of the game; imported when it is made
 }
 
 
-def make(name: str, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0, **options: Any) -> Env:
+def make(
+    name: str,
+    num_envs: int,
+    seed: int = 0,
+    device: str = "cpu",
+    first_env_id: int = 0,
+    max_episode_steps: int | None = None,
+    **options: Any,
+) -> Env:
     """Return `num_envs` copies of the environment called `name`.
 
     Args:
@@ -27,14 +35,19 @@ def make(name: str, num_envs: int, seed: int = 0, device: str = "cpu", first_env
         seed: of all randomness, with each copy's id.
         device: of all tensors.
         first_env_id: id of the first copy, so that shards of one run differ.
+        max_episode_steps: time steps after which an episode is truncated; None: as the environment says.
         options: keyword arguments of the game or the Gymnasium env.
 
     Raises:
         ValueError: the environment or one of the options does not exist; the message lists those that do.
     """
+    if max_episode_steps is not None and (type(max_episode_steps) is not int or max_episode_steps < 1):
+        raise ValueError(f"max_episode_steps is {max_episode_steps!r}; it must be a whole number, at least 1")
     if name.startswith("gym:"):
+        if max_episode_steps is not None:
+            options["max_episode_steps"] = max_episode_steps
         return GymnasiumVecEnv(name.removeprefix("gym:"), num_envs, seed, device, first_env_id, **options)
-    return VecEnv(make_game(name, **options), num_envs, seed, device, first_env_id)
+    return VecEnv(make_game(name, **options), num_envs, seed, device, first_env_id, max_episode_steps)
 
 
 def make_game(name: str, **options: Any) -> Game:

@@ -21,7 +21,7 @@ from agents import Agent
 from agents.guidance.base import Guidance
 from agents.guidance.modulate import better_action
 from agents.guidance.preferences import Preferences
-from envs.base import Env, State, VecEnv, select_rows
+from envs.base import Env, State, Step, VecEnv, select_rows
 from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from training.audit import (
     AUDIT_SEED,
@@ -35,6 +35,7 @@ from training.audit import (
     rank_verdict,
 )
 from training.config import Config, evaluation_env
+from training.evaluation import Transition, first_episodes
 from tutors import make_analyst
 from tutors.base import TutorError, no_advice_counts
 from tutors.episode_analyst import Analyst, CriticalStep
@@ -140,36 +141,26 @@ def raise_if_unanswered(analyst: Analyst, number: int) -> None:
         raise TutorError(f"{analyst.name} answered none of the {number} questions ({kinds}){hint}")
 
 
-class Transition(NamedTuple):
-    """A step of N env copies."""
-
-    state: State
-    action: Tensor  # (N,) int64
-    reward: Tensor  # (N,) float32
-    final_obs: Tensor  # (N, *obs_shape) float32, after it
-
-
 def collect_episodes(agent: Agent, env: Env, view: PromptView, seed: int) -> list[Episode]:
     """Return the first episode of each env copy; the student acts greedily, but now and then at random."""
     rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), QUERY_STREAM)
-    step, running = env.reset(), torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    totals = torch.zeros(env.num_envs, device=env.device)
-    lengths = totals.long()
-    last, ended = deque[Transition](maxlen=MAX_STEPS), dict[int, Episode]()
-    while running.any():
+
+    def policy(env: Env, step: Step) -> Tensor:
         u = rng.uniform(env.steps, 2)
-        action = torch.where(
+        return torch.where(
             u[:, 0] < RANDOM_ACTION_PROB,
             sample_legal(step.action_mask, u[:, 1]),
             agent.greedy(step.obs, step.action_mask),
         )
-        next_step = env.step(action)
-        last.append(Transition(step.state, action, next_step.reward, next_step.final_obs))
-        totals, lengths = totals + next_step.reward * running, lengths + running
-        over = running & (next_step.terminated | next_step.truncated)
-        for index in over.nonzero()[:, 0].tolist():
+
+    totals = torch.zeros(env.num_envs, device=env.device)
+    lengths = totals.long()
+    last, ended = deque[Transition](maxlen=MAX_STEPS), dict[int, Episode]()
+    for transition in first_episodes(policy, env):
+        last.append(transition)
+        totals, lengths = totals + transition.next_step.reward * transition.running, lengths + transition.running
+        for index in transition.over.nonzero()[:, 0].tolist():
             ended[index] = last_steps(list(last), view, index, int(lengths[index]), float(totals[index]))
-        step, running = next_step, running & ~over
     return [ended[index] for index in range(env.num_envs)]
 
 
@@ -177,9 +168,10 @@ def last_steps(transitions: Sequence[Transition], view: PromptView, index: int, 
     """Return the last steps of one env copy's first episode, which has just ended."""
     part = transitions[-length:]
     first = length - len(part)
-    state = {name: torch.stack([one.state[name][index] for one in part]).cpu() for name in part[0].state}
+    state = {name: torch.stack([one.step.state[name][index] for one in part]).cpu() for name in part[0].step.state}
+    columns = [(one.action, one.next_step.reward, one.next_step.final_obs) for one in part]
     action, reward, final_obs = (
-        torch.stack([getattr(one, name)[index] for one in part]).cpu() for name in ("action", "reward", "final_obs")
+        torch.stack([of[index] for of in column]).cpu() for column in zip(*columns, strict=True)
     )
     return Episode(*to_canonical(view, state, action), reward, final_obs, total, first, state)
 

@@ -1,21 +1,28 @@
-"""How good a policy is: the mean return of whole episodes."""
+"""How good a policy is: the mean return of whole episodes.
 
+Where an env sets no limit to its episodes, some may never end: they are cut after MAX_TIME_STEPS.
+"""
+
+import itertools
+import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from agents import Agent
-from envs.base import Env, Step
+from envs.base import UNKNOWN_LIMIT, Env, Step
 from envs.blackjack import Blackjack
 from envs.blackjack_exact import value_of_greedy
 from envs.rng import CounterRNG, sample_legal
 from tutors.advisor import Advisor
 from tutors.report import wilson
 
+MAX_TIME_STEPS = 1000  # of an episode for which no limit is known
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in all env copies
 EXACT_EVALUATORS: dict[type, Callable[..., float]] = {Blackjack: value_of_greedy}  # games small enough to enumerate
 
@@ -29,16 +36,21 @@ class Result:
     episodes: int
     low: float  # of the mean's 95 % interval; nan where one episode says nothing
     high: float
+    cut: int = 0  # of those episodes: they did not end within MAX_TIME_STEPS
 
     def scalars(self) -> dict[str, float]:
         """Return what is logged, by tag."""
         values = {f"eval/{name}": getattr(self, name) for name in ("mean_return", "stderr", "episodes")}
+        if self.cut:
+            values["eval/cut"] = self.cut
         return values | {f"eval_interval/{name}": getattr(self, name) for name in ("low", "high")}
 
     def __str__(self) -> str:
         if not self.episodes:
             return f"{self.mean_return:+.6f}, exact"
         counted = f"{self.episodes:,} episode{'s' * (self.episodes != 1)}"
+        if self.cut:
+            counted += f", {self.cut:,} of them cut after {MAX_TIME_STEPS:,} time steps"
         if math.isnan(self.low):
             return f"{self.mean_return:+.3f}, {counted}"
         return f"{self.mean_return:+.3f}, 95 % interval [{self.low:+.3f}, {self.high:+.3f}], {counted}"
@@ -83,16 +95,54 @@ def mean_interval(
     return lowest + width * low, lowest + width * high
 
 
+class Transition(NamedTuple):
+    """One time step of N env copies, each in its first episode or past it."""
+
+    step: Step
+    action: Tensor  # (N,) int64
+    next_step: Step
+    running: Tensor  # (N,) bool: the first episode was not over before
+    over: Tensor  # (N,) bool: it is over now
+    cut: Tensor  # (N,) bool: it is over although it has not ended
+
+
+def first_episodes(policy: Policy, env: Env) -> Iterator[Transition]:
+    """Play the first episode of each env copy, to its end or for MAX_TIME_STEPS where no limit is known."""
+    limit = env.spec.time_limit
+    max_steps = MAX_TIME_STEPS if limit in (None, UNKNOWN_LIMIT) else limit
+    step = env.reset()
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    for time_step in itertools.count(1):
+        action = policy(env, step)
+        next_step = env.step(action)
+        ended = next_step.terminated | next_step.truncated
+        cut = running & ~ended if time_step == max_steps else torch.zeros_like(ended)
+        over = running & (ended | cut)
+        yield Transition(step, action, next_step, running, over, cut)
+        step, running = next_step, running & ~over
+        if time_step == max_steps or not running.any():
+            break
+    if cut.any():
+        warn_of_cut(env.spec.name)
+
+
+@cache
+def warn_of_cut(env: str) -> None:
+    """Warn, once, that episodes of an env were cut."""
+    logging.getLogger(__name__).warning(
+        f"{env} sets no limit to its episodes: those that went on after {MAX_TIME_STEPS:,} time steps were cut. "
+        "--env-kwargs max_episode_steps=N sets one"
+    )
+
+
 def run_episodes(policy: Policy, env: Env) -> Result:
     """Run the first episode of each env copy. One per copy: short episodes cannot crowd out long ones."""
-    step = env.reset()
     returns = torch.zeros(env.num_envs, device=env.device)
-    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-    while running.any():
-        step = env.step(policy(env, step))
-        returns += step.reward * running
-        running &= ~(step.terminated | step.truncated)
-    return estimate(returns, env.spec.return_range)
+    cut = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
+    for transition in first_episodes(policy, env):
+        returns += transition.next_step.reward * transition.running
+        cut = transition.cut
+    return replace(estimate(returns, env.spec.return_range), cut=int(cut.sum()))
 
 
 def evaluate_student(agent: Agent, env: Env) -> Result:

@@ -56,7 +56,7 @@ class Probe:
         num_envs = max(copies // world_size(), 1)
         seed, first = config.seed + PROBE_SEED, rank() * num_envs
         if isinstance(env, VecEnv):
-            self.env: Env = VecEnv(env.game, num_envs, seed, env.device, first)
+            self.env: Env = VecEnv(env.game, num_envs, seed, env.device, first, env.spec.time_limit)
         else:
             options = envs.parse_options(config.env_kwargs)
             self.env = envs.make(config.env, num_envs, seed, env.device, first, **options)

@@ -1,14 +1,10 @@
-"""Which run is begun or resumed, what may differ when it is, who may write in its folder, and how it is stopped."""
+"""Which run is begun or resumed, what may differ when it is, and who may write in its folder."""
 
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -140,39 +136,6 @@ def settings(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from settings(value, f"{prefix}{name}.")
         elif prefix + name not in RESUME_SAFE:
             yield prefix + name, value
-
-
-class StopSignal:
-    """Notes the first SIGINT or SIGTERM; the second one ends the program at once.
-
-    Within a `with` statement of the main thread; elsewhere signals are left alone.
-
-    Args:
-        loss: returns what is lost if the program ends at once.
-    """
-
-    def __init__(self, loss: Callable[[], str] = str) -> None:
-        self.loss = loss
-        self.number = 0  # of the signal that came
-        self.handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[number] = signal.signal(number, self.note)
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal, or end the program."""
-        if self.number:
-            print(f"stopped at once; {self.loss()}", file=sys.stderr)
-            sys.exit(128 + number)
-        self.number = number
-        print("stopping after this update, and saving; once more to stop at once, without", file=sys.stderr)
 
 
 @contextmanager

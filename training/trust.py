@@ -10,7 +10,10 @@ the run, unless advice is shown to help the student as it is now. That is known 
 others do not: both begin in the same states, and the means of their returns differ by what advice is worth.
 """
 
+import copy
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from envs.base import Env, Step
 from envs.rng import PRETRAINING_STREAM, CounterRNG
 from training.config import Config
 from training.probe import Advise, Demonstrations, Probe
+from training.stop_signal import Interruption
 
 PROBE_SHARE = 0.02  # of the run's env steps: what one probe takes at most
 FIRST_SHARE = 0.01  # of the run's env steps: the tutor plays again at the start as long as this is not exceeded
@@ -53,12 +57,22 @@ class TrustMonitor:
         agent: the student, with a guidance that has a strength.
         advise: asks the tutor about a probe's positions, and waits.
         start: the env step at which guidance begins.
+        interrupting: a context in which probe episodes are played; an Interruption there undoes the update.
     """
 
-    def __init__(self, config: Config, env: Env, agent: Agent, advise: Advise, start: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        env: Env,
+        agent: Agent,
+        advise: Advise,
+        start: int,
+        interrupting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         alone = agent.guidance.alone
         self.agent = agent
         self.advise = advise
+        self.interrupting = interrupting
         self.pretrain_updates = config.guiding.pretrain_updates
         self.num_steps = max(config.total_steps - start, 1)
         self.probe = Probe(config, env, max(int(PROBE_SHARE * self.num_steps), 1))
@@ -86,6 +100,15 @@ class TrustMonitor:
         """Decide trust anew where that is due, and return the env steps that probes took."""
         if global_step < self.next_update:
             return 0
+        before = copy.deepcopy(self.state_dict())
+        try:
+            return self.decide(global_step)
+        except Interruption:
+            self.load_state_dict(before)
+            raise
+
+    def decide(self, global_step: int) -> int:
+        """Decide trust anew, and return the env steps that probes took."""
         own, led = read(self.alone), read(self.led)
         self.trust.observe_student(own)
         self.evidence = [*self.evidence, (led, own)][-NUM_EVIDENCE:] if self.value else []
@@ -118,7 +141,7 @@ class TrustMonitor:
         while advised and self.probe_steps + last <= limit and self.trust.tutor.number < MAX_FIRST_EPISODES:
             last, advised = self.probe_tutor()
         if advised:
-            returns, steps, _, _ = self.probe.play(self.agent, None)
+            returns, steps, _, _ = self.play(None)
             self.probe_steps += steps
             self.trust.observe_student(returns)
 
@@ -133,7 +156,7 @@ class TrustMonitor:
 
     def probe_tutor(self) -> tuple[int, int]:
         """Let the tutor play, and return the env steps, and how many of them it advised."""
-        returns, steps, advised, demonstrations = self.probe.play(self.agent, self.advise)
+        returns, steps, advised, demonstrations = self.play(self.advise)
         self.probe_steps += steps
         is_new = self.trust.observe_tutor(returns if advised else Returns(), CHANGED)
         if self.opened_at is None:
@@ -141,6 +164,11 @@ class TrustMonitor:
             known = demonstrations if known is None else known.plus(demonstrations)
             self.demonstrations = known.rows(slice(-MAX_DEMONSTRATIONS, None))
         return steps, advised
+
+    def play(self, advise: Advise | None) -> tuple[Returns, int, int, Demonstrations]:
+        """Play probe episodes, which a signal may interrupt."""
+        with self.interrupting():
+            return self.probe.play(self.agent, advise)
 
     def pretrain(self) -> None:
         """Imitate what the tutor did in the probes, the longer the higher trust is, and forget it."""

@@ -1208,7 +1208,7 @@ BUGS = [
     Bug(
         "trust does not fall with time",
         "training/trust.py",
-        "TrustMonitor.update",
+        "TrustMonitor.decide",
         "self.value *= ANY",
         "pass",
         "training/test_trust.py",
@@ -1272,7 +1272,7 @@ BUGS = [
     Bug(
         "a tutor found better is not imitated",
         "training/trust.py",
-        "TrustMonitor.update",
+        "TrustMonitor.decide",
         "self.pretrain()",
         "pass",
         "training/test_trust.py",

@@ -3,6 +3,8 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +13,20 @@ from torch import Tensor
 
 import envs
 import evaluate
-from envs.base import Spec, State, Step, VecEnv
+from envs.base import Env, Spec, State, Step, VecEnv
 from envs.rng import QUERY_STREAM, CounterRNG
 from tests.helpers.small_runs import small_config
 from train import train
-from training.evaluation import Result, estimate, random_policy, run_episodes, student_policy
+from training.episode_review import collect_episodes
+from training.evaluation import (
+    MAX_TIME_STEPS,
+    Result,
+    estimate,
+    random_policy,
+    run_episodes,
+    student_policy,
+    warn_of_cut,
+)
 
 
 class LongAndShort:
@@ -122,7 +133,7 @@ def test_what_one_game_cannot_tell_is_null(monkeypatch: pytest.MonkeyPatch, caps
     evaluate.main(evaluate.Evaluation(Path("run"), json=True))
     printed = json.loads(capsys.readouterr().out)
     assert printed == {
-        "policy": "student", "mean_return": 0.0, "stderr": None, "episodes": 1, "low": None, "high": None
+        "policy": "student", "mean_return": 0.0, "stderr": None, "episodes": 1, "low": None, "high": None, "cut": 0
     }  # fmt: skip
 
 
@@ -142,6 +153,68 @@ def test_random_play_scores_as_a_fair_game_against_itself() -> None:
     result = run_episodes(random_policy(CounterRNG(3, torch.arange(games), QUERY_STREAM)), env)
     assert abs(result.mean_return) < 4 * result.stderr
     assert result.stderr == pytest.approx(1 / math.sqrt(games), rel=0.02)
+
+
+class Endless(LongAndShort):
+    """Each step pays 1, and no episode ends."""
+
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        no = torch.zeros(len(action), dtype=torch.bool)
+        return state, torch.ones(len(action)), no
+
+
+ENDLESS = (f"{__name__}:Endless", "gym:tests.helpers.odd_envs:Endless-v0", "gym:CliffWalking-v1")
+
+
+def first_action(env: Env, step: Step) -> Tensor:
+    """Return actions that lead nowhere: up, in CliffWalking."""
+    return torch.zeros(env.num_envs, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_endless_episodes_are_cut_and_the_option_is_named(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_cut.cache_clear()
+    result = run_episodes(first_action, envs.make(name, 3))
+    assert (abs(result.mean_return), result.episodes, result.cut) == (MAX_TIME_STEPS, 3, 3)
+    assert "3 of them cut after 1,000 time steps" in str(result)
+    assert result.scalars()["eval/cut"] == 3
+    assert "--env-kwargs max_episode_steps=N" in caplog.text
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("limit", [1, 7, MAX_TIME_STEPS + 5])
+def test_max_episode_steps_sets_the_limit_of_any_env(name: str, limit: int, caplog: pytest.LogCaptureFixture) -> None:
+    env = envs.make(name, 2, max_episode_steps=limit)
+    assert env.spec.time_limit == limit
+    result = run_episodes(first_action, env)
+    assert (abs(result.mean_return), result.cut) == (limit, 0)
+    assert "eval/cut" not in result.scalars()
+    assert not caplog.text
+
+
+def test_max_episode_steps_truncates_before_the_games_own_limit() -> None:
+    assert run_episodes(first_action, envs.make("envs.cartpole:CartPole", 4, max_episode_steps=3)).mean_return == 3
+
+
+@pytest.mark.parametrize("name", [*ENDLESS, "snake"])
+@pytest.mark.parametrize("limit", [0, -1, 2.5, "ten", True])
+def test_impossible_max_episode_steps_is_refused(name: str, limit: Any) -> None:
+    with pytest.raises(ValueError, match=r"max_episode_steps is .*; it must be a whole number, at least 1"):
+        envs.make(name, 2, max_episode_steps=limit)
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_endless_episodes_are_reviewed_as_far_as_they_went(name: str) -> None:
+    """Their last steps are there, and their returns are those of all steps."""
+    env = envs.make(name, 3)
+    agent = SimpleNamespace(greedy=lambda obs, action_mask: torch.zeros(len(obs), dtype=torch.int64))
+    identity = SimpleNamespace(
+        canonicalize=lambda state: (state, torch.zeros(len(next(iter(state.values()))), dtype=torch.int64)),
+        symmetry=torch.arange(env.spec.num_actions)[None],
+    )
+    episodes = collect_episodes(agent, env, identity, 1)
+    assert [len(one.actions) + one.num_earlier_steps for one in episodes] == [MAX_TIME_STEPS] * 3
+    assert all(abs(one.episodic_return) >= MAX_TIME_STEPS for one in episodes)
 
 
 @pytest.mark.train

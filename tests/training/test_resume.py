@@ -1,9 +1,11 @@
 """A run that is stopped and resumed equals one that was not, bit by bit: weights, envs, table, counts and log."""
 
+import contextlib
 import csv
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,23 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train as train_program
 from agents import AGENTS
 from agents.guidance import METHODS, GuidanceConfig
+from tests.helpers.processes import running, stop, until
 from tests.helpers.programs import program
 from tests.helpers.resumed_runs import HALF, assert_equal_runs, resume, stop_half_way
-from tests.helpers.small_runs import series, small_config
+from tests.helpers.small_runs import series, small_config, tensors_in
 from tests.helpers.trust_runs import echo_config
 from train import Trainer, train
 from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, config_from_json, default_config
-from training.resume import StopSignal, differences, lock_run_dir
+from training.probe import Probe
+from training.resume import differences, lock_run_dir
 from training.state import Checkpointer
+from training.stop_signal import Interruption, StopSignal
 from training.timing import SectionTimer
+from training.video import EpisodeRecorder
 from tutors import TutorConfig
 
 TIMES = ("seconds", "latency_ms")
@@ -288,6 +295,85 @@ def test_second_signal_ends_at_once_and_says_what_is_lost(capsys: pytest.Capture
     assert "once more to stop at once, without" in said
     assert "lost are the 200 env steps since the checkpoint of 1,000" in said
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def kill_and_go_on(*args: Any, **options: Any) -> None:
+    """Get SIGTERM, and do not end by itself: what a user does who waits for work that takes too long."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        time.sleep(0.01)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", ["evaluate_student", "contact_sheet"])
+@pytest.mark.parametrize("at", [HALF, 2048])
+def test_signal_in_an_evaluation_ends_it_at_once(
+    name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one during the run, and in the last; the run that resumes equals one that was not stopped."""
+    whole = replace(small_config("ppo", "connect4", tmp_path / "whole", tutor="none"), eval_every=at)
+    expected = train(whole)
+    parts = replace(whole, run_dir=tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_program if name == "evaluate_student" else EpisodeRecorder, name, kill_and_go_on)
+        with pytest.raises(SystemExit) as ended:
+            train(parts)
+    assert ended.value.code == 143
+    assert load_checkpoint(parts.run_dir / "checkpoints", "cpu")["global_step"] == at
+    assert not (parts.run_dir / "summary.json").exists()
+    assert resume(parts)["eval"] == expected["eval"]
+    saved = [load_checkpoint(run_dir / "checkpoints", "cpu") for run_dir in (whole.run_dir, parts.run_dir)]
+    assert all(left.equal(right) for left, right in zip(*map(tensors_in, saved), strict=True))
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("probes", [0, 1])
+def test_signal_in_a_probe_ends_it_at_once(probes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the update of trust had done before is undone."""
+    whole = replace(small_config("ppo", "connect4", tmp_path / "whole"), guiding=GuidanceConfig())
+    train(whole)
+    parts = replace(whole, run_dir=tmp_path / "parts")
+    play, played = Probe.play, []
+
+    def stopped(self: Probe, *args: Any) -> Any:
+        played.append(args)
+        return kill_and_go_on() if len(played) > probes else play(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Probe, "play", stopped)
+        with pytest.raises(SystemExit) as ended:
+            train(parts)
+    assert ended.value.code == 143
+    saved = load_checkpoint(parts.run_dir / "checkpoints", "cpu")
+    assert saved["global_step"] == saved["trust"]["probe_steps"] == 0
+    resume(parts)
+    tensors = [tensors_in(load_checkpoint(one.run_dir / "checkpoints", "cpu")["agent"]) for one in (whole, parts)]
+    assert all(left.equal(right) for left, right in zip(*tensors, strict=True))
+
+
+def test_env_that_catches_all_exceptions_does_not_stop_an_interruption() -> None:
+    with StopSignal() as stop, pytest.raises(Interruption), stop.interrupting(), contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGINT)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interruption), stop.interrupting():
+            raise AssertionError("what comes after a signal does not begin")
+
+
+@pytest.mark.process
+def test_signal_in_an_evaluation_that_is_slow(tmp_path: Path) -> None:
+    """Each time step of the evaluation takes 0.64 s, and 1,000 are to come."""
+    flags = (
+        "--algo ppo --env gym:tests.helpers.odd_envs:Endless-v0 --env-kwargs seconds=0.01 --num-envs 8 --num-steps 8"
+    )
+    flags += f" --total-steps 100000 --eval-every 64 --eval-episodes 64 --hidden 8 --run-dir {tmp_path / 'run'}"
+    with running("train", *flags.split()) as process:
+        until((tmp_path / "run" / "config.json").exists)
+        time.sleep(3)  # 64 env steps of training take 0.6 s
+        began = time.monotonic()
+        assert stop(process, signal.SIGTERM) == 143
+        assert time.monotonic() - began < 5
+    assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["global_step"] == 64
 
 
 def test_differences_name_the_settings() -> None:

@@ -1,0 +1,66 @@
+"""How SIGINT and SIGTERM stop a run: at once where that loses nothing, else after the update."""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Interruption(BaseException):
+    """Ends work that a signal may interrupt; no `except Exception` of a third party's env stops it."""
+
+
+class StopSignal:
+    """Notes the first SIGINT or SIGTERM; the second one ends the program at once.
+
+    Within a `with` statement of the main thread; elsewhere signals are left alone.
+
+    Args:
+        loss: returns what is lost if the program ends at once.
+    """
+
+    def __init__(self, loss: Callable[[], str] = str) -> None:
+        self.loss = loss
+        self.number = 0  # of the signal that came
+        self.interrupts = False  # whether the next one ends what is being done
+        self.handlers: dict[int, Any] = {}
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal end the block at once: for work that may take long and leaves nothing behind half-way.
+
+        Raises:
+            Interruption: a signal came.
+        """
+        if self.number:
+            raise Interruption
+        self.interrupts = True
+        try:
+            yield
+        finally:
+            self.interrupts = False
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.handlers[number] = signal.signal(number, self.note)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal, or end the program."""
+        if self.number:
+            print(f"stopped at once; {self.loss()}", file=sys.stderr)
+            sys.exit(128 + number)
+        self.number = number
+        if self.interrupts:
+            self.interrupts = False
+            print("stopping, and saving; once more to stop at once, without", file=sys.stderr)
+            raise Interruption
+        print("stopping after this update, and saving; once more to stop at once, without", file=sys.stderr)
