@@ -113,7 +113,13 @@ def train(config: Config) -> dict[str, Any]:
         summary = trainer.run()
         if log is not None:
             log.add_hparams(shown_settings(config), summary["eval"]["mean_return"])
-            atomic_write(run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+            try:
+                atomic_write(run_dir / "summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+            except OSError as error:
+                raise ValueError(
+                    f"{run_dir / 'summary.json'} cannot be written: {error.strerror}. What was learned is saved; "
+                    f"to evaluate it once more: {resume_command(run_dir)}"
+                ) from error
             progress.summary(summary, run_dir)
     return summary
 
@@ -236,6 +242,7 @@ class Trainer:
         Raises:
             TutorError: the tutor is no longer available; what was learned is saved.
             SystemExit: a signal stopped the run; what was learned is saved.
+            OSError: something else that the run requires cannot be read or written; what was learned is saved.
             ValueError: the loss is not finite, and nothing is saved; or the last checkpoint cannot be written.
         """
         config, state = self.config, self.state
@@ -244,23 +251,24 @@ class Trainer:
         self.logged_step = state.global_step
         stats: dict[str, Tensor] = {}
         with self.stop as stop:
-            while state.global_step < config.total_steps and not broadcast_object(stop.number):
-                before = state.global_step
-                self.result = None
-                try:
-                    step, stats = self.update(step)
-                except Interruption:  # in a probe, before anything was learned
-                    break
-                except TutorError as error:
-                    self.save_before_end(error)
-                    raise
-                self.progress.update(state.global_step)
-                if before // config.log_every < state.global_step // config.log_every:
-                    self.report(stats)
-                if before // config.eval_every < state.global_step // config.eval_every:
-                    self.result = self.evaluate()
-                if state.global_step < config.total_steps and broadcast_object(self.checkpointer.is_due()):
-                    self.checkpointer.save(state)
+            try:
+                while state.global_step < config.total_steps and not broadcast_object(stop.number):
+                    before = state.global_step
+                    self.result = None
+                    try:
+                        step, stats = self.update(step)
+                    except Interruption:  # in a probe, before anything was learned
+                        break
+                    self.progress.update(state.global_step)
+                    if before // config.log_every < state.global_step // config.log_every:
+                        self.report(stats)
+                    if before // config.eval_every < state.global_step // config.eval_every:
+                        self.result = self.evaluate()
+                    if state.global_step < config.total_steps and broadcast_object(self.checkpointer.is_due()):
+                        self.checkpointer.save(state)
+            except (TutorError, OSError) as error:
+                self.save_before_end(error)
+                raise
             self.checkpointer.save(state, is_last=True)
             if not broadcast_object(stop.number) and self.result is None:
                 self.result = self.evaluate()

@@ -35,7 +35,7 @@ from tutors.llm.models import find_model, known_models
 from tutors.llm.server import ShowStatus
 
 LOCK_TIMEOUT_S = 60.0  # within which a run that was asked to stop has saved and released its directory
-BEGUN = ("config.json", "metrics.csv", "metrics.tmp", "events.out.tfevents.*")  # what a run begins anew
+BEGUN = ("config.json", "metrics.csv", "metrics.csv.tmp", "events.out.tfevents.*")  # what a run begins anew
 Executor = Callable[[Sequence[RunCommand]], Iterator[tuple[RunCommand, int]]]  # yields commands with exit codes
 
 console = Console(highlight=False)

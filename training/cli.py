@@ -86,6 +86,9 @@ def exit_codes() -> Iterator[None]:
     except (ValueError, TutorError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a file that may not be written
+        print(f"error: {os_error_message(error)}", file=sys.stderr)
+        sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -233,6 +236,12 @@ def help_class(default: Any, shown: Collection[str] | None) -> type:
             if shown is not None and one.name not in shown:
                 hints[one.name] = Annotated[hints[one.name], tyro.conf.Suppress]
     return dataclass(frozen=True)(type(type(default).__name__, (type(default),), namespace))
+
+
+def os_error_message(error: OSError) -> str:
+    """Return what could not be read or written, and why."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

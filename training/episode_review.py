@@ -7,6 +7,7 @@ of the same steps where there is one.
 """
 
 import json
+import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -202,11 +203,19 @@ def find_critical_steps(review: Review) -> str:
             finding |= {"difference": audit.differences[index], "kept": audit.keeps(index)}
     report |= measures
     report["sentence"] = audit_sentence(analyst.name, audit, skipped)
-    (review.run_dir / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
-    (review.run_dir / "analysis.md").write_text(as_markdown(report))
+    write_analysis(review.run_dir / "analysis.json", json.dumps(report, indent=2) + "\n")
+    write_analysis(review.run_dir / "analysis.md", as_markdown(report))
     shares = ", ".join(f"{name} {value:.0%}" for name, value in measures.items() if value is not None)
     judged = f"by the expert: {shares}" if shares else "no expert to compare with"
     return f"{len(episodes)} episodes reviewed: {positions} critical positions; {judged}. {report['sentence']}"
+
+
+def write_analysis(path: Path, text: str) -> None:
+    """Write what a review found; a failure is a warning: the run, not the report, is what was paid for."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        logging.getLogger(__name__).warning("%s cannot be written: %s", path, error.strerror)
 
 
 class Finding(NamedTuple):
@@ -413,7 +422,7 @@ def fit_preferences(review: Review) -> str:
         if verdict.is_refused:
             guidance.model = None
     report["audit"] = review.table.audit
-    (review.run_dir / "analysis.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_analysis(review.run_dir / "analysis.json", json.dumps(report, indent=2) + "\n")
     fitted = "no reward is fitted" if share is None else f"the fitted reward agrees with {share:.0%} of them"
     text = f"{len(answered)} pairs of {len(episodes)} episodes compared: {fitted}"
     if verdict is None:

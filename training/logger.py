@@ -1,10 +1,12 @@
 """What a run logs: scalars, action counts and images, to TensorBoard, metrics.csv and Weights & Biases."""
 
 import csv
+import io
 import logging
 import os
 import re
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ from uuid import uuid4
 
 import numpy as np
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard import summary
 
 from agents import AGENTS
+from training.checkpoint import atomic_write
+from training.event_file import AppendedFile, EventFile
 from training.hints import install_command
 from training.metrics_file import HEADER, read_rows
+from tutors.base import Warner
 
 LAYOUT = {  # the page Custom Scalars of TensorBoard
     "student": {
@@ -40,6 +44,8 @@ HPARAM_COLUMNS = ("algo", "env", "tutoring.tutor", "guiding.guidance", "seed")  
 class Logger:
     """Writes scalars to TensorBoard and metrics.csv; action counts and images to TensorBoard only.
 
+    What cannot be written, on a full disk or to a service that is gone, is left out with a warning.
+
     Args:
         run_dir: of the run.
         resumed: env step from which a run resumes; what it had logged after that is removed.
@@ -54,39 +60,40 @@ class Logger:
         self, run_dir: Path, resumed: int | None = None, seconds: float = 0.0, track: dict[str, Any] | None = None
     ) -> None:
         self.wandb_run = None if track is None else start_wandb(run_dir, track)
+        self.warner = Warner(logging.getLogger(__name__))
         path = run_dir / "metrics.csv"
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".tmp")
-            with unfinished.open("w", newline="") as file:
-                csv.writer(file).writerows([HEADER] if resumed is None else rows_until(path, resumed))
-            unfinished.replace(path)
-            self.file = path.open("a", newline="", buffering=1)
+            atomic_write(path, csv_lines([HEADER] if resumed is None else rows_until(path, resumed)))
+            self.metrics = AppendedFile(path)
+            self.events = EventFile(run_dir, None if resumed is None else resumed + 1)
         except OSError as error:
             raise ValueError(f"the run directory {run_dir} cannot be written: {error.strerror}") from error
-        self.writer = SummaryWriter(run_dir, purge_step=None if resumed is None else resumed + 1)
-        self.writer.add_custom_scalars(LAYOUT)
-        self.rows = csv.writer(self.file)
+        self.events.add(summary.custom_scalars(LAYOUT))
         self.began = time.monotonic() - seconds
 
     def add_scalars(self, global_step: int, values: dict[str, float]) -> None:
         """Log values by tag, such as charts/SPS."""
         seconds = round(time.monotonic() - self.began, 2)
+        self.metrics.write(csv_lines([global_step, seconds, tag, value] for tag, value in values.items()))
         for tag, value in values.items():
-            self.writer.add_scalar(tag, value, global_step)
-            self.rows.writerow([global_step, seconds, tag, value])
+            self.events.add(summary.scalar(tag, value), global_step)
         if self.wandb_run is not None:
-            self.wandb_run.log({"global_step": global_step, **values})
+            try:
+                self.wandb_run.log({"global_step": global_step, **values})
+            except Exception as error:  # whatever a service that is gone makes its client raise
+                self.warner("wandb", f"Weights & Biases cannot be logged to, training goes on: {error}")
 
     def add_action_counts(self, global_step: int, tag: str, counts: list[int]) -> None:
         """Log how often each action was taken, as a histogram with a bin per action."""
         edges = [action + 0.5 for action in range(len(counts))]
         number, total, squares = (sum(n * action**power for action, n in enumerate(counts)) for power in (0, 1, 2))
-        self.writer.add_histogram_raw(tag, -0.5, edges[-1], number, total, squares, edges, counts, global_step)
+        found = summary.histogram_raw(tag, -0.5, edges[-1], number, total, squares, edges, counts)
+        self.events.add(found, global_step)
 
     def add_image(self, global_step: int, tag: str, image: np.ndarray) -> None:
         """Log an image, (height, width, 3) uint8."""
-        self.writer.add_image(tag, image, global_step, dataformats="HWC")
+        self.events.add(summary.image(tag, image, dataformats="HWC"), global_step)
 
     def add_hparams(self, settings: dict[str, Any], mean_return: float) -> None:
         """Log the final mean return with the settings, for TensorBoard's page HParams, which sorts runs.
@@ -94,22 +101,32 @@ class Logger:
         The page has only the columns that its first run names: so the settings of all students are named.
         """
         columns = {f"agent.{name}": value for _, agent in AGENTS.values() for name, value in asdict(agent()).items()}
-        experiment, *_ = hparams(tensorboard_values(columns | settings), {"eval/mean_return": mean_return})
+        experiment, *_ = summary.hparams(tensorboard_values(columns | settings), {"eval/mean_return": mean_return})
         content = experiment.value[0].metadata.plugin_data
         plugin_data = HParamsPluginData.FromString(content.content)
         for info in plugin_data.experiment.hparam_infos:
             info.differs = info.name in HPARAM_COLUMNS
         content.content = plugin_data.SerializeToString()
-        for summary in (experiment, *hparams(tensorboard_values(settings), {"eval/mean_return": mean_return})[1:]):
-            assert self.writer.file_writer is not None
-            self.writer.file_writer.add_summary(summary)
+        _, *session = summary.hparams(tensorboard_values(settings), {"eval/mean_return": mean_return})
+        for found in (experiment, *session):
+            self.events.add(found)
 
     def close(self) -> None:
-        """Flush and close all files."""
-        self.writer.close()
-        self.file.close()
+        """Close all files."""
+        self.events.close()
+        self.metrics.close()
         if self.wandb_run is not None:
-            self.wandb_run.finish()
+            try:
+                self.wandb_run.finish()
+            except Exception as error:  # as above
+                self.warner("wandb", f"Weights & Biases has not taken the end of the run: {error}")
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
+    """Return rows as lines of a CSV file."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def start_wandb(run_dir: Path, settings: dict[str, Any]) -> Any:

@@ -196,9 +196,13 @@ def check_finite(stats: dict[str, Tensor], global_step: int, run_dir: Path) -> d
     numbers = dict(zip(stats, torch.stack(list(stats.values())).tolist(), strict=True)) if stats else {}
     if not all(math.isfinite(value) for value in numbers.values()):
         dump = {"global_step": global_step, **{name: str(value) for name, value in numbers.items()}}
-        (run_dir / "diverged.json").write_text(json.dumps(dump, indent=2) + "\n")
+        where = f"see {run_dir / 'diverged.json'}"
+        try:
+            (run_dir / "diverged.json").write_text(json.dumps(dump, indent=2) + "\n")
+        except OSError:
+            where = ", ".join(f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value))
         raise ValueError(
-            f"training diverged before step {global_step:,}: see {run_dir / 'diverged.json'}. "
+            f"training diverged before step {global_step:,}: {where}. "
             "The checkpoints are of before; a smaller --learning-rate or --max-grad-norm may help"
         )
     return numbers
