@@ -64,10 +64,10 @@ from training.video import EpisodeRecorder
 from tutors import open_advisor
 from tutors.advisor import Advisor, Lookup, advisor_metrics, advisor_summary
 from tutors.base import Advice, TutorError
+from tutors.display import without_password
 from tutors.findings import FindingsTable
 from tutors.prompts import make_view
 from tutors.query import AdviceQuery, QueryBudget, QueryRequest, QueryStrategy, consult_probability
-from tutors.store import without_password
 
 
 def train(config: Config) -> dict[str, Any]:

@@ -13,7 +13,6 @@ if __name__ == "__main__":
 import json
 import shlex
 import sys
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import torch
@@ -28,6 +27,8 @@ from benchmarks.training import Training
 from benchmarks.tutor import Tutor
 from training.cli import run_program
 from training.config import versions
+from training.config_json import to_plain
+from tutors.display import without_password
 
 Command = (
     Annotated[Games, subcommand(Games.name)]
@@ -52,10 +53,11 @@ def main(benchmark: Benchmark) -> list[Row]:
         "gpu": gpu_name(),
         "cuda": torch.version.cuda,
     }
-    command = f"python -m benchmarks {shlex.join(sys.argv[1:])}"
+    command = f"python -m benchmarks {shlex.join(map(without_password, sys.argv[1:]))}"
+    options = to_plain(benchmark, without_password)
     rows: list[Row] = []
     for rows in benchmark.measure():
-        write(benchmark, {"command": command, "options": asdict(benchmark), "machine": machine, "rows": rows})
+        write(benchmark, {"command": command, "options": options, "machine": machine, "rows": rows})
     console.print(benchmark.table(rows))
     for error in dict.fromkeys(map(error_of, rows)):
         if error is not None:

@@ -31,6 +31,7 @@ from training.config import Config, defaults_from_flags
 from training.hints import command
 from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
+from tutors.display import without_password
 from tutors.llm.models import find_model, known_models
 from tutors.llm.server import ShowStatus
 
@@ -109,7 +110,8 @@ def run(options: RunOptions) -> None:
     runs_dir, commands = options.runs_dir(), options.commands()
     if options.dry_run:
         for one in commands:
-            print(shlex.join(["python", "train.py", *one.with_servers(options.tutor_url).arguments]))
+            arguments = map(without_password, one.with_servers(options.tutor_url).arguments)
+            print(shlex.join(["python", "train.py", *arguments]))
         return
     unfinished = [one for one in commands if not one.is_finished()]
     if not options.tutor_url and (options.slurm or options.ray is not None):
@@ -145,8 +147,12 @@ def print_slurm_script(commands: Sequence[RunCommand], pretraining: int, options
     """Print a script for sbatch; if runs of pretraining are unfinished, it executes those alone.
 
     Raises:
-        ValueError: no run is unfinished.
+        ValueError: no run is unfinished, or the script would hold a password.
     """
+    if any(without_password(word) != word for word in options.program()):
+        raise ValueError(
+            "a Slurm script would show the password in a URL: leave it out; TUTOR_API_KEY and PGPASSWORD can hold it"
+        )
     if not commands:
         raise ValueError("all runs are finished")
     print(cluster.slurm_script(commands, options.program(), options.runs_dir()), end="")

@@ -14,6 +14,7 @@ import envs
 from agents.guidance import METHODS
 from envs.registry import unknown_name_message
 from training.config import default_config
+from tutors.display import without_password
 
 FACTORS = ("algos", "envs", "tutors", "guidance", "seeds")  # those that a command can restrict a study to
 METHOD_NAMES = ("auto", *METHODS)
@@ -46,7 +47,7 @@ class TutorSpec:
         return cls(name, value)
 
     def __str__(self) -> str:
-        return self.name if self.accuracy is None else f"{self.name}:{self.accuracy:g}"
+        return without_password(self.name) if self.accuracy is None else f"{self.name}:{self.accuracy:g}"
 
     def arguments(self) -> list[str]:
         """Return the arguments of train.py."""
@@ -308,10 +309,10 @@ class StudyOptions:
         for name in FACTORS:
             if (values := getattr(self, name)) is not None:
                 known = {str(value): value for value in getattr(study, name)}
-                for value in map(str, values):
+                for value in map(without_password, map(str, values)):
                     if value not in known:
                         raise ValueError(unknown_name_message(f"one of the {name} of {self.config}", value, known))
-                selected[name] = tuple(known[str(value)] for value in values)
+                selected[name] = tuple(known[without_password(str(value))] for value in values)
         algos, environments = selected.get("algos", study.algos), selected.get("envs", study.envs)
         return replace(
             study,

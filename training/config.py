@@ -22,8 +22,8 @@ from envs.base import Env
 from envs.registry import unknown_name_message
 from training.config_json import from_plain, to_plain
 from tutors import TutorConfig
+from tutors.display import without_password
 from tutors.registry import check_tutor
-from tutors.store import without_password
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS_FILE = ROOT / "agents" / "defaults.toml"

@@ -8,7 +8,7 @@ from pathlib import Path
 from agents.distributed import world_size
 from training.config import ROOT, Config, load_config
 from training.config_json import to_plain
-from tutors.store import without_password
+from tutors.display import HIDDEN, without_password
 
 
 def python() -> str:
@@ -53,5 +53,5 @@ def resume_command(run_dir: Path) -> str:
 def missing_passwords(config: Config) -> str:
     """Return what a command lacks where URLs had passwords, which a run does not keep; empty if none had."""
     shown = to_plain(config, without_password)
-    hidden = [f"--{name.replace('_', '-')}" for name, value in shown["tutoring"].items() if ":***@" in str(value)]
+    hidden = [f"--{name.replace('_', '-')}" for name, value in shown["tutoring"].items() if HIDDEN in str(value)]
     return f", with {' and '.join(hidden)} given again: passwords are not kept" if hidden else ""

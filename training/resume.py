@@ -16,7 +16,7 @@ from training.checkpoint import check_fit, load_checkpoint
 from training.config import Config, load_config
 from training.hints import resume_command
 from training.state import COUNTERS
-from tutors.store import without_password
+from tutors.display import without_password
 
 RESUME_SAFE = {  # options that change nothing of what is learned
     *("device", "compile_mode", "log_every", "eval_every", "eval_episodes", "save_minutes", "progress", "track"),

@@ -27,12 +27,13 @@ from training.config import EVALUATION_SEED, Config, evaluation_env, find_device
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.config import TutorConfig
+from tutors.display import without_password
 from tutors.factory import make_tutor
 from tutors.positions import NUM_ENVS, sample_positions, student_play
 from tutors.prefill import DEADLINE_S, STORE, FillRequest, fill
 from tutors.prompts import VIEWS, make_view
 from tutors.report import TutorReport, measure_tutor
-from tutors.store import AdviceStore, identity_of, without_password
+from tutors.store import AdviceStore, identity_of
 from tutors.store.__main__ import main as run_store_command
 
 RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that may replace those of a run

@@ -123,8 +123,8 @@ def connect_servers(config: TutorConfig, model: Model, log: Path, say: ShowStatu
     if config.tutor_optional:
         return pool
     if config.tutor_url:
-        for client in pool.clients:
-            wait_for_server(model, client.url, config.tutor_wait, say, config.tutor_key_file)
+        for url in config.tutor_url:
+            wait_for_server(model, url, config.tutor_wait, say, config.tutor_key_file)
     else:
         stack.enter_context(running_server(model, DEFAULT_URL, config.tutor_wait, log, say, config.tutor_key_file))
     return pool

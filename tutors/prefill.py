@@ -18,10 +18,11 @@ from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor, advisor_summary
 from tutors.base import TutorError
 from tutors.config import TutorConfig
+from tutors.display import without_password
 from tutors.factory import make_tutor
 from tutors.positions import NUM_ENVS, Play, mixed_play, most_visited
 from tutors.prompts import make_view
-from tutors.store import AdviceStore, identity_of, without_password
+from tutors.store import AdviceStore, identity_of
 from tutors.store.database import open_database, retry_while_locked
 
 STORE = "advice.sqlite"

@@ -11,8 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from envs.base import Spec, State
 from tutors.base import Advice, Tutor, Warner
+from tutors.display import without_password
 from tutors.prompts.base import PromptView
-from tutors.store import AdviceStore, question_of, reason, recorded_identities, without_password
+from tutors.store import AdviceStore, question_of, reason, recorded_identities
 
 PREFIX = "recorded:"  # of the tutor's name; the store's file or URL follows
 

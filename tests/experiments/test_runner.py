@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,22 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path: Path, capsys
         arguments = study.arguments(spec, tmp_path / "runs" / spec.name(), tmp_path / "runs" / "advice.sqlite")
         assert shlex.split(line) == ["python", "train.py", *arguments]
     assert not (tmp_path / "runs").exists()
+
+
+def test_no_password_of_a_url_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, TINY.replace("scripted:0.9", "tiny"))
+    options = RunOptions(
+        path,
+        tmp_path / "runs",
+        tutor_url=("http://me:canary@host",),
+        advice_store="postgresql://me:canary@host/advice",
+    )
+    run(replace(options, dry_run=True))
+    printed = capsys.readouterr().out
+    assert "canary" not in printed
+    assert "me:***@host" in printed
+    with pytest.raises(ValueError, match="a Slurm script would show the password"):
+        run(replace(options, slurm=True))
 
 
 def test_jobs_must_be_positive_and_only_must_exist(tmp_path: Path) -> None:

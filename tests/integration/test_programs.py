@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -395,8 +396,12 @@ def test_terminated_run_has_stored_every_answer(tmp_path: Path) -> None:
 
 def test_passwords_are_not_in_the_config_or_the_run_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    url = "postgresql+psycopg://me:canary@here/advice"
-    for tutoring in (TutorConfig(advice_store=url), TutorConfig(tutor=f"recorded:{url}")):
+    database, served = "postgresql+psycopg://me:canary@here/advice", "http://me:canary@here/v1"
+    for url, tutoring in (
+        (database, TutorConfig(advice_store=database)),
+        (database, TutorConfig(tutor=f"recorded:{database}")),
+        (served, TutorConfig(tutor_url=("http://other", served))),
+    ):
         config = Config(run_dir=tmp_path, tutoring=tutoring)
         text = config.to_json()
         assert "canary" not in text
@@ -528,21 +533,27 @@ def test_fault_43_out_of_memory_error_names_flags(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_fault_44_api_key_is_written_nowhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["key", "url"])
+def test_fault_44_api_key_is_written_nowhere(place: str, tmp_path: Path) -> None:
     """In what is printed, logged, configured, stored and saved, whether the server takes it or refuses it."""
     key = "canary-0123456789"
+    basic = b64encode(f"me:{key}".encode()).decode()
     for refused in (False, True):
         folder = tmp_path / str(refused)
         with serving() as server:
             if refused:
-                server.misbehave = lambda handler, body: handler.reply(401, {"error": "Unauthorized"}) is None
-            flags = ("--tutor", "tiny", "--tutor-url", server.url, "--run-dir", str(folder))
+                server.misbehave = lambda handler, body: handler.reply(401, {"error": f"{key} {basic}"}) is None
+            url = server.url if place == "key" else server.url.replace("//", f"//me:{key}@")
+            flags = ("--tutor", "tiny", "--tutor-url", url, "--run-dir", str(folder))
             done = subprocess.run(
                 [sys.executable, "train.py", *SMALL, *flags], cwd=ROOT, capture_output=True, text=True, check=False,
-                env=os.environ | {"TUTOR_API_KEY": key}, timeout=120,
+                env=os.environ | ({"TUTOR_API_KEY": key} if place == "key" else {}), timeout=120,
             )  # fmt: skip
-            assert any(key in str(headers) for headers in server.headers_seen), "the server was shown it"
+            sent = f"Bearer {key}" if place == "key" else f"Basic {basic}"
+            assert all(headers["Authorization"] == sent for headers in server.headers_seen), "the server was shown it"
+            assert server.headers_seen
         assert done.returncode == (2 if refused else 0), done.stderr
-        assert key not in done.stdout + done.stderr
         assert (folder / "checkpoints").exists() != refused
-        assert not [path for path in folder.rglob("*") if path.is_file() and key.encode() in path.read_bytes()]
+        for secret in (key, sent.split()[1]):
+            assert secret not in done.stdout + done.stderr
+            assert not [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]

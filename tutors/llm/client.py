@@ -7,18 +7,20 @@ import math
 import os
 import re
 import time
-from collections.abc import Awaitable
+from base64 import b64encode
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import tenacity
 
 from tutors.base import TutorError
+from tutors.display import HIDDEN, without_password
 
 API_KEY_VARIABLE = "TUTOR_API_KEY"
 MAX_TRIES = 3  # of one request
@@ -59,7 +61,8 @@ class Client:
     """HTTP to one server. The session is opened by the first request, on the event loop that runs it.
 
     Args:
-        url: of the server, such as http://127.0.0.1:8000, or of its API, such as https://api.example.com/v1.
+        url: of the server, such as http://127.0.0.1:8000, or of its API, such as https://api.example.com/v1. A user and
+            a password in it are sent as HTTP's basic authentication, and shown nowhere.
         key_file: holds the API key, if it is not in the variable TUTOR_API_KEY.
 
     Raises:
@@ -69,8 +72,14 @@ class Client:
     def __init__(self, url: str, key_file: Path | None = None) -> None:
         self.url, self.api_url = base_urls(url)
         key = key_of_environment() if key_file is None else read_key(key_file)
+        user, password = credentials_of(url)
+        if key and (user or password):
+            raise ValueError(f"the URL of {self.url} has a password, and there is an API key: only one can be sent")
         self.key = key
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if user or password:
+            self.headers = {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
+        self.secrets = tuple(filter(None, (password or user, self.headers.get("Authorization", "").split(" ")[-1])))
         self.session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -131,7 +140,7 @@ class Client:
             TutorError: it will fail until a person acts.
         """
         status, raw, retry_after_s = await self.fetch(method, path, body)
-        return parse_reply(status, raw, retry_after_s, self.url, self.key)
+        return parse_reply(status, raw, retry_after_s, self.url, self.secrets)
 
     async def get_text(self, path: str) -> str:
         """Return the text of a page.
@@ -202,6 +211,8 @@ def is_local(url: str) -> bool:
 def base_urls(url: str) -> tuple[str, str]:
     """Return a server's URL, and the one that the paths of its API begin with: with /v1, unless `url` has a version.
 
+    Neither has the user and the password of `url`.
+
     Raises:
         ValueError: `url` is no http(s) URL.
     """
@@ -214,11 +225,19 @@ def base_urls(url: str) -> tuple[str, str]:
     except ValueError:  # the port is no number, or too large
         is_url = False
     if not is_url:
-        raise ValueError(f"a tutor's URL looks like http://127.0.0.1:8000, not {url!r}")
+        shown = without_password(text if "://" in text or "@" not in text else f"{HIDDEN}@{text.rpartition('@')[2]}")
+        raise ValueError(f"a tutor's URL looks like http://127.0.0.1:8000, not {shown.partition('?')[0]!r}")
     path = re.sub(r"/(chat/completions|completions|models)$", "", parts.path.rstrip("/"))
     api_path = path if VERSION.search(path) else f"{path}/v1"
-    address = f"{parts.scheme}://{parts.netloc}"
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     return address + path.removesuffix("/v1"), address + api_path
+
+
+def credentials_of(url: str) -> tuple[str, str]:
+    """Return the user and the password in a URL, empty where it has none, or hides them as a run's config.json does."""
+    parts = urlsplit(url.strip())
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return ("", "") if HIDDEN in (user, password) else (user, password)
 
 
 def key_of_environment() -> str | None:
@@ -255,9 +274,9 @@ def check_key(key: str, source: str) -> str:
     return key
 
 
-def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, key: str | None = None) -> dict[str, Any]:
+def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, secrets: Sequence[str] = ()) -> dict[str, Any]:
     """Return the JSON object of a reply. Raises as `Client.request` does."""
-    words = server_words(raw, key) if status != 200 else ""
+    words = server_words(raw, secrets) if status != 200 else ""
     if status in (401, 403):
         raise TutorError(
             f"{url} refuses the API key: set {API_KEY_VARIABLE}, or name a file that holds the key (--tutor-key-file)"
@@ -276,7 +295,7 @@ def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, key: st
     if not isinstance(body, dict):
         raise RequestError("not_json")
     if body.get("error") is not None:
-        raise RequestError("error_in_200", words=server_words(raw, key))
+        raise RequestError("error_in_200", words=server_words(raw, secrets))
     return body
 
 
@@ -286,8 +305,8 @@ def retry_wait_s(attempt: tenacity.RetryCallState) -> float:
     return error.retry_wait_s if isinstance(error, RequestError) else 0.0
 
 
-def server_words(raw: bytes, key: str | None = None) -> str:
-    """Return what a server says about a failure: short, printable, without the key; nothing where it is a web page."""
+def server_words(raw: bytes, secrets: Sequence[str] = ()) -> str:
+    """Return what a server says of a failure: short, printable, without our secrets; nothing where it is a web page."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
@@ -297,7 +316,8 @@ def server_words(raw: bytes, key: str | None = None) -> str:
     text = body if isinstance(body, str) else raw[: 4 * MAX_WORDS].decode(errors="replace")
     if text.lstrip().startswith("<"):
         return ""
-    text = text.replace(key, "…") if key else text
+    for secret in secrets:
+        text = text.replace(secret, "…")
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:MAX_WORDS]
 
 

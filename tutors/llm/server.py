@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tutors.base import TutorError
-from tutors.llm.client import LIST_DEADLINE_S, Client, RequestError, is_local
+from tutors.llm.client import LIST_DEADLINE_S, Client, RequestError, base_urls, is_local
 from tutors.llm.models import Model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def wait_for_server(model: Model, url: str, wait_s: float, show: ShowStatus, key
         TutorError: none does within `wait_s` seconds.
     """
     if not wait_until_served(url, wait_s, show, key_file):
-        raise TutorError(f"no server answers at {url}\n{help_message(model, url)}")
+        raise TutorError(f"no server answers at {base_urls(url)[0]}\n{help_message(model, url)}")
 
 
 def wait_until_served(
@@ -96,7 +96,7 @@ def wait_until_served(
         waited = time.monotonic() - start
         if waited >= wait_s or exit_code() is not None:
             return False
-        show(f"waiting for {url}: {waited:.0f} s")
+        show(f"waiting for {base_urls(url)[0]}: {waited:.0f} s")
         time.sleep(min(POLL_INTERVAL_S, wait_s))
     return True
 
@@ -119,8 +119,8 @@ def served_models(url: str, key_file: Path | None = None, timeout_s: float = 0.0
         return asyncio.run(list_models())
     except RequestError as error:
         if error.kind == "certificate":
-            raise TutorError(f"{url} has a certificate that this machine does not trust") from None
-        raise TutorError(f"{url} is no server of language models: /v1/models gives {error}") from None
+            raise TutorError(f"{base_urls(url)[0]} has a certificate that this machine does not trust") from None
+        raise TutorError(f"{base_urls(url)[0]} is no server of language models: /v1/models gives {error}") from None
 
 
 def serve_command(model: Model, url: str) -> list[str] | None:

@@ -1,7 +1,8 @@
 """The advice store: every answer ever paid for, in a database. `python -m tutors.store` manages one."""
 
+from tutors.display import without_password
 from tutors.store.advice_store import FREE, AdviceStore, Cost, recorded_identities
-from tutors.store.database import reason, store_error, without_password
+from tutors.store.database import reason, store_error
 from tutors.store.identity import digest_of, identity_of, question_of
 
 __all__ = [

@@ -1,6 +1,5 @@
 """The advice store's two tables, in SQLite or PostgreSQL, and the errors when they do not work."""
 
-import re
 import sqlite3
 import sys
 import threading
@@ -14,6 +13,8 @@ from typing import Any
 import sqlalchemy as sql
 import tenacity
 from sqlalchemy.dialects import postgresql, sqlite
+
+from tutors.display import HIDDEN, without_password
 
 Job = tuple[Future[Any], Callable[[], Any]]
 
@@ -47,7 +48,6 @@ POSTGRES_OPTIONS = {  # a server that is gone or locked must not hold up a run f
     "options": f"-c lock_timeout={LOCK_TIMEOUT_S}s",
 }
 CREATE_LOCK_ID = 0x7407  # of the advisory lock under which PostgreSQL's tables are created
-HIDDEN = "***"  # in place of a password
 
 
 def open_engine(url: str | Path) -> sql.Engine:
@@ -231,12 +231,6 @@ def store_error(url: str | Path, error: Exception) -> ValueError:
     """Return the error of a store that does not work; a password in its URL is left out."""
     hint = f" ({sys.executable} -m pip install 'psycopg[binary]')" if isinstance(error, ImportError) else ""
     return ValueError(f"the advice store {without_password(url)} cannot be used: {reason(error)}{hint}")
-
-
-def without_password(url: str | Path) -> str:
-    """Return a database's URL with *** for its password, wherever it stands; a path as it is."""
-    text = re.sub(r"://([^:/@?]*):.*@", rf"://\1:{HIDDEN}@", str(url))
-    return re.sub(r"([?&]\w*password=)[^&]*", rf"\1{HIDDEN}", text, flags=re.IGNORECASE)
 
 
 def reason(error: Exception) -> str:
