@@ -47,6 +47,7 @@ class RunResult(NamedTuple):
     seconds: float  # its duration, without that of a run from which it continued
     tutor: dict[str, Any]  # counters of the tutor
     versions: dict[str, str]
+    tutor_return: float | None = None  # the mean of the tutor's probe episodes, if there were any
 
     def no_advice(self) -> int:
         """Return the number of questions without an answer."""
@@ -201,6 +202,7 @@ def read_run(run_dir: Path, steps: int, pretrained: Path | None = None) -> RunRe
         seconds=summary["wall_seconds"] - before,
         tutor=summary["tutor"] or {},
         versions=config["versions"],
+        tutor_return=(summary.get("trust") or {}).get("tutor_return"),
     )
 
 

@@ -1,26 +1,44 @@
-"""Learning curves as pictures: `python -m experiments plot RUN…`, and the lines that reports draw."""
+"""Learning curves as a picture: `python -m experiments plot RUN…`."""
 
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
+from envs.base import Spec
+from experiments.curves import (
+    LineStyle,
+    baseline_styles,
+    draw_mean,
+    draw_references,
+    line_styles,
+    place_labels,
+    prepare,
+)
+from experiments.references import references
 from experiments.stats import Curve, read_curve
-from training.config import load_config
+from training.config import Config, evaluation_env, load_config
 from training.resume import settings
+from tutors import TutorConfig
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#999933", "#44aa99", "#332288")
+ALONE = "no tutor"
+NEVER_SHOWN = ("seed", "env", "env_kwargs", "tutoring.advice_store")
+PANEL = (8.0, 5.0)  # inches
+MAX_COLUMNS = 2
+CAPTION = (
+    "Line: the student alone, the mean over runs that differ in the seed. "
+    "Band: from the lowest run to the highest; of a single run, the 95 % interval of its evaluations."
+)
 
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """Draw the evaluations of runs: a line per setting, the mean over its seeds with a band from lowest to highest."""
+    """Draw the evaluations of runs: a panel per game, a line per setting, beside random play and the tutor alone."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories."""
@@ -36,53 +54,138 @@ def plot(options: PlotOptions) -> None:
     """
     if not options.runs:
         raise ValueError("no runs: name at least one run directory")
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    groups = by_setting(options.runs)
-    for number, (name, curves) in enumerate(groups.items()):
-        draw_mean(axes, curves, f"{name} ({len(curves)})", COLORS[number % len(COLORS)])
-    axes.set(xlabel="env steps", ylabel="mean return, student alone")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    figure.legend(title="setting (runs)", loc="outside lower center", fontsize=8)
+    games = by_game(options.runs)
+    groups = {game: by_setting(run_dirs) for game, run_dirs in games.items()}
+    styles = styles_of([name for group in groups.values() for name in group])
+    columns = min(len(games), MAX_COLUMNS)
+    rows = math.ceil(len(games) / columns)
+    width, height = PANEL if len(games) == 1 else (0.85 * PANEL[0], 0.8 * PANEL[1])
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    panels = []
+    for (game, group), one in zip(groups.items(), axes, strict=False):
+        curves = {name: [read_evaluations(run_dir) for run_dir in several] for name, several in group.items()}
+        last = max(curve[-1][0] for several in curves.values() for curve in several)
+        panel = prepare(one, game, spec_of(load_config(games[game][0])).return_unit, last)
+        for name, several in curves.items():
+            label = f"{name} ({len(several)}\u00a0runs)" if len(several) > 1 else name
+            draw_mean(panel, several, label, styles[name], read_interval(group[name][0]))
+        draw_references(panel, references_of(games[game]))
+        panels.append(panel)
+    for one in axes:  # a row that is not full
+        one.set_axis_off()
+    figure.supxlabel(CAPTION if columns > 1 else CAPTION.replace(". Band", ".\nBand"), fontsize=8, color="#444444")
+    place_labels(figure, panels)
     try:
         figure.savefig(options.out, dpi=150)
     except (OSError, ValueError) as error:
         raise ValueError(f"{options.out} cannot be written: {error}") from error
-    print(f"{len(options.runs)} runs, {len(groups)} settings: {options.out}")
+    print(f"{len(options.runs)} runs, {sum(map(len, groups.values()))} settings: {options.out}")
 
 
-def by_setting(run_dirs: Sequence[Path]) -> dict[str, list[Curve]]:
-    """Return the evaluations of runs, grouped by the settings in which the runs differ apart from the seed.
+def by_game(run_dirs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the runs by their game's title, with its options where games of one title differ in them."""
+    games: dict[tuple[str, tuple[str, ...]], list[Path]] = {}
+    for run_dir in run_dirs:
+        config = load_config(run_dir)
+        games.setdefault((config.env, config.env_kwargs), []).append(run_dir)
+    titles = {game: spec_of(load_config(several[0])).shown_title() for game, several in games.items()}
+    found = {}
+    for game, several in games.items():
+        is_alone = [*titles.values()].count(titles[game]) == 1
+        found[titles[game] if is_alone else f"{titles[game]}, {' '.join(game[1]) or 'default options'}"] = several
+    return found
 
-    Raises:
-        ValueError: one has no evaluation yet.
-    """
-    configs = [dict(settings(asdict(load_config(run_dir)))) for run_dir in run_dirs]
-    varied = [name for name in configs[0] if name != "seed" and len({str(one.get(name)) for one in configs}) > 1]
+
+def spec_of(config: Config) -> Spec:
+    """Return what is known of a run's game: where it can no longer be made, its name."""
+    try:
+        return evaluation_env(config, 1, "cpu").spec
+    except ValueError:
+        return Spec(config.env, 0, (), 0, 0, 0, None)
+
+
+def by_setting(run_dirs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the runs of a game by the settings in which they differ apart from the seed."""
+    configs = [load_config(run_dir) for run_dir in run_dirs]
+    shown = [dict(line_settings(config)) for config in configs]
+    names = list(dict.fromkeys(name for one in shown for name in one))
+    tutored = [one for one in shown if one["tutor"] != "none"]
+    varied = []
+    for name in names:
+        compared = tutored if any(name in one for one in tutored) and not all(name in one for one in shown) else shown
+        if len({one.get(name) for one in compared}) > 1:
+            varied.append(name)
+    varied = varied or ["algo", "tutor"]
     if "algo" in varied:  # which implies the other settings of the student
         varied = [name for name in varied if not name.startswith("agent.")]
-    groups: dict[str, list[Curve]] = {}
-    for run_dir, config in zip(run_dirs, configs, strict=True):
-        curve = read_curve(run_dir)
-        if not curve:
-            raise ValueError(f"{run_dir} has no evaluation yet")
-        name = ", ".join(f"{setting.rpartition('.')[2]} {config.get(setting)}" for setting in varied)
-        groups.setdefault(name or "all", []).append(curve)
+    groups: dict[str, list[Path]] = {}
+    for run_dir, one in zip(run_dirs, shown, strict=True):
+        parts = [shown_setting(name, one[name]) for name in varied if name in one]
+        groups.setdefault(", ".join(parts), []).append(run_dir)
     return groups
 
 
-def draw_mean(axes: Axes, curves: Sequence[Curve], label: str, color: str) -> None:
-    """Draw the mean of curves, and a band from the lowest to the highest, over the steps that all of them have.
+def styles_of(names: Sequence[str]) -> dict[str, LineStyle]:
+    """Return a style for each line: colours for those with a tutor, where there are such, dark ones for the others."""
+    alone = [name for name in dict.fromkeys(names) if ALONE in name]
+    tutored = [name for name in dict.fromkeys(names) if ALONE not in name]
+    return line_styles(tutored) | baseline_styles(alone) if tutored else line_styles(alone)
+
+
+def read_evaluations(run_dir: Path) -> Curve:
+    """Return the evaluations of a run.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none yet.
     """
-    scores = [dict(curve) for curve in curves]
-    steps = [step for step, _ in curves[0] if all(step in known for known in scores)]
-    if not steps:
-        raise ValueError(f"the runs of {label} have no evaluation at the same step: their mean cannot be drawn")
-    columns = [[known[step] for known in scores] for step in steps]
-    bounds: list[Any] = [[pick(column) for column in columns] for pick in (min, max)]
-    marker = "" if len(steps) > 1 else "o"  # a single point is no line
-    axes.plot(steps, [fmean(column) for column in columns], label=label, color=color, linewidth=1.5, marker=marker)
-    axes.fill_between(steps, *bounds, alpha=0.15, color=color, linewidth=0)
+    curve = read_curve(run_dir)
+    if not curve:
+        raise ValueError(f"{run_dir} has no evaluation yet")
+    return curve
+
+
+def read_interval(run_dir: Path) -> tuple[Curve, Curve]:
+    """Return the bounds of a run's evaluations; empty for a run of a version that did not log them."""
+    low, high = (read_curve(run_dir, tag=f"eval_interval/{side}") for side in ("low", "high"))
+    return low, high
+
+
+def references_of(run_dirs: Sequence[Path]) -> dict[str, float]:
+    """Return what the students of a game are to be compared with; their tutor, where they have the same one."""
+    configs = [load_config(run_dir) for run_dir in run_dirs]
+    tutored = {run_dir: config for run_dir, config in zip(run_dirs, configs, strict=True) if has_tutor(config)}
+    tutors = {(one.tutoring.tutor, one.tutoring.tutor_accuracy, one.tutoring.tutor_depth) for one in tutored.values()}
+    if len(tutors) != 1:
+        return references(replace(configs[0], tutoring=TutorConfig()))
+    summaries = [one / "summary.json" for one in tutored if (one / "summary.json").exists()]
+    trusts = [json.loads(one.read_text()).get("trust") or {} for one in summaries]
+    probed = [one["tutor_return"] for one in trusts if one.get("tutor_return") is not None]
+    return references(next(iter(tutored.values())), probed)
+
+
+def has_tutor(config: Config) -> bool:
+    """Return whether a run has a tutor."""
+    return config.tutoring.tutor != "none"
+
+
+def line_settings(config: Config) -> dict[str, str]:
+    """Return the settings of a run that may tell its line from others, by name; of a tutor only if there is one."""
+    values = {name: value for name, value in settings(asdict(config)) if name not in NEVER_SHOWN}
+    tutor = values.pop("tutoring.tutor")
+    if tutor == "none":
+        values = {name: value for name, value in values.items() if not name.startswith(("tutoring.", "guiding."))}
+    elif tutor == "scripted":
+        tutor = f"{tutor}:{values.pop('tutoring.tutor_accuracy'):g}"
+    first = {"algo": values.pop("algo"), "tutor": tutor}
+    return {name: str(value) for name, value in (first | values).items()}
+
+
+def shown_setting(name: str, value: str) -> str:
+    """Return a setting as people read it."""
+    if name == "algo":
+        return value.upper()
+    if name == "tutor" and value == "none":
+        return ALONE
+    name = name.rpartition(".")[2].replace("_", " ")
+    return f"{name} {int(value):,}" if value.isdecimal() else f"{name} {value}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 
 import markdown
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -32,8 +31,18 @@ from experiments.analysis import (
     without_reuse,
     worth,
 )
-from experiments.plot import COLORS, draw_mean
-from experiments.spec import Condition, StudyOptions, StudySpec
+from experiments.curves import (
+    LineStyle,
+    baseline_styles,
+    draw_mean,
+    draw_references,
+    line_styles,
+    place_labels,
+    prepare,
+)
+from experiments.plot import ALONE, spec_of
+from experiments.references import references
+from experiments.spec import Condition, RunSpec, StudyOptions, StudySpec
 from experiments.stats import (
     THRESHOLD_SHARE,
     Curve,
@@ -45,10 +54,13 @@ from experiments.stats import (
     probability_of_improvement,
     stratified_interval,
 )
+from training.cli import parse
+from training.config import Config, defaults_from_flags
 from training.hints import command
 
 PUBLISHED = Path("results/study")
-BASELINE_COLOR = "#555555"
+PANEL = (4.8, 3.0)  # inches, of a picture's charts
+DPI = 110
 DEFINITIONS = f"""\
 A **condition** is an env, a student, a tutor, a guidance method and a reuse budget; its runs differ in the seed. Its
 **baseline** is the same student without a tutor; comparisons are paired by seed. All scores are those of the greedy
@@ -177,7 +189,10 @@ def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Clai
         parts += ["## The paper's claims", table(("claim", "verdict", "evidence"), verdicts)]
     parts += ["## Learning curves", *(f"![{one.stem}]({one.name})" for one in pictures)]
     budget = f", with reuse {study.reuse[-1]:g}" if tutored else ""
-    parts.append(f"Lines are means over seeds{budget}; bands go from the lowest to the highest.")
+    parts.append(
+        f"Lines are means over seeds{budget}; bands go from the lowest to the highest. Dotted: random play, the tutor "
+        "alone where all lines have the same, and the best return there is; arrows name what lies beyond the chart."
+    )
     if not tutored:
         parts += ["## Final scores", baseline_scores(results)]
     else:
@@ -398,37 +413,64 @@ def draw(results: StudyResults, out: Path) -> list[Path]:
     study = results.study
     tutored = [one for one in results.tutored() if one.reuse == study.reuse[-1]]
     if len(study.guidance) > 1:
-        colors = dict(zip(study.guidance, 4 * COLORS, strict=False))
+        styles = line_styles(study.guidance)
         pictures = {
             f"curves_{str(tutor).replace(':', '-').replace('/', '-')}.png": {one: one.guidance for one in group}
             for tutor, group in group_by(tutored, lambda one: one.tutor).items()
         }
     else:
-        colors = dict(zip(map(str, study.tutors), 4 * COLORS, strict=False))
+        styles = line_styles(map(str, study.tutors))
         pictures = {"curves.png": {one: str(one.tutor) for one in tutored}}
-    baseline = {one: "no tutor" for one in results.conditions() if one.is_baseline()}
+    baseline = {one: ALONE for one in results.conditions() if one.is_baseline()}
     for name, labels in pictures.items():
-        draw_picture(results, out / name, baseline | labels, colors | {"no tutor": BASELINE_COLOR})
+        draw_picture(results, out / name, baseline | labels, styles | baseline_styles([ALONE]))
     return [out / name for name in pictures]
 
 
-def draw_picture(results: StudyResults, path: Path, labels: dict[Condition, str], colors: dict[str, str]) -> None:
-    """Draw the curves of conditions, a panel for each student of each env, with one legend for all."""
+def draw_picture(results: StudyResults, path: Path, labels: dict[Condition, str], styles: dict[str, LineStyle]) -> None:
+    """Draw the curves of conditions, a panel for each student of each env, beside what they are to be compared with."""
     study = results.study
-    width = 3.4 * max(len(study.algos), 2)
-    figure = Figure(figsize=(width, 2.5 * len(study.envs) + 0.8), layout="constrained")
-    panels = figure.subplots(len(study.envs), len(study.algos), squeeze=False)
-    for condition, label in labels.items():
-        axes = panels[study.envs.index(condition.env)][study.algos.index(condition.algo)]
-        draw_mean(axes, results.curves(condition), label, colors[label])
-        axes.set_title(f"{condition.algo}, {condition.env}", fontsize=10)
-        axes.tick_params(labelsize=8)
-    lines: dict[str, Artist] = {}
-    for axes in panels.flat:
-        handles, names = axes.get_legend_handles_labels()
-        lines |= dict(zip(names, handles, strict=True))
-    figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=round(width / 1.7), fontsize=9)
-    for axes in panels[-1]:
-        axes.set_xlabel("env steps", fontsize=9)
-    figure.supylabel("mean return, student alone", fontsize=9)
-    figure.savefig(path, dpi=90)
+    rows, columns = len(study.envs), len(study.algos)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    panels = []
+    for env, row in zip(study.envs, grid, strict=True):
+        config = config_of(study, compared_condition([one for one in labels if one.env == env]))
+        spec, compared = spec_of(config), references(config, probe_returns(results, labels, env))
+        for algo, axes in zip(study.algos, row, strict=True):
+            shown = {one: label for one, label in labels.items() if (one.env, one.algo) == (env, algo)}
+            if not shown:
+                axes.set_axis_off()
+                continue
+            last = max(curve[-1][0] for one in shown for curve in results.curves(one))
+            panel = prepare(axes, f"{algo.upper()}, {spec.shown_title()}", spec.return_unit, last)
+            for condition, label in shown.items():
+                draw_mean(panel, results.curves(condition), label, styles[label])
+            draw_references(panel, compared)
+            panels.append(panel)
+    place_labels(figure, panels)
+    figure.savefig(path, dpi=DPI)
+
+
+def compared_condition(conditions: Sequence[Condition]) -> Condition:
+    """Return the condition whose tutor a picture's students of an env are compared with; one without if it shows two.
+
+    Where nothing of an env is drawn, that does not matter either.
+    """
+    tutored = [one for one in conditions if not one.is_baseline()]
+    return tutored[0] if len({one.tutor for one in tutored}) == 1 else conditions[0].baseline()
+
+
+def probe_returns(results: StudyResults, conditions: Iterable[Condition], env: str) -> list[float]:
+    """Return what the probe episodes of a tutor came to in the runs of an env."""
+    returns = [run.tutor_return for one in conditions if one.env == env for run in results.runs[one]]
+    return [one for one in returns if one is not None]
+
+
+def config_of(study: StudySpec, condition: Condition) -> Config:
+    """Return the settings of a condition's runs."""
+    arguments = study.arguments(RunSpec(condition, study.seeds[0]), Path("run"), None)
+    if "--resume" in arguments:  # whose settings are not those of this run
+        at = arguments.index("--resume")
+        del arguments[at : at + 2]
+    return parse(arguments, Config, defaults=defaults_from_flags)

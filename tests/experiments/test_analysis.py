@@ -48,7 +48,7 @@ def test_read_run_leaves_out_the_seconds_of_pretraining(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     write_run(tmp_path / "first", wall_seconds=0.5)
     whole, rest = read_run(tmp_path / "run", 10), read_run(tmp_path / "run", 10, tmp_path / "first")
-    assert whole == ([(10, 0.1)], [(1.5, 0.1)], [(10, 0.7)], 9, {}, {})
+    assert whole == ([(10, 0.1)], [(1.5, 0.1)], [(10, 0.7)], 9, {}, {}, None)
     assert rest == whole._replace(by_seconds=[(1, 0.1)], seconds=8.5)
     with pytest.raises(ValueError, match=r"has 10 env steps, those of the study have 20.*another --output-dir"):
         read_run(tmp_path / "run", 20)

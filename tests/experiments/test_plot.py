@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.plot import PlotOptions, by_setting, draw_mean, plot
-from experiments.stats import Curve
-from training.config import Config
+from agents.guidance import GuidanceConfig
+from experiments.curves import BASELINE_COLOR
+from experiments.plot import PlotOptions, by_game, by_setting, plot, read_interval, styles_of
+from training.config import Config, default_config
+from tutors import TutorConfig
 
 
 def write_run(run_dir: Path, config: Config, scores: list[float]) -> Path:
@@ -26,13 +27,33 @@ def test_runs_that_differ_in_the_seed_are_one_setting(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / "1", common, [0.0, 1.0]),
         write_run(tmp_path / "2", replace(common, seed=2), [0.0, 3.0]),
-        write_run(tmp_path / "3", replace(common, seed=3, total_steps=40), [0.0, 9.0]),
+        write_run(tmp_path / "3", replace(common, seed=3, total_steps=40_000), [0.0, 9.0]),
     ]
-    assert by_setting(runs) == {
-        "total_steps 20": [[(10, 0.0), (20, 1.0)], [(10, 0.0), (20, 3.0)]],
-        "total_steps 40": [[(10, 0.0), (20, 9.0)]],
+    assert by_setting(runs) == {"total steps 20": runs[:2], "total steps 40,000": runs[2:]}
+    assert by_setting(runs[:2]) == {"DQN, no tutor": runs[:2]}
+
+
+def test_a_student_without_a_tutor_is_called_so_and_has_no_settings_of_one(tmp_path: Path) -> None:
+    alone = replace(default_config("ppo", "connect4"), guiding=GuidanceConfig("override"))
+    tutored = replace(alone, tutoring=TutorConfig(tutor="scripted", tutor_accuracy=0.6, advice_store="one"))
+    other = replace(tutored, guiding=GuidanceConfig("distill"), tutoring=replace(tutored.tutoring, advice_store="two"))
+    runs = [write_run(tmp_path / str(at), one, [0.0]) for at, one in enumerate((alone, tutored, other))]
+    expected = ["no tutor", "tutor scripted:0.6, guidance override", "tutor scripted:0.6, guidance distill"]
+    assert [*by_setting(runs)] == expected
+    assert [*by_setting(runs[:2])] == ["no tutor", "tutor scripted:0.6"]
+
+
+def test_each_game_has_a_panel_with_its_title(tmp_path: Path) -> None:
+    configs = {
+        "Connect Four, default options": Config(env="connect4"),
+        "Snake 6 x 6": Config(env="snake", env_kwargs=("size=6",)),
+        "Snake 8 x 8": Config(env="snake", env_kwargs=("size=8",)),
+        "Connect Four, opponent=random": Config(env="connect4", env_kwargs=("opponent=random",)),
+        "gone:Game": Config(env="gone:Game"),
     }
-    assert list(by_setting(runs[:2])) == ["all"]
+    runs = {title: write_run(tmp_path / str(at), one, [0.0]) for at, (title, one) in enumerate(configs.items())}
+    assert by_game([*runs.values()]) == {title: [run_dir] for title, run_dir in runs.items()}
+    plot(PlotOptions(tuple(runs.values()), tmp_path / "curves.png"))
 
 
 def test_plot_writes_a_picture_of_all_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,12 +80,16 @@ def test_plot_requires_runs_with_evaluations(tmp_path: Path) -> None:
         plot(PlotOptions((tmp_path,)))
 
 
-def test_a_line_is_the_mean_over_the_steps_that_all_runs_have() -> None:
-    curves: list[Curve] = [[(10, 0.0), (20, 1.0), (40, 5.0)], [(5, 9.0), (10, 2.0), (40, 7.0), (50, 9.0)]]
-    axes = Figure().subplots()
-    draw_mean(axes, curves, "alone", "#000000")
-    assert axes.lines[0].get_xydata().tolist() == [[10, 1], [40, 6]]
-    corners = {tuple(corner) for corner in axes.collections[0].get_paths()[0].vertices.tolist()}
-    assert corners == {(10, 0), (10, 2), (40, 5), (40, 7)}
-    with pytest.raises(ValueError, match="the runs of alone have no evaluation at the same step"):
-        draw_mean(axes, [[(10, 0.0)], [(5, 0.0)]], "alone", "#000000")
+def test_a_single_run_s_band_is_the_interval_that_it_logged(tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "1", Config(), [0.0, 0.5])
+    assert read_interval(run_dir) == ([], [])
+    with (run_dir / "metrics.csv").open("a") as file:
+        for step, low, high in ((10, -0.1, 0.2), (20, 0.3, 0.6)):
+            file.write(f"\n{step},1,eval_interval/low,{low}\n{step},1,eval_interval/high,{high}")
+    assert read_interval(run_dir) == ([(10, -0.1), (20, 0.3)], [(10, 0.2), (20, 0.6)])
+
+
+def test_lines_are_drawn_in_styles_of_their_own() -> None:
+    styles = styles_of(["PPO, no tutor", "PPO, tutor a", "DQN, no tutor", "DQN, tutor a", "PPO, tutor a"])
+    assert len({(one.color, str(one.dashes)) for one in styles.values()}) == 4
+    assert all(styles[name].color == BASELINE_COLOR for name in styles if "no tutor" in name)

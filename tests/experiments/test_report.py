@@ -192,7 +192,7 @@ def test_each_tutor_has_a_picture_where_guidance_methods_are_compared(tmp_path: 
 
 def test_pictures_show_the_last_reuse_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = set()
-    monkeypatch.setattr(reporting, "draw_mean", lambda axes, curves, label, color: drawn.add((label, curves[0][1][1])))
+    monkeypatch.setattr(reporting, "draw_mean", lambda panel, curves, label, style: drawn.add((label, curves[0][1][1])))
     draw(made_up(SLOW, r0=NEVER, r3=FAST), tmp_path)
     assert drawn == {("no tutor", 0.2), ("scripted:0.9", 1.0), ("scripted:0.6", 1.0)}
 
