@@ -54,7 +54,7 @@ from training.evaluation import Result, evaluate_student
 from training.flag_effects import check_effects
 from training.hints import resume_command
 from training.logger import Logger
-from training.resume import load_source, lock_run_dir, resolve_run, settings
+from training.resume import load_source, lock_run_dir, removed_unless_begun, resolve_run, settings
 from training.self_play import SelfPlayOpponent
 from training.state import Checkpointer, TrainState, check_finite
 from training.stop_signal import Interruption, StopSignal
@@ -131,6 +131,7 @@ def open_logs(config: Config, run_dir: Path, source: dict[str, Any] | None) -> I
         yield None, QUIET
         return
     with ExitStack() as stack:
+        stack.enter_context(removed_unless_begun(run_dir))
         stack.enter_context(lock_run_dir(run_dir))
         start, seconds = (None, 0.0) if source is None else (source["global_step"], source["seconds"])
         log = Logger(run_dir, start, seconds, track=shown_settings(config) if config.track else None)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,6 +55,7 @@ def plot(options: PlotOptions) -> None:
     """
     if not options.runs:
         raise ValueError("no runs: name at least one run directory")
+    options = replace(options, runs=readable_runs(options.runs))
     games = by_game(options.runs)
     groups = {game: by_setting(run_dirs) for game, run_dirs in games.items()}
     styles = styles_of([name for group in groups.values() for name in group])
@@ -81,6 +83,28 @@ def plot(options: PlotOptions) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"{options.out} cannot be written: {error}") from error
     print(f"{len(options.runs)} runs, {sum(map(len, groups.values()))} settings: {options.out}")
+
+
+def readable_runs(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return those that are directories of runs with an evaluation; say what is none, as `runs/*` names all there is.
+
+    Raises:
+        ValueError: none is.
+    """
+    found, problems = [], []
+    for path in paths:
+        try:
+            load_config(path)
+            read_evaluations(path)
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            found.append(path)
+    if not found:
+        raise ValueError(f"no run to draw: {problems[0]}")
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return tuple(found)
 
 
 def by_game(run_dirs: Sequence[Path]) -> dict[str, list[Path]]:
@@ -139,7 +163,7 @@ def read_evaluations(run_dir: Path) -> Curve:
     Raises:
         ValueError: there are none yet.
     """
-    curve = read_curve(run_dir)
+    curve = read_curve(run_dir) if (run_dir / "metrics.csv").exists() else []
     if not curve:
         raise ValueError(f"{run_dir} has no evaluation yet")
     return curve

@@ -29,6 +29,7 @@ from training.checkpoint import newest_step
 from training.cli import run_program
 from training.config import Config, defaults_from_flags
 from training.hints import command
+from training.resume import BEGUN
 from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
 from tutors.display import without_password
@@ -36,7 +37,6 @@ from tutors.llm.models import find_model, known_models
 from tutors.llm.server import ShowStatus
 
 LOCK_TIMEOUT_S = 60.0  # within which a run that was asked to stop has saved and released its directory
-BEGUN = ("config.json", "metrics.csv", "metrics.csv.tmp", "events.out.tfevents.*")  # what a run begins anew
 Executor = Callable[[Sequence[RunCommand]], Iterator[tuple[RunCommand, int]]]  # yields commands with exit codes
 
 console = Console(highlight=False)
@@ -271,7 +271,8 @@ def resume_arguments(run_dir: Path) -> list[str]:
     else stays: answers of a tutor were paid for. The run's other arguments are given along with these: train.py
     refuses to resume with other settings.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if not run_dir.exists():
+        return []
     with suppress(Timeout), FileLock(run_dir / ".lock", timeout=LOCK_TIMEOUT_S):  # train.py reports who holds it
         try:
             newest_step(run_dir / "checkpoints")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ RESUME_SAFE = {  # options that change nothing of what is learned
     *("tutoring.tutor_optional",),
 }
 SHAPES = ("algo", "env", "num_envs", "agent.network", "agent.hidden", "agent.buffer_size")  # of a checkpoint's tensors
+
+BEGUN = ("config.json", "metrics.csv", "metrics.csv.tmp", "events.out.tfevents.*")  # what a run begins anew
 
 
 def resolve_run(config: Config) -> tuple[Config, Path, bool]:
@@ -155,6 +157,26 @@ def lock_run_dir(run_dir: Path) -> Iterator[None]:
         raise ValueError(f"the run's folder {run_dir} cannot be written: {error.strerror}") from error
     with lock:
         yield
+
+
+@contextmanager
+def removed_unless_begun(run_dir: Path) -> Iterator[None]:
+    """Where a run ends before it has begun, which is when its config.json is written, leave its folder as it was.
+
+    A server's log and what a review of episodes found stay.
+    """
+    known = set(run_dir.glob("*"))
+    try:
+        yield
+    except BaseException:
+        if not (run_dir / "config.json").exists():
+            for path in {
+                path for pattern in (*BEGUN, ".lock", "advice.sqlite*") for path in run_dir.glob(pattern)
+            } - known:
+                path.unlink()
+            with suppress(OSError):  # it is not empty, or was never made
+                run_dir.rmdir()
+        raise
 
 
 def new_run_dir(config: Config) -> Path:

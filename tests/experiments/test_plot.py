@@ -71,6 +71,24 @@ def test_plot_writes_a_picture_of_all_settings(tmp_path: Path, capsys: pytest.Ca
         plot(PlotOptions(runs, tmp_path / "curves.avi"))
 
 
+def test_plot_leaves_out_what_is_no_run_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As `runs/*` has it: studies, stores, runs that wait for their server or are younger than their evaluation."""
+    run = write_run(tmp_path / "run", Config(), [0.0, 1.0])
+    (tmp_path / "study").mkdir()
+    (tmp_path / "advice.sqlite").write_text("")
+    write_run(tmp_path / "young", Config(), [])
+    write_run(tmp_path / "bare", Config(), []).joinpath("metrics.csv").unlink()
+    (write_run(tmp_path / "old", Config(), [0.0]) / "config.json").write_text("{}")
+    others = [tmp_path / name for name in ("study", "advice.sqlite", "young", "bare", "old")]
+    plot(PlotOptions((run, *others), tmp_path / "a.png"))
+    printed = capsys.readouterr()
+    assert "1 runs, 1 settings" in printed.out
+    lines = printed.err.splitlines()
+    assert len(lines) == 5
+    for line, path in zip(lines, others, strict=True):
+        assert line.startswith(f"left out: {path}")
+
+
 def test_plot_requires_runs_with_evaluations(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no runs"):
         plot(PlotOptions(()))

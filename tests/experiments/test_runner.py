@@ -152,6 +152,8 @@ def test_the_command_for_the_report_has_all_options(tmp_path: Path, capsys: pyte
 def test_resume_arguments_depend_on_what_is_left_of_a_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     assert resume_arguments(run_dir) == []
+    assert not run_dir.exists()
+    run_dir.mkdir()
     paid = {"advice.sqlite", "advice.sqlite-wal", "advice.sqlite-shm", "answers.db", "vllm.log", "answers.jsonl"}
     begun = {"config.json", "metrics.csv", "events.out.tfevents.1.host.2.0"}
     for name in paid | begun:

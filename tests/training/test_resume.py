@@ -31,6 +31,7 @@ from training.stop_signal import Interruption, StopSignal
 from training.timing import SectionTimer
 from training.video import EpisodeRecorder
 from tutors import TutorConfig
+from tutors.base import TutorError
 
 TIMES = ("seconds", "latency_ms")
 ALONE = [name for name, method in METHODS.items() if not method.needs_episode_review]  # guidance without a review
@@ -413,3 +414,51 @@ def test_resume_as_typed(tmp_path: Path) -> None:
         assert words in done.stderr
     done = program("train.py", "--resume", str(tmp_path / "nothing"))
     assert (done.returncode, "is no run directory" in done.stderr) == (2, True)
+
+
+def gone_server(config: Config) -> Config:
+    """The same run, whose tutor's server does not answer."""
+    tutoring = TutorConfig("tiny", tutor_url=("http://127.0.0.1:9",), tutor_wait=0.0)
+    return replace(config, tutoring=tutoring)
+
+
+def broken_store(config: Config) -> Config:
+    """The same run, whose store is no database."""
+    path = config.run_dir.with_name("diary")
+    path.write_text("dear diary" * 100)
+    return replace(config, tutoring=TutorConfig("scripted", advice_store=str(path)))
+
+
+FAILURES: dict[str, Any] = {"server": gone_server, "store": broken_store, "memory": replace, "signal": replace}
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("there_before", [None, "notes.txt"])
+def test_start_that_fails_leaves_the_folder_as_it_was(
+    failure: str, there_before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FAILURES[failure](small_config("ppo", "connect4", tmp_path / "run"))
+    if there_before is not None:
+        config.run_dir.mkdir()
+        (config.run_dir / there_before).write_text("mine")
+
+    def fail(self: Trainer) -> None:
+        raise {"memory": MemoryError, "signal": SystemExit}[failure]
+
+    if failure in ("memory", "signal"):
+        monkeypatch.setattr(Trainer, "compile", fail)  # the last thing before the run begins
+    with pytest.raises((ValueError, TutorError, MemoryError, SystemExit)):
+        train(config)
+    names = {path.name for path in tmp_path.rglob("*") if path.name != "diary"}
+    assert names == (set() if there_before is None else {"run", there_before})
+
+
+@pytest.mark.train
+def test_start_of_a_resumed_run_that_fails_keeps_the_run(tmp_path: Path) -> None:
+    config = small_config("ppo", "connect4", tmp_path / "run", tutor="none")
+    train(config)
+    before = sorted(path.name for path in config.run_dir.iterdir())
+    with pytest.raises(TutorError):
+        resume(gone_server(config), force=True, total_steps=9000)
+    assert set(before) <= {path.name for path in config.run_dir.iterdir()}
