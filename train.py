@@ -311,9 +311,13 @@ class Trainer:
         if state.trust is None:
             progress = (state.global_step - state.guided_from) / (self.config.total_steps - state.guided_from)
             return guiding.strength_at(progress, self.guidance)
-        probe_steps = self.timer("probe", state.trust.update, state.global_step)
-        state.global_step += probe_steps
-        state.env_steps += probe_steps
+        before = state.trust.probe_steps
+        try:
+            self.timer("probe", state.trust.update, state.global_step)
+        finally:  # a tutor may fail in the second probe: the first one counts
+            probe_steps = state.trust.probe_steps - before
+            state.global_step += probe_steps
+            state.env_steps += probe_steps
         return guiding.trusted_strength(self.guidance) * state.trust.value
 
     def advise_probe(self, step: Step, running: Tensor) -> Tensor:
@@ -384,7 +388,8 @@ class Trainer:
         agrees = advice.valid & (best == decision.greedy)
         self.state.action_counts[1].add_(((best[:, None] == self.actions) & advice.valid[:, None]).sum(0))
         self.state.agreement += torch.stack([agrees.sum(), advice.valid.sum()])
-        return self.query.filter_followed(advice, decision).probs
+        followed = self.query.filter_followed(advice, decision).probs
+        return followed if self.state.trust is None else self.state.trust.followed(followed)
 
     def consult_probability(self) -> Tensor:
         """Return the probability that advice is wanted in a position now, 0-d."""

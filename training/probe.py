@@ -3,7 +3,7 @@
 A probe's env steps are those of the run. What the tutor did in it is kept, to pretrain the student on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,19 @@ class Demonstrations(NamedTuple):
         return Demonstrations(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
 
+class Result(NamedTuple):
+    """What came of some episodes."""
+
+    returns: Returns
+    steps: int  # env steps
+    advised: int  # env steps in which advice was followed
+
+
+def confident(advice: Tensor, least: Tensor) -> Tensor:
+    """Return advice (N, A) whose largest probability is at least `least`, 0-d or (N,), and zeros in place of others."""
+    return advice * (advice.amax(1) >= least)[:, None]
+
+
 class Probe:
     """Plays whole episodes, at most `horizon` time steps of each.
 
@@ -54,6 +67,7 @@ class Probe:
         copies = max(min(MAX_COPIES, max_steps // MIN_HORIZON), 1)
         self.horizon = min(max(max_steps // copies, 1), MAX_HORIZON)
         num_envs = max(copies // world_size(), 1)
+        self.copies = num_envs * world_size()
         seed, first = config.seed + PROBE_SEED, rank() * num_envs
         if isinstance(env, VecEnv):
             self.env: Env = VecEnv(env.game, num_envs, seed, env.device, first, env.spec.time_limit)
@@ -64,27 +78,34 @@ class Probe:
         self.rng = CounterRNG(config.seed, ids, PROBE_STREAM)
 
     @torch.no_grad()
-    def play(self, agent: Agent, advise: Advise | None) -> tuple[Returns, int, int, Demonstrations]:
-        """Play one episode in each copy.
+    def play(
+        self, agent: Agent, advise: Advise | None, confidences: Sequence[float] = (0.0,), copies: int = MAX_COPIES
+    ) -> tuple[list[Result], Demonstrations]:
+        """Play one episode in each of the first copies.
 
         Args:
             agent: the student, who acts where there is no advice.
             advise: returns advice about the copies that play on. None: the student plays alone.
+            confidences: shared out between the copies in turn; a copy takes no advice below its own.
+            copies: how many play, of all ranks.
 
         Returns:
-            the returns, the env steps and how many of them were advised, of all ranks; this rank's demonstrations.
+            what came of it at each confidence, on all ranks; this rank's demonstrations.
         """
         env, spec = self.env, self.env.spec
+        ids = env.first_env_id + torch.arange(env.num_envs, device=env.device)
+        group = ids % len(confidences)
+        least = torch.tensor(confidences, device=env.device)[group]
         step = env.reset()
-        running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        plays = running = ids < copies
         returns = torch.zeros(env.num_envs, device=env.device)
         record: list[Demonstrations] = []
-        counts = torch.zeros(2, dtype=torch.float64, device=env.device)  # env steps, and those that were advised
+        counts = torch.zeros(env.num_envs, 2, dtype=torch.float64, device=env.device)  # env steps, and advised ones
         for _ in range(self.horizon):
             own = agent.explore(step.obs, step.action_mask, self.rng.uniform(env.steps, spec.num_actions + 1))
             advice = torch.zeros(step.action_mask.shape, device=env.device)
             if advise is not None:
-                advice = advise(step, running)
+                advice = confident(advise(step, running), least)
             has_advice = advice.sum(1) > 0
             action = torch.where(has_advice, advice.argmax(1), own)
             next_step = env.step(action)
@@ -92,15 +113,18 @@ class Probe:
             done = next_step.terminated | next_step.truncated
             rows = running.nonzero()[:, 0]
             record.append(Demonstrations(step.obs, step.action_mask, advice).rows(rows))
-            counts += torch.stack([running.sum(), (has_advice & running).sum()])
+            counts += torch.stack([running, has_advice & running], 1)
             running = running & ~done
             step = next_step
             if not running.any():
                 break
-        sums = torch.stack([torch.ones_like(returns), returns, returns * returns]).double().sum(1)
-        count, total, square, steps, advised = all_reduce_sum(torch.cat([sums, counts])).tolist()
-        demonstrations = Demonstrations(*map(torch.cat, zip(*record, strict=True)))
-        return Returns(count, total, square), int(steps), int(advised), demonstrations
+        columns = torch.cat([torch.stack([plays, returns, returns * returns], 1).double(), counts], 1)
+        sums = torch.zeros(len(confidences), columns.shape[1], dtype=torch.float64, device=env.device)
+        results = [
+            Result(Returns(*row[:3]), int(row[3]), int(row[4]))
+            for row in all_reduce_sum(sums.index_add(0, group, columns)).tolist()
+        ]
+        return results, Demonstrations(*map(torch.cat, zip(*record, strict=True)))
 
     def state_dict(self) -> dict[str, object]:
         """Return what the next probe's episodes depend on."""

@@ -8,23 +8,29 @@ A tutor that plays better than the student is not yet one that teaches it anythi
 student stays as mediocre, and would have come further alone. So trust also falls with time, to 0 over DECAY_SHARE of
 the run, unless advice is shown to help the student as it is now. That is known where some env copies follow advice and
 others do not: both begin in the same states, and the means of their returns differ by what advice is worth.
+
+A tutor may know some positions and guess in others. Where its confidence, the largest probability in its advice,
+varies, it is judged at several levels: all advice, the more confident half of it, the most confident quarter. In the
+probes of a level it plays where it is that confident, and the student elsewhere; each level has a gate of its own, and
+advice counts from the level on whose trust is the highest.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from agents import Agent
-from agents.distributed import all_reduce_sum
+from agents.distributed import all_reduce_sum, broadcast_object
 from agents.guidance.trust import ReturnMonitor, Returns, Trust, sum_returns
 from envs.base import Env, Step
 from envs.rng import PRETRAINING_STREAM, CounterRNG
 from training.config import Config
-from training.probe import Advise, Demonstrations, Probe
+from training.probe import MAX_COPIES, Advise, Demonstrations, Probe, Result, confident
 from training.stop_signal import Interruption
 
 PROBE_SHARE = 0.02  # of the run's env steps: what one probe takes at most
@@ -40,12 +46,14 @@ NUM_EVIDENCE = 5  # updates whose led episodes are compared with the student's o
 BATCH_SIZE = 256  # rows of demonstrations in an update
 MAX_DEMONSTRATIONS = 20_000  # rows that are kept, the newest
 CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the earlier one no longer counts
+LEVELS = (0.0, 0.5, 0.75)  # shares of a tutor's advice that are less confident than the level
+LEVEL_COPIES = 32  # episodes of the first probe of the levels above 0; where a probe is too short for them, none
 NUMBERS = (  # of a monitor's state
-    *("value", "opened_at", "counted_until"),
+    *("value", "level", "confidences", "opened_at", "counted_until"),
     *("probe_steps", "next_update", "last_probe"),
 )
 NO_EVIDENCE = (Returns(), Returns())
-PARTS = ("trust", "alone", "led", "probe")
+PARTS = ("alone", "led", "probe")
 
 
 class TrustMonitor:
@@ -80,7 +88,10 @@ class TrustMonitor:
         self.led = ReturnMonitor(~alone, self.probe.horizon)
         self.rng = CounterRNG(config.seed, torch.arange(BATCH_SIZE, device=env.device), PRETRAINING_STREAM)
         self.has_led_copies = not bool(alone.all())
-        self.trust = Trust()
+        self.gates = [Trust()]  # of each level of confidence
+        self.confidences = [0.0]  # the least confidence of each level
+        self.level = 0  # the one from which on advice counts, or did last
+        self.min_confidence = torch.zeros((), device=env.device)  # of that level
         self.value = 0.0  # trust, as of the last update
         self.evidence: list[tuple[Returns, Returns]] = []  # the newest led episodes, and the student's own beside them
         self.demonstrations: Demonstrations | None = None  # until they are learned from
@@ -96,29 +107,30 @@ class TrustMonitor:
         if self.has_led_copies:
             self.led.add(step)
 
-    def update(self, global_step: int) -> int:
-        """Decide trust anew where that is due, and return the env steps that probes took."""
+    def update(self, global_step: int) -> None:
+        """Decide trust anew where that is due; `probe_steps` then holds the env steps of new probes, too."""
         if global_step < self.next_update:
-            return 0
+            return
         before = copy.deepcopy(self.state_dict())
         try:
-            return self.decide(global_step)
+            self.decide(global_step)
         except Interruption:
             self.load_state_dict(before)
             raise
 
-    def decide(self, global_step: int) -> int:
-        """Decide trust anew, and return the env steps that probes took."""
+    def decide(self, global_step: int) -> None:
+        """Decide trust anew."""
         own, led = read(self.alone), read(self.led)
-        self.trust.observe_student(own)
+        self.observe_student(own)
         self.evidence = [*self.evidence, (led, own)][-NUM_EVIDENCE:] if self.value else []
-        before = self.probe_steps
         if self.next_update == -math.inf:
             self.first_probes()
         else:
             self.later_probe(global_step)
-        self.value = self.trust.update()
+        trusts = [gate.update() for gate in self.gates]
+        self.value = max(trusts)
         if self.value:
+            self.choose(trusts.index(self.value))
             if self.opened_at is None:
                 self.opened_at = global_step
                 self.pretrain()
@@ -127,7 +139,25 @@ class TrustMonitor:
         if self.value:
             self.counted_until = global_step
         self.next_update = global_step + self.num_steps // NUM_UPDATES
-        return self.probe_steps - before
+
+    @property
+    def trust(self) -> Trust:
+        """The gate of the level from which on advice counts."""
+        return self.gates[self.level]
+
+    def choose(self, level: int) -> None:
+        """Let advice count from that level on."""
+        self.level = level
+        self.min_confidence.fill_(self.confidences[level])
+
+    def followed(self, advice: Tensor) -> Tensor:
+        """Return the advice (N, A) that counts, and zeros in place of what is not confident enough."""
+        return confident(advice, self.min_confidence)
+
+    def observe_student(self, returns: Returns) -> None:
+        """Add the student's newest episodes at all levels."""
+        for gate in self.gates:
+            gate.observe_student(returns)
 
     def helps(self) -> bool:
         """Return whether episodes that follow advice are shown to be better than the student's own beside them."""
@@ -136,45 +166,59 @@ class TrustMonitor:
 
     def first_probes(self) -> None:
         """Let the tutor play, and the student as it is now; short episodes again, as long as FIRST_SHARE allows."""
-        last, advised = self.probe_tutor()
+        last, advised = self.probe_tutor([0])
+        if not advised:
+            return
+        assert self.demonstrations is not None
+        self.confidences = broadcast_object(find_levels(self.demonstrations.advice))
+        self.gates = [self.gates[0], *(Trust() for _ in self.confidences[1:])]
+        if len(self.gates) > 1 and self.probe.copies >= 2 * LEVEL_COPIES:
+            last, _ = self.probe_tutor(range(1, len(self.gates)), LEVEL_COPIES)
         limit = FIRST_SHARE * self.num_steps
-        while advised and self.probe_steps + last <= limit and self.trust.tutor.number < MAX_FIRST_EPISODES:
-            last, advised = self.probe_tutor()
-        if advised:
-            returns, steps, _, _ = self.play(None)
-            self.probe_steps += steps
-            self.trust.observe_student(returns)
+        while advised and self.probe_steps + last <= limit and self.gates[0].tutor.number < MAX_FIRST_EPISODES:
+            last, advised = self.probe_tutor(range(len(self.gates)))
+        (result,), _ = self.play(None)
+        self.probe_steps += result.steps
+        self.observe_student(result.returns)
 
     def later_probe(self, global_step: int) -> None:
         """Let the tutor play again where that is due and worth it."""
         number, share = (NUM_PROBES, OPEN_SHARE) if self.value else (NUM_UNDECIDED_PROBES, UNDECIDED_SHARE)
-        is_due = global_step >= self.last_probe + self.num_steps // number
-        if not is_due or self.probe_steps >= share * self.num_steps or not (self.value or self.trust.is_undecided):
+        if global_step < self.last_probe + self.num_steps // number or self.probe_steps >= share * self.num_steps:
             return
-        self.probe_tutor()
-        self.last_probe = global_step  # not where the tutor has failed: then the resumed run plays the probe again
+        counts = [self.level] if self.value else []
+        levels = [level for level, gate in enumerate(self.gates) if level in counts or gate.is_undecided]
+        if levels:
+            self.probe_tutor(levels)
+            self.last_probe = global_step  # not where the tutor has failed: then the resumed run plays the probe again
 
-    def probe_tutor(self) -> tuple[int, int]:
-        """Let the tutor play, and return the env steps, and how many of them it advised."""
-        returns, steps, advised, demonstrations = self.play(self.advise)
-        self.probe_steps += steps
-        is_new = self.trust.observe_tutor(returns if advised else Returns(), CHANGED)
+    def probe_tutor(self, levels: Sequence[int], copies: int = MAX_COPIES) -> tuple[int, int]:
+        """Let the tutor play at some levels, and return the env steps, and how many of them it advised."""
+        confidences = [self.confidences[level] for level in levels]
+        results, demonstrations = self.play(self.advise, confidences, copies)
+        self.probe_steps += sum(result.steps for result in results)
+        is_new = False
+        for level, result in zip(levels, results, strict=True):
+            is_new |= self.gates[level].observe_tutor(result.returns if result.advised else Returns(), CHANGED)
         if self.opened_at is None:
             known = None if is_new else self.demonstrations
             known = demonstrations if known is None else known.plus(demonstrations)
             self.demonstrations = known.rows(slice(-MAX_DEMONSTRATIONS, None))
-        return steps, advised
+        return sum(result.steps for result in results), sum(result.advised for result in results)
 
-    def play(self, advise: Advise | None) -> tuple[Returns, int, int, Demonstrations]:
+    def play(
+        self, advise: Advise | None, confidences: Sequence[float] = (0.0,), copies: int = MAX_COPIES
+    ) -> tuple[list[Result], Demonstrations]:
         """Play probe episodes, which a signal may interrupt."""
         with self.interrupting():
-            return self.probe.play(self.agent, advise)
+            return self.probe.play(self.agent, advise, confidences, copies)
 
     def pretrain(self) -> None:
         """Imitate what the tutor did in the probes, the longer the higher trust is, and forget it."""
         demonstrations, self.demonstrations = self.demonstrations, None
         if demonstrations is None or not len(demonstrations.obs):
             return
+        demonstrations = demonstrations._replace(advice=self.followed(demonstrations.advice))
         number = len(demonstrations.obs)
         for update in range(round(self.pretrain_updates * self.value)):
             u = self.rng.uniform(torch.tensor(update, device=demonstrations.obs.device), 1)[:, 0]
@@ -183,6 +227,9 @@ class TrustMonitor:
     def values(self) -> dict[str, float]:
         """Return what there is to log."""
         found = {"tutor/trust": self.value}
+        if len(self.gates) > 1:
+            for share, gate in zip(LEVELS, self.gates, strict=False):
+                found[f"tutor/trust_by_confidence/{share:.0%}"] = gate.value
         if self.trust.tutor.number:
             found["tutor/return"] = self.trust.tutor.mean
         if self.trust.student:
@@ -195,6 +242,7 @@ class TrustMonitor:
             "trust": round(self.value, 4),
             "tutor_return": round(self.trust.tutor.mean, 4) if self.trust.tutor.number else None,
             "baseline_return": round(self.trust.baseline, 4) if math.isfinite(self.trust.baseline) else None,
+            "min_confidence": round(self.confidences[self.level], 4),
             "horizon": self.probe.horizon,
             "probe_steps": self.probe_steps,
             "counted_from": self.opened_at,
@@ -207,6 +255,7 @@ class TrustMonitor:
         numbers = {name: getattr(self, name) for name in NUMBERS}
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
         numbers["horizon"] = self.probe.horizon
+        numbers["gates"] = [gate.state_dict() for gate in self.gates]
         return {
             **numbers,
             **parts,
@@ -216,15 +265,29 @@ class TrustMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        if state["horizon"] != self.probe.horizon:  # of another number of env steps: returns cannot be compared
-            return
+        if "gates" not in state or state["horizon"] != self.probe.horizon:
+            return  # of version 1.1, or of another number of env steps, whose returns cannot be compared
         for name in NUMBERS:
             setattr(self, name, state[name])
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
+        self.gates = [Trust() for _ in state["gates"]]
+        for gate, gate_state in zip(self.gates, state["gates"], strict=True):
+            gate.load_state_dict(gate_state)
+        self.choose(self.level)
         self.evidence = [(Returns(*led), Returns(*own)) for led, own in state["evidence"]]
         kept = state["demonstrations"]
         self.demonstrations = None if kept is None else Demonstrations(**kept)
+
+
+def find_levels(advice: Tensor) -> list[float]:
+    """Return the least confidence of each level, for advice (B, A): 0, and quantiles that leave something out."""
+    confidence = advice.amax(1)
+    confidence = confidence[confidence > 0].double().cpu()
+    if not len(confidence):
+        return [0.0]
+    found = [float(confidence.quantile(share)) for share in LEVELS[1:]]
+    return list(dict.fromkeys([0.0, *(level for level in found if level > confidence.min() + 1e-3)]))
 
 
 def read(monitor: ReturnMonitor) -> Returns:

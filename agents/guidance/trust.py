@@ -87,6 +87,7 @@ class Trust:
         self.student: list[Returns] = []  # the newest episodes, oldest block first
         self.baseline = math.inf  # J_0
         self.is_open = False
+        self.value = 0.0  # as of the last update
 
     def observe_student(self, returns: Returns) -> None:
         """Add episodes of the student alone, the newest."""
@@ -130,7 +131,7 @@ class Trust:
         return not low > 0 and not high <= MIN_EFFECT * deviation
 
     def update(self) -> float:
-        """Open or shut the gate by all that is known, and return the trust, in [0, 1]."""
+        """Open or shut the gate by all that is known, and return the trust, in [0, 1], which is then `value`."""
         low, high = self.margin
         if low > 0:
             self.is_open = True
@@ -138,10 +139,11 @@ class Trust:
             self.is_open = False
         gap = self.tutor.mean - self.student_returns.mean
         way = self.tutor.mean - self.baseline
-        if not self.is_open or not gap > 0 or not way > 0:
-            return 0.0
-        effect = way / max(math.sqrt(self.tutor.variance), 1e-9)  # Cohen's d
-        return min(gap / way, 1.0) * min(effect, 1.0)
+        self.value = 0.0
+        if self.is_open and gap > 0 and way > 0:
+            effect = way / max(math.sqrt(self.tutor.variance), 1e-9)  # Cohen's d
+            self.value = min(gap / way, 1.0) * min(effect, 1.0)
+        return self.value
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a checkpoint holds."""
@@ -150,13 +152,14 @@ class Trust:
             "student": [list(block) for block in self.student],
             "baseline": self.baseline,
             "is_open": self.is_open,
+            "value": self.value,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.tutor = Returns(*state["tutor"])
         self.student = [Returns(*block) for block in state["student"]]
-        self.baseline, self.is_open = state["baseline"], state["is_open"]
+        self.baseline, self.is_open, self.value = state["baseline"], state["is_open"], state["value"]
 
 
 class ReturnMonitor:

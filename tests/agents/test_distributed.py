@@ -178,7 +178,7 @@ def test_two_ranks_trust_the_tutor_as_much_and_hold_the_same_weights(tmp_path: P
     done = torchrun(*flags.split(), *tutor.split(), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     first, second = (load_checkpoint(tmp_path / "run" / "checkpoints", "cpu", number, 2) for number in range(2))
-    for name in ("value", "opened_at", "probe_steps", "next_update", "last_probe", "trust", "evidence"):
+    for name in ("value", "opened_at", "probe_steps", "next_update", "last_probe", "gates", "confidences", "evidence"):
         assert first["trust"][name] == second["trust"][name]
     assert first["trust"]["opened_at"] is not None
     assert first["global_step"] == second["global_step"]

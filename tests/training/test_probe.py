@@ -9,13 +9,14 @@ from torch import Tensor
 
 import envs
 from agents import AGENTS, Agent
+from agents.guidance.trust import Returns
 from envs.base import Env, Step, VecEnv
 from envs.rng import EXPLORATION_STREAM, CounterRNG
 from tests.helpers.probes import Clock, Counter
 from tests.helpers.students import save_and_load
 from training import probe as probe_module
 from training.config import Config, default_config
-from training.probe import MAX_COPIES, MIN_HORIZON, Advise, Probe
+from training.probe import MAX_COPIES, MIN_HORIZON, Advise, Probe, Result
 from training.self_play import SelfPlayOpponent
 
 CONFIG = default_config("ppo", "connect4")
@@ -78,7 +79,7 @@ def test_probe_has_fewer_copies_rather_than_shorter_episodes(max_steps: int, cop
 def test_probe_counts_episodes_up_to_the_horizon(max_steps: int, length: int) -> None:
     """Each time step pays 1, and the clock ends the episode after five."""
     probe, agent = make_probe(Clock(), max_steps)
-    returns, steps, advised, _ = probe.play(agent, advise_by_copy([1]))
+    ((returns, steps, advised),), _ = probe.play(agent, advise_by_copy([1]))
     assert returns == (1, length, length**2)
     assert steps == advised == length
 
@@ -93,7 +94,7 @@ def test_probe_counts_the_env_steps_and_returns_of_copies_that_play_on() -> None
         running.append(plays.tolist())
         return by_copy(step, plays)
 
-    returns, steps, advised, _ = probe.play(agent, advise)
+    ((returns, steps, advised),), _ = probe.play(agent, advise)
     assert returns == (4, 2, 2)
     assert steps == advised == 2 * 4 + 2 * MIN_HORIZON
     assert running == [[True] * 4] * 4 + [[False, True, False, True]] * (MIN_HORIZON - 4)
@@ -108,9 +109,30 @@ def test_probe_ends_when_all_episodes_have_ended(monkeypatch: pytest.MonkeyPatch
 
 def test_probe_counts_as_advised_only_where_there_was_advice() -> None:
     probe, agent = make_probe(Clock(), 4 * MIN_HORIZON)
-    _, steps, advised, _ = probe.play(agent, advise_by_copy([1, -1, 0, -1]))
+    ((_, steps, advised),), _ = probe.play(agent, advise_by_copy([1, -1, 0, -1]))
     assert (steps, advised) == (20, 10)
-    assert probe.play(agent, None)[1:3] == (20, 0)
+    ((_, steps, advised),), _ = probe.play(agent, None)
+    assert (steps, advised) == (20, 0)
+
+
+def test_copies_in_turn_take_no_advice_below_their_confidence() -> None:
+    """Advice is 0.6 sure in copies 0 and 1, 0.9 in 2 and 3: of four episodes of five steps, three are advised.
+
+    Where it is, each time step pays 1.
+    """
+    probe, agent = make_probe(Clock(), 4 * MIN_HORIZON)
+    sure = torch.tensor([0.6, 0.6, 0.9, 0.9])
+
+    def advise(step: Step, running: Tensor) -> Tensor:
+        return torch.stack([1 - sure, sure], 1)
+
+    (everywhere, sometimes), demonstrations = probe.play(agent, advise, [0.0, 0.75])
+    assert everywhere == Result(Returns(2, 10, 50), 10, 10)
+    assert (sometimes.returns.number, sometimes.steps, sometimes.advised) == (2, 10, 5)
+    assert sorted(demonstrations.advice.amax(1).tolist()) == pytest.approx([0.0] * 5 + [0.6] * 5 + [0.9] * 10)
+    (first,), demonstrations = probe.play(agent, advise, [0.75], copies=3)
+    assert (first.returns.number, first.steps, first.advised) == (3, 15, 5)
+    assert len(demonstrations.obs) == 15
 
 
 def connect4_probe(algo: str, seed: int = 1, **settings: Any) -> tuple[Probe, Agent]:
@@ -176,7 +198,7 @@ def test_demonstrations_are_exactly_the_rows_that_were_played(monkeypatch: pytes
         expected.append((step.obs[running], step.action_mask[running], advice[running]))
         return advice
 
-    _, steps, advised, demonstrations = probe.play(agent, advise)
+    ((_, steps, advised),), demonstrations = probe.play(agent, advise)
     assert len(demonstrations.obs) == steps > advised > 0
     for found, rows in zip(demonstrations, zip(*expected, strict=True), strict=True):
         assert found.equal(torch.cat(rows))
@@ -190,7 +212,7 @@ def test_probe_of_the_same_seed_is_the_same_and_the_next_one_is_another() -> Non
     played = []
     for seed in (1, 1, 2):
         probe, agent = connect4_probe("ppo", seed)
-        played.append([probe.play(agent, advise)[3].obs for _ in range(2)])
+        played.append([probe.play(agent, advise)[1].obs for _ in range(2)])
     assert all(one.equal(other) for one, other in zip(*played[:2], strict=True))
     assert not same(*played[0])
     assert not same(played[0][0], played[2][0])
@@ -204,7 +226,8 @@ def test_probe_goes_on_from_its_state_dict() -> None:
     (probe, agent), (other, _) = connect4_probe("ppo"), connect4_probe("ppo")
     probe.play(agent, None)
     other.load_state_dict(save_and_load(probe.state_dict()))
-    assert other.play(agent, advise_by_copy([-1] * 8))[3].obs.equal(probe.play(agent, advise_by_copy([-1] * 8))[3].obs)
+    silent = advise_by_copy([-1] * 8)
+    assert other.play(agent, silent)[1].obs.equal(probe.play(agent, silent)[1].obs)
 
 
 def test_probe_shares_no_episode_with_training_and_leaves_its_env_alone() -> None:
@@ -240,7 +263,7 @@ def test_probe_of_a_gymnasium_env_plays_copies_of_its_own() -> None:
     before = env.reset().obs.clone()
     probe = Probe(config, env, 4 * 20)
     for advise in (None, advise_by_copy([0, 1, 0, 1, -1])):
-        returns, steps, advised, demonstrations = probe.play(student(env), advise)
+        ((returns, steps, advised),), demonstrations = probe.play(student(env), advise)
         assert returns.number == probe.env.num_envs == 5
         assert returns.total == steps == len(demonstrations.obs)
         assert 5 * 8 <= steps <= 5 * probe.horizon
@@ -261,7 +284,7 @@ def test_probe_in_self_play_is_against_the_opponent_of_today() -> None:
             opponent.refresh(update)
             opponent.epsilon.fill_(1e-9)
             env.game.opponent.policy = lambda obs, action_mask: (action_mask * torch.arange(1, 8)).argmax(1)
-        returns, steps, _, demonstrations = probe.play(agent, advise_by_copy([-1] * 4))
+        ((returns, steps, _),), demonstrations = probe.play(agent, advise_by_copy([-1] * 4))
         assert (returns.number, len(demonstrations.obs)) == (4, steps)
         theirs = demonstrations.obs[:, 1].sum(1)  # discs in each column, (steps, 7)
         last_columns.append(float(theirs[:, 6].sum() / theirs.sum()))

@@ -117,7 +117,7 @@ def test_resumed_run_with_trust_equals_uninterrupted_one(
     config = small_config(algo, "connect4", tmp_path / "whole", tutor_accuracy=0.8)
     whole, parts = both_ways(replace(config, guiding=GuidanceConfig()), monkeypatch)
     assert_equal_runs(whole, parts)
-    assert load_checkpoint(parts / "checkpoints", "cpu")["trust"]["trust"]["tutor"][0] > 0
+    assert load_checkpoint(parts / "checkpoints", "cpu")["trust"]["gates"][0]["tutor"][0] > 0
 
 
 @pytest.mark.train

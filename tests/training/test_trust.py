@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.helpers.students import all_equal, save_and_load, weights_of
 from tests.helpers.trust_runs import echo_config, make_trainer, opened_trainer, spread, trust_config
 from train import Trainer, train
 from training.checkpoint import load_checkpoint
-from training.probe import Demonstrations, Probe
+from training.probe import Demonstrations, Probe, Result
 from training.trust import (
     DECAY_SHARE,
     FIRST_SHARE,
@@ -49,26 +50,42 @@ class FakeRun:
     def __init__(self, monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch, steps: int = 10) -> None:
         self.monitor = monitor
         self.tutor = spread(1.0, 64)
+        self.confident_tutor = spread(2.0, 64)  # at levels above 0
+        self.confidence = torch.ones(2)  # of its advice in a probe
         self.student = spread(0.0, 64)  # between two updates
         self.advised = 5  # env steps of a probe
         self.steps = steps  # env steps of a probe
         self.num_probes = 0
+        self.played: list[tuple[float, ...]] = []  # the confidences of each probe
         self.student_steps = 0  # env steps of the student's own probe
         monkeypatch.setattr(monitor.probe, "play", self.play)
 
-    def play(self, agent: Agent, advise: Any) -> tuple[Returns, int, int, Demonstrations]:
+    def play(
+        self, agent: Agent, advise: Any, confidences: Sequence[float] = (0.0,), copies: int = 64
+    ) -> tuple[list[Result], Demonstrations]:
         """Do as `Probe.play`."""
-        rows = Demonstrations(torch.zeros(2, 2, 6, 7), torch.ones(2, 7, dtype=torch.bool), torch.eye(7)[:2])
+        number = len(self.confidence)
+        advice = torch.eye(7)[:number] * self.confidence[:, None]
+        rows = Demonstrations(torch.zeros(number, 2, 6, 7), torch.ones(number, 7, dtype=torch.bool), advice)
         if advise is None:
-            return self.student, self.student_steps, 0, rows
+            return [Result(self.student, self.student_steps, 0)], rows
         self.num_probes += 1
-        return self.tutor, self.steps, self.advised, rows
+        self.played.append(tuple(confidences))
+        returns = [self.confident_tutor if least else self.tutor for least in confidences]
+        steps, advised = self.steps // len(confidences), self.advised // len(confidences)
+        return [Result(one, steps, advised) for one in returns], rows
 
     def update(self, global_step: int) -> int:
-        """Do as `TrustMonitor.update`, after some episodes of the student if any env steps were made."""
+        """Do as `TrustMonitor.update`, after some episodes of the student if any env steps were made.
+
+        Returns:
+            the env steps of new probes.
+        """
         if global_step:
             self.monitor.alone.sums.copy_(torch.tensor(self.student))
-        return self.monitor.update(global_step)
+        before = self.monitor.probe_steps
+        self.monitor.update(global_step)
+        return self.monitor.probe_steps - before
 
     def later_probes(self) -> list[int]:
         """Return the env steps at which the tutor plays again, of a whole run."""
@@ -135,15 +152,22 @@ def test_trust_opens_when_tutor_and_student_have_played(monitor: TrustMonitor, m
     assert (monitor.value, monitor.opened_at) == (1, 0)
 
 
-def test_trust_at_the_start_takes_the_students_probe_and_no_episodes_that_ended_early(tmp_path: Path) -> None:
+def test_trust_at_the_start_takes_the_students_probe_and_no_episodes_that_ended_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tutor that plays as the student does: what has ended soon would make the student look worse than it is."""
     config = replace(
         small_config("dqn", "snake", tmp_path), env_kwargs=("size=6",), num_envs=256, guiding=GuidanceConfig()
     )
     config = replace(config, total_steps=60_000, tutoring=replace(config.tutoring, tutor_accuracy=1.0))
     with opened_trainer(config) as (trainer, monitor):
-        monkeypatched = monitor.probe.play
-        monitor.probe.play = lambda agent, advise: (*monkeypatched(agent, None)[:2], 9, monkeypatched(agent, None)[3])  # type: ignore[method-assign]
+        play = monitor.probe.play
+
+        def play_as_the_student(agent: Agent, advise: Any, *levels: Any) -> tuple[list[Result], Demonstrations]:
+            (result,), rows = play(agent, None)
+            return [result._replace(advised=9)], rows
+
+        monkeypatch.setattr(monitor.probe, "play", play_as_the_student)
         step = trainer.env.reset()
         for _ in range(2 * monitor.probe.horizon):
             step, _ = trainer.update(step)
@@ -263,12 +287,85 @@ def test_students_of_distillation_have_no_led_episodes(algo: str, has_led_copies
     assert int(monitor.alone.alone.sum()) == (32 if has_led_copies else 64)
 
 
+SURE = torch.tensor([0.2, 0.2, 0.6, 0.9])  # half of its advice is at least 0.6 sure, a quarter 0.9
+
+
+def uncertain_run(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch, steps: int = 6) -> FakeRun:
+    run = FakeRun(monitor, monkeypatch, steps)
+    run.confidence = SURE
+    monitor.probe.copies = 64
+    return run
+
+
+def test_tutor_whose_confidence_varies_is_judged_at_three_levels(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = uncertain_run(monitor, monkeypatch)
+    run.tutor = spread(-1.0, 64)
+    run.update(0)
+    assert [len(one) for one in run.played] == [1, 2, 3], "as long as FIRST_SHARE allows"
+    all_advice, half, quarter = run.played[-1]
+    assert all_advice == 0 < 0.2 < half < quarter < 0.9
+    assert [gate.value for gate in monitor.gates] == [0, 1, 1]
+    assert monitor.value == 1
+    assert float(monitor.min_confidence) == pytest.approx(half), "the lowest level of those that are trusted most"
+    advice = torch.eye(7)[:4] * SURE[:, None]
+    assert monitor.followed(advice).equal(advice * (half < SURE)[:, None])
+    values = monitor.values()
+    assert [values[f"tutor/trust_by_confidence/{share}%"] for share in (0, 50, 75)] == [0, 1, 1]
+    assert values["tutor/return"] == 2
+    assert monitor.summary()["min_confidence"] == pytest.approx(half, abs=1e-4)
+
+
+def test_tutor_that_is_equally_sure_everywhere_has_one_level(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun(monitor, monkeypatch)
+    run.update(0)
+    assert set(run.played) == {(0.0,)}
+    assert monitor.values().keys() == {"tutor/trust", "tutor/return", "student/return"}
+    assert float(monitor.min_confidence) == 0
+
+
+def test_levels_have_no_probe_at_first_where_it_would_have_few_episodes(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = uncertain_run(monitor, monkeypatch)
+    monitor.probe.copies = 63
+    run.update(0)
+    assert [len(one) for one in run.played] == [1, 3, 3]
+
+
+def test_levels_that_are_worse_play_no_more(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "helps", lambda: True)
+    run = uncertain_run(monitor, monkeypatch)
+    run.tutor = spread(-1.0, 64)
+    run.update(0)
+    first = len(run.played)
+    for step in range(8, STEPS, 8):
+        run.update(step)
+    assert set(run.played[first:]) == {(monitor.confidences[1],)}
+
+
+def test_student_is_pretrained_on_advice_that_counts_alone(
+    monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = uncertain_run(monitor, monkeypatch)
+    run.tutor = spread(-1.0, 64)
+    learned: list[Tensor] = []
+    monkeypatch.setattr(monitor.agent, "pretrain", lambda obs, action_mask, advice: learned.append(advice))
+    run.update(0)
+    confidence = torch.cat(learned).amax(1)
+    assert confidence.unique().tolist() == pytest.approx([0.0, 0.6, 0.9])
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_monitor_goes_on_from_its_state_dict(kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monitors = [silent_trainer("dqn", tmp_path)[1] for _ in range(2)]
     runs = [FakeRun(monitor, monkeypatch) for monitor in monitors]
     for run in runs:
-        run.tutor = run.student if kept else run.tutor
+        run.tutor = run.confident_tutor = run.student if kept else run.tutor
+        run.confidence = SURE
     first, other = monitors
     unused, no = torch.zeros(64), torch.zeros(64, dtype=torch.bool)
     half = Step(unused, unused, torch.arange(64.0), no, no, unused, unused, {}, {})
@@ -408,7 +505,7 @@ def test_global_step_is_the_env_steps_of_training_and_probes(
 
     def count(self: Probe, *args: Any) -> Any:
         found = play(self, *args)
-        played.append(found[1])
+        played.append(sum(result.steps for result in found[0]))
         return found
 
     monkeypatch.setattr(Probe, "play", count)
@@ -426,9 +523,9 @@ def test_probes_queries_are_charged_and_counted(tmp_path: Path, monkeypatch: pyt
     advised = []
     play = Probe.play
 
-    def count(self: Probe, agent: Agent, advise: Any) -> Any:
-        found = play(self, agent, advise)
-        advised.append((advise is not None) * found[1])
+    def count(self: Probe, agent: Agent, advise: Any, *levels: Any) -> Any:
+        found = play(self, agent, advise, *levels)
+        advised.append((advise is not None) * found[0][0].steps)
         return found
 
     monkeypatch.setattr(Probe, "play", count)
@@ -484,12 +581,12 @@ def test_run_whose_tutor_fails_in_a_probe_resumes_with_that_probe(
         phase.pop()
         return steps
 
-    def fail(self: Probe, agent: Agent, advise: Any) -> Any:
+    def fail(self: Probe, agent: Agent, advise: Any, *levels: Any) -> Any:
         if advise is not None:
             if broken[0] and (phase[-1] == "later") == is_later:
                 raise TutorError("the server wants another key")
             played.append(phase[-1])
-        return play(self, agent, advise)
+        return play(self, agent, advise, *levels)
 
     monkeypatch.setattr(TrustMonitor, "later_probe", noted)
     monkeypatch.setattr(Probe, "play", fail)
@@ -504,6 +601,21 @@ def test_run_whose_tutor_fails_in_a_probe_resumes_with_that_probe(
     assert resume(config)["global_step"] >= LONG
     assert played[0] == ("later" if is_later else "first")
     assert load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")["trust"]["opened_at"] is not None
+
+
+def test_probe_before_one_that_fails_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, monitor = silent_trainer("ppo", tmp_path)
+    run = FakeRun(monitor, monkeypatch)
+
+    def fail(*_: Any) -> Any:
+        if run.num_probes == 2:
+            raise TutorError("the server wants another key")
+        return run.play(*_)
+
+    monkeypatch.setattr(monitor.probe, "play", fail)
+    with pytest.raises(TutorError, match="another key"):
+        trainer.strength()
+    assert trainer.state.global_step == int(trainer.state.env_steps) == monitor.probe_steps == 20
 
 
 @pytest.mark.parametrize("guidance", ["blend", "mask", "demonstrate"])
