@@ -139,6 +139,8 @@ def open_logs(config: Config, run_dir: Path, source: dict[str, Any] | None) -> I
         progress = stack.enter_context(make_progress(config.progress, config.total_steps, start or 0))
         tutor = without_password(config.tutoring.tutor)
         progress.note(f"{run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}")
+        if source is None and (shortness := config.shortness()) is not None:
+            progress.note(shortness)
         yield log, progress
 
 

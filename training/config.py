@@ -105,6 +105,17 @@ class Config:
         if self.tutoring.tutor != "none":
             self.guiding.check_copies(self.algo, self.num_envs // world_size())
 
+    def shortness(self) -> str | None:
+        """Return why a new run of these settings is too short to learn; None if it is not."""
+        starts = getattr(self.agent, "learning_starts", 0)
+        if self.total_steps <= starts:
+            reason = f"{self.algo} begins to learn after --learning-starts {starts:,} env steps"
+        elif self.total_steps < (rollout := self.num_envs * getattr(self.agent, "num_steps", 1)):
+            reason = f"one update of {self.algo} takes {rollout:,} env steps, --num-envs times --num-steps"
+        else:
+            return None
+        return f"this run is too short to learn: {reason}, and --total-steps is {self.total_steps:,}"
+
     def to_json(self) -> str:
         """Return all settings and the versions in use as `config_from_json` reads them, without passwords."""
         settings = {"format": FORMAT, **to_plain(self, without_password), "versions": versions()}

@@ -162,7 +162,8 @@ def metrics_line(values: Mapping[str, float]) -> str:
     if "tutor/trust" in values:
         parts.append(f"trust {values['tutor/trust']:.2f}")
     if "tutor/hit_rate" in values:
-        parts.append(f"hit rate {values['tutor/hit_rate']:.0%}")
+        is_wanted = values.get("tutor/consulted", 1) > 0
+        parts.append(f"hit rate {values['tutor/hit_rate']:.0%}" if is_wanted else "no advice wanted")
     return "  ".join(parts)
 
 
@@ -178,7 +179,7 @@ def summary_lines(summary: Mapping[str, Any], run_dir: Path) -> list[tuple[str, 
         hits = f"the table answered {tutor['hits']:,} ({tutor['hit_rate']:.0%})"
         tokens = tutor["prompt_tokens"] + tutor["answer_tokens"]
         lines += [
-            ("advice wanted", f"{tutor['consulted']:,} times; {hits}"),
+            ("advice wanted", f"{tutor['consulted']:,} times; {hits}" if tutor["consulted"] else "never"),
             ("tutor queries", f"{tutor['asked']:,}, {tokens:,} tokens, {tutor['seconds']:,.0f} s"),
         ]
         if tutor["no_advice"]:

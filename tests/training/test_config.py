@@ -145,3 +145,21 @@ def test_config_of_version_1_0_keeps_what_a_tutored_run_did(tutor: str) -> None:
     before = GuidanceConfig("distill", trust="none", pretrain_updates=0, no_audit=True)
     assert config.guiding == (written.guiding if tutor == "none" else before)
     assert config.tutoring == written.tutoring
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings", "total_steps", "reason"),
+    [
+        ("dqn", {"learning_starts": 5000}, 5000, "dqn begins to learn after --learning-starts 5,000 env steps"),
+        ("dqn", {"learning_starts": 5000}, 5001, None),
+        ("ppo", {"num_steps": 32}, 2047, "one update of ppo takes 2,048 env steps"),
+        ("ppo", {"num_steps": 32}, 2048, None),
+        ("a2c", {"num_steps": 8}, 511, "one update of a2c takes 512 env steps"),
+    ],
+)
+def test_run_that_is_too_short_to_learn_says_so(
+    algo: str, settings: dict[str, Any], total_steps: int, reason: str | None
+) -> None:
+    config = replace(default_config(algo, "connect4"), total_steps=total_steps, num_envs=64)
+    said = replace(config, agent=replace(config.agent, **settings)).shortness()
+    assert said is None if reason is None else said is not None and reason in said

@@ -164,3 +164,14 @@ def test_live_progress_of_a_run_in_a_terminal(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 64
     assert len(set(re.findall("━ ([0-9,]+)/4,000 ", "\n".join(lines)))) > 2
     assert "env steps" in "".join(lines[-9:])
+
+
+def test_hit_rate_is_shown_only_where_advice_was_wanted() -> None:
+    assert "hit rate 46%" in metrics_line(VALUES)
+    quiet = metrics_line(VALUES | {"tutor/hit_rate": 0.0, "tutor/consulted": 0.0})
+    assert "hit rate" not in quiet
+    assert quiet.endswith("no advice wanted")
+    lines = dict(
+        console.summary_lines(SUMMARY | {"tutor": SUMMARY["tutor"] | {"consulted": 0, "hits": 0}}, Path("runs/it"))
+    )
+    assert lines["advice wanted"] == "never"

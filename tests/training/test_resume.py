@@ -462,3 +462,15 @@ def test_start_of_a_resumed_run_that_fails_keeps_the_run(tmp_path: Path) -> None
     with pytest.raises(TutorError):
         resume(gone_server(config), force=True, total_steps=9000)
     assert set(before) <= {path.name for path in config.run_dir.iterdir()}
+
+
+@pytest.mark.train
+def test_run_says_when_it_begins_that_it_is_too_short_but_not_when_it_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config("dqn", "connect4", tmp_path / "run", tutor="none")
+    config = replace(config, agent=replace(config.agent, learning_starts=9000))
+    stop_half_way(config, monkeypatch)
+    assert "too short to learn: dqn begins to learn after --learning-starts 9,000" in capsys.readouterr().out
+    resume(config)
+    assert "too short" not in capsys.readouterr().out
