@@ -33,6 +33,7 @@ from training.video import check_video_path, episode_images, write_video
 from tutors import open_advisor
 from tutors.advisor import Advisor, advisor_summary
 from tutors.base import TutorError
+from tutors.status_lines import StatusLines
 
 EXAMPLES = """\
   python evaluate.py runs/NAME --policy tutor --episodes 2000
@@ -123,7 +124,7 @@ def evaluate(evaluation: Evaluation) -> Result:
 def run_advisor(run: Path, config: Config, env: Env) -> AbstractContextManager[Advisor | None]:
     """Return the advisor of a run, which waits for its tutor; None if the run had no tutor."""
     tutoring = replace(config.tutoring, tutor_optional=False, async_tutor=False)
-    return open_advisor(tutoring, env.game, config.seed, run, str(env.device), print_aside)
+    return open_advisor(tutoring, env.game, config.seed, run, str(env.device), StatusLines(print_aside))
 
 
 def record(evaluation: Evaluation) -> str:

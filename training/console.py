@@ -16,6 +16,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from training.evaluation import Result
+from tutors.status_lines import StatusLines
 
 Mode = Literal["live", "json", "quiet"]
 SECONDS_BETWEEN_LINES = 10.0  # at least, of training: a log is for reading
@@ -61,6 +62,12 @@ class PlainProgress(Progress):
     """Prints plain lines, for a file."""
 
     printed_at = -SECONDS_BETWEEN_LINES
+
+    def __init__(self) -> None:
+        self.waiting = StatusLines(self.note)
+
+    def status(self, line: str) -> None:
+        self.waiting(line)
 
     def note(self, line: str) -> None:
         print(line, flush=True)

@@ -33,6 +33,7 @@ from tutors.positions import NUM_ENVS, sample_positions, student_play
 from tutors.prefill import DEADLINE_S, STORE, FillRequest, fill
 from tutors.prompts import VIEWS, make_view
 from tutors.report import TutorReport, measure_tutor
+from tutors.status_lines import StatusLines
 from tutors.store import AdviceStore, identity_of
 from tutors.store.__main__ import main as run_store_command
 
@@ -130,13 +131,13 @@ def measure_views(options: ReportOptions, config: Config, log: Path) -> list[Tut
     env = evaluation_env(config, NUM_ENVS, find_device(options.device), options.env_kwargs)
     is_one_view = tutoring.view is not None or options.run is not None
     names: list[str | None] = [tutoring.view] if is_one_view else [*VIEWS.get(env.spec.name, {})] or [None]
-    found = []
+    found, show = [], StatusLines(show_status)
     with ExitStack() as stack:  # one for all views: a server that is started for the first serves the others
         for name in names:
             view = make_view(env.game, name, not tutoring.no_symmetry)
             if not view.has_expert:
                 raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
-            tutor = make_tutor(tutoring, view, env.spec, config.seed, log, show_status, stack)
+            tutor = make_tutor(tutoring, view, env.spec, config.seed, log, show, stack)
             store = None
             if tutoring.advice_store is not None:
                 store = AdviceStore(tutoring.advice_store, identity_of(env.spec, view, tutor.identity))

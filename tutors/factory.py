@@ -21,14 +21,16 @@ from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.recorded import PREFIX, RecordedTutor
 from tutors.registry import LOCAL_TUTORS, check_tutor
+from tutors.status_lines import StatusLines
 from tutors.store import AdviceStore, identity_of
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+PRINT_STATUS = StatusLines(print)
 
 
 @contextmanager
 def open_advisor(
-    config: TutorConfig, game: Game, seed: int, folder: Path, device: str, say: ShowStatus = print
+    config: TutorConfig, game: Game, seed: int, folder: Path, device: str, say: ShowStatus = PRINT_STATUS
 ) -> Iterator[Advisor | None]:
     """Yield an advisor with the tutor that `config` names, or None if it names none.
 

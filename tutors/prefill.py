@@ -22,6 +22,7 @@ from tutors.display import without_password
 from tutors.factory import make_tutor
 from tutors.positions import NUM_ENVS, Play, mixed_play, most_visited
 from tutors.prompts import make_view
+from tutors.status_lines import StatusLines
 from tutors.store import AdviceStore, identity_of
 from tutors.store.database import open_database, retry_while_locked
 
@@ -57,7 +58,7 @@ def fill(request: FillRequest, play: Play = mixed_play) -> str:
     view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
-        tutor = make_tutor(tutoring, view, env.spec, request.seed, Path("vllm.log"), console.print, stack)
+        tutor = make_tutor(tutoring, view, env.spec, request.seed, Path("vllm.log"), StatusLines(console.print), stack)
         store = AdviceStore(url, identity_of(env.spec, view, tutor.identity))
         stack.callback(store.close)
         stack.enter_context(open_database(url))

@@ -25,6 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 START_TIMEOUT_S = 900.0  # of a child: it may have to download and load the weights
 STOP_TIMEOUT_S = 15.0
 POLL_INTERVAL_S = 1.0
+USUAL_START = "usual are 30 to 90 s, more for large weights; docs/how-to/serve-a-model.md says how to keep a server up"
 MAX_ERROR_CHARS = 300
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -53,7 +54,8 @@ def running_server(
         wait_for_server(model, url, wait_s, show, key_file)
         yield
         return
-    show(f"starting vLLM for {model.name}; its output goes to {log}")
+    keep = f"to keep one up for several commands: {shlex.join(command)}"
+    show(f"starting vLLM for {model.name}, which ends with this program; its output goes to {log}; {keep}")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         child = subprocess.Popen(
@@ -96,7 +98,7 @@ def wait_until_served(
         waited = time.monotonic() - start
         if waited >= wait_s or exit_code() is not None:
             return False
-        show(f"waiting for {base_urls(url)[0]}: {waited:.0f} s")
+        show(f"waiting for {base_urls(url)[0]}: {waited:.0f} s; {USUAL_START}")
         time.sleep(min(POLL_INTERVAL_S, wait_s))
     return True
 

@@ -1,6 +1,7 @@
 """A server as our child: found, started, shown, and ended with us however we end. Against a program that
 plays vLLM's part; `test_serve.py` does it with the real one."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,7 +37,9 @@ def test_server_is_started_shown_and_stopped(fake: Path, url: str, tmp_path: Pat
         assert served_models(url) == {"tiny": "tiny"}
         assert is_alive(pid)
     assert not is_alive(pid)
-    assert any("starting vLLM" in line for line in said)
+    (start,) = [line for line in said if "starting vLLM" in line]
+    assert start.endswith(f"to keep one up for several commands: {shlex.join(serve_command(find_model('tiny'), url))}")
+    assert any(line.startswith(f"waiting for {url}: ") and "30 to 90 s" in line for line in said)
     assert "loading" in (tmp_path / "log").read_text()
 
 
