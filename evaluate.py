@@ -40,6 +40,7 @@ EXAMPLES = """\
   python evaluate.py runs/NAME --record episode.gif
   python evaluate.py runs/NAME --against runs/OTHER
 """
+MAX_SCALE = 8  # of the pictures of a recorded episode
 MODE = tyro.conf.create_mutex_group(required=False)
 
 
@@ -64,6 +65,8 @@ class Evaluation:
     """Run directory of a second student of Connect Four: match both students, each as the other's opponent."""
     seed: int = 0
     """--record, --play: number of the episode."""
+    scale: int = 2
+    """--record: size of the pictures, from 1 to 8."""
     hint: bool = False
     """--play: show the tutor's advice."""
     device: str = "auto"
@@ -137,10 +140,12 @@ def record(evaluation: Evaluation) -> str:
     config, path = evaluation.config(), evaluation.record
     assert path is not None
     check_video_path(path)
+    if not 1 <= evaluation.scale <= MAX_SCALE:
+        raise ValueError(f"--scale is {evaluation.scale}; it must be 1 to {MAX_SCALE}")
     env = evaluation_env(replace(config, seed=config.seed + evaluation.seed), 1, "cpu", evaluation.env_kwargs)
     agent = saved_student(evaluation.run, config, "cpu")
     with run_advisor(evaluation.run, config, env) as advisor:
-        images = episode_images(agent, env, advisor)
+        images = episode_images(agent, env, advisor, evaluation.scale)
     write_video(images, path)
     return f"{path}: {'the last of ' if path.suffix == '.png' else ''}{len(images)} positions"
 

@@ -82,6 +82,16 @@ def has_four(pieces: Tensor) -> Tensor:
     return found
 
 
+def lines_of_four(pieces: Tensor) -> Tensor:
+    """Return the cells of `pieces` that lie in a line of four. Int64 of the same shape."""
+    cells = torch.zeros_like(pieces)
+    for shift in DIRECTIONS:
+        pairs = pieces & pieces >> shift
+        starts = pairs & pairs >> 2 * shift
+        cells |= starts | starts << shift | starts << 2 * shift | starts << 3 * shift
+    return cells
+
+
 def completing(pieces: Tensor) -> Tensor:
     """Return all cells, reachable or not, occupied or not, that make a line of four with three of `pieces`."""
     cells = torch.zeros_like(pieces)

@@ -108,6 +108,15 @@ def connect4_against(opponent: str = "tactical", refresh: int = 1000) -> Connect
     return Connect4(OPPONENTS[opponent])
 
 
+def opponent_name(opponent: object) -> str:
+    """Return what an opponent is called, as in `opponent=NAME`; empty for one that is not of here."""
+    if isinstance(opponent, Negamax):
+        return f"negamax:{opponent.depth}"
+    if isinstance(opponent, SelfPlay):
+        return "self"
+    return next((name for name, one in OPPONENTS.items() if one is opponent), "")
+
+
 def search(pieces: Tensor, others: Tensor, depth: int) -> Tensor:
     """Return the negamax value of every column for the side to move, looking `depth` discs ahead.
 

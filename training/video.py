@@ -3,38 +3,63 @@
 import math
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from agents import Agent
 from envs.base import Env, Spec, State
-from envs.rendering import CELL, DRAWINGS
+from envs.opponents import opponent_name
+from envs.rendering import DRAWINGS
 from training.config import Config, evaluation_env
+from training.frames import INK, PAPER, Frame, draw_frame
 from training.hints import install_command
 from tutors.advisor import Advisor
 
 MAX_POSITIONS = 400  # of a recorded episode
-FRAME_MS = 700  # milliseconds per position
+FRAME_MS, LAST_MS = 700, 3500  # milliseconds per position, and of the last one
 COLUMNS, ROWS, GAP, STRIP = 4, 3, 12, 22  # of a contact sheet; pixels between its columns, and above each board
-PAPER, INK, BAR = (255, 255, 255), (25, 25, 25), (66, 110, 180)
 MAX_TIME_SHARE = 0.01  # of a run's time that its contact sheets take
+
+
+class Episode(NamedTuple):
+    """An episode that one env copy played."""
+
+    states: list[State]  # with the last one, if it ended
+    actions: list[int]
+    value: float  # its return
+    is_cut: bool  # by the time limit, or after MAX_POSITIONS
+
+    def result(self, outcome: Callable[[float], str]) -> str:
+        """Return how it ended."""
+        return outcome(self.value) + (f", cut after {len(self.actions)} steps" if self.is_cut else "")
+
+
+def play_episode(agent: Agent, env: Env) -> Episode:
+    """Return an episode of the student alone; `env` has one copy."""
+    step, value = env.reset(), 0.0
+    states: list[State] = []
+    actions: list[int] = []
+    while len(states) < MAX_POSITIONS:
+        states.append(step.state)
+        action = agent.greedy(step.obs, step.action_mask)
+        if len(states) == MAX_POSITIONS:
+            break
+        step = env.step(action)
+        actions.append(int(action[0]))
+        value += float(step.reward[0])
+        if step.terminated | step.truncated:
+            return Episode([*states, step.final_state], actions, value, bool(step.truncated[0]))
+    return Episode(states, actions, value, is_cut=True)
 
 
 def episode_states(agent: Agent, env: Env) -> list[State]:
     """Return the states of an episode of the student alone, with the last one; `env` has one copy."""
-    step = env.reset()
-    states: list[State] = []
-    while len(states) < MAX_POSITIONS:
-        states.append(step.state)
-        step = env.step(agent.greedy(step.obs, step.action_mask))
-        if step.terminated | step.truncated:
-            return [*states, step.final_state]
-    return states
+    return play_episode(agent, env).states
 
 
 def contact_sheet(spec: Spec, states: Sequence[State]) -> np.ndarray:
@@ -77,35 +102,27 @@ class EpisodeRecorder:
         return sheet
 
 
-def episode_images(agent: Agent, env: Env, advisor: Advisor | None) -> list[Image.Image]:
-    """Return an episode of the student alone, an image for each position, with the tutor's advice if there is one.
+def episode_images(agent: Agent, env: Env, advisor: Advisor | None, scale: int = 1) -> list[Image.Image]:
+    """Return an episode of the student alone, a frame for each position, with the tutor's advice if there is one.
 
     Raises:
         ValueError: the env cannot be drawn.
     """
     if env.spec.name not in DRAWINGS:
         raise ValueError(f"{env.spec.name} cannot be drawn: envs/rendering.py has no drawing of it")
-    states, images, row = episode_states(agent, env), [], torch.ones(1, dtype=torch.bool)
+    episode, row = play_episode(agent, env), torch.ones(1, dtype=torch.bool)
+    states, result = episode.states, episode.result(DRAWINGS[env.spec.name].outcome)
+    opponent = opponent_name(getattr(env.game, "opponent", None))
+    images = []
     for index, state in enumerate(states):
-        board = Image.fromarray(DRAWINGS[env.spec.name].image(env.spec, states[: index + 1]))
-        if advisor is not None:
-            probs = advisor.advise(state, row).probs[0] if index < len(states) - 1 else None
-            board = with_advice(board, probs, advisor.view.labels)
-        images.append(board)
+        action = episode.actions[index] if index < len(episode.actions) else None
+        probs = None
+        if advisor is not None and action is not None:
+            advice = advisor.advise(state, row)
+            probs = advice.probs[0].tolist() if advice.valid[0] else None
+        frame = Frame(index, len(states), action, probs, result if action is None else "")
+        images.append(draw_frame(env.spec, states[: index + 1], frame, opponent, scale))
     return images
-
-
-def with_advice(board: Image.Image, probs: Tensor | None, labels: Sequence[str]) -> Image.Image:
-    """Return a board with a bar for each action, as long as its probability; no bars for None."""
-    image = Image.new("RGB", (board.width + 5 * CELL, max(board.height, len(labels) * CELL)), PAPER)
-    image.paste(board)
-    pen = ImageDraw.Draw(image)
-    shares = [] if probs is None else probs.tolist()
-    for action, (label, share) in enumerate(zip(labels, shares, strict=False)):
-        left, top = board.width + CELL, action * CELL
-        pen.text((left - CELL // 2, top + CELL // 2), label, fill=INK, font_size=CELL // 2, anchor="mm")
-        pen.rectangle((left, top + 6, left + int(3.5 * CELL * share), top + CELL - 6), fill=BAR)
-    return image
 
 
 def check_video_path(path: Path) -> None:
@@ -124,14 +141,17 @@ def check_video_path(path: Path) -> None:
 def write_video(images: Sequence[Image.Image], path: Path) -> None:
     """Write images of one size as an animation (.gif) or a video (.mp4), or only the last one (.png).
 
+    The last one, with the result, is shown for LAST_MS.
+
     Raises:
         ValueError: the file cannot be written.
     """
+    durations = [FRAME_MS] * (len(images) - 1) + [LAST_MS]
     try:
         if path.suffix == ".gif":
-            images[0].save(path, save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
+            images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
         elif path.suffix == ".mp4":
-            write_mp4(images, path)
+            write_mp4([*images, *[images[-1]] * (round(LAST_MS / FRAME_MS) - 1)], path)
         else:
             images[-1].save(path)
     except (OSError, subprocess.CalledProcessError) as error:

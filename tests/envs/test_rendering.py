@@ -13,8 +13,8 @@ import torch
 from envs import ENVS
 from envs.base import Spec, State
 from envs.blackjack import HIT, Blackjack
-from envs.connect4 import Connect4, notation
-from envs.rendering import DRAWINGS
+from envs.connect4 import Connect4, lines_of_four, notation
+from envs.rendering import DRAWINGS, hand_of
 from envs.snake import DOWN, LEFT, RIGHT, UP, Snake
 
 PAINTS = {
@@ -269,23 +269,45 @@ def test_blackjack_image_shows_usable_ace() -> None:
     assert soft[1] != hard[1]
 
 
-def ink(half: np.ndarray) -> np.ndarray:
-    """Return the black pixels on the card of half an image, (height, width) bool, without empty margins."""
-    black = (half.astype(int).sum(2) < 240)[len(half) // 5 : len(half) * 4 // 5]
-    return black[:, np.flatnonzero(black.any(0)).min() : np.flatnonzero(black.any(0)).max() + 1]
-
-
-def test_blackjack_image_writes_both_numbers_alike() -> None:
-    left, right = np.split(image_of(blackjack(10, 6, 4)), 2, axis=1)
-    assert np.array_equal(ink(left), ink(right))
-
-
-def test_blackjack_image_has_white_cards_on_green_table() -> None:
+def test_blackjack_image_is_cards_on_a_green_table() -> None:
     drawn = image_of(SOFT_17)
     height, width = drawn.shape[:2]
-    paints = [paint(drawn[height * 3 // 10, at]) for at in (0, width // 4, width // 2, width * 3 // 4, width - 1)]
-    assert paints == ["dark green", "white", "dark green", "white", "dark green"]
-    assert "black" in {paint(pixel) for pixel in drawn[height // 2]}
+    assert {paint(drawn[at]) for at in ((0, 0), (-1, -1), (height // 2, width // 2))} == {"dark green"}
+    row = [paint(pixel) for pixel in drawn[height // 2]]
+    cards = [color for color, _ in itertools.groupby(row) if color == "white"]
+    assert len(cards) == 3, "the dealer's open one, and the student's two"
+
+
+def test_blackjack_hand_is_what_was_drawn() -> None:
+    assert hand_of(SOFT_17[1]) == ["A", "6"]
+    assert hand_of(blackjack(4, 10, 6, 5, 1)[1]) == ["16 2", "5", "A"]
+    assert hand_of(blackjack(4, 1, 10)[1]) == ["A", "10"]
+    assert hand_of(blackjack(4, 10, 6, 5)[1][-1:]) == ["21 3"], "without what was before"
+    assert hand_of([*blackjack(4, 2, 3, 5)[1], *SOFT_17[1]]) == ["A", "6"], "the last hand alone"
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_actions_have_names_and_returns_a_meaning(name: str) -> None:
+    drawing, spec = DRAWINGS[name], EPISODES[name][0][0]
+    assert len(set(drawing.actions)) == spec.num_actions
+    assert drawing.outcome(1.0) != drawing.outcome(0.0)
+
+
+def test_a_line_of_four_is_ringed() -> None:
+    """Every disc of it, and no other: black at the edge of the disc."""
+    for game, side in ((WON, "mine"), (LOST, "theirs")):
+        drawn = image_of(game)
+        cell = len(drawn) // 6
+        ringed = {
+            (5 - row) + 7 * column
+            for row, column in itertools.product(range(6), range(7))
+            if paint(drawn[row * cell + cell // 2, column * cell + 4]) == "black"
+        }
+        state = game[1][-1]
+        four = int(lines_of_four(state[side])[0])
+        assert ringed == {bit for bit in range(49) if four >> bit & 1}
+        assert len(ringed) == 4
+    assert not lines_of_four(UNFINISHED[1][-1]["mine"])
 
 
 EPISODES = {

@@ -33,8 +33,9 @@ from train import Trainer, train
 from training.checkpoint import load_checkpoint
 from training.cli import parse
 from training.config import Config, config_from_json, defaults_from_flags
+from training.frames import BAR
 from training.resume import new_run_dir
-from training.video import BAR, GAP
+from training.video import GAP
 from tutors import TutorConfig
 from tutors.base import Advice, TutorError
 
@@ -182,7 +183,7 @@ def test_evaluate_with_another_opponent_prints_an_interval(run: Path) -> None:
 
 
 def test_evaluate_records_an_episode_with_advice(run: Path, tmp_path: Path) -> None:
-    """Bars beside every position but the last."""
+    """Bars below every position but the last."""
     for name in ("episode.gif", "episode.png"):
         done = program("evaluate.py", str(run), "--record", str(tmp_path / name))
         assert (done.returncode, done.stderr) == (0, "")

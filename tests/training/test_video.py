@@ -10,26 +10,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import envs
 from agents.base import Agent
-from envs.rendering import CELL, DRAWINGS
+from envs.connect4 import has_four
+from envs.opponents import opponent_name
+from envs.rendering import BLUE, DRAWINGS, RED, YELLOW
 from training import video
 from training.config import Config, default_config, evaluation_env, make_agent, make_env
+from training.frames import BAR, BARS, MOVE, Frame, captions, draw_frame, players
 from training.video import (
-    BAR,
     COLUMNS,
+    FRAME_MS,
     GAP,
+    LAST_MS,
     MAX_POSITIONS,
     ROWS,
     STRIP,
+    Episode,
     EpisodeRecorder,
     check_video_path,
     contact_sheet,
     episode_images,
     episode_states,
-    with_advice,
+    play_episode,
     write_video,
 )
 
@@ -117,21 +122,78 @@ def test_what_nobody_draws_is_not_even_played(monkeypatch: pytest.MonkeyPatch) -
     assert EpisodeRecorder(config, make_env(config, "cpu").spec).contact_sheet(agent) is None
 
 
-def test_without_an_advisor_an_image_is_the_board_alone() -> None:
-    agent, config = student_of("connect4")
-    images = episode_images(agent, evaluation_env(config, 1, "cpu"), None)
-    assert {image.size for image in images} == {(7 * CELL, 6 * CELL)}
+def test_frames_of_every_game_have_one_size_whoever_advises() -> None:
+    for game in DRAWINGS:
+        agent, config = student_of(game, env_kwargs=("size=6", "time_limit=9") if game == "snake" else ())
+        images = episode_images(agent, evaluation_env(config, 1, "cpu"), None)
+        assert len({image.size for image in images}) == 1
+        twice = episode_images(agent, evaluation_env(config, 1, "cpu"), None, scale=2)
+        assert twice[0].size == tuple(2 * side for side in images[0].size)
     agent, config = student_of("gym:CartPole-v1")
     with pytest.raises(ValueError, match="cannot be drawn"):
         episode_images(agent, evaluation_env(config, 1, "cpu"), None)
 
 
-def test_advice_is_a_bar_per_action_as_long_as_its_probability() -> None:
-    board = Image.new("RGB", (7 * CELL, 6 * CELL))
-    image = np.asarray(with_advice(board, torch.tensor([0.0, 1.0, 0.5]), "abc")).astype(int)
-    lengths = [(image[int((action + 0.5) * CELL)] == BAR).all(1).sum() for action in range(3)]
-    assert lengths == [1, int(3.5 * CELL) + 1, int(1.75 * CELL) + 1]
-    assert not (np.asarray(with_advice(board, None, "abc")) == BAR).all(2).any()
+def frame_of(action: int | None, advice: list[float] | None, result: str = "") -> np.ndarray:
+    spec, state = envs.make_game("connect4").spec, {"mine": torch.tensor([0]), "theirs": torch.tensor([0])}
+    return np.asarray(draw_frame(spec, [state], Frame(0, 9, action, advice, result), "tactical", 1))
+
+
+def pixels(image: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """Where a colour is, (number, 2) rows and columns."""
+    return np.argwhere((image == color).all(2))
+
+
+def test_advice_is_a_bar_below_each_column_as_long_as_its_probability() -> None:
+    image = frame_of(None, [0.0, 1.0, 0.5, 0.0, 0.25, 0.0, 0.0])
+    board = pixels(image, BLUE)
+    (_, left), (bottom, right) = board.min(0), board.max(0)
+    places = pixels(image, BAR)
+    assert places[:, 0].min() > bottom
+    width = (right + 1 - left) / 7
+    heights = []
+    for column in range(7):
+        middle = int(left + (column + 0.5) * width)
+        heights.append(int((places[:, 1] == middle).sum()))
+    assert heights == pytest.approx([0, BARS, BARS / 2, 0, BARS / 4, 0, 0], abs=1.5)
+    assert not len(pixels(frame_of(None, None), BAR))
+
+
+def test_the_move_made_is_marked_at_its_column_beside_the_move_advised() -> None:
+    left = [pixels(frame_of(action, None), MOVE)[:, 1].max() for action in (0, 6)]
+    assert left[0] < left[1]
+    names = DRAWINGS["connect4"].actions
+    assert [line for line, _ in captions(Frame(3, 9, 2, [0, 0, 0.7, 0.3, 0, 0, 0]), names)] == [
+        "▲ student: 3", "■ tutor: 3 (70 %), the same"]  # fmt: skip
+    assert captions(Frame(3, 9, 0, [0, 1.0]), ("stick", "hit"))[1][0] == "■ tutor: hit (100 %)"
+    assert captions(Frame(8, 9, None, None, "a draw"), names)[0][0] == "result: a draw"
+    assert [line for line, _ in captions(Frame(3, 9, 0, None), ("stick", "hit"))] == ["▲ student: stick"]
+
+
+def test_an_episode_has_an_action_for_each_position_but_the_last_and_its_return() -> None:
+    agent, config = student_of("connect4")
+    episode = play_episode(agent, evaluation_env(config, 1, "cpu"))
+    assert len(episode.actions) == len(episode.states) - 1
+    last = {name: DRAWINGS["connect4"].outcome(value) for name, value in (("mine", 1.0), ("theirs", -1.0))}
+    won = [name for name in last if has_four(episode.states[-1][name])]
+    assert episode.result(DRAWINGS["connect4"].outcome) == (last[won[0]] if won else "a draw")
+    assert Episode([], [0] * 7, 3.0, True).result(DRAWINGS["snake"].outcome) == "3 fruits eaten, cut after 7 steps"
+
+
+def test_who_is_who_is_said() -> None:
+    spec = envs.make_game("connect4").spec
+    assert players(spec, "negamax:2") == [(RED, "student"), (YELLOW, "opponent: negamax:2")]
+    for name in ("random", "tactical", "negamax:3", "self"):
+        assert opponent_name(envs.make_game("connect4", opponent=name).opponent) == name
+    assert opponent_name(None) == ""
+
+
+def test_the_last_frame_of_an_animation_is_held(tmp_path: Path) -> None:
+    write_video(frames_of((8, 8)), tmp_path / "game.gif")
+    with Image.open(tmp_path / "game.gif") as film:
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(film)]
+    assert durations == [FRAME_MS] * 3 + [LAST_MS]
+    assert LAST_MS >= 3000
 
 
 @pytest.mark.parametrize("name", ["episode.gif", "episode.png"])
@@ -155,8 +217,9 @@ def test_a_video_holds_every_picture_as_browsers_want_it(size: tuple[int, int], 
     assert re.search(r"Video: h264 .* yuv420p", printed)
     height, width = read[0].shape[:2]
     assert (width, height) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
-    assert len(read) == len(frames)
-    for frame, picture in zip(frames, read, strict=True):
+    held = [frames[-1]] * (round(LAST_MS / FRAME_MS) - 1)
+    assert len(read) == len(frames) + len(held)
+    for frame, picture in zip([*frames, *held], read, strict=True):
         assert np.abs(picture[: size[1] - 3, : size[0] - 3] - np.array(frame.getpixel((0, 0)))).mean() < 12
 
 
