@@ -33,6 +33,7 @@ from training.video import check_video_path, episode_images, write_video
 from tutors import open_advisor
 from tutors.advisor import Advisor, advisor_summary
 from tutors.base import TutorError
+from tutors.display import printable_lines
 from tutors.status_lines import StatusLines
 
 EXAMPLES = """\
@@ -198,13 +199,13 @@ def saved_student(run: Path, config: Config, device: str) -> Agent:
 
 def print_aside(line: str) -> None:
     """Print progress on stderr, where it does not mix with the result."""
-    print(line, file=sys.stderr)
+    print(printable_lines(line), file=sys.stderr)
 
 
 def main(evaluation: Evaluation) -> None:
     """Do what the options say, and print the result."""
     if evaluation.record is not None:
-        print(record(evaluation))
+        print(printable_lines(record(evaluation)))
     elif evaluation.play:
         play_against_student(evaluation)
     elif evaluation.against is not None:

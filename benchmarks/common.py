@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any, ClassVar
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from envs.registry import unknown_name_message
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
 from tutors.llm.server import running_server
+from tutors.terminal import TerminalConsole
 
 ROOT = Path(__file__).parent.parent
 SCRATCH = Path("runs/benchmarks")  # where results go that are not published
@@ -29,7 +29,7 @@ QUERY_DEADLINE_S = 600.0
 
 Row = dict[str, Any]
 
-console = Console(highlight=False)
+console = TerminalConsole()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def served(model: Model, url: str) -> Iterator[EndpointPool]:
     with ExitStack() as stack:
         pool = EndpointPool([url], QUERY_DEADLINE_S)
         stack.callback(pool.close)
-        status = stack.enter_context(Console(stderr=True).status(""))
+        status = stack.enter_context(TerminalConsole(stderr=True).status(""))
         stack.enter_context(running_server(model, url, 0, SCRATCH / "vllm.log", status.update))
         yield pool
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from evaluate import Evaluation, evaluate
@@ -20,8 +19,9 @@ from training.resume import new_run_dir
 from tutors import DEFAULT_URL, TutorConfig
 from tutors.llm.models import find_model
 from tutors.llm.server import running_server
+from tutors.terminal import TerminalConsole
 
-console = Console(highlight=False)
+console = TerminalConsole()
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,13 @@ from experiments.stats import Curve, read_curve
 from training.config import Config, evaluation_env, load_config
 from training.resume import settings
 from tutors import TutorConfig
+from tutors.display import picture_text
 
 ALONE = "no tutor"
 NEVER_SHOWN = ("seed", "env", "env_kwargs", "tutoring.advice_store")
 PANEL = (8.0, 5.0)  # inches
 MAX_COLUMNS = 2
+MAX_LABEL_CHARS = 300  # of a line
 CAPTION = (
     "Line: the student alone, the mean over runs that differ in the seed. "
     "Band: from the lowest run to the highest; of a single run, the 95 % interval of its evaluations."
@@ -68,9 +70,10 @@ def plot(options: PlotOptions) -> None:
     for (game, group), one in zip(groups.items(), axes, strict=False):
         curves = {name: [read_evaluations(run_dir) for run_dir in several] for name, several in group.items()}
         last = max(curve[-1][0] for several in curves.values() for curve in several)
-        panel = prepare(one, game, spec_of(load_config(games[game][0])).return_unit, last)
+        panel = prepare(one, picture_text(game), spec_of(load_config(games[game][0])).return_unit, last)
         for name, several in curves.items():
-            label = f"{name} ({len(several)}\u00a0runs)" if len(several) > 1 else name
+            shown = picture_text(name, MAX_LABEL_CHARS)
+            label = f"{shown} ({len(several)}\u00a0runs)" if len(several) > 1 else shown
             draw_mean(panel, several, label, styles[name], read_interval(group[name][0]))
         draw_references(panel, references_of(games[game]))
         panels.append(panel)

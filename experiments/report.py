@@ -2,15 +2,16 @@
 
 import base64
 import csv
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from statistics import fmean
 
 import markdown
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from experiments.analysis import (
     MAX_FINAL_LOSS,
@@ -57,10 +58,13 @@ from experiments.stats import (
 from training.cli import parse
 from training.config import Config, defaults_from_flags
 from training.hints import command
+from tutors.display import MAX_NAME_CHARS, MAX_TEXT_CHARS, markdown_text, picture_text, printable
+from tutors.terminal import TerminalConsole
 
 PUBLISHED = Path("results/study")
 PANEL = (4.8, 3.0)  # inches, of a picture's charts
 DPI = 110
+NO_FILE_NAME = re.compile(r"[^\w.=+-]")  # a character that is in no picture's name
 DEFINITIONS = f"""\
 A **condition** is an env, a student, a tutor, a guidance method and a reuse budget; its runs differ in the seed. Its
 **baseline** is the same student without a tutor; comparisons are paired by seed. All scores are those of the greedy
@@ -88,7 +92,7 @@ code { background: #f3f3f3; padding: 0 0.2rem; overflow-wrap: anywhere }
 img { max-width: 100% }
 h2 { margin-top: 2.5rem }"""
 
-console = Console(highlight=False)
+console = TerminalConsole()
 
 
 @dataclass(frozen=True)
@@ -133,8 +137,8 @@ def report(options: ReportOptions) -> None:
         write_curves(out / "curves" / curve_file(condition), comment, results.curves(condition), study.seeds)
     pictures, verdicts = draw(results, out), claims(results)
     text = page(results, options.config.stem, made_by, verdicts, pictures)
-    (out / "report.md").write_text(text)
-    (out / "report.html").write_text(html(text, pictures))
+    (out / "report.md").write_text(text, encoding="utf-8")
+    (out / "report.html").write_text(html(text, pictures), encoding="utf-8")
     console.print(
         f"{out}: {len(conditions)} of {len(study.conditions())} conditions; open {out / 'report.html'}", soft_wrap=True
     )
@@ -144,8 +148,8 @@ def report(options: ReportOptions) -> None:
 
 def write_csv(path: Path, comment: str, head: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a CSV whose first line is a comment."""
-    with path.open("w", newline="") as file:
-        file.write(f"# {comment}\n")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        file.write(f"# {printable(comment, MAX_TEXT_CHARS)}\n")
         csv.writer(file).writerows([head, *rows])
 
 
@@ -181,12 +185,16 @@ def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Clai
     """Return the report as Markdown."""
     study, conditions, tutored = results.study, results.conditions(), results.tutored()
     parts = [
-        f"# The study {name}",
-        f"Made by `{command}`: {provenance(results)}. {len(conditions)} of {len(study.conditions())} conditions; "
+        f"# The study {shown(name)}",
+        f"Made by `{code(command)}`: {markdown_text(provenance(results))}. "
+        f"{len(conditions)} of {len(study.conditions())} conditions; "
         f"seeds: {', '.join(map(str, study.seeds))}; env steps: {described_steps(study)}.",
     ]
     if verdicts:
-        parts += ["## The paper's claims", table(("claim", "verdict", "evidence"), verdicts)]
+        parts += [
+            "## The paper's claims",
+            table(("claim", "verdict", "evidence"), [tuple(map(markdown_text, claim)) for claim in verdicts]),
+        ]
     parts += ["## Learning curves", *(f"![{one.stem}]({one.name})" for one in pictures)]
     budget = f", with reuse {study.reuse[-1]:g}" if tutored else ""
     parts.append(
@@ -209,15 +217,25 @@ def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Clai
     return "\n\n".join([*parts, "## Definitions", DEFINITIONS]) + "\n"
 
 
+def shown(name: object) -> str:
+    """Return the name of a factor's level as text in Markdown."""
+    return markdown_text(name, MAX_NAME_CHARS)
+
+
+def code(text: str) -> str:
+    """Return text for a code span of Markdown."""
+    return printable(text, MAX_TEXT_CHARS).replace("`", "'")
+
+
 def described_steps(study: StudySpec) -> str:
     """Return the env steps of the runs, by env, and by student where they differ."""
     parts = []
     for env in study.envs:
         by_steps = group_by(study.algos, lambda algo: study.steps_for(algo, env))  # noqa: B023
         if len(by_steps) == 1:
-            parts += [f"{env} {steps:,}" for steps in by_steps]
+            parts += [f"{shown(env)} {steps:,}" for steps in by_steps]
         else:
-            parts += [f"{env} {', '.join(algos)} {steps:,}" for steps, algos in by_steps.items()]
+            parts += [f"{shown(env)} {', '.join(algos)} {steps:,}" for steps, algos in by_steps.items()]
     return ", ".join(parts)
 
 
@@ -226,8 +244,12 @@ def html(text: str, pictures: Sequence[Path]) -> str:
     title = text.splitlines()[0].removeprefix("# ")
     for one in pictures:
         text = text.replace(f"]({one.name})", f"](data:image/png;base64,{base64.b64encode(one.read_bytes()).decode()})")
+    title = escape(title)
     head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>\n{STYLE}\n</style>\n'
-    return f"{head}{markdown.markdown(text, extensions=['tables'])}\n</html>\n"
+    converter = markdown.Markdown(extensions=["tables"])
+    converter.preprocessors.deregister("html_block")  # HTML in the text is text
+    converter.inlinePatterns.deregister("html")
+    return f"{head}{converter.convert(text)}\n</html>\n"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -253,7 +275,7 @@ def pivot(
 
 def guidance_of(condition: Condition) -> str:
     """Return the guidance of a condition as a table shows it, with its variant."""
-    return f"`{condition.guidance}`" + (f", {condition.variant}" if condition.variant else "")
+    return f"`{condition.guidance}`" + (f", {shown(condition.variant)}" if condition.variant else "")
 
 
 def baseline_scores(results: StudyResults) -> str:
@@ -262,14 +284,16 @@ def baseline_scores(results: StudyResults) -> str:
     for condition in results.conditions():
         scores = [final_score(curve) for curve in results.curves(condition)]
         estimate = Estimate(fmean(scores), *interval(scores))
-        rows.append((condition.env, condition.algo, estimate, f"{results.score_std(condition):.3f}", len(scores)))
+        rows.append(
+            (shown(condition.env), condition.algo, estimate, f"{results.score_std(condition):.3f}", len(scores))
+        )
     return table(("env", "student", "final score", "std", "seeds"), rows)
 
 
 def differences(results: StudyResults, env: str) -> list[str]:
     """Return what each guidance method changes for the students of an env, a column for each tutor, as Markdown."""
     conditions = [one for one in results.tutored() if one.env == env and one.reuse == results.study.reuse[-1]]
-    tutors = [str(tutor) for tutor in results.study.tutors if any(one.tutor == tutor for one in conditions)]
+    tutors = [shown(tutor) for tutor in results.study.tutors if any(one.tutor == tutor for one in conditions)]
     parts = []
     for title, measure in (("AUC", auc), ("final score", final_score)):
 
@@ -278,9 +302,9 @@ def differences(results: StudyResults, env: str) -> list[str]:
             return signed(fmean(gains), *paired_interval(gains))
 
         rows = pivot(
-            conditions, lambda one: (one.algo, guidance_of(one)), lambda one: str(one.tutor), difference, tutors
+            conditions, lambda one: (one.algo, guidance_of(one)), lambda one: shown(one.tutor), difference, tutors
         )
-        parts += [f"### {env}: {title}", table(("student", "guidance", *tutors), rows)] if rows else []
+        parts += [f"### {shown(env)}: {title}", table(("student", "guidance", *tutors), rows)] if rows else []
     return parts
 
 
@@ -292,7 +316,7 @@ def worths(results: StudyResults) -> str:
             found = worth(results, one)
             rows.append(
                 (
-                    *(one.env, one.algo, str(one.tutor), guidance_of(one), f"{one.reuse:g}"),
+                    *(shown(one.env), one.algo, shown(one.tutor), guidance_of(one), f"{one.reuse:g}"),
                     signed(*found.final),
                     f"{found.height:+.2f}",
                     f"{found.speedup:.1f}",
@@ -320,7 +344,7 @@ def speedups(results: StudyResults, env: str) -> str:
     budgets = [f"{budget:g}" for budget in results.study.reuse]
     rows = pivot(
         [one for one in results.tutored() if one.env == env],
-        lambda one: (one.algo, str(one.tutor), guidance_of(one)),
+        lambda one: (one.algo, shown(one.tutor), guidance_of(one)),
         lambda one: f"{one.reuse:g}",
         lambda one: bounded_speedup(results, one),
         budgets,
@@ -332,7 +356,7 @@ def speedups(results: StudyResults, env: str) -> str:
         f"{one.algo} {sum(results.reached(one))} of {len(results.study.seeds)}" for one in learning if one.is_baseline()
     ]
     head = ("student", "tutor", "guidance", *(f"reuse {budget}" for budget in budgets))
-    text = f"### {env}\n\nRuns without a tutor that reach the threshold: {', '.join(reached) or 'none'}."
+    text = f"### {shown(env)}\n\nRuns without a tutor that reach the threshold: {', '.join(reached) or 'none'}."
     return f"{text}\n\n{table(head, rows)}"
 
 
@@ -349,7 +373,7 @@ def totals(results: StudyResults) -> str:
     """Return what each tutor, guidance and reuse budget comes to over all envs and students that learn alone."""
     learning = [one for one in results.tutored() if results.baseline_learns(one)]
     rows = []
-    for name, group in group_by(learning, lambda one: (str(one.tutor), guidance_of(one), f"{one.reuse:g}")).items():
+    for name, group in group_by(learning, lambda one: (shown(one.tutor), guidance_of(one), f"{one.reuse:g}")).items():
         scores = [results.normalized_scores(one) for one in group]
         middle = Estimate(
             float(iqm([score for several in scores for score in several])),
@@ -377,7 +401,7 @@ def with_and_without_reuse(results: StudyResults) -> list[Condition]:
 def reuse_table(results: StudyResults, conditions: Sequence[Condition]) -> str:
     """Return what a reuse budget changes for each student of each env, compared with no reuse."""
     rows = []
-    for name, group in group_by(conditions, lambda one: (one.env, one.algo, f"{one.reuse:g}")).items():
+    for name, group in group_by(conditions, lambda one: (shown(one.env), one.algo, f"{one.reuse:g}")).items():
         without = [without_reuse(one) for one in group]
         ours, theirs = (fmean(results.score_std(one) for one in several) for several in (group, without))
         times = [speedup(results, group, without_reuse), speedup(results, group, without_reuse, "by_seconds")]
@@ -391,7 +415,9 @@ def reuse_table(results: StudyResults, conditions: Sequence[Condition]) -> str:
 def costs(results: StudyResults) -> str:
     """Return the questions of a run and what they cost, by env, tutor and reuse, means over students and seeds."""
     rows = []
-    for name, group in group_by(results.tutored(), lambda one: (one.env, str(one.tutor), f"{one.reuse:g}")).items():
+    for name, group in group_by(
+        results.tutored(), lambda one: (shown(one.env), shown(one.tutor), f"{one.reuse:g}")
+    ).items():
 
         def count(counter: str, group: Sequence[Condition] = group) -> float:
             return fmean(results.mean_count(one, counter) for one in group)
@@ -415,7 +441,7 @@ def draw(results: StudyResults, out: Path) -> list[Path]:
     if len(study.guidance) > 1:
         styles = line_styles(study.guidance)
         pictures = {
-            f"curves_{str(tutor).replace(':', '-').replace('/', '-')}.png": {one: one.guidance for one in group}
+            f"curves_{NO_FILE_NAME.sub('-', str(tutor))[:MAX_NAME_CHARS]}.png": {one: one.guidance for one in group}
             for tutor, group in group_by(tutored, lambda one: one.tutor).items()
         }
     else:
@@ -443,9 +469,9 @@ def draw_picture(results: StudyResults, path: Path, labels: dict[Condition, str]
                 axes.set_axis_off()
                 continue
             last = max(curve[-1][0] for one in shown for curve in results.curves(one))
-            panel = prepare(axes, f"{algo.upper()}, {spec.shown_title()}", spec.return_unit, last)
+            panel = prepare(axes, f"{algo.upper()}, {picture_text(spec.shown_title())}", spec.return_unit, last)
             for condition, label in shown.items():
-                draw_mean(panel, results.curves(condition), label, styles[label])
+                draw_mean(panel, results.curves(condition), picture_text(label), styles[label])
             draw_references(panel, compared)
             panels.append(panel)
     place_labels(figure, panels)

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import train
@@ -35,11 +34,12 @@ from tutors.base import TutorError
 from tutors.display import without_password
 from tutors.llm.models import find_model, known_models
 from tutors.llm.server import ShowStatus
+from tutors.terminal import TerminalConsole
 
 LOCK_TIMEOUT_S = 60.0  # within which a run that was asked to stop has saved and released its directory
 Executor = Callable[[Sequence[RunCommand]], Iterator[tuple[RunCommand, int]]]  # yields commands with exit codes
 
-console = Console(highlight=False)
+console = TerminalConsole()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
@@ -26,6 +25,7 @@ from experiments.spec import RunCommand
 from experiments.stats import final_score, read_curve
 from training.config import Config, default_config, versions
 from training.hints import install_command
+from tutors.terminal import TerminalConsole
 
 if TYPE_CHECKING:  # only searches require Optuna
     from optuna import Study, Trial
@@ -71,7 +71,7 @@ SPACES: dict[str, Space] = {  # by algorithm
     "a2c": ON_POLICY | {"num_steps": (4, 8, 16), "gae_lambda": (0.9, 0.95, 1.0)},
 }
 
-console = Console(highlight=False)
+console = TerminalConsole()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """How programs parse their flags and how they exit."""
 
 import importlib.metadata
-import logging
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,12 +12,11 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import torch
 import tyro
-from rich.console import Console
-from rich.logging import RichHandler
 
 from training.hints import python
 from training.interrupts import stopped_by_closed_pipes
 from tutors.base import TutorError
+from tutors.terminal import log_to_terminal, print_error
 
 Options = TypeVar("Options")
 STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone)
@@ -76,18 +74,17 @@ def run_program(
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn the errors and the signals that end a program into exit codes: see `run_program`."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    log_to_terminal()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with stopped_by_closed_pipes():
             yield
     except (ValueError, TutorError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         sys.exit(2)
     except OSError as error:  # a full disk, a file that may not be written
-        print(f"error: {os_error_message(error)}", file=sys.stderr)
+        print_error(os_error_message(error))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

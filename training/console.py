@@ -14,9 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from training.evaluation import Result
+from tutors.display import printable_lines
 from tutors.status_lines import StatusLines
+from tutors.terminal import TerminalConsole
 
 Mode = Literal["live", "json", "quiet"]
 SECONDS_BETWEEN_LINES = 10.0  # at least, of training: a log is for reading
@@ -70,7 +73,7 @@ class PlainProgress(Progress):
         self.waiting(line)
 
     def note(self, line: str) -> None:
-        print(line, flush=True)
+        print(printable_lines(line), flush=True)
 
     def metrics(self, global_step: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
@@ -96,7 +99,7 @@ class LiveProgress(PlainProgress):
     """
 
     def __init__(self, total_steps: int, begun: int = 0, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or TerminalConsole()
         columns = (BarColumn(None), TextColumn(STEPS), TextColumn("{task.description}", markup=False))
         self.bar = ProgressBar(
             *columns, TimeRemainingColumn(), console=self.console, expand=True, transient=True, refresh_per_second=4
@@ -111,13 +114,13 @@ class LiveProgress(PlainProgress):
         self.bar.stop()
 
     def status(self, line: str) -> None:
-        self.bar.update(self.task, description=line)
+        self.bar.update(self.task, description=printable_lines(line))
 
     def note(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(printable_lines(line), markup=False)
 
     def command(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(printable_lines(line), markup=False, soft_wrap=True)
 
     def update(self, global_step: int) -> None:
         self.bar.update(self.task, completed=global_step)
@@ -128,7 +131,7 @@ class LiveProgress(PlainProgress):
     def summary(self, summary: Mapping[str, Any], run_dir: Path) -> None:
         table = Table(box=box.SIMPLE_HEAD, show_header=False)
         for name, text in summary_lines(summary, run_dir):
-            table.add_row(name, text)
+            table.add_row(name, Text(printable_lines(text)))
         self.console.print(table)
 
 

@@ -39,6 +39,7 @@ from training.config import Config, evaluation_env
 from training.evaluation import Transition, first_episodes
 from tutors import make_analyst
 from tutors.base import TutorError, no_advice_counts
+from tutors.display import markdown_text
 from tutors.episode_analyst import Analyst, CriticalStep
 from tutors.episodes import (
     CRITICAL_GAP,
@@ -213,7 +214,7 @@ def find_critical_steps(review: Review) -> str:
 def write_analysis(path: Path, text: str) -> None:
     """Write what a review found; a failure is a warning: the run, not the report, is what was paid for."""
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         logging.getLogger(__name__).warning("%s cannot be written: %s", path, error.strerror)
 
@@ -371,14 +372,15 @@ def as_markdown(report: dict[str, Any]) -> str:
     """Return the report for people."""
     shown = {name: "–" if report[name] is None else f"{report[name]:.0%}" for name in ("precision", "recall", "better")}
     lines = [
-        f"# What {report['analyst']} found in {report['episodes']} episodes\n",
+        f"# What {markdown_text(report['analyst'])} found in {report['episodes']} episodes\n",
         f"{report['critical']} critical positions. By the expert's search: precision {shown['precision']}, recall "
         f"{shown['recall']}, better actions {shown['better']}.\n",
-        f"{report['sentence']}\n",
+        f"{markdown_text(report['sentence'])}\n",
     ]
     for one in report["findings"]:
         lines.append(f"## Episode {one['episode'] + 1}, step {one['step']}\n\n```\n{one['position']}\n```\n")
-        text = f"The student chose {one['did']}, better is {one['better']}, reward {one['reward']:+g}: {one['reason']}."
+        text = f"The student chose {one['did']}, better is {one['better']}, reward {one['reward']:+g}: "
+        text += f"{markdown_text(one['reason'])}."
         if "gap" in one:
             text += f" The expert: {one['expert']}; gap {one['gap']:g}, lost {one['lost']:g}."
         if "kept" in one:

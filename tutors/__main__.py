@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
@@ -27,7 +26,7 @@ from training.config import EVALUATION_SEED, Config, evaluation_env, find_device
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.config import TutorConfig
-from tutors.display import without_password
+from tutors.display import printable_lines, without_password
 from tutors.factory import make_tutor
 from tutors.positions import NUM_ENVS, sample_positions, student_play
 from tutors.prefill import DEADLINE_S, STORE, FillRequest, fill
@@ -36,6 +35,7 @@ from tutors.report import TutorReport, measure_tutor
 from tutors.status_lines import StatusLines
 from tutors.store import AdviceStore, identity_of
 from tutors.store.__main__ import main as run_store_command
+from tutors.terminal import TerminalConsole
 
 RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that may replace those of a run
 
@@ -111,7 +111,7 @@ def report(options: ReportOptions) -> None:
     if options.json:
         print(json.dumps({"tutor": tutor, "reports": [one.as_json() for one in found]}))
     else:
-        Console(highlight=False).print(measures_table(found, tutor), letters_table(found))
+        TerminalConsole().print(measures_table(found, tutor), letters_table(found))
     draw(found, tutor, picture)
     show_status(f"the picture is in {picture}")
 
@@ -194,7 +194,7 @@ def fill_store(options: FillOptions) -> str:
 
 def show_status(line: str) -> None:
     """Show progress where it does not mix with the result."""
-    print(line, file=sys.stderr)
+    print(printable_lines(line), file=sys.stderr)
 
 
 def run_command(options: ReportOptions | FillOptions) -> None:
@@ -202,7 +202,7 @@ def run_command(options: ReportOptions | FillOptions) -> None:
     if isinstance(options, ReportOptions):
         report(options)
     else:
-        print(fill_store(options))
+        print(printable_lines(fill_store(options)))
 
 
 Command: Any = (

@@ -25,6 +25,7 @@ from tutors.prompts import make_view
 from tutors.status_lines import StatusLines
 from tutors.store import AdviceStore, identity_of
 from tutors.store.database import open_database, retry_while_locked
+from tutors.terminal import TerminalConsole
 
 STORE = "advice.sqlite"
 POSITIONS_PER_CALL = 1024  # queries sent at once
@@ -56,7 +57,7 @@ def fill(request: FillRequest, play: Play = mixed_play) -> str:
     url = tutoring.advice_store or STORE
     env = envs.make(request.env, NUM_ENVS, request.seed, **envs.parse_options(request.env_kwargs))
     view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
-    console = Console(stderr=True, highlight=False)
+    console = TerminalConsole(stderr=True)
     with ExitStack() as stack:
         tutor = make_tutor(tutoring, view, env.spec, request.seed, Path("vllm.log"), StatusLines(console.print), stack)
         store = AdviceStore(url, identity_of(env.spec, view, tutor.identity))

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from envs.base import Spec, State
 from tutors.base import Advice, Tutor, Warner
-from tutors.display import without_password
+from tutors.display import MAX_NAME_CHARS, printable, printable_list, without_password
 from tutors.prompts.base import PromptView
 from tutors.store import AdviceStore, question_of, reason, recorded_identities
 
@@ -36,11 +36,11 @@ class RecordedTutor(Tutor):
         found, shown = recorded_identities(url), without_password(url)
         fitting = [one for one in found if all(one.get(name) == value for name, value in question.items())]
         if not fitting:
-            games = sorted({f"{one['game']} {one['view']}" for one in found})
-            raise ValueError(f"{shown} has no answers about {spec.name} {view.name}, only {', '.join(games) or 'none'}")
+            games = printable_list(sorted({f"{one.get('game')} {one.get('view')}" for one in found}), "none")
+            raise ValueError(f"{shown} has no answers about {spec.name} {view.name}, only {games}")
         meant = [one for one in fitting if who is None or who in describe(one, question)]
         if len(meant) != 1:
-            tutors = "; ".join(sorted(describe(one, question) for one in fitting))
+            tutors = "; ".join(sorted(printable(describe(one, question), 4 * MAX_NAME_CHARS) for one in fitting))
             raise ValueError(
                 f"{shown} has answers of {tutors}: name one, or what only it has in its name, as --tutor-model"
             )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from tutors.display import picture_text
 from tutors.report import NUM_BINS, TutorReport
 
 INK, TUTOR, EXPERT = "#303030", "#3b6ea8", "#e0a030"
@@ -87,7 +88,7 @@ def draw(reports: Sequence[TutorReport], tutor: str, path: Path) -> None:
     """
     width, height = SIDE
     figure = Figure((2 * width, height * len(reports)), layout="constrained")
-    figure.suptitle(tutor)
+    figure.suptitle(picture_text(tutor))
     for (left, right), one in zip(figure.subplots(len(reports), 2, squeeze=False), reports, strict=True):
         draw_curve(left, one)
         draw_letters(right, one)
@@ -110,7 +111,8 @@ def draw_curve(axes: Axes, one: TutorReport) -> None:
             behind = {"facecolor": "white", "linewidth": 0, "pad": 0.5}
             axes.text(place, height + 0.025, f"{count:,.0f}", ha="center", color=INK, fontsize=8, bbox=behind)
     axes.set(xlim=(0, 1), ylim=(0, 1.1), xlabel="probability of the advised action", ylabel="agrees with the expert")
-    axes.set_title(f"{one.game} {one.view}: {percent(one.agreement)}, ECE {number(one.calibration_error, 3)}")
+    name = picture_text(f"{one.game} {one.view}")
+    axes.set_title(f"{name}: {percent(one.agreement)}, ECE {number(one.calibration_error, 3)}")
     axes.legend(loc="upper left", fontsize=8)
 
 

@@ -27,6 +27,7 @@ MAX_TRIES = 3  # of one request
 LIST_DEADLINE_S = 2.0  # for the list of served models, where nothing else is said
 MIN_RETRY_WAIT_S = 0.1
 MAX_RETRY_WAIT_S = 3600.0  # whatever Retry-After asks for
+MAX_MODEL_CHARS = 1000  # of a model's name in a server's list
 MAX_WORDS = 300  # characters of what a server says about a failure
 QUOTA = re.compile(r"quota|billing|credit|balance|payment", re.IGNORECASE)  # of an account
 RATE_LIMIT = re.compile(r"per.?(second|minute|hour|day)|rate.?limit|(retry|try again) in", re.IGNORECASE)  # passes
@@ -113,9 +114,10 @@ class Client:
                 return None
             raise
         try:
-            return {str(model["id"]): str(model.get("root") or model["id"]) for model in body["data"]}
-        except (KeyError, TypeError, AttributeError):
+            models = {as_name(model["id"]): as_name(model.get("root") or model["id"]) for model in body["data"]}
+        except (KeyError, TypeError, AttributeError, RecursionError):
             raise RequestError("no_list_of_models") from None
+        return models
 
     async def post(self, path: str, body: dict[str, Any], until: float = math.inf) -> dict[str, Any]:
         """Return the JSON reply to `body`, tried at most MAX_TRIES times. Raises as `request` does.
@@ -299,6 +301,11 @@ def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, secrets
     return body
 
 
+def as_name(value: object) -> str:
+    """Return a model's name, or what it was loaded from: encodable, and of a length that a name can have."""
+    return str(value)[:MAX_MODEL_CHARS].encode(errors="replace").decode()
+
+
 def retry_wait_s(attempt: tenacity.RetryCallState) -> float:
     """Return the seconds to wait after a failed attempt."""
     error = attempt.outcome and attempt.outcome.exception()
@@ -318,7 +325,7 @@ def server_words(raw: bytes, secrets: Sequence[str] = ()) -> str:
         return ""
     for secret in secrets:
         text = text.replace(secret, "…")
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:MAX_WORDS]
+    return " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * MAX_WORDS]).split())[:MAX_WORDS]
 
 
 def is_out_of_quota(raw: bytes) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tutors.base import TutorError, Warner
+from tutors.display import printable, printable_list
 from tutors.llm.api import (
     API,
     ChatAPI,
@@ -143,13 +144,14 @@ class Endpoint:
         names = [name for name in (self.model.name, self.model.model) if name in served]
         if not names:
             raise WrongModelError(
-                f"{self.client.url} serves {', '.join(served) or 'nothing'}, not {self.model.name} "
+                f"{self.client.url} serves {printable_list(served)}, not {self.model.name} "
                 f"({self.model.model}); name a served model with --tutor-model, or ask another server"
             )
         found = fingerprint(served[names[0]])
         if expected is not None and found != expected.fingerprint:
             raise WrongModelError(
-                f"{self.client.url} serves {found}, not {expected.fingerprint}: all servers must serve one model"
+                f"{self.client.url} serves {printable(found)}, not {printable(expected.fingerprint)}: "
+                "all servers must serve one model"
             )
         connected = await with_deadline(timeout_s, self._choose_api(names[0], found))
         if expected is not None and connected.identity != expected:
@@ -243,7 +245,7 @@ class Endpoint:
         reply = await self.client.post(api.path, body, until)
         reply_name = reply.get("model")
         if isinstance(reply_name, str) and reply_name != self.served.reply_name:
-            self._set_wrong_model(f"{self.client.url} answers as {reply_name[:80]!a}")
+            self._set_wrong_model(f"{self.client.url} answers as {printable(reply_name)!r}")
             return [Failure("other_model")] * len(prompts)
         self.breaker.record_success()
         self.last_reply_at = time.monotonic()
@@ -363,7 +365,7 @@ class Endpoint:
         """
         listed = await self._list_models(timeout_s)
         if fingerprint(listed.get(served.name, "")) != served.identity.fingerprint:
-            raise WrongModelError(f"{self.client.url} serves {', '.join(listed) or 'nothing'}")
+            raise WrongModelError(f"{self.client.url} serves {printable_list(listed)}")
         self.last_reply_at = time.monotonic()
         if not isinstance(self.request, LabelRequest):
             return  # generated text costs too much, and varies
@@ -403,7 +405,11 @@ def probability_change(output: Output, known: Output) -> float:
 def fingerprint(root: str) -> str:
     """Return what tells a model's answers from another's: its id, or a hash of its weights for a local folder."""
     weights = Path(root) / "model.safetensors"
-    if not root or not weights.is_file():
+    try:
+        is_local = bool(root) and weights.is_file()
+    except (OSError, ValueError):  # no name of a file
+        is_local = False
+    if not is_local:
         return root
     size = weights.stat().st_size
     with weights.open("rb") as file:

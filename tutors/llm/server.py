@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tutors.base import TutorError
+from tutors.display import printable
 from tutors.llm.client import LIST_DEADLINE_S, Client, RequestError, base_urls, is_local
 from tutors.llm.models import Model
 
@@ -178,7 +179,7 @@ def last_error(log: Path) -> str:
     """Return the line of a child's output that says most about its end."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
-    return (errors or lines or ["no output"])[-1][:MAX_ERROR_CHARS]
+    return printable((errors or lines or ["no output"])[-1], MAX_ERROR_CHARS)
 
 
 def help_message(model: Model, url: str) -> str:

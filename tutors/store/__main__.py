@@ -13,14 +13,15 @@ from typing import Annotated, Any
 
 import sqlalchemy as sql
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from training.cli import exit_codes
+from tutors.display import MAX_NAME_CHARS, printable
 from tutors.recorded import describe
 from tutors.store.database import answers, identities, open_database, open_existing
 from tutors.store.json_lines import Added, from_lines, read_all, to_lines, write_all
 from tutors.store.soundness import COSTS, MAX_COST, MAX_TIME, sound_identity
+from tutors.terminal import TerminalConsole
 
 QUESTION = dict.fromkeys(("game", "game_version", "view", "view_version", "rules", "labels"))
 Store = Annotated[str, tyro.conf.Positional]  # a file, or the URL of a database
@@ -43,14 +44,14 @@ def info(store: Store, json: bool = False) -> None:
     for one in found:
         identity = one["identity"]
         table.add_row(
-            f"{identity.get('game')}\n{identity.get('view')}" if identity else "",
-            describe(identity, QUESTION) if identity else "a damaged identity",
+            "\n".join(printable(identity.get(name)) for name in ("game", "view")) if identity else "",
+            printable(describe(identity, QUESTION), 4 * MAX_NAME_CHARS) if identity else "a damaged identity",
             f"{one['answers']:,}",
             f"{one['prompt_tokens']:,.0f}\n{one['answer_tokens']:,.0f}",
             f"{one['seconds']:,.1f}",
             "\n".join((one[name] or "–")[:16].replace("T", " ") for name in ("first", "last")),
         )
-    Console(highlight=False).print(table)
+    TerminalConsole().print(table)
 
 
 def export(store: Store) -> None:

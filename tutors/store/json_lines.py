@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sql
 
+from tutors.display import printable
 from tutors.store.database import answers, create_tables, identities, register, write
 from tutors.store.identity import digest_of
 from tutors.store.soundness import (
@@ -101,13 +102,9 @@ def to_lines(parts: Iterable[Part]) -> Iterator[str]:
 
 
 def to_line(fields: dict[str, Any]) -> str:
-    """Return a line of JSON, readable where its text can be encoded."""
+    """Return a line of JSON, readable where a terminal can show it as it is."""
     line = json.dumps(fields, ensure_ascii=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        return json.dumps(fields)
-    return line
+    return line if line.isprintable() else json.dumps(fields)
 
 
 def from_lines(lines: Iterable[str]) -> Iterator[Part]:
@@ -133,7 +130,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Part]:
             rows.append(checked_answer(fields, identity["labels"]))
         except (ValueError, KeyError, RecursionError) as error:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error) or "it is nested too deep"
-            raise ValueError(f"line {number} is not of an export: {why:.200}") from None
+            raise ValueError(f"line {number} is not of an export: {printable(why, 200)}") from None
         if len(rows) == ANSWERS_PER_BATCH:
             yield identity, rows
             rows = []

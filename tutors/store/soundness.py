@@ -71,7 +71,7 @@ def is_distribution(answer: Mapping[str, Any]) -> bool:
     return min(probs) >= 0 and abs(sum(probs) - 1) < SUM_TOLERANCE and 0 <= answer["label_mass"] < 1 + SUM_TOLERANCE
 
 
-def sound_answer(row: Mapping[str, Any], num_actions: int) -> dict[str, Any] | None:
+def sound_answer(row: sql.RowMapping, num_actions: int) -> dict[str, Any] | None:
     """Return what was read of an answer, its distribution as numbers; None where a part of it is damaged.
 
     `row` has any of the columns that `columns_of` selects.
