@@ -90,12 +90,17 @@ OPPONENTS: dict[str, Opponent] = {"random": random, "tactical": tactical}
 NAMES = (*OPPONENTS, "negamax:DEPTH", "self")
 
 
-def connect4_against(opponent: str = "tactical", refresh: int = 1000) -> Connect4:
+REFRESH = 1000  # updates
+
+
+def connect4_against(opponent: str = "tactical", refresh: int = REFRESH) -> Connect4:
     """Return Connect Four against the opponent of that name; `refresh` applies to `self` alone.
 
     Raises:
-        ValueError: no opponent has that name, or the depth is out of range.
+        ValueError: no opponent has that name, the depth is out of range, or `refresh` has no effect.
     """
+    if opponent != "self" and refresh != REFRESH:
+        raise ValueError(f"refresh has no effect against {opponent}: it is of opponent=self")
     kind, _, depth = opponent.partition(":")
     if kind == "negamax" and depth.isdecimal():
         if not 1 <= int(depth) <= MAX_DEPTH:

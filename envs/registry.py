@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from envs.base import Env, Game, VecEnv
 from envs.gymnasium_vec import GymnasiumVecEnv
 
 ENVS = {  # name -> entry point of the game; imported when it is made
     "blackjack": "envs.blackjack:Blackjack",
     "connect4": "envs.opponents:connect4_against",
-    "snake": "envs.snake:Snake",
+    "snake": "envs.snake:snake",
 }
 
 
@@ -58,10 +60,16 @@ def make_game(name: str, **options: Any) -> Game:
     """
     entry_point = ENVS.get(name, name)
     if ":" not in entry_point:
-        raise ValueError(unknown_name_message("env", name, [*ENVS, "gym:ID", "module:Class"]))
+        raise ValueError(unknown_name_message("env", name, [*ENVS, "gym:ID", "module:Class"]) + gymnasium_hint(name))
     game = load_object(entry_point)
     check_options(name, game, options)
     return game(**options)
+
+
+def gymnasium_hint(name: str) -> str:
+    """Return that a Gymnasium env may be meant: one of that id, or of that name in its newest version; else nothing."""
+    ids = [one for one in gymnasium.registry if one.partition("-v")[0].lower() == name.partition("-v")[0].lower()]
+    return f"; did you mean 'gym:{name if name in ids else ids[-1]}'?" if ids else ""
 
 
 def load_object(entry_point: str) -> Any:
@@ -126,5 +134,6 @@ def unknown_name_message(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message that no `kind` is called `name`, with the known names and the closest match."""
     known = sorted(known)
     matches = difflib.get_close_matches(name, known, 1, 0.5)
+    matches += [one for one in known if one.lower() == name.lower()] if not matches else []
     hint = f"; did you mean {matches[0]!r}?" if matches else ""
     return f"no {kind} is called {name!r}; there are {', '.join(known)}{hint}"

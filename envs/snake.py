@@ -17,6 +17,8 @@ The body is three bitboards: the cells it occupies, and in two bits the directio
 follows these directions, so that a step costs the same for every length.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,22 @@ from envs.base import Spec, State, where, where_states
 from envs.bitboard import full_board, nth_set_bit, num_words, one_bit, unpack
 
 UP, RIGHT, DOWN, LEFT = range(4)
+MIN_SIZE = 3  # of a board that students play on
 SIGNS = "^>v<.@*"  # a drawn cell: of the body by its direction, in the order of the actions; empty; head; fruit
 EMPTY, HEAD, FRUIT = range(4, 7)
+
+
+def snake(size: int = 12, time_limit: int = 4000, death_reward: float = 0.0) -> "Snake":
+    """Return Snake as students play it.
+
+    Raises:
+        ValueError: there is nothing to learn on a board of so few cells, or death would pay.
+    """
+    if size < MIN_SIZE:
+        raise ValueError(f"size is {size}; Snake requires a board of at least {MIN_SIZE} x {MIN_SIZE}")
+    if not -math.inf < death_reward <= 0:
+        raise ValueError(f"death_reward is {death_reward}; it must be 0, or a negative number")
+    return Snake(size, time_limit, death_reward)
 
 
 class Snake:

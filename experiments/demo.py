@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from evaluate import Evaluation, evaluate
+from experiments.spec import TutorSpec
 from train import train
 from training.config import default_config
 from training.evaluation import Result
@@ -49,10 +50,12 @@ def demo(options: DemoOptions) -> None:
         seed=options.seed,
         eval_every=max(options.total_steps // 4, 1),
     )
-    tutored = replace(common, tutoring=TutorConfig(tutor=options.tutor))
+    tutor = TutorSpec.parse(options.tutor)
+    accuracy = TutorConfig.tutor_accuracy if tutor.accuracy is None else tutor.accuracy
+    tutored = replace(common, tutoring=TutorConfig(tutor=tutor.name, tutor_accuracy=accuracy))
     tutored_dir, alone_dir = new_run_dir(tutored), new_run_dir(common)
     with ExitStack() as stack:
-        if options.tutor != "scripted":
+        if tutor.name != "scripted":
             log = tutored_dir / "vllm.log"
             with console.status("") as status:
                 model = find_model(options.tutor)

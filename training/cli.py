@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from functools import partial
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ import tyro
 from training.hints import python
 from training.interrupts import stopped_by_closed_pipes
 from tutors.base import TutorError
+from tutors.config import QUERY_FIELDS
 from tutors.terminal import log_to_terminal, print_error
 
 Options = TypeVar("Options")
@@ -38,6 +39,7 @@ RENAMED = {  # flags of versions 0.x and what replaced them: refused with the ne
     "--fill": "python -m tutors fill",
 }
 ALIASES = {"--lr": "--learning-rate", "--total-timesteps": "--total-steps", "--timesteps": "--total-steps"}
+NAMES = ("--algo", "--tutor", "--guidance", "--device", "--policy")  # flags whose values may be in capitals
 MULTIPLES = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -117,6 +119,7 @@ def parse(
         sys.exit(0)
     args = expand(args, options_type)
     default: Any = tyro.MISSING_NONPROP if defaults is None else defaults(args)
+    refuse_of_others(args, default)
     if is_dataclass(options_type) and {"-h", "--help", "--help-all"} & set(args):
         shown = None if "--help-all" in args or not common else common
         show_help(options_type, description, default, shown, examples)
@@ -132,6 +135,28 @@ def refuse_renamed(args: Sequence[str], options_type: Any, renamed: Mapping[str,
             raise ValueError(f"{flag} was renamed in version 1.0: use {renamed[flag]}")
 
 
+def refuse_of_others(args: Sequence[str], default: Any) -> None:
+    """Raise ValueError, which names the owners, if a flag of another choice of options, a student, was given."""
+    if not is_dataclass(default):
+        return
+    hints, known = get_type_hints(type(default), include_extras=True), set(flags(type(default)))
+    for one in fields(default):
+        hint = hints[one.name]
+        kinds = get_args(get_args(hint)[0]) if get_origin(hint) is Annotated else get_args(hint)
+        ours, chosen = set(flags(type(getattr(default, one.name)))), type(getattr(default, one.name))
+        if chosen not in kinds or not all(is_dataclass(kind) for kind in kinds):
+            continue
+        for flag in (arg.partition("=")[0].replace("_", "-") for arg in args):
+            owners = [name_of_options(kind) for kind in kinds if flag in flags(kind)]
+            if flag in known and owners and flag not in ours:
+                raise ValueError(f"{flag} is a flag of {' and '.join(owners)}, not of {name_of_options(chosen)}")
+
+
+def name_of_options(kind: type) -> str:
+    """Return what a class of options is for, as in DQNConfig."""
+    return kind.__name__.removesuffix("Config").lower()
+
+
 def expand(args: Sequence[str], options_type: Any) -> list[str]:
     """Return a command line as the flags' types want it, from what people type.
 
@@ -143,15 +168,22 @@ def expand(args: Sequence[str], options_type: Any) -> list[str]:
         name = flag.replace("_", "-")
         if name not in types and ALIASES.get(name) in types:
             flag = name = ALIASES[name]
-        if value is not None and name == "--tutor" and value.startswith("scripted:"):
+        if value is not None and name == "--tutor" and value.startswith("scripted:") and "--tutor-accuracy" in types:
             value, _, accuracy = value.partition(":")
             found += ["--tutor-accuracy", accuracy]
-        if value is not None and name in ("--algo", "--env") and value.isalnum():
+        if value is not None and is_name(name, value):
             value = value.lower()
+        if (name, value) == ("--device", "gpu"):
+            value = "cuda"
         if value is not None and types.get(name) is int:
             value = whole_number(value)
         found += [flag] if value is None else [flag, value]
     return found
+
+
+def is_name(flag: str, value: str) -> bool:
+    """Return whether a value may be typed in capitals: names of ours, but no Gymnasium id."""
+    return (flag in NAMES and value.replace("-", "").isalnum()) or (flag == "--env" and value.isalnum())
 
 
 def flags_and_values(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -209,29 +241,52 @@ def show_help(
         tyro.cli(described, args=["--help"], description=description, config=STYLE)
     finally:
         if shown is not None:
-            print("These are the most common flags. --help-all lists every flag.\n")
+            groups = ", ".join(parts_of(default))
+            print(f"These are the flags that matter most. --help-all shows all of them, in the groups {groups}.\n")
         if examples:
             print(f"examples:\n{examples.replace('python ', f'{python()} ')}")
 
 
 def help_class(default: Any, shown: Collection[str] | None) -> type:
-    """Return a class for the help alone, with the fields and the values of `default`; those not in `shown` are hidden.
+    """Return a class for the help alone: a group for each part of the options, with the values of `default`."""
+    groups = {
+        title: part_class(value, [name for name in names if shown is None or name in shown])
+        for title, (value, names) in parts_of(default).items()
+        if shown is None or set(names) & set(shown)
+    }
+    members: list[Any] = [
+        (title, Annotated[kind, tyro.conf.arg(name=title)], field(default_factory=kind))
+        for title, kind in groups.items()
+    ]
+    return make_dataclass(type(default).__name__, members, frozen=True)
 
-    A field whose type is a union has the type that it has in `default`, so that its flags form a group.
+
+def parts_of(default: Any) -> dict[str, tuple[Any, list[str]]]:
+    """Return the groups of flags by title, each with the options that hold them and the names of their fields.
+
+    The fields that are no options themselves are "run"; the tutor's of how often it is asked are "query".
     """
+    names = [one.name for one in fields(default)]
+    found = {"run": (default, [name for name in names if not is_dataclass(getattr(default, name))])}
     hints = get_type_hints(type(default), include_extras=True)
-    namespace: dict[str, Any] = {"__annotations__": hints, "__doc__": type(default).__doc__}
+    for name in names:
+        if is_dataclass(value := getattr(default, name)):
+            title = next((one.name for one in get_args(hints[name])[1:] if getattr(one, "name", None)), name)
+            of_part = [one.name for one in fields(value)]
+            found[title] = (value, [one for one in of_part if one not in QUERY_FIELDS])
+            if query := [one for one in of_part if one in QUERY_FIELDS]:
+                found["query"] = (value, query)
+    return found
+
+
+def part_class(default: Any, names: Collection[str]) -> type:
+    """Return a class for the help alone, with those fields of `default` and their values; the others are no flags."""
+    hints = get_type_hints(type(default), include_extras=True)
+    namespace: dict[str, Any] = {"__annotations__": hints, "__doc__": ""}
     for one in fields(default):
-        value = getattr(default, one.name)
-        if is_dataclass(value):
-            markers = getattr(hints[one.name], "__metadata__", ())
-            described = help_class(value, shown)
-            hints[one.name] = Annotated[described, *markers]
-            namespace[one.name] = field(default_factory=described)
-        else:
-            namespace[one.name] = field(default_factory=partial(getattr, default, one.name))
-            if shown is not None and one.name not in shown:
-                hints[one.name] = Annotated[hints[one.name], tyro.conf.Suppress]
+        namespace[one.name] = field(default_factory=partial(getattr, default, one.name))
+        if one.name not in names:
+            hints[one.name] = Annotated[hints[one.name], tyro.conf.Fixed, tyro.conf.Suppress]
     return dataclass(frozen=True)(type(type(default).__name__, (type(default),), namespace))
 
 

@@ -7,6 +7,11 @@ from typing import Literal
 
 from tutors.query import check_query_options
 
+QUERY_FIELDS = (  # of the options: where and how often a tutor is asked
+    *("reuse", "consult_from", "consult_to", "theta", "query_strategy", "query_threshold", "query_budget"),
+    "query_budget_per_step",
+)
+
 
 @dataclass(frozen=True)
 class TutorConfig:

@@ -421,3 +421,35 @@ def test_make_unknown_gym_id_or_option_raises() -> None:
         envs.make("gym:CartPol-v1", 1)
     with pytest.raises(ValueError, match=r"gym:CartPole-v1 cannot be made: .*sise"):
         envs.make("gym:CartPole-v1", 1, sise=3)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("CartPole-v1", "gym:CartPole-v1"),
+        ("cartpole", "gym:CartPole-v1"),
+        ("Taxi", r"gym:Taxi-v\d"),
+        ("Snake", "snake"),
+    ],
+)
+def test_gymnasium_id_without_its_prefix_is_named_with_it(typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
+        envs.make(typed, 1)
+
+
+@pytest.mark.parametrize(
+    ("game", "options", "said"),
+    [
+        ("snake", {"size": 2}, "at least 3 x 3"),
+        ("snake", {"size": -4}, "at least 3 x 3"),
+        ("snake", {"death_reward": 1.0}, "must be 0, or a negative number"),
+        ("snake", {"death_reward": float("nan")}, "must be 0, or a negative number"),
+        ("snake", {"death_reward": -float("inf")}, "must be 0, or a negative number"),
+        ("connect4", {"refresh": 5}, "refresh has no effect against tactical: it is of opponent=self"),
+        ("connect4", {"opponent": "negamax:0"}, "the depth of the search must be"),
+        ("connect4", {"opponent": "self", "refresh": 0}, "at least 1 update"),
+    ],
+)
+def test_senseless_options_are_refused(game: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        envs.make(game, 1, **options)

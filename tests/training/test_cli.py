@@ -7,6 +7,8 @@ from typing import Annotated
 import pytest
 import tyro
 
+from agents import A2CConfig, DQNConfig, PPOConfig
+from experiments.demo import DemoOptions
 from training.cli import RENAMED, expand, flags, parse
 from training.config import COMMON_FLAGS, EXAMPLES, Config, defaults_from_flags
 
@@ -82,7 +84,7 @@ def test_help_shows_common_flags_and_help_all_every_flag(asked: str, capsys: pyt
     assert printed.endswith("examples:\n  example 1\n\n")
     every = asked == "--help-all"
     assert [name in printed for name in ("--hidden-flag", "--inner-size", "inner options")] == [every] * 3
-    assert ("--help-all lists every flag" in printed) != every
+    assert ("--help-all shows all of them, in the groups run, inner." in printed) != every
 
 
 def test_train_help_begins_with_ten_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,8 +101,18 @@ def test_train_help_all_has_groups_and_the_flags_of_the_chosen_student(capsys: p
     with pytest.raises(SystemExit):
         parse(["--help-all", "--algo", "ppo"], Config, defaults=defaults_from_flags, common=COMMON_FLAGS)
     printed = capsys.readouterr().out
-    for title in ("tutor", "guidance", "agent"):
-        assert f"{title} options" in printed
+    title_line = r"^\W+(\w+) options \W+$"
+    titles = re.findall(title_line, printed, re.MULTILINE)
+    assert titles == ["run", "tutor", "query", "guidance", "agent"]
+    groups = dict(zip(titles, re.split(title_line, printed, flags=re.MULTILINE)[2::2], strict=True))
+    every = set(flags(Config)) - {"--tutoring", "--guiding", "--agent"}
+    shown = [flag for group in groups.values() for flag in re.findall(r"^\W+ (--[a-z0-9-]+)", group, re.MULTILINE)]
+    assert len(set(shown)) == len(shown)
+    every -= {flag for flag in every if flag.replace("--", "--no-") in shown}  # what is on may be turned off
+    assert every - set(shown) <= {flag for flag in flags(DQNConfig | A2CConfig) if flag not in set(flags(PPOConfig))}
+    for title, flag in (("run", "--seed"), ("tutor", "--tutor-url"), ("query", "--reuse"), ("query", "--theta")):
+        assert f"{flag} " in groups[title]
+    assert "--trust " in groups["guidance"]
     assert "--num-minibatches" in printed
     assert "--buffer-size" not in printed
     assert "{None}" not in printed
@@ -118,6 +130,11 @@ def test_train_help_all_has_groups_and_the_flags_of_the_chosen_student(capsys: p
         ("--algo PPO --env Connect4", "--algo ppo --env connect4"),
         ("--env gym:CartPole-v1 --algo=DQN", "--env gym:CartPole-v1 --algo dqn"),
         ("--tutor scripted:0.6 --reuse 3", "--tutor-accuracy 0.6 --tutor scripted --reuse 3"),
+        (
+            "--tutor DeepSeek-Llama --guidance Distill --device GPU",
+            "--tutor deepseek-llama --guidance distill --device cuda",
+        ),
+        ("--env gym:CartPole-v1 --tutor mine:ask", "--env gym:CartPole-v1 --tutor mine:ask"),
         ("--tutor recorded:runs/a.sqlite", "--tutor recorded:runs/a.sqlite"),
         ("--total-steps 1.5", "--total-steps 1.5"),
         ("--total-steps many --force", "--total-steps many --force"),
@@ -140,3 +157,20 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         parse(["--version"], Config)
     assert end.value.code == 0
     assert capsys.readouterr().out.strip().count(".") == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--algo ppo --buffer-size 1000", "--buffer-size is a flag of dqn, not of ppo"),
+        ("--algo dqn --num_steps=8", "--num-steps is a flag of ppo and a2c, not of dqn"),
+        ("--algo a2c --clip-coef 0.1", "--clip-coef is a flag of ppo, not of a2c"),
+    ],
+)
+def test_flag_of_another_student_is_named_as_such(typed: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        parse(typed.split(), Config, defaults=defaults_from_flags)
+
+
+def test_scripted_tutor_keeps_its_accuracy_where_no_flag_has_it() -> None:
+    assert expand(["--tutor", "scripted:0.6"], DemoOptions) == ["--tutor", "scripted:0.6"]
