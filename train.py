@@ -109,6 +109,8 @@ def train(config: Config) -> dict[str, Any]:
             trainer.state.count_audit(findings.audit.get("env_steps", 0))
         if rank() == 0:
             atomic_write(run_dir / "config.json", config.to_json().encode() + b"\n")
+        if has_review and not resuming:
+            trainer.checkpointer.save(trainer.state)  # the review is paid for: a run that is killed resumes after it
         progress.status("")  # nothing is waited for any more
         summary = trainer.run()
         if log is not None:

@@ -181,7 +181,10 @@ def last_steps(transitions: Sequence[Transition], view: PromptView, index: int, 
 def find_critical_steps(review: Review) -> str:
     """Ask which steps of the episodes were critical, put what passes the audit into the table, and say what it was."""
     analyst, episodes, view, table = review.analyst, review.episodes, review.table.view, review.table
-    answers = [analyst.find_critical_steps(episodes, sample) for sample in range(review.samples)]
+    answers: list[list[list[CriticalStep]]] = []
+    for sample in range(review.samples):
+        answers.append(analyst.find_critical_steps(episodes, sample))
+        keep_answers(review, [[[one._asdict() for one in found] for found in several] for several in answers])
     raise_if_unanswered(analyst, review.samples * len(episodes))
     found = [
         median_findings(several, episode.actions, len(view.labels))
@@ -209,6 +212,12 @@ def find_critical_steps(review: Review) -> str:
     shares = ", ".join(f"{name} {value:.0%}" for name, value in measures.items() if value is not None)
     judged = f"by the expert: {shares}" if shares else "no expert to compare with"
     return f"{len(episodes)} episodes reviewed: {positions} critical positions; {judged}. {report['sentence']}"
+
+
+def keep_answers(review: Review, answers: list[Any]) -> None:
+    """Write what was paid for before anything is made of it."""
+    written = json.dumps({"analyst": review.analyst.name, "answers": answers}, indent=2)
+    write_analysis(review.run_dir / "answers.json", written + "\n")
 
 
 def write_analysis(path: Path, text: str) -> None:
@@ -398,6 +407,7 @@ def fit_preferences(review: Review) -> str:
     number = PAIRS_PER_EPISODE * len(episodes)
     pairs = [torch.randperm(len(episodes), generator=generator)[:2].tolist() for _ in range(number)]
     answers = analyst.compare_pairs([(episodes[first], episodes[second]) for first, second in pairs])
+    keep_answers(review, [[*pair, answer] for pair, answer in zip(pairs, answers, strict=True)])
     raise_if_unanswered(analyst, len(pairs))
     answered = [(first, second, prob) for (first, second), prob in zip(pairs, answers, strict=True) if prob is not None]
     share = None

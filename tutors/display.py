@@ -28,6 +28,11 @@ def without_password(url: str | Path) -> str:
     return SECRET_PARAMETER.sub(rf"\1{HIDDEN}", text)
 
 
+def encodable(text: str) -> str:
+    """Return text without lone surrogates, which JSON can hold and no encoding can."""
+    return text.encode(errors="replace").decode()
+
+
 def printable(text: object, limit: int = MAX_NAME_CHARS) -> str:
     """Return text as one line that a terminal and any encoding can show: the rest is escaped as in Python, or cut."""
     line = str(text)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from envs.rng import bits_to_uniform, splitmix64
+from tutors.display import encodable
 from tutors.episodes import (
     CRITICAL_GAP,
     Episode,
@@ -236,6 +237,7 @@ def read(text: str, view: PromptView, episode: Episode) -> list[CriticalStep] | 
             return Failure("illegal_action")
         if not isinstance(reward, int | float) or isinstance(reward, bool) or not -1 <= reward <= 1:
             return Failure("reward_out_of_range")
-        reason = str(one.get("reason", ""))[:MAX_REASON_LENGTH]
-        found.setdefault(step - 1, CriticalStep(step - 1, view.labels.index(action), float(reward), reason))
+        reason = one.get("reason")
+        words = encodable(reason[:MAX_REASON_LENGTH]) if isinstance(reason, str) else ""
+        found.setdefault(step - 1, CriticalStep(step - 1, view.labels.index(action), float(reward), words))
     return list(found.values())

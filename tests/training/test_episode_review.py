@@ -1,6 +1,7 @@
 """Episode review: which episodes are read, what becomes of findings and comparisons, and the runs that follow."""
 
 import json
+import signal
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -165,6 +166,52 @@ def test_findings_of_one_position_are_averaged_in_the_table(tmp_path: Path) -> N
     assert "better is D, reward -1" in text
 
 
+@pytest.mark.parametrize(
+    "reason", ["\ud800", "\x1b[31m\n# head\n<script>", "`" * 3 + "\n| a | b |", "\u202e é ♠", "\x00"]
+)
+def test_any_reason_is_text_in_the_report(reason: str, tmp_path: Path) -> None:
+    table = FindingsTable(VIEW, "says", "cpu")
+    review_by(Says([[CriticalStep(5, 3, -1.0, reason)]]), [episode(BLUNDER)], table, tmp_path)
+    text = (tmp_path / "analysis.md").read_text(encoding="utf-8")
+    assert text.replace("\n", "").isprintable()
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# What says found in 1 episodes",
+        "## Episode 1, step 6",
+    ]
+    assert "<" not in text
+    assert text.count("```") == 2
+    (line,) = json.loads((tmp_path / "analysis.json").read_text())["findings"]
+    assert line["reason"] == reason
+
+
+@pytest.mark.parametrize("part", ["audit_critical_steps", "compare_with_expert", "fill_table", "as_markdown"])
+def test_answers_are_kept_before_they_are_used(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_arguments: object) -> None:
+        raise RuntimeError(part)
+
+    monkeypatch.setattr(episode_review, part, fails)
+    with pytest.raises(RuntimeError, match=part):
+        review_by(
+            Says([[CriticalStep(5, 3, -1.0, "why")]]), [episode(BLUNDER)], FindingsTable(VIEW, "", "cpu"), tmp_path
+        )
+    kept = json.loads((tmp_path / "answers.json").read_text())
+    assert kept == {"analyst": "says", "answers": [[[{"step": 5, "action": 3, "reward": -1.0, "reason": "why"}]]]}
+
+
+def test_answers_of_the_first_sample_are_kept_where_the_second_fails(tmp_path: Path) -> None:
+    class Refused(Says):
+        def find_critical_steps(self, episodes: list[Episode], sample: int = 0) -> list[list[CriticalStep]]:
+            if sample:
+                raise TutorError("the key is refused")
+            return self.found
+
+    method = METHODS["modulate"](True, "cpu", ROWS, GAMMA)
+    says, table = Refused([[CriticalStep(5, 3, -1.0, "why")]]), FindingsTable(VIEW, "says", "cpu")
+    with pytest.raises(TutorError, match="refused"):
+        find_critical_steps(Review(says, [episode(BLUNDER)], method, table, 1, tmp_path, samples=2))
+    assert len(json.loads((tmp_path / "answers.json").read_text())["answers"]) == 1
+
+
 def test_findings_are_compared_with_an_expert() -> None:
     """In the blunder's game the sixth step mattered, and D was the best there; nothing else mattered."""
     games = [episode(BLUNDER)]
@@ -267,6 +314,22 @@ def test_review_without_findings_changes_nothing(
     agents = [load_checkpoint(config.run_dir / "checkpoints", "cpu")["agent"] for config in (quiet, alone)]
     learned = [tensors_in({part: agent[part] for part in ("network", "optimizer", "steps")}) for agent in agents]
     assert all(one.equal(other) for one, other in zip(*learned, strict=True))
+
+
+@pytest.mark.train
+def test_run_that_is_killed_after_its_review_is_resumed_without_another(
+    first: dict[str, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = refined(first["dqn"], "modulate", tmp_path / "whole")
+    train(whole)
+    parts = replace(whole, run_dir=tmp_path / "parts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.Trainer.run", lambda trainer: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            train(parts)
+    monkeypatch.setattr("train.review_episodes", None)
+    resume(parts)
+    assert_equal_runs(whole.run_dir, parts.run_dir)
 
 
 @pytest.mark.train

@@ -162,6 +162,24 @@ def test_what_is_no_answer_is_none(text: str) -> None:
     assert read(text, VIEW, episode(BLUNDER)) == Failure("not_json")
 
 
+@pytest.mark.parametrize(
+    ("reason", "read_as"),
+    [
+        ('"\\ud800"', "?"),
+        ('"a\\udfffb"', "a?b"),
+        ("5", ""),
+        ("[" * 500 + "]" * 500, ""),
+        ('"é"', "é"),
+        ('"' + "x" * 999 + '"', "x" * 200),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_reason_is_encodable_text(reason: str, read_as: str) -> None:
+    text = f'{{"critical": [{{"step": 1, "action": "D", "reward": 0.5, "reason": {reason}}}]}}'
+    (found,) = read(text, VIEW, episode([3, 3]))
+    assert found.reason == read_as
+
+
 def test_a_full_column_cannot_be_better() -> None:
     full = episode([3, 3, 3, 3, 3, 3, 0])
     answer = {"critical": [{"step": 7, "reason": "", "action": "D", "reward": 0}]}

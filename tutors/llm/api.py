@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from tutors.display import encodable
 from tutors.llm.models import Model, fill_template
 from tutors.llm.thinking import begins_thinking
 
@@ -320,14 +321,14 @@ def as_logprob(value: Any) -> float:
 
 
 def as_text(value: Any) -> str:
-    """Return a text of a reply.
+    """Return a text of a reply, encodable.
 
     Raises:
         MalformedError: it is no text.
     """
     if not isinstance(value, str):
         raise MalformedError
-    return value
+    return encodable(value)
 
 
 def logaddexp(left: float, right: float) -> float:

@@ -20,7 +20,7 @@ import aiohttp
 import tenacity
 
 from tutors.base import TutorError
-from tutors.display import HIDDEN, without_password
+from tutors.display import HIDDEN, encodable, without_password
 
 API_KEY_VARIABLE = "TUTOR_API_KEY"
 MAX_TRIES = 3  # of one request
@@ -303,7 +303,7 @@ def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, secrets
 
 def as_name(value: object) -> str:
     """Return a model's name, or what it was loaded from: encodable, and of a length that a name can have."""
-    return str(value)[:MAX_MODEL_CHARS].encode(errors="replace").decode()
+    return encodable(str(value)[:MAX_MODEL_CHARS])
 
 
 def retry_wait_s(attempt: tenacity.RetryCallState) -> float:

@@ -154,7 +154,7 @@ class EndpointPool:
         available = [endpoint.is_available for endpoint in self.endpoints]
         indices: list[list[int]] = [[] for _ in self.endpoints]
         for start in range(0, len(prompts), group_size):
-            first = zlib.crc32(prompts[start].encode())
+            first = zlib.crc32(prompts[start].encode(errors="replace"))
             chosen = next(number % count for number in range(first, first + count) if available[number % count])
             indices[chosen] += range(start, min(start + group_size, len(prompts)))
         return [(endpoint, rows) for endpoint, rows in zip(self.endpoints, indices, strict=True) if rows]

@@ -355,6 +355,12 @@ def test_label_below_the_smallest_log_probability_is_impossible() -> None:
     ]
 
 
+def test_text_of_a_model_is_encodable() -> None:
+    reply = json.loads('{"choices": [{"index": 0, "text": "a\\ud800b", "message": {"content": "a\\ud800b"}}]}')
+    for api in (ChatAPI(), CompletionsAPI(MODEL, IDS)):
+        assert api.parse(reply, 1, TextRequest(9)) == [("a?b",)]
+
+
 def test_missing_samples_leave_the_others() -> None:
     reply = {"choices": [{"index": 1, "text": "b"}, {"index": 0, "text": None}, {"index": 3, "text": 5}]}
     assert CompletionsAPI(MODEL, IDS).parse(reply, 2, TextRequest(9, n=2)) == [("b",), Failure("no_answer")]
