@@ -23,12 +23,14 @@ import tyro
 
 from agents import Agent
 from envs.base import Env
+from envs.rendering import DRAWINGS
 from envs.rng import QUERY_STREAM, CounterRNG
 from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
-from training.evaluation import Result, evaluate_student, random_policy, run_episodes, tutor_policy
-from training.versus import match, play_in_terminal
+from training.evaluation import Result, describe_game, evaluate_student, random_policy, run_episodes, tutor_policy
+from training.play import play_in_terminal
+from training.versus import match, student_as_opponent
 from training.video import check_video_path, episode_images, write_video
 from tutors import open_advisor
 from tutors.advisor import Advisor, advisor_summary
@@ -42,6 +44,7 @@ EXAMPLES = """\
   python evaluate.py runs/NAME --against runs/OTHER
 """
 MAX_SCALE = 8  # of the pictures of a recorded episode
+MATCHED = "+1: the first one wins, −1: the second one"
 MODE = tyro.conf.create_mutex_group(required=False)
 
 
@@ -61,7 +64,7 @@ class Evaluation:
     """Record an episode of the student, with the tutor's advice, as an animation (.gif), a video (.mp4) or its last
     position (.png)."""
     play: Annotated[bool, MODE] = False
-    """Play Connect Four against the student in the terminal."""
+    """Play in the terminal: Connect Four against the student, Snake and Blackjack beside it."""
     against: Annotated[Path | None, MODE] = None
     """Run directory of a second student of Connect Four: match both students, each as the other's opponent."""
     seed: int = 0
@@ -151,20 +154,28 @@ def record(evaluation: Evaluation) -> str:
     return f"{path}: {'the last of ' if path.suffix == '.png' else ''}{len(images)} positions"
 
 
-def play_against_student(evaluation: Evaluation) -> None:
-    """Play Connect Four against the student.
+def play(evaluation: Evaluation) -> None:
+    """Let a person play the run's game: against its student, or beside it.
 
     Raises:
-        ValueError: the student has learned another game.
+        ValueError: the game cannot be drawn.
         TutorError: a hint is asked for and the tutor is not available.
     """
     config = evaluation.config()
-    agent = connect4_student(evaluation.run, config)
+    seeded = replace(config, seed=config.seed + evaluation.seed)
+    env = evaluation_env(seeded, 1, "cpu", evaluation.env_kwargs)
+    if env.spec.name not in DRAWINGS:
+        raise ValueError(f"{config.env} cannot be drawn, so it cannot be played: there are {', '.join(DRAWINGS)}")
+    agent = saved_student(evaluation.run, config, "cpu")
+    if config.env == "connect4":
+        env = student_as_opponent(agent, 1, evaluation.seed)
     if not evaluation.hint:
-        play_in_terminal(agent, evaluation.seed, None)
+        play_in_terminal(agent, env, None)
         return
-    with run_advisor(evaluation.run, config, evaluation_env(config, 1, "cpu")) as advisor:
-        play_in_terminal(agent, evaluation.seed, advisor)
+    with run_advisor(evaluation.run, config, env) as advisor:
+        if advisor is None:
+            raise ValueError(f"--hint: {evaluation.run} had no tutor")
+        play_in_terminal(agent, env, advisor)
 
 
 def match_students(evaluation: Evaluation) -> Result:
@@ -184,7 +195,7 @@ def match_students(evaluation: Evaluation) -> Result:
 def connect4_student(run: Path, config: Config) -> Agent:
     """Return the student of a run of Connect Four."""
     if config.env != "connect4":
-        raise ValueError(f"the student of {run} has learned {config.env}; --play and --against require connect4")
+        raise ValueError(f"the student of {run} has learned {config.env}; --against requires connect4")
     return saved_student(run, config, "cpu")
 
 
@@ -207,20 +218,27 @@ def main(evaluation: Evaluation) -> None:
     if evaluation.record is not None:
         print(printable_lines(record(evaluation)))
     elif evaluation.play:
-        play_against_student(evaluation)
+        play(evaluation)
     elif evaluation.against is not None:
-        show(f"{evaluation.run} against {evaluation.against}", match_students(evaluation), evaluation.json)
+        title = f"{evaluation.run} against {evaluation.against}"
+        show(title, match_students(evaluation), evaluation.json, f"Connect Four, each student in both roles; {MATCHED}")
     else:
-        show(evaluation.policy, evaluate(evaluation), evaluation.json)
+        result = evaluate(evaluation)
+        show(evaluation.policy, result, evaluation.json, "" if evaluation.json else game_of(evaluation))
 
 
-def show(policy: str, result: Result, as_json: bool) -> None:
-    """Print the mean return of a policy."""
+def game_of(evaluation: Evaluation) -> str:
+    """Return what is played, against whom, and what a return counts."""
+    return describe_game(evaluation_env(evaluation.config(), 1, "cpu", evaluation.env_kwargs))
+
+
+def show(policy: str, result: Result, as_json: bool, game: str) -> None:
+    """Print the mean return of a policy, below the game that it played."""
     if as_json:
         values = {name: None if math.isnan(value) else value for name, value in asdict(result).items()}
         print(json.dumps({"policy": policy, **values}))
     else:
-        print(f"{policy}: mean return {result}")
+        print(f"{game}\n{policy}: mean return {result}")
 
 
 if __name__ == "__main__":

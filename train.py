@@ -50,7 +50,7 @@ from training.config import (
 from training.config_json import to_plain
 from training.console import QUIET, Progress, make_progress
 from training.episode_review import empty_findings, review_episodes
-from training.evaluation import Result, evaluate_student
+from training.evaluation import Result, describe_game, evaluate_student
 from training.flag_effects import check_effects
 from training.hints import resume_command
 from training.logger import Logger
@@ -140,7 +140,8 @@ def open_logs(config: Config, run_dir: Path, source: dict[str, Any] | None) -> I
         stack.callback(log.close)
         progress = stack.enter_context(make_progress(config.progress, config.total_steps, start or 0))
         tutor = without_password(config.tutoring.tutor)
-        progress.note(f"{run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}")
+        game = describe_game(evaluation_env(config, 1, "cpu"))
+        progress.note(f"{run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}\nevaluations: {game}")
         if source is None and (shortness := config.shortness()) is not None:
             progress.note(shortness)
         yield log, progress

@@ -46,7 +46,7 @@ class Blackjack:
             time_limit=None,
             title="Blackjack",
             return_range=(-1.0, 1.5 if natural and not sab else 1.0),
-            return_unit="stakes: +1 win, 0 push, −1 loss",
+            return_unit="+1 win, 0 push, −1 loss of the stake",
         )
 
     def reset(self, u: Tensor) -> State:

@@ -3,17 +3,17 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from training.evaluation import Result
@@ -24,6 +24,7 @@ from tutors.terminal import TerminalConsole
 Mode = Literal["live", "json", "quiet"]
 SECONDS_BETWEEN_LINES = 10.0  # at least, of training: a log is for reading
 STEPS = "{task.completed:,}/{task.total:,}"
+WIDE, TIMED = 100, 38  # columns of a terminal: for all in one line, for the time that is left
 
 
 class Progress:
@@ -89,6 +90,29 @@ class PlainProgress(Progress):
             self.note(f"{name:<14} {text}")
 
 
+class FittingBar(ProgressBar):
+    """A progress bar of which the bar and the total stay at any width; where it is narrow, the rest has a line."""
+
+    def __init__(self, terminal: Console) -> None:
+        self.terminal = terminal  # the base class draws in its constructor
+        super().__init__(console=terminal, expand=True, transient=True, refresh_per_second=4)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield what is shown now: the terminal may have changed its width."""
+        width = self.terminal.width
+        columns: list[ProgressColumn] = [BarColumn(None), TextColumn(STEPS, table_column=Column(no_wrap=True))]
+        if width >= WIDE:
+            columns.append(TextColumn("{task.description}", markup=False))
+        if width >= TIMED:
+            columns.append(TimeRemainingColumn())
+        self.columns = tuple(columns)
+        yield self.make_tasks_table(self.tasks)
+        if width < WIDE:
+            yield from (
+                Text(task.description, no_wrap=True, overflow="ellipsis") for task in self.tasks if task.description
+            )
+
+
 class LiveProgress(PlainProgress):
     """Shows a progress bar, lines above it, and a table at the end: for a person at a terminal.
 
@@ -100,10 +124,7 @@ class LiveProgress(PlainProgress):
 
     def __init__(self, total_steps: int, begun: int = 0, console: Console | None = None) -> None:
         self.console = console or TerminalConsole()
-        columns = (BarColumn(None), TextColumn(STEPS), TextColumn("{task.description}", markup=False))
-        self.bar = ProgressBar(
-            *columns, TimeRemainingColumn(), console=self.console, expand=True, transient=True, refresh_per_second=4
-        )
+        self.bar = FittingBar(self.console)
         self.task = self.bar.add_task("", total=total_steps, completed=begun)
 
     def __enter__(self) -> "LiveProgress":

@@ -18,6 +18,7 @@ from agents import Agent
 from envs.base import UNKNOWN_LIMIT, Env, Step
 from envs.blackjack import Blackjack
 from envs.blackjack_exact import value_of_greedy
+from envs.opponents import opponent_name
 from envs.rng import CounterRNG, sample_legal
 from tutors.advisor import Advisor
 from tutors.report import wilson
@@ -133,6 +134,13 @@ def warn_of_cut(env: str) -> None:
         f"{env} sets no limit to its episodes: those that went on after {MAX_TIME_STEPS:,} time steps were cut. "
         "--env-kwargs max_episode_steps=N sets one"
     )
+
+
+def describe_game(env: Env) -> str:
+    """Return what is played, against whom, and what a return counts."""
+    spec, opponent = env.spec, opponent_name(getattr(env.game, "opponent", None))
+    against = f" against {opponent}" if opponent else ""
+    return f"{spec.shown_title()}{against}" + (f"; return: {spec.return_unit}" if spec.return_unit else "")
 
 
 def run_episodes(policy: Policy, env: Env) -> Result:

@@ -177,6 +177,7 @@ def test_evaluate_with_another_opponent_prints_an_interval(run: Path) -> None:
         "evaluate.py", str(run), "--policy", "random", "--env-kwargs", "opponent=random", "--episodes", "400"
     )
     assert done.returncode == 0
+    assert done.stdout.startswith("Connect Four against random; return: +1 win, 0 draw, −1 loss\n")
     assert "95 % interval" in done.stdout
     mean = float(done.stdout.split("mean return ")[1].split(",")[0])
     assert -0.2 < mean < 0.2

@@ -60,11 +60,16 @@ def test_live_progress_fits_the_terminal_width(width: int) -> None:
     lines = lines_of(file.getvalue())
     assert max(len(line) for line in lines if "--resume" not in line) <= width
     assert any(line.endswith("train.py --resume runs/NAME, which is copied") for line in lines)
+    bars = [line for line in lines if re.search(r"━ +1,000,000/1,000,000", line)]
+    assert bars, "the bar and the total stay"
+    assert all(len(re.search("━+", line)[0]) >= min(6, width - 20) for line in bars)
+    if 40 <= width < 100:
+        assert any(line.startswith("12,346 steps/s  return -0.25") for line in lines), "on a line of its own"
     if width >= 80:
-        assert any("1,000,000/1,000,000 12,346 steps/s  return -0.25  hit rate 46%" in line for line in lines)
         for words in ("student alone   +0.500", "1,000,000 in 1:02:05, 268 steps/s", "timeout 7", "102,500 tokens"):
             assert words in file.getvalue()
-    if width >= 140:
+    if width >= 100:
+        assert any("1,000,000/1,000,000 12,346 steps/s  return -0.25  hit rate 46%" in line for line in lines)
         assert any("3 s [not markup]" in line for line in lines)
 
 
