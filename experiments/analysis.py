@@ -25,7 +25,9 @@ from experiments.stats import (
     threshold,
 )
 
+PAPER = "Toral & Lazebnik 2025, arXiv:2509.08329"
 PAPER_GUIDANCE = "override"
+MIN_SEEDS, MIN_EVALS = 3, 4  # of which a claim is decided
 NO_REUSE = 0.0
 MAX_FINAL_LOSS, MAX_HEIGHT_LOSS = 0.05, 0.03  # of a baseline's gain: what a harmless tutor may cost
 COMPARABLE = 0.1  # of a baseline's gain: final scores whose difference is smaller are comparable
@@ -121,6 +123,11 @@ class StudyResults:
         """Return whether the baselines end higher than they start."""
         curves = [*self.curves(condition.baseline(), name), *self.curves(condition, name)]
         return all(curves) and self.baseline_gain(condition, name)[1] > 0
+
+    def is_shown_to_learn(self, condition: Condition) -> bool:
+        """Return whether the interval of the baselines' gains over seeds is above 0."""
+        gains = [final_score(curve) - curve[0][1] for curve in self.curves(condition.baseline())]
+        return paired_interval(gains)[0] > 0
 
     def reached(self, condition: Condition) -> list[bool]:
         """Return which runs of a condition reach the threshold."""
@@ -330,10 +337,42 @@ def question_share(results: StudyResults, conditions: Sequence[Condition]) -> fl
 
 
 def claims(results: StudyResults) -> list[Claim]:
-    """Return the paper's claims with verdicts of the conditions that do as the paper did; none from a single seed."""
+    """Return the paper's claims with verdicts; all undecided where the runs are too few, too short or equal."""
+    reason = insufficiency(results)
+    if reason is None:
+        return stated_claims(results)
+    return [Claim(one.statement, "undecided", f"{one.evidence}; {reason}") for one in stated_claims(results)]
+
+
+def insufficiency(results: StudyResults) -> str | None:
+    """Return why the runs of a study decide nothing; None if they may."""
+    conditions = as_published(results)
+    runs = [results.curves(one) for one in {*conditions, *(one.baseline() for one in conditions)}]
+    if (seeds := len(results.study.seeds)) < MIN_SEEDS:
+        return f"{seeds} seeds decide nothing: at least {MIN_SEEDS} are required"
+    if runs and (evaluations := min(len(curve) for curves in runs for curve in curves)) < MIN_EVALS:
+        return f"runs of {evaluations} evaluations decide nothing: at least {MIN_EVALS} are required"
+    if all(curve == curves[0] for curves in runs for curve in curves):
+        return "runs of different seeds are equal, which decides nothing"
+    if all(results.curves(one) == results.curves(one.baseline()) for one in conditions):
+        return "tutored runs equal those without a tutor, which decides nothing"
+    if not any(results.is_shown_to_learn(one) for one in conditions):
+        return "the students without a tutor are not shown to learn in so few env steps, which decides nothing"
+    return None
+
+
+def as_published(results: StudyResults) -> list[Condition]:
+    """Return the conditions that do as the paper did, whose students learn alone."""
+    conditions = [one for one in results.tutored() if one.guidance == PAPER_GUIDANCE and results.baseline_learns(one)]
+    budgets = [budget for budget in results.study.reuse if NO_REUSE <= budget < math.inf]
+    return [one for one in conditions if one.reuse in budgets] or conditions
+
+
+def stated_claims(results: StudyResults) -> list[Claim]:
+    """Return the paper's claims with what the conditions that do as it did say of them; none of a single seed."""
     conditions = [one for one in results.tutored() if one.guidance == PAPER_GUIDANCE and results.baseline_learns(one)]
     budgets = [budget for budget in results.study.reuse if NO_REUSE < budget < math.inf]
-    published = [one for one in conditions if one.reuse in (NO_REUSE, *budgets)] or conditions
+    published = as_published(results)
     if not published or len(results.study.seeds) == 1:
         return []
     faster = speedup(results, published, Condition.baseline)
@@ -384,7 +423,7 @@ def reuse_claims(results: StudyResults, conditions: Sequence[Condition], budget:
     return [
         Claim(
             f"reuse {budget:g} shortens training further, in env steps",
-            steps.exceeds(1),
+            steps.exceeds(1) if identical < len(conditions) else "undecided",
             f"speed-up {steps} in env steps; {identical} of {len(conditions)} conditions have identical curves",
         ),
         Claim(
@@ -394,7 +433,7 @@ def reuse_claims(results: StudyResults, conditions: Sequence[Condition], budget:
         ),
         Claim(
             f"reuse {budget:g} makes convergence less stable",
-            drawdown.exceeds(0),
+            drawdown.exceeds(0) if identical < len(conditions) else "undecided",
             f"maximum drawdown less that without reuse, as a share of the baseline's gain: {drawdown}",
         ),
     ]

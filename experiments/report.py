@@ -16,7 +16,11 @@ from matplotlib.figure import Figure
 from experiments.analysis import (
     MAX_FINAL_LOSS,
     MAX_HEIGHT_LOSS,
+    MIN_EVALS,
+    MIN_SEEDS,
     NO_REUSE,
+    PAPER,
+    PAPER_GUIDANCE,
     Claim,
     Estimate,
     NoResultsError,
@@ -192,7 +196,12 @@ def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Clai
     ]
     if verdicts:
         parts += [
-            "## The paper's claims",
+            "## Claims of the paper, beside these runs",
+            f"The claims are those of {PAPER}, whose method this project began with, not of this "
+            f"project. The verdicts are of the conditions that do as the paper did, `--guidance {PAPER_GUIDANCE}`: "
+            "*supported* where the 95 % interval lies on the claim's side, *not supported* where it lies on the other, "
+            f"else *undecided*. Fewer than {MIN_SEEDS} seeds or {MIN_EVALS} evaluations, equal runs, and students that "
+            "do not learn decide nothing.",
             table(("claim", "verdict", "evidence"), [tuple(map(markdown_text, claim)) for claim in verdicts]),
         ]
     parts += ["## Learning curves", *(f"![{one.stem}]({one.name})" for one in pictures)]

@@ -19,6 +19,7 @@ from experiments.analysis import (
     read_results,
     read_run,
     speedup,
+    stated_claims,
     summarize,
     worth,
 )
@@ -33,7 +34,7 @@ SOMEONE = Condition("an env", "an algo", TutorSpec("a tutor"), "a method", 3)
 
 
 def by_statement(results: StudyResults) -> dict[str, Claim]:
-    return {claim.statement: claim for claim in claims(results)}
+    return {claim.statement: claim for claim in stated_claims(results)}
 
 
 def write_run(run_dir: Path, **summary: object) -> None:
@@ -204,10 +205,10 @@ def test_claims_are_about_the_papers_guidance_and_finite_reuse_budgets() -> None
 def test_reuse_is_compared_with_no_reuse() -> None:
     same = by_statement(made_up(SLOW, r0=FAST, r3=FAST))
     steps, clock = (f"reuse 3 shortens training further, {way}" for way in ("in env steps", "by the clock"))
-    assert same[steps].verdict == "not supported"
+    assert same[steps].verdict == "undecided"
     assert "8 of 8 conditions have identical curves" in same[steps].evidence
     assert "40% of the questions" in same[clock].evidence
-    assert same["reuse 3 makes convergence less stable"].verdict == "not supported"
+    assert same["reuse 3 makes convergence less stable"].verdict == "undecided"
     sooner = by_statement(made_up(SLOW, r0=SLOW, r3=FAST))
     assert (sooner[steps].verdict, sooner[clock].verdict) == ("supported", "supported")
     assert "speed-up 2.00 [2.00, 2.00] in env steps" in sooner[steps].evidence
@@ -238,7 +239,7 @@ def test_reuse_may_be_faster_by_the_clock_alone() -> None:
     quick = {one: [result(SLOW, 0.5, **run.tutor) for run in runs] for one, runs in results.runs.items()
              if one.reuse == 3}  # fmt: skip
     found = by_statement(with_runs(results, quick))
-    assert found["reuse 3 shortens training further, in env steps"].verdict == "not supported"
+    assert found["reuse 3 shortens training further, in env steps"].verdict == "undecided"
     assert found["reuse 3 shortens training further, by the clock"].verdict == "supported"
 
 
@@ -254,6 +255,66 @@ def test_a_single_seed_supports_no_claim() -> None:
     assert claims(StudyResults(study, runs)) == []
     twice = StudyResults(replace(study, seeds=(1, 2)), {one: 2 * found for one, found in runs.items()})
     assert len(claims(twice)) == 9
+
+
+def varied(results: StudyResults, by: float = 0.01) -> StudyResults:
+    """The same study with runs that differ from seed to seed."""
+
+    def shift(curve: Curve, seed: int) -> Curve:
+        return [(step, score + by * seed * at) for at, (step, score) in enumerate(curve)]
+
+    return replace(
+        results,
+        runs={
+            one: [run._replace(by_steps=shift(run.by_steps, seed)) for seed, run in enumerate(runs)]
+            for one, runs in results.runs.items()
+        },
+    )
+
+
+def few_evaluations(results: StudyResults) -> StudyResults:
+    """The same study with three evaluations a run."""
+    runs = {one: [run._replace(by_steps=run.by_steps[1:4]) for run in found] for one, found in results.runs.items()}
+    return replace(results, runs=runs)
+
+
+def two_seeds(results: StudyResults) -> StudyResults:
+    """The same study with two of its seeds."""
+    runs = {one: found[:2] for one, found in results.runs.items()}
+    return replace(results, study=replace(results.study, seeds=(1, 2)), runs=runs)
+
+
+def noise(results: StudyResults) -> StudyResults:
+    """The same study with baselines of which one gains and two lose."""
+    curves = [[0.0] * 5 + [at] * 3 for at in (9.0, -1.0, -2.0)]
+    return with_runs(
+        results, {one: [result(curve) for curve in curves] for one in results.conditions() if one.is_baseline()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("results", "reason"),
+    [
+        (made_up(SLOW, r0=SLOW, r3=SLOW), "runs of different seeds are equal"),
+        (made_up(SLOW, r0=FAST, r3=FAST), "runs of different seeds are equal"),
+        (varied(made_up(SLOW, r0=SLOW, r3=SLOW)), "tutored runs equal those without a tutor"),
+        (two_seeds(varied(made_up(SLOW, r0=FAST, r3=FAST))), "2 seeds decide nothing: at least 3 are required"),
+        (few_evaluations(varied(made_up(SLOW, r0=FAST, r3=FAST))), "runs of 3 evaluations decide nothing: at least 4"),
+        (noise(varied(made_up(SLOW, r0=FAST, r3=FAST))), "not shown to learn in so few env steps"),
+    ],
+)
+def test_equal_few_and_short_runs_decide_nothing(results: StudyResults, reason: str) -> None:
+    found = claims(results)
+    assert found
+    assert {claim.verdict for claim in found} == {"undecided"}
+    assert all(reason in claim.evidence for claim in found)
+
+
+def test_runs_that_differ_are_decided_on() -> None:
+    verdicts = {claim.statement: claim.verdict for claim in claims(varied(made_up(SLOW, r0=FAST, r3=FAST)))}
+    assert verdicts[ACCELERATES] == "supported"
+    worse = {claim.statement: claim.verdict for claim in claims(varied(made_up(SLOW, r0=NEVER, r3=NEVER)))}
+    assert worse[ACCELERATES] == "not supported"
 
 
 def test_verdicts_require_an_interval_on_one_side() -> None:

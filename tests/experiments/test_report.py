@@ -337,3 +337,12 @@ def test_published_tables_have_the_conditions_of_their_study(path: Path) -> None
     names = ("env", "algo", "tutor", "guidance", "reuse", "variant")
     assert {tuple(row[name] for name in names) for row in rows} <= known
     assert len(rows) > 5
+
+
+def test_page_says_whose_claims_they_are() -> None:
+    results = made_up(SLOW, r0=FAST, r3=FAST)
+    text = page(results, "tiny", "", claims(results), [])
+    assert "## Claims of the paper, beside these runs" in text
+    assert "Toral & Lazebnik 2025, arXiv:2509.08329" in text
+    assert "| undecided |" in text
+    assert "| supported |" not in text
