@@ -32,7 +32,7 @@ from training.resume import BEGUN
 from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
 from tutors.display import without_password
-from tutors.llm.models import find_model, known_models
+from tutors.llm.models import find_model, is_model
 from tutors.llm.server import ShowStatus
 from tutors.terminal import TerminalConsole
 
@@ -80,7 +80,7 @@ class RunOptions(StudyOptions):
                     index=indices[run],
                     arguments=tuple(study.arguments(run, run_dir, store)),
                     run_dir=run_dir,
-                    served_tutor=tutor if tutor in known_models() else None,
+                    served_tutor=tutor if is_model(tutor) else None,
                     pretrained=None if first is None else runs_dir / first.name(),
                 )
             )

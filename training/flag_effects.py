@@ -11,7 +11,7 @@ from agents.guidance import GuidanceConfig, find_method
 from training.cli import expand, flags_and_values
 from training.config import Config
 from tutors import TutorConfig
-from tutors.llm.models import known_models
+from tutors.llm.models import is_model
 from tutors.recorded import PREFIX
 
 
@@ -35,7 +35,7 @@ def is_scripted(config: Config) -> bool:
 
 def is_served(config: Config) -> bool:
     """Return whether the tutor is a served model."""
-    return config.tutoring.tutor in known_models()
+    return is_model(config.tutoring.tutor)
 
 
 def is_recorded(config: Config) -> bool:

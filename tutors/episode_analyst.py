@@ -187,6 +187,8 @@ class VllmAnalyst:
 
     def _connect(self, request: LabelRequest | TextRequest) -> None:
         self.pool.connect(self.model, request, [self.view.content_free_prompt()], self.stats)
+        self.model = self.pool.model
+        self.name = self.model.name
 
     def _count_failures(self, answers: Sequence[object]) -> None:
         self.stats.update(f"no_advice/{answer.kind}" for answer in answers if isinstance(answer, Failure))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from envs.registry import unknown_name_message
 from tutors.base import Tutor
 from tutors.config import TutorConfig
-from tutors.llm.models import known_models
+from tutors.llm.models import SERVED, is_model, known_models
 from tutors.prompts.base import PromptView
 from tutors.recorded import PREFIX
 from tutors.scripted import ScriptedTutor
@@ -23,9 +23,8 @@ LOCAL_TUTORS: dict[str, Callable[[TutorConfig, PromptView, int], Tutor]] = {"scr
 
 def check_tutor(config: TutorConfig) -> None:
     """Raise ValueError for an unknown tutor, or settings that cannot be used."""
-    models = known_models()
-    is_known = config.tutor == "none" or config.tutor in LOCAL_TUTORS or config.tutor in models
+    is_known = config.tutor == "none" or config.tutor in LOCAL_TUTORS or is_model(config.tutor)
     if not is_known and not config.tutor.startswith(PREFIX):
-        names = ["none", *LOCAL_TUTORS, f"{PREFIX}STORE", *models]
+        names = ["none", *LOCAL_TUTORS, f"{PREFIX}STORE", *known_models(), SERVED, "ORGANISATION/MODEL", "FOLDER"]
         raise ValueError(unknown_name_message("tutor", config.tutor, names))
     config.check()

@@ -31,6 +31,9 @@ class Server(ThreadingHTTPServer):
     metrics, metrics_status = "", 200  # of the page /metrics
     scheme = "http"
     text = "<action>D</action>"  # that it generates
+    chat_template = "<s>[{}]"  # as it renders a message
+    unthinking = ""  # added to that where thinking is switched off
+    needs_space = False  # whether a label is one token after a space only
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
@@ -49,6 +52,17 @@ class Server(ThreadingHTTPServer):
             top = [{"token": token, "logprob": math.log(share)} for token, share in TOP_TOKENS.items()]
             message["logprobs"] = {"content": [{"token": "D", "logprob": math.log(0.5), "top_logprobs": top}]}
         return message
+
+    def tokenize(self, body: dict[str, Any]) -> list[int]:
+        """One token a letter; a label with the space before it may be one token of its own."""
+        text = body.get("prompt", "")
+        if "messages" in body:
+            text = self.chat_template.format(body["messages"][0]["content"])
+            if not body.get("chat_template_kwargs", {}).get("enable_thinking", True):
+                text += self.unthinking
+        if self.needs_space and text[-2] == " ":
+            return [*map(ord, text[:-2]), ord(text[-1])]
+        return [*map(ord, text), *([0] if self.needs_space and text[-1] in "ABCDEFG" else [])]
 
     @property
     def url(self) -> str:
@@ -82,7 +96,10 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.headers_seen.append(dict(self.headers))
         if self.path == "/tokenize" and self.server.is_vllm:
-            self.reply(200, {"tokens": [ord(letter) for letter in body["prompt"]]})
+            self.reply(200, {"tokens": self.server.tokenize(body)})
+            return
+        if self.path == "/detokenize" and self.server.is_vllm:
+            self.reply(200, {"prompt": "".join(map(chr, body["tokens"]))})
             return
         if self.path not in (("/v1/completions", "/v1/chat/completions") if self.server.is_vllm else CHAT_PATHS):
             self.reply(404, {"error": {"message": "Not Found"}})

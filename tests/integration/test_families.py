@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tutors.episodes import Episode, to_canonical
 from tutors.llm.api import CompletionsAPI
 from tutors.llm.endpoint import EndpointState
 from tutors.llm.label_logprobs import LabelLogprobs
-from tutors.llm.models import Model, fill_template
+from tutors.llm.models import Model, fill_template, find_model
 from tutors.llm.pool import EndpointPool
 from tutors.llm.server import START_TIMEOUT_S, child_environment, serve_command, served_models, stop
 from tutors.llm.text_generation import TextGeneration
@@ -121,6 +121,24 @@ def test_every_family_answers_in_label_mode(served: dict[str, Served], name: str
     for letter in LETTERS:  # the token that a model would really write there
         spaced = before + (" " if name == "vicuna" else "") + letter
         assert tokens_of(one, prompt=spaced)[-1] == api.label_ids[letter]
+
+
+@pytest.mark.parametrize("name", ["llama", "deepseek"])
+def test_a_model_without_an_entry_answers_as_with_one(served: dict[str, Served], name: str) -> None:
+    """By its folder alone: template, special tokens and closed thinking are what the server says."""
+    one, state = served[name], positions(20)
+    own = replace(find_model(one.model.model), name=one.model.name)
+    assert own.template == ""
+    answers = []
+    for model in (one.model, own):
+        with closing(EndpointPool([one.url])) as pool:
+            tutor = VllmTutor(VIEW, model, pool, LabelLogprobs(VIEW, min_mass=0.0))
+            answers.append(tutor.advise(state))
+            assert not pool.identity.uses_chat
+    assert answers[1].valid.all()
+    assert (answers[0].probs - answers[1].probs).abs().max() < 0.02
+    assert tutor.model.answer_template.endswith(one.model.answer_template)
+    assert tutor.model.has_special_tokens
 
 
 def test_a_model_of_random_weights_is_kept_to_a_schema(

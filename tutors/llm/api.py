@@ -102,9 +102,7 @@ class CompletionsAPI:
 
     def body(self, model: str, prompts: Sequence[str], request: Request) -> dict[str, Any]:
         if isinstance(request, LabelRequest):
-            return {
-                "model": model,
-                "prompt": [fill_template(self.model.answer_template, prompt) for prompt in prompts],
+            return self._start(model, self.model.answer_template, prompts) | {
                 "max_tokens": 1,
                 "temperature": 0,
                 "logprobs": 1,
@@ -113,10 +111,15 @@ class CompletionsAPI:
             }
         # A schema binds the very next token, so the thinking that a template begins must be closed before it.
         template = self.model.answer_template if request.json_schema else self.model.template
-        body: dict[str, Any] = {"model": model, "prompt": [fill_template(template, prompt) for prompt in prompts]}
+        body = self._start(model, template, prompts)
         if request.json_schema:
             body["structured_outputs"] = {"json": json.loads(request.json_schema)}
         return body | request.sampling_params()
+
+    def _start(self, model: str, template: str, prompts: Sequence[str]) -> dict[str, Any]:
+        """Return the body with the prompts in a template; vLLM adds special tokens where they are not in it."""
+        body: dict[str, Any] = {"model": model, "prompt": [fill_template(template, prompt) for prompt in prompts]}
+        return body | {"add_special_tokens": False} if self.model.has_special_tokens else body
 
     def parse(self, reply: dict[str, Any], num_prompts: int, request: Request) -> list[Output]:
         if isinstance(request, LabelRequest):

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from tutors.llm.api import (
 from tutors.llm.breaker import Breaker
 from tutors.llm.client import KEEPALIVE_S, MIN_RETRY_WAIT_S, Client, RequestError, with_deadline
 from tutors.llm.label_logprobs import softmax_or_zeros
-from tutors.llm.models import Model, fill_template
+from tutors.llm.models import MARK, SERVED, Model, fill_template, with_rendered_template
 
 MAX_CONCURRENT_REQUESTS = 64  # to one server
 MAX_CHANGES = 6  # of a request, as the server asks for them
@@ -60,6 +60,7 @@ class ModelIdentity(NamedTuple):
 
     fingerprint: str
     uses_chat: bool  # whether the server renders the prompts itself
+    template: str = ""  # that the server told us; empty for one of models.toml
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,9 @@ class Endpoint:
         """
         served = await self._list_models(timeout_s)
         names = [name for name in (self.model.name, self.model.model) if name in served]
+        if self.model.name == SERVED and len(served) == 1:
+            names = list(served)
+            self.model = replace(self.model, name=names[0], model=served[names[0]])
         if not names:
             raise WrongModelError(
                 f"{self.client.url} serves {printable_list(served)}, not {self.model.name} "
@@ -153,9 +157,13 @@ class Endpoint:
                 f"{self.client.url} serves {printable(found)}, not {printable(expected.fingerprint)}: "
                 "all servers must serve one model"
             )
+        if not self.model.template:
+            self.model = await with_deadline(timeout_s, self._render_template(names[0]))
         connected = await with_deadline(timeout_s, self._choose_api(names[0], found))
         if expected is not None and connected.identity != expected:
-            raise WrongModelError(f"{self.client.url} offers another API than the one that this run's answers came by")
+            raise WrongModelError(
+                f"{self.client.url} offers another API or chat template than this run's answers came by"
+            )
         self.served = connected
         self.last_reply_at = time.monotonic()
 
@@ -295,7 +303,8 @@ class Endpoint:
                 uses_chat = isinstance(api, ChatAPI)
                 if wants_labels and uses_chat:
                     self.warn("chat", f"{self.client.url} returns top log-probabilities only: rare labels count as 0")
-                return ServedModel(name, ModelIdentity(found, uses_chat), api, reply_name, outputs)
+                told = self.model.answer_template if self.model.has_special_tokens and not uses_chat else ""
+                return ServedModel(name, ModelIdentity(found, uses_chat, told), api, reply_name, outputs)
         if wants_labels:
             raise TutorError(
                 f"{self.client.url} does not return the log-probabilities of labels ({reason}): that requires vLLM "
@@ -326,35 +335,73 @@ class Endpoint:
                 self.warn(str(change), f"{self.client.url} is asked with another {', '.join(change)}: {error.words}")
         return await self.client.post(path, changed(body, self.changes))
 
+    async def _render_template(self, name: str) -> Model:
+        """Return the model with the chat template that the server renders; without one where it does not say.
+
+        The server returns the tokens of a rendered message, and their text. The text counts if it has these tokens.
+        """
+        rendered = []
+        for thinking in ({}, {"chat_template_kwargs": {"enable_thinking": False}}):
+            message = {"messages": [{"role": "user", "content": MARK}], "add_generation_prompt": True} | thinking
+            token_ids = await self._tokenize(name, message)
+            text = None if token_ids is None else await self._detokenize(name, token_ids)
+            if text is None or await self._tokenize(name, {"prompt": text, "add_special_tokens": False}) != token_ids:
+                return self.model
+            rendered.append(text)
+        return with_rendered_template(self.model, *rendered) or self.model
+
     async def _label_ids(self, name: str) -> dict[str, int] | None:
-        """Return the token id of each label after a prompt, none for text; None where the server is not vLLM."""
+        """Return the token id of each label after a prompt, none for text; None where the server is not vLLM.
+
+        Where the template is the server's own, a space may stand before the labels.
+        """
+        if not self.model.template:
+            return None
         prompt = fill_template(self.model.answer_template, self.content_free_prompts[0])
-        prompt_ids = await self._tokenize(name, prompt)
+        options = {"add_special_tokens": False} if self.model.has_special_tokens else {}
+        prompt_ids = await self._tokenize(name, {"prompt": prompt} | options)
         if prompt_ids is None:
             return None
-        label_ids = {}
-        for label in self.request.labels if isinstance(self.request, LabelRequest) else ():
-            token_ids = await self._tokenize(name, prompt + self.model.before_label + label) or []
-            if token_ids[:-1] != prompt_ids:
-                count = len(token_ids) - len(prompt_ids)
-                raise TutorError(
-                    f"{name} reads the label {label!r} as {count} tokens after its prompt; it must be one token"
-                )
-            label_ids[label] = token_ids[-1]
-        return label_ids
+        labels = self.request.labels if isinstance(self.request, LabelRequest) else ()
+        for before_label in ("", " ") if self.model.has_special_tokens else (self.model.before_label,):
+            label_ids = {}
+            for label in labels:
+                token_ids = await self._tokenize(name, {"prompt": prompt + before_label + label} | options) or []
+                if token_ids[:-1] != prompt_ids:
+                    count = len(token_ids) - len(prompt_ids)
+                    break
+                label_ids[label] = token_ids[-1]
+            else:
+                self.model = replace(self.model, before_label=before_label)
+                return label_ids
+        raise TutorError(
+            f"{name} reads the label {label!r} as {count} tokens after its prompt; it must be one token. To ask "
+            "for text instead: --tutor-mode text"
+        )
 
-    async def _tokenize(self, name: str, text: str) -> list[int] | None:
-        """Return the token ids of a text in the served model's vocabulary, None where the server does not say."""
+    async def _detokenize(self, name: str, token_ids: list[int]) -> str | None:
+        """Return the text of tokens, None where the server does not say."""
+        reply = await self._post_or_none("/detokenize", {"model": name, "tokens": token_ids})
+        text = None if reply is None else reply.get("prompt")
+        return text if isinstance(text, str) else None
+
+    async def _tokenize(self, name: str, what: dict[str, Any]) -> list[int] | None:
+        """Return the token ids of a prompt or of messages in the served model, None where the server does not say."""
+        reply = await self._post_or_none("/tokenize", {"model": name} | what)
+        token_ids = None if reply is None else reply.get("tokens")
+        is_list = isinstance(token_ids, list) and token_ids and all(isinstance(token, int) for token in token_ids)
+        return token_ids if is_list else None
+
+    async def _post_or_none(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the reply to a request that only vLLM answers, None where it is refused."""
         try:
-            token_ids = (await self.client.post("/tokenize", {"model": name, "prompt": text})).get("tokens")
+            return await self.client.post(path, body)
         except TutorError:
             return None
         except RequestError as error:
             if error.is_retryable and not error.kind.startswith("status_"):
                 raise
             return None
-        is_list = isinstance(token_ids, list) and token_ids and all(isinstance(token, int) for token in token_ids)
-        return token_ids if is_list else None
 
     async def _check_model(self, served: ServedModel, timeout_s: float) -> None:
         """Check that the model is the one that was connected.

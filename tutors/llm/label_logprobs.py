@@ -66,13 +66,13 @@ class LabelLogprobs:
         self.views = [view, *relabelled]
         self.identity = {"mode": "label", "permutations": permutations, "calibrated": calibrate}
 
-    def for_chat(self) -> "LabelLogprobs":
-        """Return the mode for a server that renders the prompts itself."""
+    def for_server(self, model: Model, uses_chat: bool) -> "LabelLogprobs":
+        """Return the mode for a served model: it is the same for all."""
         return self
 
     def template(self, model: Model) -> str:
-        """Return the template that prompts are rendered in."""
-        return model.answer_template
+        """Return the template that prompts are rendered in, with what was found to stand before a label."""
+        return model.answer_template + (model.before_label if model.has_special_tokens else "")
 
     def request(self, attempt: int) -> LabelRequest:
         """Return what a server is asked for."""

@@ -36,6 +36,7 @@ class EndpointPool:
         self.deadline_s = deadline_s
         self.runner = asyncio.Runner()
         self.endpoints: list[Endpoint] = []  # one a client, once connected
+        self.model = Model("", "", "")  # that is asked, once connected: with its template
         self.identity = ModelIdentity("", uses_chat=False)
         self.content_free_outputs: list[Output] = []  # of the first server that was connected
         self.last_metrics: list[dict[str, float]] = [{} for _ in urls]  # each server's at the last `metrics`
@@ -81,7 +82,11 @@ class EndpointPool:
                 endpoint.breaker.failures = MAX_FAILURES  # open, and probed at the next prompt
             else:
                 assert endpoint.served is not None
-                identity = endpoint.served.identity
+                identity = identity or endpoint.served.identity
+                model = endpoint.model
+        if identity is None and not model.template:
+            raise TutorError(f"{model.name} has no entry in models.toml: its server must answer at the start")
+        self.model = model
         self.identity = identity or ModelIdentity(fingerprint(model.model), uses_chat=False)
         self._keep_content_free_outputs()
 

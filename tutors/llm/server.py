@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from tutors.base import TutorError
 from tutors.display import printable
 from tutors.llm.client import LIST_DEADLINE_S, Client, RequestError, base_urls, is_local
-from tutors.llm.models import Model
+from tutors.llm.models import SERVED, Model
 
 REPOSITORY = Path(__file__).parents[2]
 START_TIMEOUT_S = 900.0  # of a child: it may have to download and load the weights
@@ -127,9 +127,12 @@ def served_models(url: str, key_file: Path | None = None, timeout_s: float = 0.0
 
 
 def serve_command(model: Model, url: str) -> list[str] | None:
-    """Return the command that starts a server here; None where vLLM is not installed or `url` is another machine's."""
+    """Return the command that starts a server here.
+
+    None where vLLM is not installed, `url` is another machine's, or no model is named.
+    """
     python = REPOSITORY / ".venv-vllm" / "bin" / "python"
-    if not is_local(url):
+    if not is_local(url) or model.name == SERVED:
         return None
     if python.exists():
         program = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model"]
@@ -145,6 +148,8 @@ def serve_flags(model: Model, url: str) -> list[str]:
     parts = urlsplit(url)
     port = str(parts.port or (443 if parts.scheme == "https" else 80))
     address = ["--host", "127.0.0.1", "--port", port, "--generation-config", "vllm"]
+    if model.name == SERVED:
+        return ["MODEL", *address]
     return [model.model, "--served-model-name", model.name, *address, *model.serve]
 
 

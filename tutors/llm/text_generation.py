@@ -56,10 +56,10 @@ class TextGeneration:
         self.max_tries = max_tries
         self.identity = {"mode": "text", "tokens": max_tokens, "samples": samples, "tries": max_tries}
 
-    def for_chat(self) -> "TextGeneration":
-        """Return the mode for a server that renders the prompts itself, and may not show that the model thinks."""
+    def for_server(self, model: Model, uses_chat: bool) -> "TextGeneration":
+        """Return the mode for a served model; where the server renders the prompts, thinking may not be shown."""
         mode = copy.copy(self)
-        mode.thinks = False
+        mode.thinks = bool(model.closing) and not uses_chat
         return mode
 
     def template(self, model: Model) -> str:

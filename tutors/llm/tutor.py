@@ -40,15 +40,15 @@ class VllmTutor(Tutor):
         self, view: PromptView, model: Model, pool: EndpointPool, mode: AnswerMode, optional: bool = False
     ) -> None:
         self.view = view
-        self.model = model
         self.pool = pool
-        self.name = model.name
         self.stats: Counter[str] = Counter()  # asked: prompts; requests; prompt_tokens; answer_tokens; no_advice/<kind>
         self.warn = Warner(logging.getLogger(__name__))
         pool.connect(model, mode.request(0), mode.content_free_prompts(), self.stats, optional)
         pool.metrics()  # what the servers counted before is not ours
+        self.model = model = pool.model
+        self.name = model.name
         uses_chat = pool.identity.uses_chat
-        self.mode = mode.for_chat() if uses_chat else mode
+        self.mode = mode.for_server(model, uses_chat)
         template = "the server's own" if uses_chat else mode.template(model)
         self.identity = {"tutor": pool.identity.fingerprint, "template": template, **mode.identity}
         self.shares_cpu = pool.is_local

@@ -1,0 +1,169 @@
+"""Models without an entry in models.toml: their template is the one that their server renders."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.llm_tutors import VIEW, connect_tutor, connected_tutor, positions
+from tests.helpers.scripted_server import FIRST_ID, Server, serving
+from tutors.base import TutorError
+from tutors.llm.models import Model, closing_of, find_model, is_model, with_rendered_template
+from tutors.llm.server import help_message, serve_command
+from tutors.llm.text_generation import TextGeneration
+
+OWN = Model("org/model", "org/model", "")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as one:
+        one.models = ("org/model",)
+        yield one
+
+
+def test_hub_ids_folders_and_served_are_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    assert find_model("Qwen/Qwen3-8B") == Model("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", "")
+    assert find_model("weights") == Model("weights", str(tmp_path / "weights"), "")
+    assert find_model("served", "mine") == Model("mine", "mine", "")
+    assert find_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B") == find_model("deepseek"), "it has an entry"
+    assert not is_model("lama")
+    assert not is_model("a/b/c")
+    with pytest.raises(ValueError, match=r"'lama'.*did you mean 'llama'"):
+        find_model("lama")
+
+
+def test_prompts_are_rendered_in_the_servers_template(server: Server) -> None:
+    with connected_tutor(server.url, model=OWN) as tutor:
+        server.asked.clear()
+        state = positions(3)
+        assert tutor.advise(state).valid.all()
+        (body,) = server.asked
+        assert body["prompt"] == [f"<s>[{words}]" for words in VIEW.render(state)]
+        assert body["add_special_tokens"] is False
+        assert tutor.name == "org/model"
+        assert tutor.identity["template"] == "<s>[{words}]"
+        assert not tutor.pool.identity.uses_chat
+
+
+def test_served_is_the_only_model_of_a_server(server: Server) -> None:
+    with connected_tutor(server.url, model=find_model("served")) as tutor:
+        assert tutor.name == tutor.identity["tutor"] == "org/model"
+        assert tutor.advise(positions(1)).valid.all()
+    server.models = ("org/model", "other")
+    with pytest.raises(TutorError, match=r"serves org/model, other, not served .*--tutor-model"):
+        connect_tutor(server.url, model=find_model("served"))
+    with connected_tutor(server.url, model=find_model("served", "other")) as tutor:
+        assert tutor.name == "other"
+
+
+def test_letters_are_asked_for_after_a_space_where_they_are_tokens_there(server: Server) -> None:
+    server.needs_space = True
+    with connected_tutor(server.url, model=OWN) as tutor:
+        assert tutor.model.before_label == " "
+        assert server.asked[-1]["logprob_token_ids"] == [FIRST_ID + label for label in range(7)]
+        assert tutor.identity["template"] == "<s>[{words}] ", "other answers than those without it"
+
+
+def test_letters_that_are_no_tokens_are_refused_with_a_way_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def two_tokens(self: Server, body: dict[str, Any]) -> list[int]:
+        text = body.get("prompt", "<s>[QUESTION]")
+        return [*map(ord, text), *([0] if text[-1] in "ABCDEFG" else [])]
+
+    monkeypatch.setattr(Server, "tokenize", two_tokens)
+    with pytest.raises(TutorError, match=r"org/model reads the label 'A' as 3 tokens .*--tutor-mode text"):
+        connect_tutor(server.url, model=OWN)
+
+
+def test_thinking_is_switched_off_for_labels_and_left_on_for_text(server: Server) -> None:
+    server.unthinking = "<think>\n\n</think>\n\n"
+    state = positions(1)
+    (words,) = VIEW.render(state)
+    with connected_tutor(server.url, model=OWN) as tutor:
+        tutor.advise(state)
+        assert server.asked[-1]["prompt"] == [f"<s>[{words}]<think>\n\n</think>\n\n"]
+    with connected_tutor(server.url, model=OWN, mode=TextGeneration(VIEW, False)) as tutor:
+        tutor.advise(state)
+        assert server.asked[-1]["prompt"][0].endswith("]")
+
+
+def test_thinking_that_the_template_begins_is_closed_for_labels(server: Server) -> None:
+    server.chat_template = "<s>[{}]<think>\n"
+    server.text = "hm </think> <action>D</action>"
+    with connected_tutor(server.url, model=OWN) as tutor:
+        tutor.advise(positions(1))
+        assert server.asked[-1]["prompt"][0].endswith("]<think>\n\n</think>\n\n")
+    with connected_tutor(server.url, model=OWN, mode=TextGeneration(VIEW, False)) as tutor:
+        assert tutor.advise(positions(1)).valid.all()
+        assert server.asked[-1]["prompt"][0].endswith("]<think>\n")
+        server.text = "<action>D</action> hm"
+        assert not tutor.advise(positions(2)).valid.any(), "its thinking does not end"
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        lambda server: setattr(server, "is_vllm", False),
+        lambda server: setattr(server, "chat_template", "<s>no message"),
+        lambda server: setattr(server, "chat_template", "{0}{0}"),
+        lambda server: setattr(server, "tokenize", lambda body: [1, 2] if "messages" in body else [3]),
+        lambda server: setattr(server, "tokenize", lambda body: "many"),
+    ],
+    ids=["no vLLM", "no message", "message twice", "other tokens", "no list"],
+)
+def test_server_that_does_not_say_its_template_is_asked_by_chat(
+    breaks: Callable[[Server], None], server: Server
+) -> None:
+    breaks(server)
+    with connected_tutor(server.url, model=OWN) as tutor:
+        assert tutor.advise(positions(1)).valid.all()
+        assert tutor.pool.identity.uses_chat
+        assert "messages" in server.asked[-1]
+        assert tutor.identity["template"] == "the server's own"
+
+
+def test_servers_of_other_templates_are_not_one_model(server: Server) -> None:
+    with serving() as other:
+        other.models, other.chat_template = server.models, "<s>({})"
+        with pytest.raises(TutorError, match="another API or chat template"):
+            connect_tutor(server.url, other.url, model=OWN)
+
+
+def test_model_without_an_entry_must_be_there_at_the_start() -> None:
+    with serving() as gone:
+        url = gone.url
+    with pytest.raises(TutorError, match=r"org/model has no entry in models.toml: its server must answer"):
+        connect_tutor(url, model=OWN, optional=True)
+
+
+def test_no_server_is_started_for_whatever_is_served() -> None:
+    served, url = find_model("served"), "http://127.0.0.1:8000"
+    assert serve_command(served, url) is None
+    assert "vllm serve MODEL --host" in help_message(served, url)
+
+
+def test_rendered_template_holds_the_message_once() -> None:
+    assert with_rendered_template(OWN, "<s>QUESTION", "<s>") is None
+    assert with_rendered_template(OWN, "", "<s>QUESTION") is None
+    model = with_rendered_template(OWN, "<s>QUESTION<think>", "<s>/no QUESTION")
+    assert model is not None
+    assert (model.template, model.answer_template) == ("<s>{words}<think>", "<s>/no {words}")
+
+
+@pytest.mark.parametrize(
+    ("template", "closing"),
+    [
+        ("{words}", ""),
+        ("{words}<think>", "\n</think>\n\n"),
+        ("{words}<think>\n", "\n</think>\n\n"),
+        ("{words}<reasoning>\n", "\n</reasoning>\n\n"),
+        ("<think>{words}", ""),
+        ("{words}<think></think>", ""),
+        ("{words}<bot>", ""),
+    ],
+)
+def test_thinking_that_a_template_begins_is_ended(template: str, closing: str) -> None:
+    assert closing_of(template) == closing
