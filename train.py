@@ -32,7 +32,7 @@ from agents.distributed import (
 )
 from agents.guidance import find_method
 from agents.policy import Decision
-from envs.base import Env, Step
+from envs.base import Env, EnvError, Step
 from envs.opponents import SelfPlay
 from envs.rng import GUIDANCE_STREAM, QUERY_STREAM, CounterRNG
 from training.checkpoint import atomic_write, check_fit
@@ -247,6 +247,7 @@ class Trainer:
 
         Raises:
             TutorError: the tutor is no longer available; what was learned is saved.
+            EnvError: the env failed; what was learned is saved.
             SystemExit: a signal stopped the run; what was learned is saved.
             OSError: something else that the run requires cannot be read or written; what was learned is saved.
             ValueError: the loss is not finite, and nothing is saved; or the last checkpoint cannot be written.
@@ -272,7 +273,7 @@ class Trainer:
                         self.result = self.evaluate()
                     if state.global_step < config.total_steps and broadcast_object(self.checkpointer.is_due()):
                         self.checkpointer.save(state)
-            except (TutorError, OSError) as error:
+            except (TutorError, EnvError, OSError) as error:
                 self.save_before_end(error)
                 raise
             self.checkpointer.save(state, is_last=True)
@@ -406,7 +407,7 @@ class Trainer:
     def report(self, stats: dict[str, Tensor]) -> None:
         """Log what happened since the last call, and show it."""
         state = self.state
-        numbers = check_finite(stats, state.global_step, self.run_dir)
+        numbers = check_finite(stats, state.global_step, self.run_dir, state.cause_of_divergence)
         all_reduce_sum(state.episode_stats.sums)
         now, episodes = time.monotonic(), state.episode_stats.pop()
         values = {"charts/SPS": (state.global_step - self.logged_step) / (now - self.logged_at)}

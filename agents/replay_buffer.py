@@ -4,6 +4,7 @@ The ring stores states, not observations: two boards of Connect Four are 32 byte
 States are observed once more when they are sampled.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -103,6 +104,12 @@ class ReplayBuffer:
             followed=self.followed[first, env_id],
             next_advice=where(following, next_advice, torch.zeros_like(next_advice)),
         )
+
+    def observations(self) -> Iterator[Tensor]:
+        """Yield what is stored of observations, a time step at a time."""
+        for rings in (self.states, self.final_states):
+            for pos in range(self.capacity):
+                yield self.env_observe({name: ring[pos] for name, ring in rings.items()})[0]
 
     def _reward(self, pos: Tensor, env_id: Tensor) -> Tensor:
         """Return the rewards (B,) to learn from, with the bonus as much as it is worth now."""

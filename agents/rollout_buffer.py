@@ -1,5 +1,6 @@
 """The last `num_steps` time steps of all env copies, on the device, in buffers that never move."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,10 @@ class RolloutBuffer:
         for name, value in columns.items():
             getattr(self, name).index_copy_(0, self.pos[None], value[None])
         self.pos += 1
+
+    def observations(self) -> Iterator[Tensor]:
+        """Yield what is stored of observations."""
+        yield self.obs
 
     def batch(self, rows: Tensor) -> Batch:
         """Return the transitions at `rows` (B,) int64 of the rollout, counted along its time steps."""

@@ -4,8 +4,11 @@ A game is three pure functions of tensors: `reset`, `step` and `observe`. `VecEn
 seed, a time limit, and autoreset in the very step in which an episode ends.
 """
 
+import os
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -36,6 +39,40 @@ class Spec:
     def shown_title(self) -> str:
         """Return what people call the game."""
         return self.title or self.name.removeprefix("gym:")
+
+
+class EnvError(Exception):
+    """An env from elsewhere raised an error, or returned what it must not; the message names it."""
+
+
+@contextmanager
+def blame(env: str, what: str, where: Callable[[], str]) -> Iterator[None]:
+    """Name an env in whatever error it raises, but where memory ran out.
+
+    Args:
+        env: its name.
+        what: the call, such as step.
+        where: returns the copy and the time step.
+
+    Raises:
+        EnvError: from the error.
+    """
+    try:
+        yield
+    except EnvError as error:
+        raise EnvError(f"{env}: {error} ({where()})") from error.__cause__
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a third party's env raises
+        raise EnvError(f"{env}: {what} raised {describe(error)} ({where()})") from error
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's class and message, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    is_ours = not frames or any(f"{os.sep}{name}{os.sep}" in frames[-1].filename for name in ("gymnasium", "importlib"))
+    place = "" if is_ours else f" at {frames[-1].filename}, line {frames[-1].lineno}"
+    return f"{type(error).__name__}{f': {error}' if str(error) else ''}{place}"
 
 
 class Game(Protocol):
@@ -158,7 +195,12 @@ class VecEnv(Env):
         env_ids = torch.arange(first_env_id, first_env_id + num_envs, device=device)
         self.rng = CounterRNG(seed, env_ids, ENV_STREAM)
         self.elapsed_steps = torch.zeros(num_envs, dtype=torch.int64, device=device)
-        self.state = clone_state(game.reset(self._draw()[0]))
+        self.is_built_in = type(game).__module__.startswith("envs.")
+        if self.is_built_in:
+            self.state = clone_state(game.reset(self._draw()[0]))
+        else:
+            with blame(self.spec.name, "reset", lambda: "the first one"):
+                self.state = clone_state(game.reset(self._draw()[0]))
 
     def reset(self) -> Step:
         self._write(self.game.reset(self._draw()[0]), torch.zeros_like(self.elapsed_steps))
@@ -170,6 +212,12 @@ class VecEnv(Env):
         return initial_step(obs, action_mask, state)
 
     def step(self, action: Tensor) -> Step:
+        if self.is_built_in or torch.compiler.is_compiling():
+            return self._step(action)
+        with blame(self.spec.name, "step", lambda: f"call {int(self.steps):,} of reset and step"):
+            return self._step(action)
+
+    def _step(self, action: Tensor) -> Step:
         reset_u, step_u = self._draw()
         before = clone_state(self.state)  # a game may return the tensors it was given, and no Step may change later
         final_state, reward, terminated = self.game.step(before, action, step_u)

@@ -1,25 +1,32 @@
-"""Any Gymnasium env with a discrete action space as one of ours, so that students can be compared with others' results.
+"""Any Gymnasium env with discrete actions as one of ours, so that students can be compared with others' results.
 
 Gymnasium steps the copies one after the other on the CPU; their randomness is Gymnasium's, seeded by the run's seed
-and the copy's id.
+and the copy's id. What an env hands out is copied at once, and checked: an env may fill the same array again.
 """
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import FlattenObservation
 from torch import Tensor
 
-from envs.base import UNKNOWN_LIMIT, Env, Spec, State, Step, initial_step
+from envs.base import UNKNOWN_LIMIT, Env, EnvError, Spec, State, Step, blame, describe, initial_step
+from envs.global_generators import own_generators
+from envs.gymnasium_spaces import ActionFormat, ObservationFormat
+
+LARGEST = float(np.finfo(np.float32).max)
+BEFORE = -1  # the time step of what an env does when it is made
 
 
 class GymnasiumVecEnv(Env):
     """N copies of the Gymnasium env `id`; the first call must be `reset`.
 
-    Observations that are not a Box are flattened by Gymnasium's wrapper. The state is `obs` alone.
+    The state is what was observed, in a type as small as its own, and the action mask: that of `info["action_mask"]`,
+    of a method `action_masks`, or of an observation {"observation", "action_mask"}. Without one all actions are legal.
 
     Args:
         id: as for `gym.make`.
@@ -30,7 +37,7 @@ class GymnasiumVecEnv(Env):
         options: keyword arguments of the env.
 
     Raises:
-        ValueError: the env cannot be made, or its actions are not discrete.
+        ValueError: the env cannot be made, or its spaces are none that a student can use.
     """
 
     is_compilable = False
@@ -39,54 +46,73 @@ class GymnasiumVecEnv(Env):
         self, id: str, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0, **options: Any
     ) -> None:
         super().__init__(num_envs, seed, device, first_env_id)
-        self.envs = make_sync_envs(id, num_envs, options)
-        actions, space = self.envs.single_action_space, self.envs.single_observation_space
-        if not isinstance(actions, gym.spaces.Discrete):
-            raise ValueError(f"gym:{id} has the action space {actions}; a student requires a Discrete one")
-        limit = options.get("max_episode_steps", self.envs.spec.max_episode_steps if self.envs.spec else None)
-        self.spec = Spec(f"gym:{id}", 0, tuple(space.shape or ()), int(actions.n), 0, 0, limit or UNKNOWN_LIMIT)
+        self.name = f"gym:{id}"
+        env_ids = range(first_env_id, first_env_id + num_envs)
+        self.copy_seeds = [draw_seed(seed, env_id, 1 << 32) for env_id in env_ids]
+        self.copies = make_copies(id, self.copy_seeds, options)
+        first = self.copies[0]
+        try:
+            self.observations = ObservationFormat(first.observation_space)
+            self.actions = ActionFormat(first.action_space)
+        except ValueError as error:
+            raise ValueError(f"{self.name} {error}") from error
+        limit = options.get("max_episode_steps", first.spec.max_episode_steps if first.spec else None)
+        self.spec = Spec(self.name, 0, self.observations.shape, self.actions.number, 0, 0, limit or UNKNOWN_LIMIT)
         self.game = self  # it has `spec` and `observe`, which is all that prompt views and replay buffers use
-        self.first_action = int(actions.start)
-        self.action_mask = torch.ones(num_envs, self.spec.num_actions, dtype=torch.bool, device=device)
-        self.state = {"obs": torch.zeros(num_envs, *self.spec.obs_shape, device=device)}
+        self.has_mask_method = first.has_wrapper_attr("action_masks")
+        self.obs_rows = self.observations.empty(num_envs)
+        self.mask_rows = np.ones((num_envs, self.spec.num_actions), bool)
+        self.elapsed_steps = [0] * num_envs
+        self.state = self._state(self.obs_rows, self.mask_rows)
 
     def reset(self) -> Step:
-        env_ids = range(self.first_env_id, self.first_env_id + self.num_envs)
-        sequences = [np.random.SeedSequence([self.seed, env_id, int(self.steps)]) for env_id in env_ids]
-        seeds: Any = [int(sequence.generate_state(1)[0]) for sequence in sequences]
-        obs, _ = self.envs.reset(seed=seeds)
+        time_step = int(self.steps)
+        with own_generators() as seed_globals:
+            for row, env in enumerate(self.copies):
+                seed = draw_seed(self.seed, self.first_env_id + row, time_step)
+                seed_globals(self.copy_seeds[row], time_step)
+                seed_generators(env, seed)
+                self._reset(row, seed)
         self.steps += 1
-        self.state = {"obs": self._tensor(obs).float()}
-        return initial_step(self.state["obs"], self.action_mask, self.state)
+        self.state = self._state(self.obs_rows, self.mask_rows)
+        return initial_step(*self.observe(self.state), self.state)
 
     def current(self) -> Step:
         """Reset all copies: the current state of a Gymnasium env cannot be read."""
         return self.reset()
 
     def step(self, action: Tensor) -> Step:
-        obs, reward, terminated, truncated, info = self.envs.step(action.cpu().numpy() + self.first_action)
-        final_obs = obs.copy()
-        for row in np.flatnonzero(terminated | truncated):
-            final_obs[row] = info["final_obs"][row]
+        time_step = int(self.steps)
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        obs, mask = self.observations.empty(self.num_envs), np.ones_like(self.mask_rows)
+        with own_generators() as seed_globals:
+            for row, number in enumerate(action.tolist()):
+                seed_globals(self.copy_seeds[row], time_step)
+                rewards[row], terminated[row], truncated[row] = self._step(row, number, obs[row], mask[row])
+            final_state = None
+            if (done := terminated | truncated).any():
+                final_state = self._state(obs, mask)
+            self.obs_rows, self.mask_rows = obs, mask
+            for row in np.flatnonzero(done).tolist():
+                seed_globals(self.copy_seeds[row], time_step)
+                self._reset(row, None)
         self.steps += 1
-        self.state = {"obs": self._tensor(obs).float()}
-        final_state = {"obs": self._tensor(final_obs).float()}
-        return Step(
-            self.state["obs"],
-            self.action_mask,
-            self._tensor(reward).float(),
-            self._tensor(terminated),
-            self._tensor(truncated & ~terminated),
-            final_state["obs"],
-            self.action_mask,
-            self.state,
-            final_state,
+        self.state = self._state(self.obs_rows, self.mask_rows)
+        step = initial_step(*self.observe(self.state), self.state)
+        final_obs, final_mask = step[:2] if final_state is None else self.observe(final_state)
+        return step._replace(
+            reward=torch.from_numpy(rewards).to(self.device),
+            terminated=torch.from_numpy(terminated).to(self.device),
+            truncated=torch.from_numpy(truncated & ~terminated).to(self.device),
+            final_obs=final_obs,
+            final_action_mask=final_mask,
+            final_state=self.state if final_state is None else final_state,
         )
 
     def observe(self, state: State) -> tuple[Tensor, Tensor]:
         """Return (obs, action_mask) of a state, as `Game.observe` does."""
-        num_rows = len(state["obs"])
-        return state["obs"].clone(), torch.ones(num_rows, self.spec.num_actions, dtype=torch.bool, device=self.device)
+        return self.observations.decode(state["obs"]), state["action_mask"].clone()
 
     def state_dict(self) -> dict[str, object]:
         """Return the number of steps, from which the seeds of the next reset follow."""
@@ -95,22 +121,100 @@ class GymnasiumVecEnv(Env):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps.copy_(state["steps"])
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+    def _reset(self, row: int, seed: int | None) -> None:
+        """Reset one copy, and write down what it shows."""
+        self.elapsed_steps[row] = 0
+        with self._blaming(row, "reset"):
+            returned = self.copies[row].reset(seed=seed) if seed is not None else self.copies[row].reset()
+            if not isinstance(returned, tuple) or len(returned) != 2:
+                raise EnvError("reset must return (observation, info)")
+            self._write(row, returned[0], returned[1], self.obs_rows[row], self.mask_rows[row])
+            if not self.mask_rows[row].any():
+                raise EnvError("the action mask leaves no legal action")
+
+    def _step(self, row: int, number: int, obs: np.ndarray, mask: np.ndarray) -> tuple[float, bool, bool]:
+        """Step one copy, write down what it shows, and return (reward, terminated, truncated)."""
+        self.elapsed_steps[row] += 1
+        with self._blaming(row, "step"):
+            returned = self.copies[row].step(self.actions.action(number))
+            if not isinstance(returned, tuple) or len(returned) != 5:
+                raise EnvError("step must return (observation, reward, terminated, truncated, info)")
+            raw_obs, raw_reward, *raw_ends, info = returned
+            reward = np.asarray(raw_reward)
+            if reward.size != 1 or reward.dtype.kind not in "biuf":
+                raise EnvError(f"the reward is {raw_reward!r}; it must be a number")
+            if not abs(reward.item()) <= LARGEST:
+                raise EnvError(f"the reward is {reward.item()}; it must be finite, as float32")
+            ends = [np.asarray(end) for end in raw_ends]
+            if any(end.size != 1 or end.dtype.kind not in "biuf" for end in ends):
+                raise EnvError(f"terminated is {raw_ends[0]!r}, truncated {raw_ends[1]!r}; each must be true or false")
+            terminated, truncated = (bool(end.item()) for end in ends)
+            self._write(row, raw_obs, info, obs, mask)
+            if not mask.any():
+                if not terminated and not truncated:
+                    raise EnvError("the action mask leaves no legal action, and the episode goes on")
+                mask[:] = True
+        return reward.item(), terminated, truncated
+
+    def _write(self, row: int, raw_obs: Any, info: Any, obs: np.ndarray, mask: np.ndarray) -> None:
+        """Copy what a copy shows into the rows `obs` and `mask`."""
+        self.observations.write(raw_obs, obs)
+        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+            raise EnvError("the observation holds values that are not finite, as float32")
+        if isinstance(info, dict) and info.get("action_mask") is not None:
+            mask[:] = self.actions.mask(info["action_mask"])
+        elif self.observations.masks_itself:
+            mask[:] = self.actions.mask(raw_obs["action_mask"])
+        elif self.has_mask_method:
+            found = self.copies[row].get_wrapper_attr("action_masks")
+            mask[:] = self.actions.mask(found() if callable(found) else found)
+        else:
+            mask[:] = True
+
+    @contextmanager
+    def _blaming(self, row: int, what: str) -> Iterator[None]:
+        with blame(self.name, what, lambda: f"copy {self.first_env_id + row}, time step {self.elapsed_steps[row]}"):
+            yield
+
+    def _state(self, obs: np.ndarray, mask: np.ndarray) -> State:
+        rows = {"obs": obs, "action_mask": mask}
+        return {name: torch.from_numpy(array.copy()).to(self.device) for name, array in rows.items()}
 
 
-def make_sync_envs(id: str, num_envs: int, options: dict[str, Any]) -> gym.vector.VectorEnv:
-    """Return Gymnasium's vector of envs, with observations flattened where they are not a Box."""
-    try:
-        with gym.make(id, **options) as env:
-            is_box = isinstance(env.observation_space, gym.spaces.Box)
-        return gym.make_vec(
-            id,
-            num_envs,
-            vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
-            wrappers=[] if is_box else [FlattenObservation],
-            **options,
-        )
-    except Exception as error:  # whatever a third party's env raises
-        raise ValueError(f"gym:{id} cannot be made: {error}") from error
+def draw_seed(*numbers: int) -> int:
+    """Return a seed of 32 bits, another one for other numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def make_copies(id: str, seeds: list[int], options: dict[str, Any]) -> list[gym.Env]:
+    """Return copies of an env, each made while the process's generators are seeded by its seed."""
+    copies = []
+    with own_generators() as seed_globals:
+        for seed in seeds:
+            seed_globals(seed, BEFORE)
+            try:
+                env = gym.make(id, **{"disable_env_checker": True, **options})
+            except Exception as error:  # whatever a third party's env raises
+                raise ValueError(f"gym:{id} cannot be made: {describe(error)}") from error
+            separate_spaces(env.unwrapped)
+            copies.append(env)
+    return copies
+
+
+def separate_spaces(env: gym.Env) -> None:
+    """Give an env spaces of its own, whose generators no other copy draws from: they may be those of its class."""
+    for name in ("action_space", "observation_space"):
+        with suppress(AttributeError):  # a property, whose space is made by the env itself
+            setattr(env, name, copy.deepcopy(getattr(env, name)))
+
+
+def seed_generators(env: gym.Env, seed: int) -> None:
+    """Seed the generators of an env that its `reset` may leave alone: its own, and those of its spaces."""
+    env.unwrapped.np_random = np.random.default_rng(seed)
+    layer = env
+    while True:
+        for space in (layer.action_space, layer.observation_space):
+            space.seed(seed)
+        if not isinstance(layer, gym.Wrapper):
+            return
+        layer = layer.env

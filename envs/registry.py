@@ -46,6 +46,7 @@ def make(
     if max_episode_steps is not None and (type(max_episode_steps) is not int or max_episode_steps < 1):
         raise ValueError(f"max_episode_steps is {max_episode_steps!r}; it must be a whole number, at least 1")
     if name.startswith("gym:"):
+        search_working_directory()  # for gym:MODULE:ID
         if max_episode_steps is not None:
             options["max_episode_steps"] = max_episode_steps
         return GymnasiumVecEnv(name.removeprefix("gym:"), num_envs, seed, device, first_env_id, **options)
@@ -72,6 +73,13 @@ def gymnasium_hint(name: str) -> str:
     return f"; did you mean 'gym:{name if name in ids else ids[-1]}'?" if ids else ""
 
 
+def search_working_directory() -> None:
+    """Let modules in the working directory be found."""
+    working_directory = str(Path.cwd())
+    if working_directory not in sys.path:
+        sys.path.append(working_directory)
+
+
 def load_object(entry_point: str) -> Any:
     """Return what `module:name` denotes; modules in the working directory are found too.
 
@@ -79,9 +87,7 @@ def load_object(entry_point: str) -> Any:
         ValueError: the module cannot be imported, or has no such name.
     """
     module, _, name = entry_point.partition(":")
-    working_directory = str(Path.cwd())
-    if working_directory not in sys.path:
-        sys.path.append(working_directory)
+    search_working_directory()
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:

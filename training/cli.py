@@ -3,6 +3,7 @@
 import importlib.metadata
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
@@ -13,6 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import torch
 import tyro
 
+from envs.base import EnvError
 from training.hints import python
 from training.interrupts import stopped_by_closed_pipes
 from tutors.base import TutorError
@@ -40,6 +42,7 @@ RENAMED = {  # flags of versions 0.x and what replaced them: refused with the ne
 }
 ALIASES = {"--lr": "--learning-rate", "--total-timesteps": "--total-steps", "--timesteps": "--total-steps"}
 NAMES = ("--algo", "--tutor", "--guidance", "--device", "--policy")  # flags whose values may be in capitals
+OUT_OF_MEMORY = "error: out of memory; a smaller --num-envs, --buffer-size or --hidden needs less"
 MULTIPLES = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -82,6 +85,15 @@ def exit_codes() -> Iterator[None]:
     try:
         with stopped_by_closed_pipes():
             yield
+    except EnvError as error:
+        cause = error.__cause__
+        if cause is not None and is_out_of_memory(cause):
+            print(OUT_OF_MEMORY, file=sys.stderr)
+        else:
+            if cause is not None:
+                traceback.print_exception(cause)
+            print_error(error)
+        sys.exit(2)
     except (ValueError, TutorError) as error:
         print_error(error)
         sys.exit(2)
@@ -91,7 +103,7 @@ def exit_codes() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        print("error: out of memory; a smaller --num-envs, --buffer-size or --hidden needs less", file=sys.stderr)
+        print(OUT_OF_MEMORY, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tutors.advisor import Advisor
 from tutors.findings import FindingsTable
 from tutors.query import QueryBudget, QueryStrategy
 
+TOO_LARGE_STEPS = "a smaller --learning-rate or --max-grad-norm may help"
 COUNTERS = ("global_step", "updates", "guided_from")
 MAX_SAVING_SHARE = 50  # a checkpoint is due after so many times the seconds that the last one took
 
@@ -90,6 +92,14 @@ class TrainState:
             "action_counts": self.action_counts,
             "seconds": time.monotonic() - self.started,
         }
+
+    def cause_of_divergence(self) -> str:
+        """Return why numbers of the student may not be finite: its env, if what that gave is not, or its own steps."""
+        buffer: Any = getattr(self.agent, "rollout", None) or getattr(self.agent, "replay", None)
+        for what, given in (("rewards", [self.episode_stats.returns]), ("observations", buffer.observations())):
+            if not all(bool(part.isfinite().all()) for part in given):
+                return f"the env {self.env.spec.name} gave {what} that are not finite, which no setting helps"
+        return TOO_LARGE_STEPS
 
     def count_audit(self, env_steps: int) -> None:
         """Count env steps that an audit took before there was guidance."""
@@ -162,7 +172,8 @@ class Checkpointer:
             ValueError: a number of the last update or of the student is not finite, or the last checkpoint cannot be
                 written.
         """
-        check_finite(state.last_update | largest_numbers(state.agent), state.global_step, self.run_dir)
+        numbers = state.last_update | largest_numbers(state.agent)
+        check_finite(numbers, state.global_step, self.run_dir, state.cause_of_divergence)
         began = time.monotonic()
         try:
             folder = self.run_dir / "checkpoints"
@@ -187,8 +198,10 @@ def largest_numbers(agent: Agent) -> dict[str, Tensor]:
     }
 
 
-def check_finite(stats: dict[str, Tensor], global_step: int, run_dir: Path) -> dict[str, float]:
-    """Return numbers of a student and of its last update, in one read-back.
+def check_finite(
+    stats: dict[str, Tensor], global_step: int, run_dir: Path, cause: Callable[[], str] = lambda: TOO_LARGE_STEPS
+) -> dict[str, float]:
+    """Return numbers of a student and of its last update, in one read-back; `cause` says why they may not be finite.
 
     Raises:
         ValueError: one of them is not finite; diverged.json says which.
@@ -202,7 +215,6 @@ def check_finite(stats: dict[str, Tensor], global_step: int, run_dir: Path) -> d
         except OSError:
             where = ", ".join(f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value))
         raise ValueError(
-            f"training diverged before step {global_step:,}: {where}. "
-            "The checkpoints are of before; a smaller --learning-rate or --max-grad-norm may help"
+            f"training diverged before step {global_step:,}: {where}. The checkpoints are of before; {cause()}"
         )
     return numbers

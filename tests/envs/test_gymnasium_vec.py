@@ -25,7 +25,7 @@ class CountingEnv(gym.Env):
     """Counts up from a multiple of 100. Actions are 5, 6 and 7; 7 ends the episode. The reward is the number."""
 
     action_space = gym.spaces.Discrete(3, start=5)
-    observation_space = gym.spaces.Box(0, 10_000, (1, 2), np.int32)
+    observation_space = gym.spaces.Box(0, 1_000_000, (1, 2), np.int32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)

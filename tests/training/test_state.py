@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import envs
+from agents import AGENTS
+from envs.base import EnvError, State, blame
+from tests.helpers.probes import Counter
 from tests.helpers.small_runs import small_config, tensors_in
 from train import Trainer, train
 from training.checkpoint import complete_steps, load_checkpoint
+from training.cli import exit_codes
 from training.config import make_agent
 from training.state import Checkpointer, check_finite
 from training.timing import SectionTimer
@@ -134,3 +139,67 @@ def test_self_play_opponent_plays_at_random_until_its_first_refresh(tmp_path: Pa
     changes = [at for at in range(3, 8) if not all(map(torch.equal, weights[at], weights[at - 1]))]
     assert changes == [5]
     assert trainer.state.state_dict()["opponent"] is opponent.weights
+
+
+class Poisonous(Counter):
+    """From its third step on in an episode it gives what is not finite: rewards, or observations."""
+
+    def __init__(self, what: str = "rewards") -> None:
+        self.what = what
+
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        after, reward, over = super().step(state, action, u)
+        return after, torch.where((after["count"] == 3) & (self.what == "rewards"), math.nan, reward), over
+
+    def observe(self, state: State) -> tuple[Tensor, Tensor]:
+        obs, action_mask = super().observe(state)
+        return obs / ~((state["count"] == 3) & (self.what == "observations"))[:, None], action_mask
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("what", ["rewards", "observations"])
+@pytest.mark.parametrize("algo", AGENTS)
+def test_game_that_gives_what_is_not_finite_is_named(algo: str, what: str, tmp_path: Path) -> None:
+    config = small_config(algo, f"{__name__}:Poisonous", tmp_path / "run", tutor="none")
+    with pytest.raises(ValueError, match=f"the env counter gave {what} that are not finite"):
+        train(replace(config, env_kwargs=(f"what={what}",)))
+
+
+class Raising(Counter):
+    """Raises an error in its 20th step."""
+
+    steps = 0
+
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+        self.steps += 1
+        if self.steps == 20:
+            raise ValueError("no such corridor")
+        return super().step(state, action, u)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", [f"{__name__}:Raising", "gym:tests.helpers.odd_envs:Late-v0"])
+def test_student_is_saved_when_its_env_raises(name: str, tmp_path: Path) -> None:
+    config = small_config("ppo", name, tmp_path / "run", tutor="none")
+    said = r"(counter|Late-v0): step raised ValueError: no such corridor at .*\.py, line \d+ \(.*(time step|call) \d+"
+    with pytest.raises(EnvError, match=said):
+        train(config)
+    assert load_checkpoint(config.run_dir / "checkpoints", "cpu")["global_step"] >= 16 * config.num_envs
+
+
+def test_error_of_an_env_ends_a_program_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended, exit_codes():
+        fail()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith("error: mine: step raised ValueError: no such corridor at ")
+    assert "Traceback" in said
+    assert 'raise ValueError("no such corridor")' in said
+
+
+def fail() -> None:
+    with blame("mine", "step", lambda: "copy 1"):
+        raise ValueError("no such corridor")

@@ -98,8 +98,11 @@ class PromptView:
         raise NotImplementedError
 
     def action_mask(self, state: State) -> Tensor:
-        """Return which actions are legal, (B, A) bool."""
+        """Return which actions are legal, (B, A) bool: as the state says, if it does and nothing is transformed."""
         rows = next(iter(state.values()))
+        mask = state.get("action_mask")
+        if mask is not None and mask.shape == (len(rows), len(self.labels)) and len(self.symmetry) == 1:
+            return mask.bool()
         return torch.ones(len(rows), len(self.labels), dtype=torch.bool, device=rows.device)
 
     @property
