@@ -23,22 +23,35 @@ from training.hints import install_command
 from training.metrics_file import HEADER, read_rows
 from tutors.base import Warner
 
-LAYOUT = {  # the page Custom Scalars of TensorBoard
-    "student": {
-        "alone": ["Multiline", ["eval/mean_return"]],
-        "in training": ["Multiline", ["charts/episodic_return"]],
-        "steps a second": ["Multiline", ["charts/SPS"]],
+# TensorBoard's page Custom Scalars: one quantity a chart, since a tag has another marker in every run
+LAYOUT = {
+    "Student": {
+        "Student alone: mean return": ["Multiline", ["eval/mean_return"]],
+        "In training, with advice: mean return": ["Multiline", ["charts/episodic_return"]],
+        "Speed: env steps per second": ["Multiline", ["charts/SPS"]],
     },
-    "tutor": {
-        "wanted, and answered by the table": ["Multiline", ["tutor/wanted", "tutor/hit_rate"]],
-        "questions": ["Multiline", ["tutor/asked"]],
-        "trust": ["Multiline", ["tutor/label_mass", "tutor/agreement"]],
-        "no advice": ["Multiline", ["tutor/no_advice/.*"]],
+    "Tutor": {
+        "Advice wanted: share of positions": ["Multiline", ["tutor/wanted"]],
+        "Answered by the table: share of wanted": ["Multiline", ["tutor/hit_rate"]],
+        "Questions to the tutor: number": ["Multiline", ["tutor/asked"]],
+        "Trust in the tutor: 0 to 1": ["Multiline", ["tutor/trust"]],
+        "Advice as the student would: share": ["Multiline", ["tutor/agreement"]],
+        "Tutor's legal answers: probability": ["Multiline", ["tutor/label_mass"]],
     },
-    "time": {"shares": ["Multiline", ["time/.*"]]},
+    "Time": {
+        "Time for the tutor: share": ["Multiline", ["time/tutor"]],
+        "Time for learning: share": ["Multiline", ["time/learn"]],
+        "Time for envs: share": ["Multiline", ["time/env"]],
+        "Time for evaluations: share": ["Multiline", ["time/eval"]],
+    },
 }
-
-HPARAM_COLUMNS = ("algo", "env", "tutoring.tutor", "guiding.guidance", "seed")  # shown first on the page HParams
+HPARAM_COLUMNS = (
+    "algo",
+    "env",
+    "tutoring.tutor",
+    "guiding.guidance",
+)  # shown first on the page HParams, which has five
+FINAL_RETURN = "(mean return)"  # a column of that page; its name sorts before all settings, metrics come behind them
 
 
 class Logger:
@@ -100,12 +113,13 @@ class Logger:
 
         The page has only the columns that its first run names: so the settings of all students are named.
         """
+        settings = {FINAL_RETURN: round(mean_return, 3)} | settings
         columns = {f"agent.{name}": value for _, agent in AGENTS.values() for name, value in asdict(agent()).items()}
         experiment, *_ = summary.hparams(tensorboard_values(columns | settings), {"eval/mean_return": mean_return})
         content = experiment.value[0].metadata.plugin_data
         plugin_data = HParamsPluginData.FromString(content.content)
         for info in plugin_data.experiment.hparam_infos:
-            info.differs = info.name in HPARAM_COLUMNS
+            info.differs = info.name in (FINAL_RETURN, *HPARAM_COLUMNS)
         content.content = plugin_data.SerializeToString()
         _, *session = summary.hparams(tensorboard_values(settings), {"eval/mean_return": mean_return})
         for found in (experiment, *session):

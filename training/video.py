@@ -22,7 +22,8 @@ from tutors.advisor import Advisor
 
 MAX_POSITIONS = 400  # of a recorded episode
 FRAME_MS, LAST_MS = 700, 3500  # milliseconds per position, and of the last one
-COLUMNS, ROWS, GAP, STRIP = 4, 3, 12, 22  # of a contact sheet; pixels between its columns, and above each board
+COLUMNS, ROWS, GAP, STRIP = 4, 3, 12, 34  # of a contact sheet; pixels between its columns, and above each board
+CAPTION = 22  # pixels: of the letters above a board; TensorBoard shows a sheet at half its size
 MAX_TIME_SHARE = 0.01  # of a run's time that its contact sheets take
 
 
@@ -70,10 +71,11 @@ def contact_sheet(spec: Spec, states: Sequence[State]) -> np.ndarray:
     columns, rows = min(len(boards), COLUMNS), math.ceil(len(boards) / COLUMNS)
     sheet = Image.new("RGB", (columns * width, rows * height), PAPER)
     pen = ImageDraw.Draw(sheet)
+    size = min(CAPTION, width // 5)
     for cell, (index, board) in enumerate(zip(shown, boards, strict=True)):
         left, top = cell % COLUMNS * width, cell // COLUMNS * height
         sheet.paste(board, (left + GAP // 2, top + STRIP))
-        pen.text((left + width // 2, top + STRIP // 2), str(index), fill=INK, font_size=STRIP // 2, anchor="mm")
+        pen.text((left + width // 2, top + STRIP // 2), f"step {index}", fill=INK, font_size=size, anchor="mm")
     return np.asarray(sheet)
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.paths import ROOT
 from tests.helpers.small_runs import small_config
 from train import train
-from training.logger import HPARAM_COLUMNS, LAYOUT
+from training.logger import FINAL_RETURN, HPARAM_COLUMNS, LAYOUT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 browsing = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -79,9 +79,9 @@ def test_custom_scalars_are_our_charts_with_every_run_in_them(page: Any, url: st
     titles = [title for charts in LAYOUT.values() for title in charts]
     expect(cards).to_have_count(len(titles))
     assert cards.evaluate_all("cards => cards.map(card => card.title)") == titles
-    lines = {"alone": 3, "in training": 3, "steps a second": 3}
-    lines |= {"wanted, and answered by the table": 2 * 2, "questions": 2, "trust": 2 * 2}  # two runs have a tutor
-    lines |= {"no advice": 0}  # a scripted tutor always has an answer
+    numbers = {title: (2 if charts is LAYOUT["Tutor"] else 3) for charts in LAYOUT.values() for title in charts}
+    lines = numbers | {"Time for the tutor: share": 2}  # two runs have a tutor
+    lines["Trust in the tutor: 0 to 1"] = 0  # guidance that overrides is not trusted
     for title, number in lines.items():
         expect(cards.nth(titles.index(title)).locator(".matches-text")).to_have_text(f"Matches ({number})")
 
@@ -94,12 +94,23 @@ def test_every_chart_is_of_a_metric_that_the_reference_lists() -> None:
                 assert any(re.match(pattern, tag) for tag in tags), f"TensorBoard finds nothing for {pattern}"
 
 
+def test_every_chart_is_one_quantity_with_its_subject_and_unit() -> None:
+    for charts in LAYOUT.values():
+        for title, (kind, tags) in charts.items():
+            assert (kind, len(tags)) == ("Multiline", 1), title
+            assert not re.search(r"[*|]", tags[0])
+            subject, unit = title.split(": ")
+            assert subject
+            assert unit
+            assert len(title) <= 40, "TensorBoard cuts longer ones"
+
+
 def test_hparams_sorts_runs_by_how_they_ended(page: Any, url: str, runs: Path) -> None:
     opened(page, url, "hparams").get_by_text("Trial ID").wait_for()
     cells = page.locator("vaadin-grid-cell-content")
     cells.get_by_text("snake", exact=True).first.wait_for()
     shown = [text for cell in cells.all() if (text := cell.inner_text().strip())]
-    assert shown[2:8] == [*sorted(HPARAM_COLUMNS), "eval/mean_return"]
+    assert shown[2:8] == [FINAL_RETURN, *sorted(HPARAM_COLUMNS), "eval/mean_return"], "what a run came to stands first"
     for name in ("agent.buffer_size", "agent.clip_coef"):  # settings of a DQN and of a PPO
         expect(page.get_by_role("checkbox", name=name)).to_be_visible()
     ends = {name: json.loads((runs / name / "summary.json").read_text())["eval"]["mean_return"] for name in RUNS}
