@@ -30,6 +30,7 @@ from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
 from training.evaluation import Result, describe_game, evaluate_student, random_policy, run_episodes, tutor_policy
 from training.play import play_in_terminal
+from training.reserved_stdout import emit
 from training.versus import match, student_as_opponent
 from training.video import check_video_path, episode_images, write_video
 from tutors import open_advisor
@@ -236,7 +237,7 @@ def show(policy: str, result: Result, as_json: bool, game: str) -> None:
     """Print the mean return of a policy, below the game that it played."""
     if as_json:
         values = {name: None if math.isnan(value) else value for name, value in asdict(result).items()}
-        print(json.dumps({"policy": policy, **values}))
+        emit(json.dumps({"policy": policy, **values}))
     else:
         print(f"{game}\n{policy}: mean return {result}")
 

@@ -5,7 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from functools import partial
 from types import UnionType
@@ -17,6 +17,7 @@ import tyro
 from envs.base import EnvError
 from training.hints import python
 from training.interrupts import stopped_by_closed_pipes
+from training.reserved_stdout import reserved_stdout
 from tutors.base import TutorError
 from tutors.config import QUERY_FIELDS
 from tutors.terminal import log_to_terminal, print_error
@@ -60,7 +61,8 @@ def run_program(
 
     Exit codes: 2 for what the user can fix, 130 after Ctrl-C, 143 after SIGTERM, and where nobody reads the output any
     more, as in `train.py | head -1`. SIGTERM unwinds the stack as Ctrl-C
-    does, so that a server that was started ends, too.
+    does, so that a server that was started ends, too. With --json or --progress json nothing but the program's own
+    lines reaches standard output.
 
     Args:
         defaults: makes the default options from the command line.
@@ -71,9 +73,11 @@ def run_program(
     """
     with exit_codes():
         options = parse(sys.argv[1:], options_type, description, defaults, common, examples, renamed)
-        if check is not None:
-            check(options, sys.argv[1:])
-        main(options)
+        is_for_programs = getattr(options, "json", False) or getattr(options, "progress", None) == "json"
+        with reserved_stdout() if is_for_programs else nullcontext():
+            if check is not None:
+                check(options, sys.argv[1:])
+            main(options)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from training.evaluation import Result
+from training.reserved_stdout import emit
 from tutors.display import printable_lines
 from tutors.status_lines import StatusLines
 from tutors.terminal import TerminalConsole
@@ -173,7 +174,7 @@ class JsonProgress(Progress):
 
     def write(self, event: str, values: Mapping[str, Any]) -> None:
         """Print one object."""
-        print(json.dumps({"event": event, **values}), flush=True)
+        emit(json.dumps({"event": event, **values}))
 
 
 def make_progress(mode: Mode, total_steps: int, begun: int = 0) -> Progress:

@@ -23,6 +23,7 @@ import tyro
 from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
+from training.reserved_stdout import emit
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.config import TutorConfig
@@ -109,7 +110,7 @@ def report(options: ReportOptions) -> None:
     found = measure_views(options, config, picture.parent / "vllm.log")
     tutor = without_password(config.tutoring.tutor)
     if options.json:
-        print(json.dumps({"tutor": tutor, "reports": [one.as_json() for one in found]}))
+        emit(json.dumps({"tutor": tutor, "reports": [one.as_json() for one in found]}))
     else:
         TerminalConsole().print(measures_table(found, tutor), letters_table(found))
     draw(found, tutor, picture)

@@ -1,6 +1,8 @@
 """Gymnasium envs that behave as some in the wild do: `--env gym:tests.helpers.odd_envs:Endless-v0`."""
 
+import os
 import random
+import subprocess
 import time
 from typing import Any
 
@@ -212,6 +214,27 @@ class Late(Odd):
         return self.obs(), 1.0, False, self.passed == 30, {}
 
 
+class Chatty(Odd):
+    """Prints whatever it does, in three ways."""
+
+    def __init__(self) -> None:
+        self.say("made")
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Info]:
+        self.say("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action: int) -> Shown:
+        self.say("step")
+        return super().step(action)
+
+    def say(self, what: str) -> None:
+        print(f"chat: {what}", flush=True)
+        os.write(1, f"chat: {what} below Python\n".encode())
+        if what == "made":
+            subprocess.run(["echo", "chat: made by a child"], check=True)
+
+
 class FaultyReset(Odd):
     """Its second reset returns an observation alone."""
 
@@ -245,5 +268,19 @@ class Unmade(Odd):
         raise NotImplementedError
 
 
-for kind in (Endless, Picture, Reused, Draws, Strict, Joint, Faulty, Late, FaultyReset, Floats, Mission, Unmade):
+for kind in (
+    Endless,
+    Picture,
+    Reused,
+    Draws,
+    Strict,
+    Joint,
+    Faulty,
+    Late,
+    Chatty,
+    FaultyReset,
+    Floats,
+    Mission,
+    Unmade,
+):
     gym.register(f"{kind.__name__}-v0", kind)

@@ -22,6 +22,7 @@ from tests.helpers.programs import SMALL, program
 from training import console
 from training.console import JsonProgress, LiveProgress, PlainProgress, Progress, make_progress, metrics_line
 from training.evaluation import Result
+from training.reserved_stdout import emit, reserved_stdout
 
 VALUES = {"charts/SPS": 12345.6, "charts/episodic_return": -0.25, "tutor/hit_rate": 0.456, "losses/entropy": 1.5}
 SUMMARY: dict[str, Any] = {
@@ -137,6 +138,31 @@ def test_json_progress_of_a_run_equals_its_log(tmp_path: Path) -> None:
     with (tmp_path / "run" / "metrics.csv").open() as file:
         logged = {(int(row["global_step"]), row["tag"]): float(row["value"]) for row in csv.DictReader(file)}
     assert expected == logged
+
+
+@pytest.mark.process
+def test_json_of_programs_is_theirs_alone(tmp_path: Path) -> None:
+    """The env prints when it is made, reset and stepped, by Python, below it and by a child."""
+    env = ("--env", "gym:tests.helpers.odd_envs:Chatty-v0", "--algo", "ppo", "--num-envs", "4", "--num-steps", "8")
+    flags = ("--total-steps", "64", "--eval-episodes", "2", "--hidden", "8", "--run-dir", str(tmp_path / "run"))
+    done = program("train.py", *env, *flags, "--progress", "json")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()][-2:] == ["evaluation", "summary"]
+    again = program("evaluate.py", str(tmp_path / "run"), "--episodes", "2", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["mean_return"] == 10.0
+    for what in ("made", "made by a child", "reset", "step below Python"):
+        assert f"chat: {what}\n" in done.stderr
+        assert f"chat: {what}\n" in again.stderr
+
+
+def test_stdout_is_reserved_within_the_block_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    emit("before")
+    with reserved_stdout():
+        print("chat")
+        emit("within")
+    print("after")
+    assert capsys.readouterr() == ("before\nwithin\nafter\n", "chat\n")
 
 
 @pytest.mark.process
