@@ -25,6 +25,8 @@ class Model:
     closing: str = ""  # ends the thinking that the template begins
     before_label: str = ""  # between prompt and label, where the tokenizer requires it
     unthinking_template: str = ""  # of a model whose thinking is switched off in its template
+    package: str = ""  # of the Python index, that holds the weights; empty: vLLM fetches them itself
+    gguf_sha256: str = ""  # of its file of weights
     has_special_tokens: bool = False  # whether the template has those at its beginning that a server adds otherwise
 
     @property

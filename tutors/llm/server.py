@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from tutors.base import TutorError
 from tutors.display import printable
 from tutors.llm.client import LIST_DEADLINE_S, Client, RequestError, base_urls, is_local
 from tutors.llm.models import SERVED, Model
+from tutors.llm.weights import packaged_weights
 
 REPOSITORY = Path(__file__).parents[2]
 START_TIMEOUT_S = 900.0  # of a child: it may have to download and load the weights
@@ -55,6 +57,13 @@ def running_server(
         wait_for_server(model, url, wait_s, show, key_file)
         yield
         return
+    if model.package:
+        try:
+            model = replace(model, model=str(packaged_weights(model, Path(command[0]).with_name("python"), show)))
+        except TutorError as error:
+            raise TutorError(f"{error}\n{help_message(model, url)}") from None
+        command = serve_command(model, url)
+        assert command is not None
     keep = f"to keep one up for several commands: {shlex.join(command)}"
     show(f"starting vLLM for {model.name}, which ends with this program; its output goes to {log}; {keep}")
     log.parent.mkdir(parents=True, exist_ok=True)

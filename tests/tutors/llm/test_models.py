@@ -86,7 +86,7 @@ def test_the_published_template_renders_the_same(name: str, question: str) -> No
     assert fill_template(find_model(name).template, question) == rendered.removeprefix(FIRST.get(name, ""))
 
 
-@pytest.mark.parametrize("name", known_models())
+@pytest.mark.parametrize("name", [name for name, model in known_models().items() if model.template])
 def test_every_template_holds_the_question_once_and_does_not_begin_with_the_first_token(name: str) -> None:
     template = find_model(name).template
     assert template.count("{words}") == 1
@@ -94,7 +94,7 @@ def test_every_template_holds_the_question_once_and_does_not_begin_with_the_firs
 
 
 def test_every_model_of_the_paper_has_a_golden_file() -> None:
-    assert {path.stem for path in TEMPLATES.iterdir()} == set(PUBLISHED) == set(known_models()) - {"tiny"}
+    assert {path.stem for path in TEMPLATES.iterdir()} == set(PUBLISHED) == set(known_models()) - {"tiny", "smollm2"}
 
 
 def test_for_a_letter_the_thinking_that_a_template_begins_is_ended() -> None:

@@ -130,7 +130,7 @@ def test_child_listens_to_this_machine_only(fake: Path) -> None:
 
 
 def test_every_template_holds_the_prompt_once_and_no_bos_token() -> None:
-    for model in known_models().values():
+    for model in [model for model in known_models().values() if model.template]:
         assert fill_template(model.answer_template, "QUESTION {x}").count("QUESTION {x}") == 1
         assert not model.template.startswith(("<s>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>"))
 
