@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -180,7 +180,9 @@ def run_all(
             if tutor is not None:
                 log = group[0].log_file().with_name(f"vllm_{tutor}.txt")
                 try:
-                    pool = connect_servers(TutorConfig(tutor, tutor_url=urls), find_model(tutor), log, show, stack)
+                    pool = connect_servers(
+                        TutorConfig(tutor, tutor_url=urls), replace(find_model(tutor), is_named=True), log, show, stack
+                    )
                 except TutorError as error:
                     yield from [(one, one.log_failure(str(error))) for one in group]
                     continue

@@ -26,6 +26,7 @@ class Server(ThreadingHTTPServer):
     allow_reuse_address = True
     models: tuple[str, ...] = ("tiny",)
     roots: ClassVar[dict[str, str]] = {}  # what each model was loaded from, if not its name
+    models_reply: tuple[int, bytes] | None = None  # in place of the list of models
     misbehave: Misbehaviour | None = None
     is_vllm = True  # else a server that has the chat API only
     metrics, metrics_status = "", 200  # of the page /metrics
@@ -87,6 +88,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.headers_seen.append(dict(self.headers))
         if self.path == "/metrics":
             self.send_raw(self.server.metrics_status, self.server.metrics.encode())
+            return
+        if self.server.models_reply is not None:
+            self.send_raw(*self.server.models_reply)
             return
         roots = self.server.roots
         models = [{"id": name, "root": roots.get(name, name)} for name in self.server.models]

@@ -27,6 +27,7 @@ MAX_TRIES = 3  # of one request
 LIST_DEADLINE_S = 2.0  # for the list of served models, where nothing else is said
 MIN_RETRY_WAIT_S = 0.1
 MAX_RETRY_WAIT_S = 3600.0  # whatever Retry-After asks for
+STARTING = frozenset({"status_408", "status_425", "status_429", "status_502", "status_503", "status_504"})
 MAX_MODEL_CHARS = 1000  # of a model's name in a server's list
 MAX_WORDS = 300  # characters of what a server says about a failure
 QUOTA = re.compile(r"quota|billing|credit|balance|payment", re.IGNORECASE)  # of an account
@@ -97,22 +98,36 @@ class Client:
             await self.session.close()
             self.session = None
 
-    async def list_models(self, timeout_s: float = LIST_DEADLINE_S) -> dict[str, str] | None:
+    async def list_models(self, timeout_s: float = LIST_DEADLINE_S, may_lack: bool = False) -> dict[str, str] | None:
         """Return each served model's name with the id or folder that it was loaded from, None if no server answers.
 
         Args:
             timeout_s: seconds until no server answers.
+            may_lack: whether a server that answers without such a list, whatever it says, lists nothing.
 
         Raises:
             RequestError: something answers, but not as a server of language models does.
             TutorError: the server refuses the key.
         """
         try:
-            body = await with_deadline(timeout_s, self.request("GET", "/v1/models"))
-        except RequestError as error:
-            if error.is_retryable or error.kind == "deadline":
+            return await self._list_models(timeout_s)
+        except (RequestError, TutorError) as error:
+            is_there = isinstance(error, TutorError) or error.kind not in (
+                "refused",
+                "reset",
+                "deadline",
+                "certificate",
+            )
+            is_starting = isinstance(error, RequestError) and error.kind in STARTING
+            if may_lack and is_there and not is_starting:
+                return {}
+            if isinstance(error, RequestError) and (error.is_retryable or error.kind == "deadline"):
                 return None
             raise
+
+    async def _list_models(self, timeout_s: float) -> dict[str, str]:
+        """Return each served model's name with the id or folder that it was loaded from. Raises as `request` does."""
+        body = await with_deadline(timeout_s, self.request("GET", "/v1/models"))
         try:
             models = {as_name(model["id"]): as_name(model.get("root") or model["id"]) for model in body["data"]}
         except (KeyError, TypeError, AttributeError, RecursionError):

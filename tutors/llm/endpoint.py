@@ -142,6 +142,8 @@ class Endpoint:
             TutorError: it will not work until a person acts.
         """
         served = await self._list_models(timeout_s)
+        if not served and self.model.is_named:  # the first prompt shows whether it is there
+            served = {self.model.name: self.model.model}
         names = [name for name in (self.model.name, self.model.model) if name in served]
         if self.model.name == SERVED and len(served) == 1:
             names = list(served)
@@ -267,7 +269,7 @@ class Endpoint:
         Raises:
             RequestError: no server is there, or none of language models.
         """
-        served = await self.client.list_models(timeout_s)
+        served = await self.client.list_models(timeout_s, self.model.is_named)
         if served is None:
             raise RequestError("refused")
         return served
@@ -411,7 +413,8 @@ class Endpoint:
             WrongModelError: it is another one.
         """
         listed = await self._list_models(timeout_s)
-        if fingerprint(listed.get(served.name, "")) != served.identity.fingerprint:
+        is_listed = fingerprint(listed.get(served.name, "")) == served.identity.fingerprint
+        if not is_listed and (listed or not self.model.is_named):
             raise WrongModelError(f"{self.client.url} serves {printable_list(listed)}")
         self.last_reply_at = time.monotonic()
         if not isinstance(self.request, LabelRequest):

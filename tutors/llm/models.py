@@ -23,6 +23,7 @@ class Model:
     template: str  # the chat template with {words} in place of the user's message; empty: the server is asked for it
     serve: tuple[str, ...] = ()  # flags of `vllm serve`
     closing: str = ""  # ends the thinking that the template begins
+    is_named: bool = False  # by the user, so that a server need not list it
     before_label: str = ""  # between prompt and label, where the tokenizer requires it
     unthinking_template: str = ""  # of a model whose thinking is switched off in its template
     package: str = ""  # of the Python index, that holds the weights; empty: vLLM fetches them itself
@@ -59,7 +60,7 @@ def find_model(name: str, served_name: str | None = None) -> Model:
             unknown_name_message("language model", name, (*models, SERVED, "ORGANISATION/MODEL", "FOLDER"))
         )
     model = models.get(name) or by_id.get(name) or Model(name, resolve_model(name), "")
-    return model if served_name is None else replace(model, name=served_name, model=served_name)
+    return model if served_name is None else replace(model, name=served_name, model=served_name, is_named=True)
 
 
 def is_model(name: str) -> bool:

@@ -52,7 +52,7 @@ def running_server(
     Raises:
         TutorError: there is no server, and none can be started.
     """
-    command = None if served_models(url, key_file) is not None else serve_command(model, url)
+    command = None if is_served(model, url, key_file) else serve_command(model, url)
     if command is None:
         wait_for_server(model, url, wait_s, show, key_file)
         yield
@@ -78,7 +78,7 @@ def running_server(
             preexec_fn=die_with_parent,
         )
     try:
-        if not wait_until_served(url, START_TIMEOUT_S, show, key_file, child.poll):
+        if not wait_until_served(model, url, START_TIMEOUT_S, show, key_file, child.poll):
             raise TutorError(f"vLLM did not start: {last_error(log)}\n{help_message(model, url)}")
         yield
     finally:
@@ -91,11 +91,12 @@ def wait_for_server(model: Model, url: str, wait_s: float, show: ShowStatus, key
     Raises:
         TutorError: none does within `wait_s` seconds.
     """
-    if not wait_until_served(url, wait_s, show, key_file):
+    if not wait_until_served(model, url, wait_s, show, key_file):
         raise TutorError(f"no server answers at {base_urls(url)[0]}\n{help_message(model, url)}")
 
 
 def wait_until_served(
+    model: Model,
     url: str,
     wait_s: float,
     show: ShowStatus,
@@ -104,7 +105,7 @@ def wait_until_served(
 ) -> bool:
     """Wait until a server answers, `wait_s` seconds are over or its process has ended; return whether it answers."""
     start = time.monotonic()
-    while served_models(url, key_file, wait_s + start - time.monotonic()) is None:
+    while not is_served(model, url, key_file, wait_s + start - time.monotonic()):
         waited = time.monotonic() - start
         if waited >= wait_s or exit_code() is not None:
             return False
@@ -113,10 +114,17 @@ def wait_until_served(
     return True
 
 
-def served_models(url: str, key_file: Path | None = None, timeout_s: float = 0.0) -> dict[str, str] | None:
+def is_served(model: Model, url: str, key_file: Path | None = None, timeout_s: float = 0.0) -> bool:
+    """Return whether a server answers that may serve a model. Raises as `served_models` does."""
+    return served_models(url, key_file, timeout_s, model.is_named) is not None
+
+
+def served_models(
+    url: str, key_file: Path | None = None, timeout_s: float = 0.0, may_lack: bool = False
+) -> dict[str, str] | None:
     """Return the models that a server lists, with what each was loaded from; None where no server answers.
 
-    It has `timeout_s` seconds, at least LIST_DEADLINE_S.
+    It has `timeout_s` seconds, at least LIST_DEADLINE_S. `may_lack`: whether it need not have such a list.
 
     Raises:
         TutorError: what answers is no server of language models, cannot be trusted, or refuses the key.
@@ -125,14 +133,17 @@ def served_models(url: str, key_file: Path | None = None, timeout_s: float = 0.0
 
     async def list_models() -> dict[str, str] | None:
         async with Client(url, key_file) as client:
-            return await client.list_models(max(timeout_s, LIST_DEADLINE_S))
+            return await client.list_models(max(timeout_s, LIST_DEADLINE_S), may_lack)
 
     try:
         return asyncio.run(list_models())
     except RequestError as error:
         if error.kind == "certificate":
             raise TutorError(f"{base_urls(url)[0]} has a certificate that this machine does not trust") from None
-        raise TutorError(f"{base_urls(url)[0]} is no server of language models: /v1/models gives {error}") from None
+        raise TutorError(
+            f"{base_urls(url)[0]} is no server of language models: /v1/models gives {error}. "
+            "Where a server lists no models, --tutor-model names the one that it serves"
+        ) from None
 
 
 def serve_command(model: Model, url: str) -> list[str] | None:

@@ -1105,3 +1105,72 @@ def test_a_late_server_of_another_model_is_not_asked() -> None:
             assert all("Options" not in prompt for body in late.asked for prompt in body["prompt"])
             assert endpoint(tutor).state is EndpointState.WRONG_MODEL
         tutor.pool.close()
+
+
+NO_LISTS = {
+    "404": (404, b'{"detail": "Not Found"}'),
+    "405": (405, b"Method Not Allowed"),
+    "400": (400, b'{"error": {"message": "unknown route"}}'),
+    "401": (401, b'{"error": "this key may not list models"}'),
+    "403": (403, b'{"error": {"message": "Missing scopes: api.model.read"}}'),
+    "500": (500, b"Internal Server Error"),
+    "501": (501, b""),
+    "redirect": (302, b""),
+    "page": (200, b"<html>Welcome</html>"),
+    "empty": (200, b""),
+    "array": (200, b"[]"),
+    "null": (200, b'{"data": null}'),
+    "nothing": (200, b'{"object": "list", "data": []}'),
+    "strings": (200, b'{"data": ["tiny"]}'),
+    "error": (200, b'{"error": {"message": "no such route"}}'),
+}
+
+
+@pytest.mark.parametrize("reply", NO_LISTS.values(), ids=NO_LISTS)
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_server_without_a_list_of_models_is_asked_for_the_named_one(
+    reply: tuple[int, bytes], is_vllm: bool, server: Server
+) -> None:
+    server.models_reply, server.is_vllm = reply, is_vllm
+    model = find_model("tiny", "served/model:latest")
+    wait_for_server(model, server.url, 0, lambda line: None)
+    with connected_tutor(server.url, model=model) as tutor:
+        assert tutor.advise(positions(3)).valid.all()
+        assert tutor.identity["tutor"] == "served/model:latest"
+        endpoint(tutor).last_reply_at = -math.inf  # as after a pause: is it still the same model?
+        assert tutor.advise(positions(3)).valid.all()
+    assert {body["model"] for body in server.asked} == {"served/model:latest"}
+
+
+@pytest.mark.parametrize("name", ["404", "page", "null", "strings"])
+def test_server_without_a_list_of_models_is_refused_where_none_is_named(name: str, server: Server) -> None:
+    server.models_reply = NO_LISTS[name]
+    with pytest.raises(TutorError, match="--tutor-model names the one"):
+        wait_for_server(find_model("tiny"), server.url, 0, lambda line: None)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_server_that_is_starting_is_waited_for_whatever_is_named(status: int, server: Server) -> None:
+    server.models_reply = (status, b"")
+    with pytest.raises(TutorError, match="no server answers"):
+        wait_for_server(find_model("tiny", "named"), server.url, 0, lambda line: None)
+
+
+def test_named_model_must_be_in_a_list_that_there_is(server: Server) -> None:
+    with pytest.raises(TutorError, match="serves tiny, not other"):
+        connect_tutor(server.url, model=find_model("tiny", "other"))
+
+
+def test_wrong_key_ends_a_server_without_a_list_at_the_first_prompt(server: Server) -> None:
+    server.models_reply, server.is_vllm = NO_LISTS["401"], False
+    server.misbehave = always(401, {"error": "no"})
+    with pytest.raises(TutorError, match="refuses the API key"):
+        connect_tutor(server.url, model=find_model("tiny", "named"))
+
+
+def test_list_that_goes_away_in_mid_run_costs_nothing(server: Server) -> None:
+    model = find_model("tiny", "tiny")
+    with connected_tutor(server.url, model=model) as tutor:
+        server.models_reply = NO_LISTS["404"]
+        endpoint(tutor).last_reply_at = -math.inf
+        assert tutor.advise(positions(3)).valid.all()
