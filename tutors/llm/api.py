@@ -22,6 +22,7 @@ MAX_PROMPTS_PER_REQUEST = 1024  # of the completions API
 MAX_TOP_LOGPROBS = 20  # that most chat servers return
 IMPOSSIBLE_LOGPROB = -1000.0  # at or below it a label counts as impossible: vLLM writes -9999 for minus infinity
 MAX_LOGPROB = 1e-3  # a log-probability above 0 by more than rounding is malformed
+MAX_TOTAL = 1.01  # of the probabilities of different tokens, with rounding
 FEW_TOP_LOGPROBS = 5  # that a server returns which refuses more and does not say how many
 OPTIONAL_PARAMETERS = ("temperature", "seed", "n", "response_format", "structured_outputs")
 WORD_LABELS = frozenset({"A", "I"})  # that begin a sentence as well
@@ -125,8 +126,9 @@ class CompletionsAPI:
         if isinstance(request, LabelRequest):
             labels, keys = request.labels, [f"token_id:{self.label_ids[label]}" for label in request.labels]
             return list(parse_choices(reply, num_prompts, lambda choice: completion_logprobs(choice, keys, labels)))
-        texts = parse_choices(reply, num_prompts * request.n, lambda choice: text_of(choice, choice["text"]))
-        return [join_samples(texts[start : start + request.n]) for start in range(0, len(texts), request.n)]
+        n = 1 if ignores_n(reply, num_prompts, request.n) else request.n
+        texts = parse_choices(reply, num_prompts * n, lambda choice: text_of(choice, choice["text"]))
+        return [join_samples(texts[start : start + n]) for start in range(0, len(texts), n)]
 
 
 class ChatAPI:
@@ -224,6 +226,29 @@ def parse_choices(reply: dict[str, Any], count: int, parse: Callable[[Any], Pars
         except (MalformedError, TypeError, KeyError, IndexError, AttributeError):  # no such path in the JSON
             parsed.append(Failure("malformed"))
     return parsed
+
+
+def ignores_n(reply: dict[str, Any], num_prompts: int, n: int) -> bool:
+    """Return whether a server that was asked for `n` texts for each of several prompts returns one for each."""
+    choices = reply.get("choices")
+    if n == 1 or num_prompts == 1 or not isinstance(choices, list) or len(choices) != num_prompts:
+        return False
+    indices = [choice.get("index", place) if isinstance(choice, dict) else None for place, choice in enumerate(choices)]
+    return all(type(index) is int for index in indices) and sorted(indices) == list(range(num_prompts))
+
+
+def oddity_of(outputs: Sequence[Output], request: Request) -> str | None:
+    """Return what a server does otherwise than it was asked, where answers can be read all the same."""
+    if isinstance(request, LabelRequest):
+        totals = (sum(math.exp(float(log)) for log in output) for output in outputs if not isinstance(output, Failure))
+        if max(totals, default=0.0) > MAX_TOTAL:
+            return (
+                "returns log-probabilities whose probabilities add up to more than 1: only their ratios count, and "
+                "--min-label-mass has no effect"
+            )
+    elif request.n > 1 and any(not isinstance(output, Failure) and len(output) < request.n for output in outputs):
+        return f"returns fewer texts than the {request.n} of --tutor-samples: the advice is the share among those"
+    return None
 
 
 def completion_logprobs(choice: Any, keys: Sequence[str], labels: Sequence[str]) -> tuple[float, ...] | Failure:

@@ -30,6 +30,7 @@ from tutors.llm.api import (
     Request,
     change_for,
     changed,
+    oddity_of,
 )
 from tutors.llm.breaker import Breaker
 from tutors.llm.client import KEEPALIVE_S, MIN_RETRY_WAIT_S, Client, RequestError, with_deadline
@@ -37,6 +38,7 @@ from tutors.llm.label_logprobs import softmax_or_zeros
 from tutors.llm.models import MARK, SERVED, Model, fill_template, with_rendered_template
 
 MAX_CONCURRENT_REQUESTS = 64  # to one server
+NUM_INSPECTED = 8  # outputs of a reply that are searched for what a server does otherwise
 MAX_CHANGES = 6  # of a request, as the server asks for them
 REFUSED_PROMPT = frozenset({"status_400", "status_413", "status_422"})  # the server cannot read it, or it is too long
 MAX_PROBABILITY_CHANGE = 0.2  # of a label between two replies of one model: batching changes logits slightly
@@ -107,6 +109,7 @@ class Endpoint:
         self.served: ServedModel | None = None  # None until it is connected
         self.has_wrong_model = False
         self.changes: list[dict[str, Any]] = []  # of every request: what the server asked for at the start
+        self.has_said_oddity = False  # what the server does otherwise than it is asked
         self.last_reply_at = -math.inf  # time.monotonic()
 
     @property
@@ -261,7 +264,9 @@ class Endpoint:
         self.last_reply_at = time.monotonic()
         self.stats["prompt_tokens"] += usage_tokens(reply, "prompt_tokens")
         self.stats["answer_tokens"] += usage_tokens(reply, "completion_tokens")
-        return api.parse(reply, len(prompts), request)
+        outputs = api.parse(reply, len(prompts), request)
+        self._say_oddity(outputs, request)
+        return outputs
 
     async def _list_models(self, timeout_s: float) -> dict[str, str]:
         """Return the names of the models served, with what each was loaded from.
@@ -321,7 +326,14 @@ class Endpoint:
             prompts = self.content_free_prompts[start : start + api.max_prompts]
             reply = await self._post_adapted(api.path, api.body(name, prompts, self.request))
             outputs += api.parse(reply, len(prompts), self.request)
+        self._say_oddity(outputs, self.request)
         return outputs, reply.get("model")
+
+    def _say_oddity(self, outputs: Sequence[Output], request: Request) -> None:
+        """Warn once of what the server does otherwise than it was asked."""
+        if not self.has_said_oddity and (oddity := oddity_of(outputs[:NUM_INSPECTED], request)):
+            self.has_said_oddity = True
+            logger.warning(f"{self.client.url} {oddity}")
 
     async def _post_adapted(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to `body`; where the server's words show how, it is asked in another form from now on."""

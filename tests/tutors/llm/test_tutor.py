@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 import tracemalloc
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -1174,3 +1175,73 @@ def test_list_that_goes_away_in_mid_run_costs_nothing(server: Server) -> None:
         server.models_reply = NO_LISTS["404"]
         endpoint(tutor).last_reply_at = -math.inf
         assert tutor.advise(positions(3)).valid.all()
+
+
+def renormalised(handler: Handler, body: dict) -> bool:
+    """Two labels with probability 1, as of a server that renormalises what it returns."""
+    zero = {"token_id:68": 0.0, "token_id:65": 0.0}
+    choices = []
+    for row in range(len(body.get("prompt", [0]))):
+        if "messages" in body:
+            top = [{"token": token, "logprob": 0.0} for token in ("D", "A")]
+            choices.append({"index": row, "logprobs": {"content": [{"top_logprobs": top}]}})
+        else:
+            found = {f"token_id:{token}": -9999.0 for token in body["logprob_token_ids"]} | zero
+            choices.append({"index": row, "text": "D", "logprobs": {"top_logprobs": [found]}})
+    handler.reply(200, {"model": body["model"], "choices": choices})
+    return True
+
+
+@pytest.mark.parametrize("is_vllm", [True, False])
+def test_renormalised_log_probabilities_are_read_by_their_ratio_and_said_once(
+    is_vllm: bool, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.is_vllm, server.misbehave = is_vllm, renormalised
+    with connected_tutor(server.url) as tutor:
+        for _ in range(3):
+            advice = tutor.advise(positions(2))
+            assert advice.valid.all()
+            assert advice.probs[:, [0, 3]].eq(0.5).all()
+            assert advice.label_mass.eq(1).all()
+    assert caplog.text.count("add up to more than 1") == 1
+
+
+def test_log_probabilities_that_add_up_to_1_are_not_remarked_on(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for server.is_vllm in (True, False):
+        with connected_tutor(server.url) as tutor:
+            tutor.advise(positions(3))
+    assert "add up" not in caplog.text
+
+
+@pytest.mark.parametrize("is_vllm", [True, False])
+@pytest.mark.parametrize("has_index", [True, False])
+def test_server_that_ignores_n_is_read_prompt_by_prompt_and_said_once(
+    is_vllm: bool, has_index: bool, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.is_vllm = is_vllm
+
+    def misbehave(handler: Handler, body: dict) -> bool:
+        """One text for each prompt: its column's letter is that of the prompt's length, as no other has it."""
+        prompts = body["prompt"] if "prompt" in body else [body["messages"][0]["content"]]
+        texts = [f"<action>{letter_of(prompt)}</action>" for prompt in prompts]
+        choices = [{"text": text, "message": {"content": text}, "index": row} for row, text in enumerate(texts)]
+        if not has_index:
+            choices = [{name: value for name, value in choice.items() if name != "index"} for choice in choices]
+        handler.reply(200, {"model": body["model"], "choices": choices})
+        return True
+
+    def letter_of(prompt: str) -> str:
+        return "ABCDEFG"[zlib.crc32(prompt.replace("<s>", "").replace("</s>", "").encode()) % 7]
+
+    server.misbehave = misbehave
+    mode = TextGeneration(VIEW, thinks=False, samples=4)
+    state = positions(6)
+    with connected_tutor(server.url, mode=mode) as tutor:
+        for _ in range(2):
+            advice = tutor.advise(state)
+    expected = [letter_of(prompt) for prompt in mode.render(state)]
+    assert [VIEW.labels[action] for action in advice.probs.argmax(1).tolist()] == expected
+    assert advice.probs.amax(1).eq(1).all()
+    assert caplog.text.count("fewer texts than the 4 of --tutor-samples") == 1
