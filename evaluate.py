@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from annotated_types import Interval
 
 from agents import Agent
 from envs.base import Env
@@ -57,7 +58,7 @@ class Evaluation:
     """Run directory."""
     policy: Literal["student", "tutor", "random"] = "student"
     """Policy to evaluate."""
-    episodes: int = 1000
+    episodes: Annotated[int, Interval(ge=1, le=10**7)] = 1000
     """Number of episodes; with --against, in each role."""
     env_kwargs: tuple[str, ...] = ()
     """Options of the environment that replace those of training, such as opponent=negamax:4."""
@@ -68,7 +69,7 @@ class Evaluation:
     """Play in the terminal: Connect Four against the student, Snake and Blackjack beside it."""
     against: Annotated[Path | None, MODE] = None
     """Run directory of a second student of Connect Four: match both students, each as the other's opponent."""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     """--record, --play: number of the episode."""
     scale: int = 2
     """--record: size of the pictures, from 1 to 8."""

@@ -10,7 +10,9 @@ Deliberate deviations from the paper, with its value in brackets:
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Interval
 from torch import Tensor
 
 from agents.guidance.base import NO_GUIDANCE, Guidance
@@ -23,8 +25,8 @@ from agents.rollout_buffer import Batch
 class A2CConfig(OnPolicyConfig):
     """Hyper-parameters, by CleanRL's names."""
 
-    num_steps: int = 8
-    gae_lambda: float = 1.0
+    num_steps: Annotated[int, Interval(ge=1, le=10**6)] = 8
+    gae_lambda: Annotated[float, Interval(ge=0, le=1)] = 1.0
     norm_adv: bool = False
 
 

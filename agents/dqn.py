@@ -14,9 +14,10 @@ arXiv:1710.02298). Deliberate deviations from the first paper, with its value in
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,21 +36,24 @@ from envs.rng import EXPLORATION_STREAM, SAMPLING_STREAM, CounterRNG, sample_leg
 class DQNConfig(NetworkConfig):
     """Hyper-parameters, by CleanRL's names."""
 
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Interval(gt=0, le=1e38)] = 5e-4
     anneal_lr: bool = False  # whether the learning rate falls to 0 over the run
-    gamma: float = 0.97  # discount of one step
-    n_step: int = 1  # rewards in a target before the network's own estimate
-    buffer_size: int = 100_000  # transitions
-    learning_starts: int = 5_000  # env steps before the first update
-    batch_size: int = 512  # transitions an update
-    updates_per_step: int = 4  # updates after each time step of all env copies
-    tau: float = 1.0  # share of the way that the target network goes
-    target_network_frequency: int = 100  # updates between two moves of the target network
-    start_e: float = 1.0  # exploration: probability of a random legal action at the start
-    end_e: float = 0.05  # and at the end
-    exploration_fraction: float = 0.1  # share of the run in which it falls
-    max_grad_norm: float = 10.0
-    huber_delta: float = 1.0  # errors beyond this count linearly, which pulls a value from the mean towards the median
+    gamma: Annotated[float, Interval(ge=0, le=1)] = 0.97  # discount of one step
+    n_step: Annotated[int, Interval(ge=1, le=10**4)] = 1  # rewards in a target before the network's own estimate
+    buffer_size: Annotated[int, Interval(ge=1, le=10**15)] = 100_000  # transitions
+    learning_starts: Annotated[int, Interval(ge=0, le=10**15)] = 5_000  # env steps before the first update
+    batch_size: Annotated[int, Interval(ge=1, le=10**8)] = 512  # transitions an update
+    updates_per_step: Annotated[int, Interval(ge=1, le=10**4)] = 4  # updates after each time step of all env copies
+    tau: Annotated[float, Interval(gt=0, le=1)] = 1.0  # share of the way that the target network goes
+    # updates between two moves of the target network
+    target_network_frequency: Annotated[int, Interval(ge=1, le=10**9)] = 100
+    # exploration: probability of a random legal action at the start
+    start_e: Annotated[float, Interval(ge=0, le=1)] = 1.0
+    end_e: Annotated[float, Interval(ge=0, le=1)] = 0.05  # and at the end
+    exploration_fraction: Annotated[float, Interval(ge=0, le=1)] = 0.1  # share of the run in which it falls
+    max_grad_norm: Annotated[float, Interval(gt=0, le=1e38)] = 10.0
+    # errors beyond this count linearly, which pulls a value from the mean towards the median
+    huber_delta: Annotated[float, Interval(gt=0, le=1e38)] = 1.0
 
     def check(self, num_envs: int) -> None:
         super().check(num_envs)

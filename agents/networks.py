@@ -3,9 +3,10 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -21,7 +22,8 @@ class NetworkConfig:
     """The shape of a student's network."""
 
     network: Literal["auto", "mlp", "conv"] = "auto"  # auto: conv for observations of (channels, rows, columns)
-    hidden: tuple[int, ...] = (256, 256)  # units of each dense layer; one dense layer follows the convolutions
+    # units of each dense layer, at least 1; one dense layer follows the convolutions
+    hidden: tuple[Annotated[int, Interval(le=2**16)], ...] = (256, 256)
     activation: Literal["relu", "tanh"] = "relu"  # of a dense network: tanh is bounded on states never visited
     bfloat16: bool = False  # products in bfloat16, weights and losses in float32
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from agents.adam import Adam, learning_rate_at
@@ -22,16 +23,18 @@ from envs.rng import EXPLORATION_STREAM, SAMPLING_STREAM, CounterRNG
 class OnPolicyConfig(NetworkConfig):
     """Hyper-parameters, by CleanRL's names."""
 
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Interval(gt=0, le=1e38)] = 5e-4
     anneal_lr: bool = True  # whether the learning rate falls to 0 over the run
-    num_steps: int = 32  # time steps of all env copies in a rollout
-    gamma: float = 0.99  # discount of one step
-    gae_lambda: float = 0.95
+    num_steps: Annotated[int, Interval(ge=1, le=10**6)] = 32  # time steps of all env copies in a rollout
+    gamma: Annotated[float, Interval(ge=0, le=1)] = 0.99  # discount of one step
+    gae_lambda: Annotated[float, Interval(ge=0, le=1)] = 0.95
     norm_adv: bool = True  # advantages of mean 0 and standard deviation 1 in each rollout
-    adv_floor: float = 0.1  # the least standard deviation that advantages are divided by: see agents/gae.py
-    ent_coef: float = 0.01  # weight of the entropy in the loss
-    vf_coef: float = 0.5  # weight of the value's error
-    max_grad_norm: float = 0.5
+    adv_floor: Annotated[float, Interval(ge=0, le=1e6)] = (
+        0.1  # the least standard deviation that advantages are divided by: see agents/gae.py
+    )
+    ent_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.01  # weight of the entropy in the loss
+    vf_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.5  # weight of the value's error
+    max_grad_norm: Annotated[float, Interval(gt=0, le=1e38)] = 0.5
 
     @property
     def num_minibatches(self) -> int:

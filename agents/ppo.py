@@ -12,8 +12,10 @@ Deliberate deviations from the paper, with its value in brackets:
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from agents.distributed import all_reduce_mean
@@ -28,10 +30,13 @@ from envs.base import Env
 class PPOConfig(OnPolicyConfig):
     """Hyper-parameters, by CleanRL's names."""
 
-    num_minibatches: int = 4  # parts of a rollout, one learned from after the other
-    update_epochs: int = 4  # passes over a rollout
-    clip_coef: float = 0.2  # how far the policy's ratio may go from 1 and still count
-    target_kl: float | None = None  # stop learning from a rollout when the policy is 1.5 times as far away; nats
+    # parts of a rollout, one learned from after the other
+    num_minibatches: Annotated[int, Interval(ge=1, le=10**6)] = 4
+    update_epochs: Annotated[int, Interval(ge=1, le=10**4)] = 4  # passes over a rollout
+    # how far the policy's ratio may go from 1 and still count
+    clip_coef: Annotated[float, Interval(gt=0, le=1e6)] = 0.2
+    # stop learning from a rollout when the policy is 1.5 times as far away; nats
+    target_kl: Annotated[float, Interval(gt=0, le=1e6)] | None = None
 
     def check(self, num_envs: int) -> None:
         super().check(num_envs)

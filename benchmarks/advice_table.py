@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import rich.table
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from agents.compile import MODES, compile_function
@@ -36,21 +37,21 @@ class Table(Benchmark):
 
     name: ClassVar[str] = "table"
 
-    queries: tuple[int, ...] = (1 << 14, 1 << 18, 1 << 20)
+    queries: tuple[Annotated[int, Interval(ge=1, le=10**8)], ...] = (1 << 14, 1 << 18, 1 << 20)
     """Queries in one batch."""
-    entries: tuple[int, ...] = (1 << 20,)
+    entries: tuple[Annotated[int, Interval(ge=1, le=2**31)], ...] = (1 << 20,)
     """Entries of the table."""
-    loads: tuple[float, ...] = (0.5, 0.8, 0.95)
+    loads: tuple[Annotated[float, Interval(ge=0, le=1)], ...] = (0.5, 0.8, 0.95)
     """Shares of the entries that are filled."""
-    hits: tuple[float, ...] = (0.0, 0.5, 1.0)
+    hits: tuple[Annotated[float, Interval(ge=0, le=1)], ...] = (0.0, 0.5, 1.0)
     """Shares of the queries that are in the table."""
     programs: tuple[str, ...] = ("eager", "compile", "searchsorted", "fbgemm", "dict")
     """Programs: eager, compile and, on CUDA, graph are ours."""
     device: str = "cpu"
     """Device of the table."""
-    repeats: int = 3
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Turns of each; the median counts."""
-    seconds: float = 0.3
+    seconds: Annotated[float, Interval(gt=0, le=1e6)] = 0.3
     """Seconds that a turn lasts at least."""
     peers: Path = PEERS_PYTHON
     """A Python that has fbgemm-gpu-cpu; see requirements/peers.txt."""

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Interval
 from rich.table import Table
 
 import envs
@@ -46,15 +47,15 @@ class Games(Benchmark):
 
     games: tuple[str, ...] = ("blackjack", "snake", "connect4")
     """Games to play."""
-    copies: tuple[int, ...] = (1024, 8192, 65536)
+    copies: tuple[Annotated[int, Interval(ge=1, le=10**7)], ...] = (1024, 8192, 65536)
     """Copies of a game in one batch."""
     programs: tuple[str, ...] = (*HOST_VARIANTS, *PEERS)
     """Programs: eager, compile, "compile, observations" and, on CUDA, graph are ours."""
     device: str = "cpu"
     """Device of our games."""
-    repeats: int = 3
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Runs of each program; the median counts."""
-    seconds: float = 2.0
+    seconds: Annotated[float, Interval(gt=0, le=1e6)] = 2.0
     """Seconds that a run measures, after it has warmed up."""
     peers: Path = PEERS_PYTHON
     """A Python that has the other programs; see requirements/peers.txt."""

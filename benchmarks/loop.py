@@ -17,9 +17,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from rich.table import Table
 
 from agents import AGENTS
@@ -80,15 +81,15 @@ class Loop(Benchmark):
     """Ways to train; untutored is always measured."""
     tutor: str = "scripted"
     """Tutor: scripted, recorded (the scripted one's answers, from a store), or a model of tutors/llm/models.toml."""
-    steps: int = 400_000
+    steps: Annotated[int, Interval(ge=1, le=10**12)] = 400_000
     """Env steps of a run that are timed."""
-    num_envs: int | None = None
+    num_envs: Annotated[int, Interval(ge=1, le=10**7)] | None = None
     """Copies of the game; the student's default if not given."""
     compile_mode: Mode = "compile"
     """As that of train.py."""
     device: str = "cpu"
     """Where the student learns."""
-    repeats: int = 3
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Runs of each; the median counts."""
 
     def measure(self) -> Iterator[list[Row]]:

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_types import Interval
 from rich.table import Table
 
 from agents import AGENTS
@@ -80,13 +81,13 @@ class Training(Benchmark):
     """Programs: those with eager, compile or graph in their name are ours."""
     presets: tuple[str, ...] = ("small",)
     """small: two layers of 64 units, of PPO 4 epochs; defaults: those of the student in that game."""
-    num_envs: tuple[int, ...] = ()
+    num_envs: tuple[Annotated[int, Interval(ge=1, le=10**7)], ...] = ()
     """Copies of our games; 1024, of snake 512, if not given."""
     device: str = "cpu"
     """Where ours and theirs learn."""
-    repeats: int = 3
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Runs of each program; the median counts."""
-    seconds: float = 5.0
+    seconds: Annotated[float, Interval(gt=0, le=1e6)] = 5.0
     """Seconds that a run measures, after it has warmed up."""
     peers: Path = PEERS_PYTHON
     """A Python that has the other programs; see requirements/peers.txt."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Interval
 from rich.table import Table
 
 import envs
@@ -47,11 +48,11 @@ class Tutor(Benchmark):
     """Further flags of a server that is started here, as --serve=--load-format --serve=dummy."""
     env: str = "connect4"
     """The game that is asked about."""
-    batches: tuple[int, ...] = (1, 16, 256, 1024)
+    batches: tuple[Annotated[int, Interval(ge=1, le=10**6)], ...] = (1, 16, 256, 1024)
     """Questions asked at once."""
-    repeats: int = 3
+    repeats: Annotated[int, Interval(ge=1, le=1000)] = 3
     """Turns of each program; the median counts."""
-    seconds: float = 3.0
+    seconds: Annotated[float, Interval(gt=0, le=1e6)] = 3.0
     """Seconds that a turn asks at least, one batch after the other."""
     peers: Path = Path(".venv-vllm/bin/python")
     """A Python that has the openai client."""

@@ -20,6 +20,9 @@ ENVS = {  # name -> entry point of the game; imported when it is made
 }
 
 
+GAME_PARTS = ("spec", "reset", "step", "observe")
+
+
 def make(
     name: str,
     num_envs: int,
@@ -64,7 +67,26 @@ def make_game(name: str, **options: Any) -> Game:
         raise ValueError(unknown_name_message("env", name, [*ENVS, "gym:ID", "module:Class"]) + gymnasium_hint(name))
     game = load_object(entry_point)
     check_options(name, game, options)
-    return game(**options)
+    made: Game = make_object(name, game, GAME_PARTS, **options)
+    return made
+
+
+def make_object(name: str, make: Callable[..., Any], parts: Iterable[str], *args: Any, **options: Any) -> Any:
+    """Return what a class or a function called `name` makes, which must have these attributes.
+
+    Raises:
+        ValueError: it makes nothing, or something else.
+    """
+    try:
+        made = make(*args, **options)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the code of a user raises
+        raise ValueError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+    missing = [part for part in parts if not hasattr(made, part)]
+    if missing:
+        raise ValueError(f"{name} makes {type(made).__name__}, which has no {', '.join(missing)}")
+    return made
 
 
 def gymnasium_hint(name: str) -> str:
@@ -125,7 +147,10 @@ def check_options(owner: str, make: Callable[..., Any], options: dict[str, Any])
     """Raise ValueError for an option that `make` does not take, or whose type differs from its default's."""
     if not callable(make):
         raise ValueError(f"{owner} is not a class or a function but {make!r}")
-    known = inspect.signature(make).parameters
+    try:
+        known = inspect.signature(make).parameters
+    except ValueError as error:  # of some builtins
+        raise ValueError(f"{owner} cannot be made: {error}") from error
     for name, value in options.items():
         if name not in known:
             message = unknown_name_message(f"option of {owner}", name, known) if known else f"{owner} has no options"

@@ -6,8 +6,9 @@ and compares them with the tutor alone and with random play.
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
 from rich.table import Table
 
 from evaluate import Evaluation, evaluate
@@ -29,15 +30,15 @@ console = TerminalConsole()
 class DemoOptions:
     """Train a tutored and an untutored student of Connect Four, and compare them with the tutor and random play."""
 
-    total_steps: int = 80_000
+    total_steps: Annotated[int, Interval(ge=1, le=10**15)] = 80_000
     """Env steps of each student."""
     tutor: str = "tiny"
     """Tutor: a language model of tutors/llm/models.toml, or scripted."""
     opponent: str = "tactical"
     """Opponent of the students."""
-    episodes: int = 1000
+    episodes: Annotated[int, Interval(ge=1, le=10**7)] = 1000
     """Episodes of each of the four players for the table."""
-    seed: int = 1
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 1
     """Seed of both runs."""
 
 

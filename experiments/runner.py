@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Interval
 from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -46,7 +47,7 @@ console = TerminalConsole()
 class RunOptions(StudyOptions):
     """Execute the runs of a study that are not finished."""
 
-    jobs: int = 2
+    jobs: Annotated[int, Interval(ge=1, le=10**4)] = 2
     """Runs at once on this machine, each with one thread."""
     tutor_url: tuple[str, ...] = ()
     """URLs of the tutor's servers. Without any, a server is sought at http://127.0.0.1:8000, and started if absent."""
@@ -56,7 +57,7 @@ class RunOptions(StudyOptions):
     """Address of a Ray cluster that executes the runs, one per CPU; auto: the cluster this machine belongs to."""
     slurm: bool = False
     """Print a script for sbatch that executes the runs, and exit."""
-    only: int | None = None
+    only: Annotated[int, Interval(ge=1, le=10**9)] | None = None
     """Index of a single run: its line in the output of --dry-run for the whole study."""
     dry_run: bool = False
     """Print the commands and exit."""
@@ -105,8 +106,6 @@ def run(options: RunOptions) -> None:
     Raises:
         ValueError: the study cannot be read; or runs failed, once all others are finished.
     """
-    if options.jobs < 1:
-        raise ValueError(f"jobs is {options.jobs}; it must be at least 1")
     runs_dir, commands = options.runs_dir(), options.commands()
     if options.dry_run:
         for one in commands:

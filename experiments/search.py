@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Interval
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
@@ -84,21 +85,21 @@ class SearchOptions:
     """Environment, as train.py takes it."""
     flags: str = ""
     """Further flags of train.py, as one string."""
-    total_steps: int = 300_000
+    total_steps: Annotated[int, Interval(ge=1, le=10**15)] = 300_000
     """Env steps of a run."""
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    seeds: tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...] = (1, 2, 3, 4, 5)
     """Seeds of a trial, one run each."""
-    num_evals: int = 10
+    num_evals: Annotated[int, Interval(ge=1, le=10**6)] = 10
     """Evaluations of a run."""
-    eval_episodes: int = 500
+    eval_episodes: Annotated[int, Interval(ge=1, le=10**7)] = 500
     """Episodes of an evaluation."""
-    trials: int = 30
+    trials: Annotated[int, Interval(ge=1, le=10**6)] = 30
     """Trials of the whole search; the first has the defaults."""
-    p_threshold: float = 0.15
+    p_threshold: Annotated[float, Interval(ge=0, le=1)] = 0.15
     """P-value of the test below which a trial ends early; with 3 seeds the least possible is 0.125, with 4 0.0625."""
-    sampler_seed: int = 1
+    sampler_seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 1
     """Seed of the sampler."""
-    jobs: int = 2
+    jobs: Annotated[int, Interval(ge=1, le=10**4)] = 2
     """Runs at once, each with one thread."""
     output_dir: Path | None = None
     """Directory of the runs and the journal; runs/search/ALGO_ENV_STEPS_DIGEST if not given."""

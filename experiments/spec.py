@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from annotated_types import Interval
 
 import envs
 from agents.guidance import METHODS
@@ -295,7 +296,7 @@ class StudyOptions:
     """Only these tutors."""
     guidance: tuple[str, ...] | None = None
     """Only these guidance methods."""
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...] | None = None
     """Only these seeds."""
 
     def subset(self) -> StudySpec:

@@ -1,12 +1,13 @@
 """How programs parse their flags and how they exit."""
 
+import copy
 import importlib.metadata
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import partial
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ import tyro
 from envs.base import EnvError
 from training.hints import python
 from training.interrupts import stopped_by_closed_pipes
+from training.ranges import check_ranges, describe_interval, find_interval, flag_of
 from training.reserved_stdout import reserved_stdout
 from tutors.base import TutorError
 from tutors.config import QUERY_FIELDS
@@ -126,7 +128,7 @@ def parse(
     """Return the options that a command line gives: see `run_program`.
 
     Raises:
-        ValueError: a flag of version 0.x was given; the message has its new name.
+        ValueError: a flag of version 0.x was given, the message has its new name; or a number is out of its range.
         SystemExit: help was asked for, or a flag or a value is unknown.
     """
     refuse_renamed(args, options_type, renamed)
@@ -139,7 +141,11 @@ def parse(
     if is_dataclass(options_type) and {"-h", "--help", "--help-all"} & set(args):
         shown = None if "--help-all" in args or not common else common
         show_help(options_type, description, default, shown, examples)
-    return tyro.cli(options_type, args=args, description=description, default=default, config=STYLE)
+    if {"-h", "--help"} & set(args):
+        options_type = ranged_union(options_type)
+    options = tyro.cli(options_type, args=args, description=description, default=default, config=STYLE)
+    check_ranges(options, flag_of)
+    return options
 
 
 def refuse_renamed(args: Sequence[str], options_type: Any, renamed: Mapping[str, str] = RENAMED) -> None:
@@ -244,7 +250,8 @@ def typed_flags(options_type: Any) -> Iterator[tuple[str, Any]]:
         for name, hint in get_type_hints(options_type, include_extras=True).items():
             members = [one for one in get_args(hint) if one is not type(None)]
             is_optional = get_origin(hint) in (Union, UnionType) and len(members) == 1
-            yield f"--{name.replace('_', '-')}", members[0] if is_optional else hint
+            kind = members[0] if is_optional else hint
+            yield f"--{name.replace('_', '-')}", get_args(kind)[0] if get_origin(kind) is Annotated else kind
             yield from typed_flags(hint)
 
 
@@ -252,7 +259,7 @@ def show_help(
     options_type: type, description: str | None, default: Any, shown: Collection[str] | None, examples: str
 ) -> None:
     """Print the help of the flags named in `shown`, or of all flags, then exit."""
-    described = options_type if default is tyro.MISSING_NONPROP else help_class(default, shown)
+    described = ranged_class(options_type) if default is tyro.MISSING_NONPROP else help_class(default, shown)
     try:
         tyro.cli(described, args=["--help"], description=description, config=STYLE)
     finally:
@@ -297,13 +304,44 @@ def parts_of(default: Any) -> dict[str, tuple[Any, list[str]]]:
 
 def part_class(default: Any, names: Collection[str]) -> type:
     """Return a class for the help alone, with those fields of `default` and their values; the others are no flags."""
-    hints = get_type_hints(type(default), include_extras=True)
+    hints = with_ranges(type(default))
     namespace: dict[str, Any] = {"__annotations__": hints, "__doc__": ""}
     for one in fields(default):
         namespace[one.name] = field(default_factory=partial(getattr, default, one.name))
         if one.name not in names:
             hints[one.name] = Annotated[hints[one.name], tyro.conf.Fixed, tyro.conf.Suppress]
     return dataclass(frozen=True)(type(type(default).__name__, (type(default),), namespace))
+
+
+def ranged_class(kind: type) -> type:
+    """Return a class for the help alone, with the fields of `kind`, a dataclass, and their ranges."""
+    hints = with_ranges(kind)
+    namespace: dict[str, Any] = {"__annotations__": hints, "__doc__": kind.__doc__}
+    for one in fields(kind):
+        value = one.default if one.default_factory is MISSING else one.default_factory()
+        if is_dataclass(value):
+            described = ranged_class(type(value))
+            hints[one.name] = Annotated[described, *getattr(hints[one.name], "__metadata__", ())]
+            namespace[one.name] = field(default_factory=described)
+        elif value is not MISSING:
+            namespace[one.name] = field(default_factory=partial(copy.copy, value))
+    return dataclass(frozen=True)(type(kind.__name__, (kind,), namespace))
+
+
+def ranged_union(options_type: Any) -> Any:
+    """Return a union of commands for the help alone, each as of `ranged_class`; any other type as it is."""
+    members = [Annotated[ranged_class(kind), *markers] for kind, *markers in map(get_args, get_args(options_type))]
+    return Union[*members] if members else options_type
+
+
+def with_ranges(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's fields, such that the help of each number has its range."""
+    hints = get_type_hints(kind, include_extras=True)
+    for name, hint in hints.items():
+        if (interval := find_interval(hint)) is not None:
+            text = f"({describe_interval(interval)}; default: {{}})"
+            hints[name] = Annotated[hint, tyro.conf.arg(help_behavior_hint=text.format)]
+    return hints
 
 
 def os_error_message(error: OSError) -> str:

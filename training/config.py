@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from annotated_types import Interval
 
 import envs
 from agents import AGENTS, A2CConfig, Agent, DQNConfig, PPOConfig
@@ -21,6 +22,7 @@ from agents.guidance import GuidanceConfig
 from envs.base import Env
 from envs.registry import unknown_name_message
 from training.config_json import from_plain, to_plain
+from training.ranges import check_ranges
 from tutors import TutorConfig
 from tutors.display import without_password
 from tutors.registry import check_tutor
@@ -55,24 +57,24 @@ class Config:
     """Environment: blackjack, connect4 or snake; gym:ID for a Gymnasium env, module:Class for your own."""
     env_kwargs: tuple[str, ...] = ()
     """Options of the environment as NAME=VALUE, such as opponent=negamax:2 or size=8."""
-    total_steps: int = 300_000
+    total_steps: Annotated[int, Interval(ge=1, le=10**15)] = 300_000
     """Env steps, all env copies together."""
-    num_envs: int = 256
+    num_envs: Annotated[int, Interval(ge=1, le=10**7)] = 256
     """Number of env copies, all ranks together."""
-    seed: int = 1
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 1
     """Random seed."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda if available."""
     compile_mode: Literal["auto", "eager", "compile", "graph"] = "auto"
     """How the training loop runs: eager; compile: with torch.compile, after tens of seconds of compilation; graph: as
     CUDA graphs, too. auto is eager in this version."""
-    eval_every: int = 25_000
+    eval_every: Annotated[int, Interval(ge=1, le=10**15)] = 25_000
     """Env steps between evaluations of the student alone."""
-    eval_episodes: int = 500
+    eval_episodes: Annotated[int, Interval(ge=1, le=10**7)] = 500
     """Episodes per evaluation."""
-    log_every: int = 5_000
+    log_every: Annotated[int, Interval(ge=1, le=10**15)] = 5_000
     """Env steps between log records."""
-    save_minutes: float = 5.0
+    save_minutes: Annotated[float, Interval(ge=0, le=1e9)] = 5.0
     """Minutes between checkpoints; more if saving would take over 2 % of the time."""
     run_dir: Path | None = None
     """Run directory; a new one under runs/ if not given."""
@@ -92,11 +94,7 @@ class Config:
         """Raise ValueError for settings that cannot be run."""
         if self.algo not in AGENTS:
             raise ValueError(unknown_name_message("student", self.algo, AGENTS))
-        for name in ("total_steps", "num_envs", "eval_every", "eval_episodes", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.seed < 1 << 31:
-            raise ValueError(f"seed is {self.seed}; it must be between 0 and 2**31 - 1")
+        check_ranges(self)
         if self.num_envs % world_size():
             raise ValueError(f"num_envs is {self.num_envs}; it must be a multiple of {world_size()}, the world size")
         self.agent.check(self.num_envs // world_size())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from annotated_types import Interval
 
 from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
@@ -51,7 +52,7 @@ class ReportOptions:
     """Environment: blackjack, connect4 or snake; default: connect4."""
     env_kwargs: tuple[str, ...] = ()
     """Options of the environment as NAME=VALUE; with RUN they replace its own."""
-    positions: int = 1000
+    positions: Annotated[int, Interval(ge=1, le=10**7)] = 1000
     """Number of different positions to ask about, in each view."""
     picture: Path | None = None
     """File for the PNG; default: report.png in the run directory, or here without RUN."""
@@ -94,9 +95,9 @@ class FillOptions:
     """Environment: blackjack, connect4 or snake; module:Class for one of your own; default: connect4."""
     env_kwargs: tuple[str, ...] = ()
     """Options of the environment as NAME=VALUE."""
-    positions: int = 1000
+    positions: Annotated[int, Interval(ge=1, le=10**7)] = 1000
     """Maximum number of positions."""
-    seed: int | None = None
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] | None = None
     """Seed of the play and of a scripted tutor's errors, as in the runs to follow; default: 1, or the run's."""
     tutoring: Annotated[TutorConfig, tyro.conf.arg(name="")] = field(default_factory=TutorConfig)
 
@@ -126,8 +127,6 @@ def measure_views(options: ReportOptions, config: Config, log: Path) -> list[Tut
         ValueError: a name is unknown, or a view has no expert.
         TutorError: the tutor is not available.
     """
-    if options.positions < 1:
-        raise ValueError(f"positions is {options.positions}; it must be at least 1")
     tutoring = replace(config.tutoring, tutor_optional=False, async_tutor=False)
     env = evaluation_env(config, NUM_ENVS, find_device(options.device), options.env_kwargs)
     is_one_view = tutoring.view is not None or options.run is not None

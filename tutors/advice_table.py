@@ -41,7 +41,7 @@ class AdviceTable:
     ) -> None:
         if not (budget == math.inf or (budget >= 0 and budget == int(budget))):
             raise ValueError(f"a reuse budget is 0, a whole number or inf, not {budget}")
-        self.budget = UNLIMITED if budget == math.inf else int(budget)
+        self.budget = UNLIMITED if budget >= UNLIMITED else int(budget)
         self.bits = max(1, math.ceil(math.log2(max(capacity, 2 * WAYS) / WAYS)))
         self.buckets = 1 << self.bits
         self.dummy_row = self.capacity = self.buckets * WAYS

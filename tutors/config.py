@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from tutors.query import check_query_options
 
@@ -32,51 +34,51 @@ class TutorConfig:
     tutor_mode: Literal["label", "text"] = "label"
     """Form of the answers. label: the log-probabilities of one letter an action; text: free text with
     <action></action>, after thinking if the model does."""
-    label_permutations: int = 1
+    label_permutations: Annotated[int, Interval(ge=1, le=10**4)] = 1
     """Number of orders of the letters that are averaged, up to the number of actions (label mode)."""
     calibrate: bool = False
     """Division by the answer to a prompt without a position (label mode)."""
-    tutor_tokens: int = 512
+    tutor_tokens: Annotated[int, Interval(ge=1, le=10**6)] = 512
     """Maximum tokens of an answer, thinking included (text mode)."""
-    tutor_samples: int = 1
+    tutor_samples: Annotated[int, Interval(ge=1, le=1000)] = 1
     """Answers sampled for each position, whose shares are the advice (text mode); or for each episode that is reviewed,
     of whose values of an action the median counts."""
-    tutor_tries: int = 3
+    tutor_tries: Annotated[int, Interval(ge=1, le=100)] = 3
     """Maximum attempts at a position that gets no legal answer (text mode)."""
-    tutor_wait: float = 10.0
+    tutor_wait: Annotated[float, Interval(ge=0, le=1e6)] = 10.0
     """Seconds to wait for a server that is not started here."""
-    tutor_deadline: float = 60.0
+    tutor_deadline: Annotated[float, Interval(gt=0, le=1e6)] = 60.0
     """Seconds that the queries of one step may take; later answers are not used."""
     tutor_optional: bool = False
     """Training without advice as long as no server answers, in place of an error."""
-    min_label_mass: float = 0.01
+    min_label_mass: Annotated[float, Interval(ge=0, le=1)] = 0.01
     """Minimum probability of all legal letters together, below which there is no advice (label mode)."""
-    tutor_accuracy: float = 1.0
+    tutor_accuracy: Annotated[float, Interval(ge=0, le=1)] = 1.0
     """Probability that the scripted tutor names a best action; otherwise it names any legal one."""
     tutor_stochastic: bool = False
     """New errors of the scripted tutor at every query, like those of a model that samples its answers."""
     tutor_all_best: bool = False
     """All best actions named by the scripted tutor, each with the same probability, in place of one of them."""
-    tutor_depth: int = 4
+    tutor_depth: Annotated[int, Interval(ge=1, le=42)] = 4
     """Discs that the scripted tutor looks ahead (connect4)."""
-    reuse: float = math.inf
+    reuse: Annotated[float, Interval(ge=0, le=math.inf)] = math.inf
     """Reuse budget: how often an answer is used again: 0, k (the paper: 3) or inf."""
-    consult_from: float = 1.0
+    consult_from: Annotated[float, Interval(ge=0, le=1)] = 1.0
     """Consult probability at the first step (P_init)."""
-    consult_to: float | None = None
+    consult_to: Annotated[float, Interval(ge=0, le=1)] | None = None
     """Consult probability from step theta on (P_final); default: 0.1, or 1 with a guidance method that is annealed."""
-    theta: int | None = None
+    theta: Annotated[int, Interval(ge=0, le=10**15)] | None = None
     """Env steps over which the consult probability falls; default: half of the run."""
     async_tutor: bool = False
     """Asynchronous tutor: the envs do not wait for answers, which serve later steps."""
     query_strategy: str = "chance"
     """Where advice is wanted: chance (with the consult probability), early, importance, mistake, uncertainty or
     visited."""
-    query_threshold: float | None = None
+    query_threshold: Annotated[float, Interval(ge=0, le=1e9)] | None = None
     """Threshold of importance and mistake (default 0.2), uncertainty (0.5) and visited (3 visits)."""
-    query_budget: int | None = None
+    query_budget: Annotated[int, Interval(ge=0, le=10**15)] | None = None
     """Maximum queries of the run; what the advice table knows costs none. Default: no limit."""
-    query_budget_per_step: int | None = None
+    query_budget_per_step: Annotated[int, Interval(ge=1, le=10**15)] | None = None
     """Maximum queries of one step of all envs, those of the highest scores. Default: no limit."""
     no_symmetry: bool = False
     """Prompts without symmetry: a mirrored board is a query of its own."""
@@ -85,8 +87,8 @@ class TutorConfig:
 
     def check(self) -> None:
         """Raise ValueError for settings that cannot be used."""
-        if self.tutor_samples < 1:
-            raise ValueError(f"tutor_samples is {self.tutor_samples}; it must be at least 1")
+        if not (self.reuse == math.inf or self.reuse == int(self.reuse)):
+            raise ValueError(f"--reuse is {self.reuse:g}; a reuse budget is 0, a whole number or inf")
         check_query_options(self.query_strategy, self.query_threshold, self.query_budget, self.query_budget_per_step)
         if self.query_strategy == "mistake" and self.async_tutor:
             raise ValueError("--query-strategy mistake requires each step's answer: leave out --async-tutor")

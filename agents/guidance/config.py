@@ -1,9 +1,10 @@
 """The methods of guidance by name, and the options of a run that concern them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 
 from agents.guidance.advantage import Advantage
 from agents.guidance.base import Guidance
@@ -67,17 +68,17 @@ class GuidanceConfig:
     trust: Literal["gap", "none"] = "gap"
     """What decides the strength of a method that has one. gap: how much better the tutor plays than the student, from
     probe episodes, which are env steps of the run; none: the schedule of the three options below."""
-    pretrain_updates: int = 100
+    pretrain_updates: Annotated[int, Interval(ge=0, le=10**6)] = 100
     """gap: updates on the tutor's probe episodes when it is found better than the student, at full trust."""
-    guidance_start: float | None = None
+    guidance_start: Annotated[float, Interval(ge=0, le=1e6)] | None = None
     """Strength at the start, of a method that has one, or at full trust; by default the method's own."""
-    guidance_end: float | None = None
+    guidance_end: Annotated[float, Interval(ge=0, le=1e6)] | None = None
     """Strength at the end; by default the method's own."""
-    guidance_fraction: float | None = None
+    guidance_fraction: Annotated[float, Interval(ge=0, le=1)] | None = None
     """Share of the run over which the strength goes from start to end; by default the method's own."""
-    reward_scale: float = 0.2
+    reward_scale: Annotated[float, Interval(ge=0, le=1e6)] = 0.2
     """modulate, preferences: the reward that a 1 of the tutor's is worth."""
-    episodes: int = 20
+    episodes: Annotated[int, Interval(ge=2, le=10**6)] = 20
     """modulate, preferences: number of the student's episodes that are read."""
     episode_selection: Literal["worst", "any"] = "worst"
     """modulate, preferences: the episodes of the lowest returns of five times as many, or any."""

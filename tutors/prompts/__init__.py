@@ -3,12 +3,13 @@
 from typing import Any
 
 from envs.base import Game
-from envs.registry import load_object, unknown_name_message
+from envs.registry import load_object, make_object, unknown_name_message
 from tutors.prompts.base import PromptView
 from tutors.prompts.blackjack import BlackjackView
 from tutors.prompts.connect4 import Connect4View
 from tutors.prompts.snake import FullView, LocalView
 
+VIEW_PARTS = ("name", "version", "labels", "instructions", "symmetry", "key", "render")
 VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless another is named
     "blackjack": {"table": BlackjackView},
     "connect4": {"board": Connect4View},
@@ -34,7 +35,8 @@ def make_view(game: Game, name: str | None = None, symmetry: bool = True) -> Pro
 def find_view(game: Game, name: str | None) -> PromptView:
     """Return the view of that name, with its symmetry."""
     if name is not None and ":" in name:
-        return load_object(name)(game)
+        view: PromptView = make_object(name, load_object(name), VIEW_PARTS, game)
+        return view
     views = VIEWS.get(game.spec.name, {})
     if not views:
         raise ValueError(f"{game.spec.name} has no prompt view; name one of your own with --view module:Class")
