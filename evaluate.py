@@ -71,7 +71,7 @@ class Evaluation:
     """Run directory of a second student of Connect Four: match both students, each as the other's opponent."""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
     """--record, --play: number of the episode."""
-    scale: int = 2
+    scale: Annotated[int, Interval(ge=1, le=MAX_SCALE)] = 2
     """--record: size of the pictures, from 1 to 8."""
     hint: bool = False
     """--play: show the tutor's advice."""
@@ -146,8 +146,6 @@ def record(evaluation: Evaluation) -> str:
     config, path = evaluation.config(), evaluation.record
     assert path is not None
     check_video_path(path)
-    if not 1 <= evaluation.scale <= MAX_SCALE:
-        raise ValueError(f"--scale is {evaluation.scale}; it must be 1 to {MAX_SCALE}")
     env = evaluation_env(replace(config, seed=config.seed + evaluation.seed), 1, "cpu", evaluation.env_kwargs)
     agent = saved_student(evaluation.run, config, "cpu")
     with run_advisor(evaluation.run, config, env) as advisor:

@@ -1,6 +1,5 @@
 """The results of a study: numbers for each condition, and what they say about the claims of arXiv:2509.08329."""
 
-import json
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from experiments.stats import (
     stratified_interval,
     threshold,
 )
+from training.config_json import from_plain, read_fields
 
 PAPER = "Toral & Lazebnik 2025, arXiv:2509.08329"
 PAPER_GUIDANCE = "override"
@@ -38,6 +38,10 @@ THRESHOLD_COLUMNS = (
 )
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
+
+# the fields of a run's files that a report reads, with their types
+SUMMARY = {"wall_seconds": float, "tutor": dict[str, Any] | None, "trust": dict[str, Any] | None}
+CONFIG = {"total_steps": int, "versions": dict[str, str]}
 
 
 class RunResult(NamedTuple):
@@ -193,24 +197,37 @@ def read_run(run_dir: Path, steps: int, pretrained: Path | None = None) -> RunRe
     """Return what a run of so many env steps left, without the duration of the run from which it continued.
 
     Raises:
-        ValueError: it is a run of more or fewer env steps.
+        ValueError: it is a run of more or fewer env steps, or one of its files is damaged.
     """
-    summary, config = (json.loads((run_dir / f"{name}.json").read_text()) for name in ("summary", "config"))
+    summary, config = read_fields(run_dir / "summary.json", SUMMARY), read_fields(run_dir / "config.json", CONFIG)
     if config["total_steps"] != steps:
         raise ValueError(
             f"the run in {run_dir} has {config['total_steps']:,} env steps, those of the study have {steps:,}: "
             "a study that was changed requires another --output-dir"
         )
-    before = json.loads((pretrained / "summary.json").read_text())["wall_seconds"] if pretrained else 0
+    before = read_fields(pretrained / "summary.json", SUMMARY)["wall_seconds"] if pretrained else 0
     return RunResult(
         by_steps=read_curve(run_dir),
         by_seconds=[(seconds - before, score) for seconds, score in read_curve(run_dir, "wall_seconds")],
         training=read_curve(run_dir, tag="charts/episodic_return"),
         seconds=summary["wall_seconds"] - before,
-        tutor=summary["tutor"] or {},
+        tutor=check_counters(summary["tutor"] or {}),
         versions=config["versions"],
-        tutor_return=(summary.get("trust") or {}).get("tutor_return"),
+        tutor_return=from_plain(float | None, (summary["trust"] or {}).get("tutor_return"), "trust.tutor_return"),
     )
+
+
+def check_counters(tutor: dict[str, Any]) -> dict[str, Any]:
+    """Return what a summary says of a tutor.
+
+    Raises:
+        ValueError: a counter is no number.
+    """
+    kinds = {"no_advice": dict[str, float], "silent": dict[str, float], "name": str}
+    for name, value in tutor.items():
+        if name != "audit":
+            from_plain(kinds.get(name, float), value, f"tutor.{name}")
+    return tutor
 
 
 def summarize(results: StudyResults, condition: Condition) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 from annotated_types import Interval
@@ -15,6 +15,8 @@ import envs
 from agents.guidance import METHODS
 from envs.registry import unknown_name_message
 from training.config import default_config
+from training.config_json import from_plain
+from training.ranges import check_ranges
 from tutors.display import without_password
 
 FACTORS = ("algos", "envs", "tutors", "guidance", "seeds")  # those that a command can restrict a study to
@@ -142,15 +144,18 @@ class StudySpec:
     envs: tuple[str, ...]
     tutors: tuple[TutorSpec, ...]
     guidance: tuple[str, ...]
-    reuse: tuple[float, ...]
-    seeds: tuple[int, ...]
-    steps: dict[str, int]  # env steps of a run, by env, or by "algo env"
-    num_evals: int = 10  # evaluations of a run
-    eval_episodes: int = 200  # episodes of an evaluation
+    reuse: tuple[Annotated[float, Interval(ge=0, le=math.inf)], ...]
+    seeds: tuple[Annotated[int, Interval(ge=0, le=2**31 - 1)], ...]
+    # env steps of a run, by env, or by "algo env"
+    steps: dict[str, Annotated[int, Interval(ge=1, le=10**15)]]
+    num_evals: Annotated[int, Interval(ge=1, le=10**6)] = 10  # evaluations of a run
+    eval_episodes: Annotated[int, Interval(ge=1, le=10**7)] = 200  # episodes of an evaluation
     flags: dict[str, str] = field(default_factory=dict)  # of train.py, by env, by algo or by "algo env"
     tutor_flags: dict[str, str] = field(default_factory=dict)  # the same, of runs with a tutor only
     variants: dict[str, str] = field(default_factory=dict)  # a further factor of runs with a tutor: flags by name
-    pretrain: dict[str, int] = field(default_factory=dict)  # env steps, by env, of a student from which runs continue
+    pretrain: dict[str, Annotated[int, Interval(ge=1, le=10**15)]] = field(
+        default_factory=dict
+    )  # env steps, by env, of a student from which runs continue
 
     def __post_init__(self) -> None:
         pairs = [f"{algo} {env}" for algo in self.algos for env in self.envs]
@@ -181,6 +186,7 @@ class StudySpec:
         names = [run.name() for run in self.runs()]
         if len(set(names)) < len(names):
             raise ValueError("the study lists a factor's value twice: two runs would share a directory")
+        check_ranges(self)
 
     def steps_for(self, algo: str, env: str) -> int:
         """Return the env steps of a student's runs in an environment; 0 if the study has none."""
@@ -254,10 +260,10 @@ def read_study(path: Path) -> StudySpec:
         ValueError: the file cannot be read, or describes runs that cannot be made.
     """
     try:
-        content: dict[str, Any] = tomllib.loads(path.read_text())
+        content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"the study {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the study {path} cannot be read: {error}") from error
     names = [one.name for one in fields(StudySpec)]
     for name in content:
@@ -268,15 +274,23 @@ def read_study(path: Path) -> StudySpec:
     missing = [name for name in names[:7] if name not in content]
     if missing:
         raise ValueError(f"the study {path} has no {', '.join(missing)}")
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-    }
+    kinds = get_type_hints(StudySpec, include_extras=True) | {"tutors": tuple[str, ...]}
+    if isinstance(content["reuse"], list):
+        content["reuse"] = [as_number(budget) for budget in content["reuse"]]  # "3" and 3, "inf" and inf
     try:
-        values["tutors"] = tuple(TutorSpec.parse(text) for text in values["tutors"])
-        values["reuse"] = tuple(float(budget) for budget in values["reuse"])  # "inf" is a string or a number of TOML
-        return StudySpec(**values)
-    except (AttributeError, TypeError) as error:
+        values = {name: from_plain(kinds[name], value, name) for name, value in content.items()}
+    except ValueError as error:
         raise ValueError(f"the study {path} has a value of the wrong type: {error}") from error
+    values["tutors"] = tuple(map(TutorSpec.parse, values["tutors"]))
+    return StudySpec(**values)
+
+
+def as_number(value: Any) -> Any:
+    """Return the number that a text denotes; whatever else stands there as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from agents.guidance import GuidanceConfig
 from envs.base import Env
 from envs.registry import unknown_name_message
 from training.config_json import from_plain, to_plain
-from training.ranges import check_ranges
+from training.ranges import check_ranges, shorten
 from tutors import TutorConfig
 from tutors.display import without_password
 from tutors.registry import check_tutor
@@ -124,21 +124,26 @@ def config_from_json(text: str) -> Config:
     """Return the config that `Config.to_json` wrote.
 
     Raises:
-        ValueError: the text is of another version or no config; the message says what is wrong.
+        ValueError: the text is of another version or no config; the message says what is wrong, and names the field.
     """
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise ValueError("it is of version 0.x, which this version cannot read: use version 0.7.0 for that run")
     values.pop("versions", None)
-    if values.get("algo") not in AGENTS:
-        raise ValueError(f"algo is {values.get('algo')!r}; it must be one of {', '.join(AGENTS)}")
+    if values.get("algo") not in [*AGENTS]:  # a list: whatever stands there can be compared, not hashed
+        raise ValueError(f"algo is {shorten(repr(values.get('algo')))}; it must be one of {', '.join(AGENTS)}")
     for part, added in ADDED.items():
         if isinstance(values.get(part), dict):
             tutored = isinstance(values.get("tutoring"), dict) and values["tutoring"].get("tutor") != "none"
             defaults = to_plain(getattr(Config(), part))
             values[part] = {name: value if tutored else defaults[name] for name, value in added.items()} | values[part]
     _, agent_config = AGENTS[values["algo"]]
-    return from_plain(Config, values, overrides={"agent": agent_config})
+    config: Config = from_plain(Config, values, overrides={"agent": agent_config})
+    check_ranges(config)
+    return config
 
 
 def load_config(run_dir: Path) -> Config:
@@ -149,7 +154,7 @@ def load_config(run_dir: Path) -> Config:
     """
     path = run_dir / "config.json"
     try:
-        return config_from_json(path.read_text())
+        return config_from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{run_dir} is no run directory: it has no config.json") from error
     except ValueError as error:
@@ -176,7 +181,7 @@ def default_config(algo: str, env: str) -> Config:
     """
     if algo not in AGENTS:
         raise ValueError(unknown_name_message("student", algo, AGENTS))
-    settings: dict[str, Any] = dict(tomllib.loads(DEFAULTS_FILE.read_text()).get(algo, {}).get(env, {}))
+    settings: dict[str, Any] = dict(tomllib.loads(DEFAULTS_FILE.read_text(encoding="utf-8")).get(algo, {}).get(env, {}))
     settings.pop("chosen", None)
     of_run = {one.name: settings.pop(one.name) for one in fields(Config) if one.name in settings}
     if "hidden" in settings:

@@ -1,7 +1,10 @@
 """Study files: the conditions, runs and arguments that they describe, and what is refused."""
 
+import contextlib
+import json
 import math
 import shlex
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,3 +214,46 @@ def test_options_select_a_part_of_a_study(tmp_path: Path) -> None:
         replace(whole, tutors=("scripted:2",)).subset()
     with pytest.raises(ValueError, match=r"no one of the seeds of .* is called '9'"):
         replace(whole, seeds=(9,)).subset()
+
+
+ODD = [
+    "true",
+    "-1",
+    "1.5",
+    "nan",
+    "1" + "0" * 40,
+    '"x"',
+    "[]",
+    "[[]]",
+    "{}",
+    "{ a = 1 }",
+    "1979-05-27",
+    '[1, "a"]',
+    '[""]',
+]
+
+
+@pytest.mark.parametrize("key", ["algos", "envs", "tutors", "guidance", "reuse", "seeds", "num_evals", "eval_episodes",
+                                 "flags", "tutor_flags", "variants", "steps", "pretrain"])  # fmt: skip
+def test_study_with_an_odd_value_anywhere_is_read_or_refused(key: str, tmp_path: Path) -> None:
+    whole = tomllib.loads(TINY)
+    for text in ODD:
+        values = {name: json.dumps(value) for name, value in whole.items() if not isinstance(value, dict)}
+        tables = {
+            name: "{ " + ", ".join(f"{json.dumps(one)} = {json.dumps(two)}" for one, two in value.items()) + " }"
+            for name, value in whole.items()
+            if isinstance(value, dict)
+        }
+        content = "\n".join(f"{name} = {value}" for name, value in (values | tables | {key: text}).items())
+        with contextlib.suppress(ValueError):
+            read_study(write_study(tmp_path, content))
+
+
+def test_study_is_read_in_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    path = write_study(tmp_path, TINY)
+    before = read_study(path)
+    path.write_bytes("# é\n".encode() + path.read_bytes())
+    assert read_study(path) == before
+    path.write_bytes(b"# \xff\n" + path.read_bytes())
+    with pytest.raises(ValueError, match=r"toml cannot be read: "):
+        read_study(path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import tomllib
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from agents import AGENTS, A2CConfig
 from agents.guidance import GuidanceConfig
 from envs.opponents import Negamax, tactical
+from experiments.analysis import SUMMARY
 from tests.helpers.paths import GOLDEN, ROOT
 from tests.helpers.programs import program
 from training.config import (
@@ -23,6 +25,7 @@ from training.config import (
     evaluation_env,
     load_config,
 )
+from training.config_json import read_fields
 from tutors import TutorConfig
 
 URL = "postgresql+psycopg://me:canary@here/advice"
@@ -163,3 +166,89 @@ def test_run_that_is_too_short_to_learn_says_so(
     config = replace(default_config(algo, "connect4"), total_steps=total_steps, num_envs=64)
     said = replace(config, agent=replace(config.agent, **settings)).shortness()
     assert said is None if reason is None else said is not None and reason in said
+
+
+def problem_with(text: str) -> str | None:
+    """Why a config.json is refused, or None."""
+    try:
+        config_from_json(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+ODD = [
+    None,
+    True,
+    0,
+    -1,
+    3,
+    10**400,
+    1.5,
+    math.nan,
+    1e308,
+    -math.inf,
+    "",
+    "x",
+    "1",
+    "\0",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+]
+
+
+def paths_in(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """The names of all fields, of groups too."""
+    found = []
+    for name, value in values.items():
+        found.append(prefix + name)
+        if isinstance(value, dict):
+            found += paths_in(value, f"{prefix}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo", "a2c"])
+def test_config_json_with_an_odd_value_anywhere_is_read_or_refused_by_field(algo: str) -> None:
+    """All fields, with values of all types and sizes."""
+    whole = json.loads(default_config(algo, "connect4").to_json())
+    for path in paths_in(whole):
+        if path.startswith("versions"):
+            continue
+        for value in ODD:
+            values = json.loads(json.dumps(whole))
+            *parents, name = path.split(".")
+            inner = values
+            for parent in parents:
+                inner = inner[parent]
+            inner[name] = value
+            problem = problem_with(json.dumps(values))
+            assert problem is None or path in problem or path == "format", f"{path}: {problem}"
+            assert len(problem or "") < 300
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b"\x00", b"null", b'{"format": 1}'])
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_file_of_a_run_that_is_damaged_is_refused_by_name(name: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read: ")):
+        load_config(tmp_path) if name == "config.json" else read_fields(path, SUMMARY)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"wall_seconds": "1"}, "wall_seconds is '1'; it must be of type float"),
+        ({"wall_seconds": 10**400}, "wall_seconds is 1000"),
+        ({"wall_seconds": 1, "tutor": []}, r"tutor is \[\]; it must be of type dict"),
+        ({"wall_seconds": 1, "trust": 3}, "trust is 3; it must be of type dict"),
+        ({}, "wall_seconds is None"),
+    ],
+)
+def test_summary_error_names_the_field(content: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=problem):
+        read_fields(tmp_path / "summary.json", SUMMARY)

@@ -38,7 +38,7 @@ class Model:
 
 def known_models() -> dict[str, Model]:
     """Return all models by name."""
-    entries = tomllib.loads(MODELS_FILE.read_text())
+    entries = tomllib.loads(MODELS_FILE.read_text(encoding="utf-8"))
     return {
         name: Model(name, **entry | {"model": resolve_model(entry["model"]), "serve": tuple(entry["serve"])})
         for name, entry in entries.items()
