@@ -206,6 +206,12 @@ class VecEnv(Env):
         self._write(self.game.reset(self._draw()[0]), torch.zeros_like(self.elapsed_steps))
         return self.current()
 
+    def reset_rows(self, rows: Tensor) -> Step:
+        """Start a new episode in the copies `rows` (N,) bool alone, and return the initial step of all."""
+        fresh = self.game.reset(self._draw()[0])
+        self._write(where_states(rows, fresh, self.state), self.elapsed_steps * ~rows)
+        return self.current()
+
     def current(self) -> Step:
         state = clone_state(self.state)
         obs, action_mask = self.game.observe(state)

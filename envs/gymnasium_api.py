@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from envs.base import Env, Spec, State
+from envs.base import Spec, State, VecEnv
 from envs.blackjack import gymnasium_obs
 from envs.registry import make, make_game
 from envs.rendering import DRAWINGS
@@ -43,18 +43,28 @@ class SingleEnv(gym.Env):
         self.observation_space, self.action_space = spaces_of(self.game.spec)
         self.draws = 0  # from the generator, since it was seeded
         self.states: list[State] = []  # of the episode so far; empty before the first reset
+        self.is_over = True  # or has not begun
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         """Start a new episode; a seed restarts the random numbers."""
+        check_reset_options(options, ())
         super().reset(seed=seed)
         if seed is not None or not self.states:
             self.rng = CounterRNG(int(self.np_random.integers(1 << 31)), torch.tensor([0]), ENV_STREAM)
             self.draws = 0
         self.states = [self.game.reset(self._draw(self.game.spec.num_reset_uniforms))]
+        self.is_over = False
         return self._observe()
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, Info]:
-        """Apply one action. After the end of an episode, call `reset`."""
+        """Apply one action.
+
+        Raises:
+            ValueError: there is no such action.
+            gymnasium.error.ResetNeeded: the episode is over, or none has begun.
+        """
+        if self.is_over:
+            raise gym.error.ResetNeeded("no episode goes on: call reset before step")
         if not self.action_space.contains(action):
             raise ValueError(f"the action is {action!r}; it must be in {self.action_space}")
         u = self._draw(self.game.spec.num_step_uniforms)
@@ -62,6 +72,7 @@ class SingleEnv(gym.Env):
         self.states.append(state)
         limit = self.game.spec.time_limit
         truncated = limit is not None and len(self.states) > limit and not bool(terminated)
+        self.is_over = bool(terminated) or truncated
         obs, info = self._observe()
         return obs, float(reward), bool(terminated), truncated, info
 
@@ -87,7 +98,8 @@ class SingleEnv(gym.Env):
 class BatchedEnv(gym.vector.VectorEnv):
     """N copies of a game in lockstep, with autoreset in the same step (AutoresetMode.SAME_STEP).
 
-    In an info, `final_obs` is the observation before the autoreset, and `_final_obs` says where there was one.
+    In an info, `final_obs` is the observation before the autoreset, `final_info` the info beside it, and `_final_obs`
+    and `_final_info` say where there was one. Any other entry is there for all copies, which its name with a `_` says.
 
     Args:
         game: a key of `envs.ENVS`, or module:Class.
@@ -97,7 +109,7 @@ class BatchedEnv(gym.vector.VectorEnv):
         options: keyword arguments of the game.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(
         self,
@@ -108,6 +120,10 @@ class BatchedEnv(gym.vector.VectorEnv):
         render_mode: None = None,
         **options: Any,
     ) -> None:
+        if render_mode is not None:
+            raise ValueError(
+                f"render_mode is {render_mode!r}; a batch is not drawn, and gym.make returns one copy that is"
+            )
         if output not in ("numpy", "torch"):
             raise ValueError(f"output is {output!r}; it must be 'numpy' or 'torch'")
         self.name = game
@@ -115,20 +131,42 @@ class BatchedEnv(gym.vector.VectorEnv):
         self.output = output
         self.device = device
         self.num_envs = num_envs
-        self.render_mode = render_mode
+        self.render_mode = None
         self.single_observation_space, self.single_action_space = spaces_of(make_game(game, **options).spec)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.env: Env | None = None  # none before the first reset
+        self.env: VecEnv | None = None  # none before the first reset
 
     def reset(self, *, seed: Any = None, options: Info | None = None) -> tuple[Any, Info]:
-        """Start a new episode in every copy; a seed, one number for all, restarts the random numbers."""
+        """Start a new episode in every copy, or where `options["reset_mask"]`, (N,) bool, says so.
+
+        A seed, one number for all, restarts the random numbers of all copies.
+
+        Raises:
+            ValueError: there is no such option, the mask is none, or it comes with a seed; or seeds are several.
+        """
+        check_reset_options(options, ("reset_mask",))
+        rows = None if not options or "reset_mask" not in options else self._rows(options["reset_mask"])
+        if seed is not None and (rows is not None or not isinstance(seed, int | np.integer)):
+            raise ValueError(f"seed is {seed!r}; it must be one whole number, which restarts all copies")
         super().reset(seed=seed)
         if seed is not None or self.env is None:
             env_seed = int(self.np_random.integers(1 << 31))
-            self.env = make(self.name, self.num_envs, env_seed, self.device, **self.options)
-        step = self.env.reset()
-        return self._out(step.obs), self._info(self.env, step.action_mask)
+            env = make(self.name, self.num_envs, env_seed, self.device, **self.options)
+            assert isinstance(env, VecEnv), "a game of ours"
+            self.env = env
+        step = self.env.reset() if rows is None else self.env.reset_rows(rows)
+        return self._out(step.obs), self._info(step.state, step.action_mask)
+
+    def _rows(self, reset_mask: Any) -> Tensor:
+        """Return which copies a reset mask names, (N,) bool."""
+        mask = torch.as_tensor(reset_mask, device=self.device) if isinstance(reset_mask, np.ndarray | Tensor) else None
+        if mask is None or mask.dtype != torch.bool or mask.shape != (self.num_envs,) or not bool(mask.any()):
+            given = type(reset_mask).__name__ if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(
+                f"reset_mask is {given}; it must be an array of {self.num_envs} booleans, at least one of them true"
+            )
+        return mask
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
         """Apply one action to every copy."""
@@ -136,8 +174,12 @@ class BatchedEnv(gym.vector.VectorEnv):
         if self.output == "numpy" and not self.action_space.contains(np.asarray(actions)):
             raise ValueError(f"the actions are {actions}; they must be in {self.action_space}")
         step = self.env.step(torch.as_tensor(actions, dtype=torch.int64, device=self.device))
-        info = self._info(self.env, step.action_mask)
-        info["final_obs"], info["_final_obs"] = self._out(step.final_obs), self._out(step.terminated | step.truncated)
+        info, ended = self._info(step.state, step.action_mask), step.terminated | step.truncated
+        info["final_obs"], info["final_info"] = (
+            self._out(step.final_obs),
+            self._info(step.final_state, step.final_action_mask),
+        )
+        info["_final_obs"], info["_final_info"] = self._out(ended.clone()), self._out(ended)
         fields = (step.obs, step.reward, step.terminated, step.truncated)
         obs, reward, terminated, truncated = map(self._out, fields)
         return obs, reward, terminated, truncated, info
@@ -145,8 +187,20 @@ class BatchedEnv(gym.vector.VectorEnv):
     def _out(self, tensor: Tensor) -> Any:
         return tensor if self.output == "torch" else tensor.cpu().numpy()
 
-    def _info(self, env: Env, action_mask: Tensor) -> Info:
-        return {name: self._out(value) for name, value in info_of(env.spec, env.state, action_mask).items()}
+    def _info(self, state: State, action_mask: Tensor) -> Info:
+        """Return an info of all copies, each entry beside where it is there: everywhere."""
+        assert self.env is not None
+        found: Info = {}
+        for name, value in info_of(self.env.spec, state, action_mask).items():
+            found[name], found[f"_{name}"] = self._out(value), self._out(torch.ones_like(action_mask[:, 0]))
+        return found
+
+
+def check_reset_options(options: Info | None, known: tuple[str, ...]) -> None:
+    """Raise ValueError for an option of `reset` that there is not: it would be ignored."""
+    for name in options or {}:
+        if name not in known:
+            raise ValueError(f"reset has no option {name!r}; there are {', '.join(known) or 'none'}")
 
 
 def spaces_of(spec: Spec) -> tuple[gym.spaces.Box, gym.spaces.Discrete]:

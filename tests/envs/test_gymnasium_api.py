@@ -439,6 +439,7 @@ def test_batched_outputs_have_documented_shapes_and_dtypes(name: str, output: st
     kind = np.ndarray if output == "numpy" else Tensor
     extra = {"gymnasium_obs": ("int64", (num_envs, 3))} if name == "TorchBlackjack-v0" else {}
     promised = {"action_mask": ("int8", (num_envs, ACTIONS[name])), **extra}
+    promised |= {f"_{key}": ("bool", (num_envs,)) for key in promised}
     obs_as = ("float32", (num_envs, *SHAPES[name]))
 
     def of(part: Any) -> tuple[str, tuple[int, ...]]:
@@ -453,7 +454,9 @@ def test_batched_outputs_have_documented_shapes_and_dtypes(name: str, output: st
         assert of(obs) == obs_as
         assert of(reward) == ("float32", (num_envs,))
         assert of(terminated) == of(truncated) == ("bool", (num_envs,))
-        finals = {"final_obs": obs_as, "_final_obs": ("bool", (num_envs,))}
+        final_info = info.pop("final_info")
+        assert {key: of(part) for key, part in final_info.items()} == promised
+        finals = {"final_obs": obs_as, "_final_obs": ("bool", (num_envs,)), "_final_info": ("bool", (num_envs,))}
         assert {key: of(part) for key, part in info.items()} == promised | finals
 
 
@@ -482,6 +485,77 @@ def test_batched_metadata_says_same_step_autoreset(name: str) -> None:
     assert batched(name).metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
 
+def rows_of(env: gym.vector.VectorEnv) -> np.ndarray:
+    """Return what each copy's state is, as rows of numbers."""
+    inner = env.unwrapped.env
+    return np.concatenate(
+        [part.numpy().reshape(N, -1) for part in [*inner.state.values(), inner.elapsed_steps]], axis=1
+    )
+
+
+@every_id
+def test_reset_mask_resets_its_copies_alone(name: str) -> None:
+    """As Gymnasium's SyncVectorEnv does; the time limit of a copy begins anew with it."""
+    env = batched(name, **SMALL.get(name, {}))
+    _, info = env.reset(seed=1)
+    for _ in range(5):
+        info = env.step(actions_for(env, info))[-1]
+    before, mask = rows_of(env), np.arange(N) % 2 == 0
+    obs, info = env.reset(options={"reset_mask": mask})
+    after = rows_of(env)
+    assert (after[~mask] == before[~mask]).all()
+    assert not (after[mask, -1]).any(), "no time step of the new episodes has passed"
+    game = env.unwrapped.env.game
+    expected, action_mask = game.observe(env.unwrapped.env.state)
+    assert np.array_equal(obs, expected.numpy())
+    assert np.array_equal(info["action_mask"], action_mask.numpy())
+    assert (after[mask] != before[mask]).any()
+
+
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    "mask", [[True] * N, np.ones(N, int), np.ones(N - 1, bool), np.zeros(N, bool), np.ones((N, 1), bool), None]
+)
+def test_reset_mask_of_another_kind_is_refused(mask: Any, output: str) -> None:
+    env = batched("Snake-v0", output=output)
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match=r"reset_mask is .*; it must be an array of 7 booleans, at least one"):
+        env.unwrapped.reset(options={"reset_mask": mask})
+
+
+def test_what_is_not_supported_of_the_contract_is_refused() -> None:
+    env = batched("Snake-v0").unwrapped
+    for seed, options in ((3, {"reset_mask": np.ones(N, bool)}), ([1] * N, None)):
+        with pytest.raises(ValueError, match=r"seed is .*; it must be one whole number"):
+            env.reset(seed=seed, options=options)
+    with pytest.raises(ValueError, match=r"reset has no option 'level'; there are reset_mask"):
+        env.reset(options={"level": 3})
+    with pytest.raises(ValueError, match=r"reset has no option 'level'; there are none"):
+        SingleEnv("snake").reset(options={"level": 3})
+    for mode in ("rgb_array", "human", "cinema"):
+        with pytest.raises(ValueError, match=f"render_mode is '{mode}'; a batch is not drawn"):
+            BatchedEnv("snake", N, render_mode=mode)
+    assert env.metadata["render_modes"] == []
+
+
+@every_id
+def test_single_env_does_not_play_on_after_its_end(name: str) -> None:
+    env = single(name, **SMALL.get(name, {})).unwrapped
+    with pytest.raises(gym.error.ResetNeeded, match="call reset before step"):
+        env.step(0)
+    ends = 0
+    for seed in range(8):
+        _, info = env.reset(seed=seed)
+        over = False
+        while not over:
+            _, _, terminated, truncated, info = env.step(int(info["action_mask"].argmax()))
+            over = terminated or truncated
+        ends += 1
+        with pytest.raises(gym.error.ResetNeeded, match="call reset before step"):
+            env.step(0)
+    assert ends == 8
+
+
 @every_id
 def test_batched_steps_lie_within_spaces(name: str) -> None:
     env = batched(name, **SMALL.get(name, {}))
@@ -504,7 +578,8 @@ def test_batched_step_equals_vec_env(name: str) -> None:
         actions = actions_for(env, info)
         step = itself.step(torch.from_numpy(actions))
         obs, reward, terminated, truncated, info = env.step(actions)
-        results = (obs, info["action_mask"], reward, terminated, truncated, info["final_obs"])
+        final_mask = info["final_info"]["action_mask"]
+        results = (obs, info["action_mask"], reward, terminated, truncated, info["final_obs"], final_mask)
         for ours, theirs, field in zip(results, step, Step._fields, strict=False):
             assert np.array_equal(ours, theirs.numpy()), field
         assert np.array_equal(info["_final_obs"], (step.terminated | step.truncated).numpy())
@@ -532,8 +607,13 @@ def test_batched_numpy_output_equals_torch(name: str) -> None:
         for ours, theirs in zip(arrays[:4], tensors[:4], strict=True):
             assert np.array_equal(ours, np.asarray(theirs))
         assert arrays.info.keys() == tensors.info.keys()
-        for key in arrays.info:
-            assert np.array_equal(arrays.info[key], tensors.info[key].numpy()), key
+        flat, flat_tensors = (
+            one.info | {f"final {key}": part for key, part in one.info.pop("final_info", {}).items()}
+            for one in (arrays, tensors)
+        )
+        assert flat.keys() == flat_tensors.keys()
+        for key in flat:
+            assert np.array_equal(flat[key], flat_tensors[key].numpy()), key
 
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
@@ -612,9 +692,12 @@ def test_dict_info_to_list_wrapper_works(name: str) -> None:
         for row in range(N):
             ended = "_final_obs" in info and info["_final_obs"][row]
             ends += bool(ended)
-            kept = {key for key in info if not key.startswith("_") and (key != "final_obs" or ended)}
+            kept = {key for key in info if not key.startswith("_") and (not key.startswith("final_") or ended)}
             assert listed[row].keys() == kept
-            assert all(np.array_equal(listed[row][key], info[key][row]) for key in kept)
+            assert all(np.array_equal(listed[row][key], info[key][row]) for key in kept - {"final_info"})
+            if ended:
+                final = info["final_info"]["action_mask"][row]
+                assert np.array_equal(listed[row]["final_info"]["action_mask"], final)
         actions = actions_for(plain, info)
         listed, info = env.step(actions)[-1], plain.step(actions)[-1]
     assert ends > 0
