@@ -39,6 +39,7 @@ from tutors.store import AdviceStore, identity_of
 from tutors.store.__main__ import main as run_store_command
 from tutors.terminal import TerminalConsole
 
+RUNS = Path("runs")  # not under version control
 RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that may replace those of a run
 
 
@@ -55,7 +56,7 @@ class ReportOptions:
     positions: Annotated[int, Interval(ge=1, le=10**7)] = 1000
     """Number of different positions to ask about, in each view."""
     picture: Path | None = None
-    """File for the PNG; default: report.png in the run directory, or here without RUN."""
+    """File for the PNG; default: report.png in the run directory, or in runs/ without RUN."""
     device: str = "auto"
     """Device where positions are played: cpu, cuda or auto."""
     json: bool = False
@@ -154,7 +155,9 @@ def picture_path(options: ReportOptions) -> Path:
     Raises:
         ValueError: there is no such directory, which is found out before any query is paid for.
     """
-    path = options.picture or (options.run or Path()) / "report.png"
+    if options.picture is None and options.run is None:
+        RUNS.mkdir(exist_ok=True)
+    path = options.picture or (options.run or RUNS) / "report.png"
     if not path.parent.is_dir():
         raise ValueError(f"the picture {path} cannot be written: there is no folder {path.parent}")
     return path
