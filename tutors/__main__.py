@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +25,11 @@ from annotated_types import Interval
 from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
+from training.flag_effects import Requirement, check_requirements
 from training.reserved_stdout import emit
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
-from tutors.config import TutorConfig
+from tutors.config import QUERY_FIELDS, TutorConfig
 from tutors.display import printable_lines, without_password
 from tutors.factory import make_tutor
 from tutors.positions import NUM_ENVS, sample_positions, student_play
@@ -213,6 +215,17 @@ Command: Any = (
 )
 
 
+REQUIREMENTS = (
+    Requirement([*QUERY_FIELDS, "async_tutor"], lambda options: False, "it is of train.py"),
+    Requirement(["tutor_optional"], lambda options: isinstance(options, FillOptions), "a report requires its tutor"),
+)
+
+
+def check_flags(options: ReportOptions | FillOptions, args: Sequence[str]) -> None:
+    """Raise ValueError for a flag that has no effect."""
+    check_requirements(options, args, Command, REQUIREMENTS)
+
+
 def main() -> None:
     """Run what the command line says."""
     if sys.argv[1:2] == ["store"]:
@@ -220,7 +233,7 @@ def main() -> None:
         run_store_command()
     else:
         sys.argv[0] = "python -m tutors"
-        run_program(run_command, Command, description=__doc__)
+        run_program(run_command, Command, description=__doc__, check=check_flags)
 
 
 if __name__ == "__main__":

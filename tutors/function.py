@@ -95,7 +95,7 @@ def load_function(name: str) -> Function:
     function = load_object(name)
     if not callable(function):
         raise ValueError(f"--tutor {name} is no function but {type(function).__name__}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def version_of(function: Function) -> str:
