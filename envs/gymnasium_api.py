@@ -149,7 +149,7 @@ class BatchedEnv(gym.vector.VectorEnv):
         rows = None if not options or "reset_mask" not in options else self._rows(options["reset_mask"])
         if seed is not None and (rows is not None or not isinstance(seed, int | np.integer)):
             raise ValueError(f"seed is {seed!r}; it must be one whole number, which restarts all copies")
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else int(seed))
         if seed is not None or self.env is None:
             env_seed = int(self.np_random.integers(1 << 31))
             env = make(self.name, self.num_envs, env_seed, self.device, **self.options)

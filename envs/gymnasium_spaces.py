@@ -35,8 +35,7 @@ class ObservationFormat:
         self.space = space
         self.masks_itself = isinstance(space, gym.spaces.Dict) and set(space) == {"observation", "action_mask"}
         self.part: Any = space["observation"] if self.masks_itself and isinstance(space, gym.spaces.Dict) else space
-        self.is_box = isinstance(self.part, gym.spaces.Box)
-        box: gym.spaces.Box = self.part if self.is_box else flat_box(self.part)
+        box = self.part if isinstance(self.part, gym.spaces.Box) else flat_box(self.part)
         self.raw_shape = box.shape
         self.arrange, self.is_picture = arrangement(box)
         self.dtype = np.dtype(box.dtype if box.dtype is not None and box.dtype.name in KEPT_TYPES else np.float32)
@@ -58,14 +57,13 @@ class ObservationFormat:
         """
         if self.masks_itself:
             obs = obs["observation"]
-        array = np.asarray(obs if self.is_box else gym.spaces.flatten(self.part, obs))
+        array = np.asarray(obs if isinstance(self.part, gym.spaces.Box) else gym.spaces.flatten(self.part, obs))
         if array.shape != self.raw_shape or array.dtype.kind not in "biuf":
             raise ValueError(
                 f"the observation is of shape {array.shape} and type {array.dtype}; the space says {self.raw_shape}"
             )
         arranged = self.arrange(array)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, and is found
-            np.copyto(row, arranged, casting="unsafe")
+        np.copyto(row, arranged, casting="unsafe")
         if row.dtype.kind != "f" and array.dtype != row.dtype and not np.array_equal(row, arranged):
             raise ValueError(f"the observation has values that are not of the type that the space says, {row.dtype}")
 

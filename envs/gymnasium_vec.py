@@ -5,8 +5,7 @@ and the copy's id. What an env hands out is copied at once, and checked: an env 
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +18,7 @@ from envs.global_generators import own_generators
 from envs.gymnasium_spaces import ActionFormat, ObservationFormat
 
 LARGEST = float(np.finfo(np.float32).max)
+NOT_FINITE = "the observation holds values that are not finite, as float32"
 BEFORE = -1  # the time step of what an env does when it is made
 
 
@@ -66,13 +66,13 @@ class GymnasiumVecEnv(Env):
         self.state = self._state(self.obs_rows, self.mask_rows)
 
     def reset(self) -> Step:
-        time_step = int(self.steps)
-        with own_generators() as seed_globals:
+        time_step, row = int(self.steps), 0
+        with own_generators() as seed_globals, blame(self.name, "reset", lambda: self._place(row)):
             for row, env in enumerate(self.copies):
                 seed = draw_seed(self.seed, self.first_env_id + row, time_step)
                 seed_globals(self.copy_seeds[row], time_step)
                 seed_generators(env, seed)
-                self._reset(row, seed)
+                self._reset(row, env.reset(seed=seed))
         self.steps += 1
         self.state = self._state(self.obs_rows, self.mask_rows)
         return initial_step(*self.observe(self.state), self.state)
@@ -82,21 +82,28 @@ class GymnasiumVecEnv(Env):
         return self.reset()
 
     def step(self, action: Tensor) -> Step:
-        time_step = int(self.steps)
+        time_step, row = int(self.steps), 0
         rewards = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         obs, mask = self.observations.empty(self.num_envs), np.ones_like(self.mask_rows)
+        final_state = None
         with own_generators() as seed_globals:
-            for row, number in enumerate(action.tolist()):
-                seed_globals(self.copy_seeds[row], time_step)
-                rewards[row], terminated[row], truncated[row] = self._step(row, number, obs[row], mask[row])
-            final_state = None
+            with blame(self.name, "step", lambda: self._place(row)):
+                for row, number in enumerate(action.tolist()):
+                    self.elapsed_steps[row] += 1
+                    seed_globals(self.copy_seeds[row], time_step)
+                    returned = self.copies[row].step(self.actions.action(number))
+                    rewards[row], terminated[row], truncated[row] = self._write_step(row, returned, obs[row], mask[row])
+                if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+                    row = int(np.isfinite(obs).reshape(self.num_envs, -1).all(1).argmin())
+                    raise EnvError(NOT_FINITE)
             if (done := terminated | truncated).any():
                 final_state = self._state(obs, mask)
             self.obs_rows, self.mask_rows = obs, mask
-            for row in np.flatnonzero(done).tolist():
-                seed_globals(self.copy_seeds[row], time_step)
-                self._reset(row, None)
+            with blame(self.name, "reset", lambda: self._place(row)):
+                for row in np.flatnonzero(done).tolist():
+                    seed_globals(self.copy_seeds[row], time_step)
+                    self._reset(row, self.copies[row].reset())
         self.steps += 1
         self.state = self._state(self.obs_rows, self.mask_rows)
         step = initial_step(*self.observe(self.state), self.state)
@@ -121,46 +128,38 @@ class GymnasiumVecEnv(Env):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps.copy_(state["steps"])
 
-    def _reset(self, row: int, seed: int | None) -> None:
-        """Reset one copy, and write down what it shows."""
+    def _reset(self, row: int, returned: Any) -> None:
+        """Write down what the reset of a copy returned."""
         self.elapsed_steps[row] = 0
-        with self._blaming(row, "reset"):
-            returned = self.copies[row].reset(seed=seed) if seed is not None else self.copies[row].reset()
-            if not isinstance(returned, tuple) or len(returned) != 2:
-                raise EnvError("reset must return (observation, info)")
-            self._write(row, returned[0], returned[1], self.obs_rows[row], self.mask_rows[row])
-            if not self.mask_rows[row].any():
-                raise EnvError("the action mask leaves no legal action")
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise EnvError("reset must return (observation, info)")
+        obs, mask = self.obs_rows[row], self.mask_rows[row]
+        self._write(row, *returned, obs, mask)
+        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+            raise EnvError(NOT_FINITE)
+        if not mask.any():
+            raise EnvError("the action mask leaves no legal action")
 
-    def _step(self, row: int, number: int, obs: np.ndarray, mask: np.ndarray) -> tuple[float, bool, bool]:
-        """Step one copy, write down what it shows, and return (reward, terminated, truncated)."""
-        self.elapsed_steps[row] += 1
-        with self._blaming(row, "step"):
-            returned = self.copies[row].step(self.actions.action(number))
-            if not isinstance(returned, tuple) or len(returned) != 5:
-                raise EnvError("step must return (observation, reward, terminated, truncated, info)")
-            raw_obs, raw_reward, *raw_ends, info = returned
-            reward = np.asarray(raw_reward)
-            if reward.size != 1 or reward.dtype.kind not in "biuf":
-                raise EnvError(f"the reward is {raw_reward!r}; it must be a number")
-            if not abs(reward.item()) <= LARGEST:
-                raise EnvError(f"the reward is {reward.item()}; it must be finite, as float32")
-            ends = [np.asarray(end) for end in raw_ends]
-            if any(end.size != 1 or end.dtype.kind not in "biuf" for end in ends):
-                raise EnvError(f"terminated is {raw_ends[0]!r}, truncated {raw_ends[1]!r}; each must be true or false")
-            terminated, truncated = (bool(end.item()) for end in ends)
-            self._write(row, raw_obs, info, obs, mask)
-            if not mask.any():
-                if not terminated and not truncated:
-                    raise EnvError("the action mask leaves no legal action, and the episode goes on")
-                mask[:] = True
-        return reward.item(), terminated, truncated
+    def _write_step(self, row: int, returned: Any, obs: np.ndarray, mask: np.ndarray) -> tuple[float, bool, bool]:
+        """Write down what the step of a copy returned, and return (reward, terminated, truncated)."""
+        if not isinstance(returned, tuple) or len(returned) != 5:
+            raise EnvError("step must return (observation, reward, terminated, truncated, info)")
+        raw_obs, raw_reward, raw_terminated, raw_truncated, info = returned
+        reward = as_number(raw_reward, "the reward")
+        if not abs(reward) <= LARGEST:
+            raise EnvError(f"the reward is {reward}; it must be finite, as float32")
+        terminated = bool(as_number(raw_terminated, "terminated"))
+        truncated = bool(as_number(raw_truncated, "truncated"))
+        self._write(row, raw_obs, info, obs, mask)
+        if not mask.any():
+            if not terminated and not truncated:
+                raise EnvError("the action mask leaves no legal action, and the episode goes on")
+            mask[:] = True
+        return reward, terminated, truncated
 
     def _write(self, row: int, raw_obs: Any, info: Any, obs: np.ndarray, mask: np.ndarray) -> None:
         """Copy what a copy shows into the rows `obs` and `mask`."""
         self.observations.write(raw_obs, obs)
-        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-            raise EnvError("the observation holds values that are not finite, as float32")
         if isinstance(info, dict) and info.get("action_mask") is not None:
             mask[:] = self.actions.mask(info["action_mask"])
         elif self.observations.masks_itself:
@@ -171,14 +170,26 @@ class GymnasiumVecEnv(Env):
         else:
             mask[:] = True
 
-    @contextmanager
-    def _blaming(self, row: int, what: str) -> Iterator[None]:
-        with blame(self.name, what, lambda: f"copy {self.first_env_id + row}, time step {self.elapsed_steps[row]}"):
-            yield
+    def _place(self, row: int) -> str:
+        return f"copy {self.first_env_id + row}, time step {self.elapsed_steps[row]}"
 
     def _state(self, obs: np.ndarray, mask: np.ndarray) -> State:
         rows = {"obs": obs, "action_mask": mask}
         return {name: torch.from_numpy(array.copy()).to(self.device) for name, array in rows.items()}
+
+
+def as_number(value: Any, what: str) -> Any:
+    """Return a number or a truth value, of which an array holds one.
+
+    Raises:
+        EnvError: it is none.
+    """
+    if type(value) in (float, bool, int, np.float64, np.bool_):
+        return value
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise EnvError(f"{what} is {value!r}; it must be a single number or truth value")
+    return array.item()
 
 
 def draw_seed(*numbers: int) -> int:

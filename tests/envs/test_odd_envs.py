@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from envs.base import Env, EnvError
 from envs.gymnasium_spaces import ActionFormat, ObservationFormat
 from tests.helpers.env_steps import assert_steps_equal, trajectory
 from tests.helpers.odd_envs import Picture
+from tests.helpers.small_runs import logged, small_config
+from train import train
 from training.evaluation import run_episodes, student_policy
 
 KINDS = [(order, kind) for order in ("last", "first") for kind in ("uint8", "float32")]
@@ -172,6 +175,15 @@ def test_every_generator_is_seeded_by_the_seed_and_the_copy(source: str) -> None
         assert len(torch.stack([step.obs[0, 1] for step in whole]).unique()) == len(whole), "a new number in each step"
 
 
+@pytest.mark.train
+def test_runs_of_one_seed_in_an_env_that_draws_anywhere_are_equal(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        config = small_config("ppo", f"{ODD}Draws-v0", tmp_path / name, tutor="none")
+        train(replace(config, num_envs=8, total_steps=512, eval_every=256))
+        random.random(), np.random.rand(), torch.rand(3)
+    assert logged(tmp_path / "one") == logged(tmp_path / "other")
+
+
 def test_generators_of_the_process_are_left_alone() -> None:
     def draw() -> tuple[float, float, float]:
         return np.random.rand(), random.random(), float(torch.rand(()))
@@ -270,7 +282,7 @@ FAULTS = {
     "reward_nan": "the reward is nan; it must be finite",
     "reward_inf": "the reward is inf; it must be finite",
     "reward_huge": "the reward is 1e[+]300; it must be finite",
-    "reward_high": "the reward is 'high'; it must be a number",
+    "reward_high": "the reward is 'high'; it must be a single number",
     "shape": r"the observation is of shape \(3,\)",
     "type": "step raised ValueError: the observation is of shape",
     "nothing": "step raised ValueError: the observation is of shape",
@@ -283,6 +295,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_of_an_env_name_it_the_copy_and_the_time_step(fault: str) -> None:
     env = odd("Faulty", first_env_id=6, fault=fault)
