@@ -22,7 +22,7 @@ benchmark: setup
 	.venv/bin/python -m benchmarks training --publish
 
 gpu: setup
-	.venv/bin/python -m benchmarks gpu
+	.venv/bin/python -m benchmarks gpu --publish
 
 soak: setup
 	.venv/bin/python -m tests.integration.soak --seconds 600

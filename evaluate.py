@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
 from training.evaluation import Result, describe_game, evaluate_student, random_policy, run_episodes, tutor_policy
+from training.flag_effects import Requirement, check_requirements
 from training.play import play_in_terminal
 from training.reserved_stdout import emit
 from training.versus import match, student_as_opponent
@@ -241,5 +243,34 @@ def show(policy: str, result: Result, as_json: bool, game: str) -> None:
         print(f"{game}\n{policy}: mean return {result}")
 
 
+def is_measured(evaluation: Evaluation) -> bool:
+    """Return whether returns are measured; else an episode is recorded or played."""
+    return evaluation.record is None and not evaluation.play
+
+
+REQUIREMENTS = (
+    Requirement(["seed"], lambda options: not is_measured(options), "it is of --record and --play"),
+    Requirement(["scale"], lambda options: options.record is not None, "it is of --record"),
+    Requirement(["hint"], lambda options: options.play, "it is of --play"),
+    Requirement(["episodes", "json"], is_measured, "leave out --record and --play"),
+    Requirement(
+        ["policy", "device"],
+        lambda options: is_measured(options) and options.against is None,
+        "leave out --record, --play and --against",
+    ),
+    Requirement(["env_kwargs"], lambda options: options.against is None, "leave out --against"),
+    Requirement(
+        ["tutor_url", "tutor_key_file", "advice_store"],
+        lambda options: options.policy == "tutor" or options.record is not None or options.hint,
+        "no tutor is asked: add --policy tutor, --record or --hint",
+    ),
+)
+
+
+def check_flags(evaluation: Evaluation, args: Sequence[str]) -> None:
+    """Raise ValueError for a flag that has no effect."""
+    check_requirements(evaluation, args, Evaluation, REQUIREMENTS)
+
+
 if __name__ == "__main__":
-    run_program(main, Evaluation, description=__doc__, examples=EXAMPLES)
+    run_program(main, Evaluation, description=__doc__, examples=EXAMPLES, check=check_flags)

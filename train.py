@@ -58,6 +58,7 @@ from training.resume import load_source, lock_run_dir, removed_unless_begun, res
 from training.self_play import SelfPlayOpponent
 from training.state import Checkpointer, TrainState, check_finite
 from training.stop_signal import Interruption, StopSignal
+from training.threads import threads_text
 from training.timing import SectionTimer, untimed
 from training.trust import TrustMonitor
 from training.video import EpisodeRecorder
@@ -84,6 +85,9 @@ def train(config: Config) -> dict[str, Any]:
         raise ValueError(f"--compile-mode graph requires a CUDA device; on {device} use compile")
     config, run_dir, resuming = resolve_run(replace(config, device=device))
     source = load_source(config, resuming, device)
+    threads = None if source is None or not resuming else source.get("threads")  # none in a run of version 1.1
+    if threads is not None:
+        torch.set_num_threads(threads)  # what is computed depends on their number, in the last bits
     env = make_env(config, device)
     if config.tutoring.tutor != "none":
         make_view(env.game, config.tutoring.view, not config.tutoring.no_symmetry)  # fails before there is a run_dir
@@ -94,8 +98,9 @@ def train(config: Config) -> dict[str, Any]:
         has_review = find_method(config.guiding.guidance, config.algo).needs_episode_review
         findings = empty_findings(config, env) if has_review else None
         advisor = None if has_review else open_advisor_in_turn(config, run_dir, env, progress, stack)
-        if device == "cpu" and advisor is not None and advisor.tutor.shares_cpu:
+        if device == "cpu" and threads is None and advisor is not None and advisor.tutor.shares_cpu:
             torch.set_num_threads(1)  # beside a server on two cores: 1,180 steps/s with one thread, 260 with two
+            progress.note("1 thread, beside the tutor's server")
         start = 0 if source is None else source["guided_from" if resuming else "global_step"]
         trainer = Trainer(config, env, agent, advisor, log, progress, findings, start)
         if source is not None:
@@ -141,7 +146,8 @@ def open_logs(config: Config, run_dir: Path, source: dict[str, Any] | None) -> I
         progress = stack.enter_context(make_progress(config.progress, config.total_steps, start or 0))
         tutor = without_password(config.tutoring.tutor)
         game = describe_game(evaluation_env(config, 1, "cpu"))
-        progress.note(f"{run_dir}: {config.algo} on {config.env}, tutor {tutor}, {config.device}\nevaluations: {game}")
+        device = f"{config.device}, {threads_text()}"
+        progress.note(f"{run_dir}: {config.algo} on {config.env}, tutor {tutor}, {device}\nevaluations: {game}")
         if source is None and (shortness := config.shortness()) is not None:
             progress.note(shortness)
         yield log, progress

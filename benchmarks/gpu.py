@@ -83,14 +83,9 @@ class Gpu(Benchmark):
     name: ClassVar[str] = "gpu"
 
     device: str = "cuda"
-    """Device: with cuda and without --quick the results go to results/gpu.json."""
+    """Device."""
     quick: bool = False
     """Small sizes, to see that the script works."""
-
-    @property
-    def path(self) -> Path:
-        is_proof = self.device != "cpu" and not self.quick
-        return self.out or (Path("results") if self.publish or is_proof else SCRATCH) / "gpu.json"
 
     def measure(self) -> Iterator[list[Row]]:
         find_device(self.device)

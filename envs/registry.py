@@ -12,6 +12,7 @@ import gymnasium
 
 from envs.base import Env, Game, VecEnv
 from envs.gymnasium_vec import GymnasiumVecEnv
+from envs.rendering import register_drawing
 
 ENVS = {  # name -> entry point of the game; imported when it is made
     "blackjack": "envs.blackjack:Blackjack",
@@ -68,6 +69,8 @@ def make_game(name: str, **options: Any) -> Game:
     game = load_object(entry_point)
     check_options(name, game, options)
     made: Game = make_object(name, game, GAME_PARTS, **options)
+    if hasattr(made, "render"):
+        register_drawing(made)
     return made
 
 

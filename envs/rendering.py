@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -26,6 +26,20 @@ class Drawing(NamedTuple):
     image: Callable[[Spec, Sequence[State]], np.ndarray]  # (height, width, 3) uint8
     actions: tuple[str, ...] = ()  # what people call them; empty: their numbers
     outcome: Callable[[float], str] = "return {:+g}".format  # what an episode's return means
+
+
+def register_drawing(game: Any) -> None:
+    """Let a game of your own draw itself: `render(states)` is an image, `render_text(states)`, if there, a text."""
+    DRAWINGS[game.spec.name] = Drawing(
+        lambda spec, states: getattr(game, "render_text", state_text)(states),
+        lambda spec, states: game.render(states),
+        tuple(getattr(game, "action_names", ())),
+    )
+
+
+def state_text(states: Sequence[State]) -> str:
+    """Write the last state of the first env copy, a tensor a line."""
+    return "\n".join(f"{name}: {tensor[0].tolist()}" for name, tensor in states[-1].items())
 
 
 def connect4_text(spec: Spec, states: Sequence[State]) -> str:

@@ -1,16 +1,13 @@
 """The report of a study: its tables as CSV, and a page as Markdown and as HTML with its pictures."""
 
-import base64
 import csv
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import fmean
 
-import markdown
 from matplotlib.figure import Figure
 
 from experiments.analysis import (
@@ -45,6 +42,7 @@ from experiments.curves import (
     place_labels,
     prepare,
 )
+from experiments.page import html
 from experiments.plot import ALONE, spec_of
 from experiments.references import references
 from experiments.spec import Condition, RunSpec, StudyOptions, StudySpec
@@ -69,32 +67,55 @@ PUBLISHED = Path("results/study")
 PANEL = (4.8, 3.0)  # inches, of a picture's charts
 DPI = 110
 NO_FILE_NAME = re.compile(r"[^\w.=+-]")  # a character that is in no picture's name
-DEFINITIONS = f"""\
-A **condition** is an env, a student, a tutor, a guidance method and a reuse budget; its runs differ in the seed. Its
-**baseline** is the same student without a tutor; comparisons are paired by seed. All scores are those of the greedy
-student alone, without advice, in episodes of its own. The **final score** is the mean of the last quarter of a run's
-evaluations. The **baseline gain** leads from the baseline's first evaluation to its final score, means over seeds. The
-**threshold** lies at {THRESHOLD_SHARE:.0%} of the baseline gain; where a baseline does not improve there is none. A
-**speed-up** is the baseline's env steps to the threshold over the condition's, the geometric mean over seeds. A run
-that never reaches it counts as if it did at its end: the number is a lower bound where baselines did not (≥), an upper
-bound where the condition's runs did not (≤), and neither where both did not (~). **By the episodes of training** it is
-computed in the same way from their mean returns, in which a tutored student's actions are partly its tutor's. **AUC**
-is the area under a curve divided by its length: the mean score. The **maximum drawdown** is the largest fall below the
-best score so far, once the threshold was reached; **std** is the standard deviation of the final scores over seeds.
-Scores of several envs are combined on a scale on which the baseline starts at 0 and ends at 1. The **probability of
-improvement** is that of a run's final score over one of the baseline's. **No advice** is the share of questions without
-an answer. Brackets hold 95 % intervals of the bootstrap over seeds (10,000 resamples): seeds are resampled for each
-student of each env, together for all conditions that share its baseline. Such intervals of one condition's few seeds
-are too narrow: where nothing differs, those of three seeds exclude 0 in a quarter of all cases, those of five in a
-sixth. A difference **from the same student alone** is the mean over runs of the same seeds, with an interval by
-Student's t, in bold where that excludes 0. IQM is the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)."""
-STYLE = """\
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid #ddd; padding: 0.2rem 0.7rem; text-align: left; vertical-align: top }
-code { background: #f3f3f3; padding: 0 0.2rem; overflow-wrap: anywhere }
-img { max-width: 100% }
-h2 { margin-top: 2.5rem }"""
+DEFINITIONS = {  # terms, in the order of the page
+    "condition": "an env, a student, a tutor, a guidance method and a reuse budget; its runs differ in the seed.",
+    "baseline": "the same student without a tutor; comparisons are paired by seed.",
+    "score": "the mean return of the greedy student alone, without advice, in episodes of its own.",
+    "final score": "the mean of the last quarter of a run's evaluations.",
+    "baseline gain": "from the baseline's first evaluation to its final score, means over seeds.",
+    "threshold": f"{THRESHOLD_SHARE:.0%} of the baseline gain; where a baseline does not improve there is none.",
+    "speed-up": (
+        "the baseline's env steps to the threshold over the condition's, the geometric mean over seeds. A run that "
+        "never reaches it counts as if it did at its end: the number is a lower bound where baselines did not (≥), an "
+        "upper bound where the condition's runs did not (≤), and neither where both did not (~). By the episodes of "
+        "training it is computed in the same way from their mean returns, in which a tutored student's actions are "
+        "partly its tutor's. Times sooner is the median over seeds."
+    ),
+    "AUC": "the area under a curve divided by its length: the mean of the curve.",
+    "maximum drawdown": "the largest fall below the best score so far, once the threshold was reached.",
+    "std": "the standard deviation of the final scores over seeds.",
+    "normalized score": "on a scale on which the baseline starts at 0 and ends at 1: so several envs are combined.",
+    "IQM": "the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264).",
+    "probability of improvement": "that a run's final score is higher than one of the baseline's.",
+    "harmless": (
+        f"the interval of the final score excludes a loss of {MAX_FINAL_LOSS:.0%} of the baseline gain, and the mean "
+        f"of the curve is not lower by {MAX_HEIGHT_LOSS:.0%} of it."
+    ),
+    "reuse": "how often an answer of the tutor is used again.",
+    "hit rate": "the share of the positions with advice wanted that the table of known answers answered.",
+    "questions": "what the tutor was asked; compared with no reuse: as a share of what is asked without reuse.",
+    "no advice": "the share of questions without an answer.",
+    "95 % interval": (
+        "in brackets: of the bootstrap over seeds (10,000 resamples): seeds are resampled for each student of each "
+        "env, together for all conditions that share its baseline. Such intervals of one condition's few seeds are too "
+        "narrow: where nothing differs, those of three seeds exclude 0 in a quarter of all cases, those of five in a "
+        "sixth."
+    ),
+    "difference from the same student alone": (
+        "the mean over runs of the same seeds, with an interval by Student's t, in bold where that excludes 0."
+    ),
+}
+HEADS = {  # the term that defines a column, where its head is another
+    **{term: term for term in DEFINITIONS},
+    "conditions": "condition",
+    "mean of curve": "AUC",
+    "times sooner": "speed-up",
+    "speed-up, steps": "speed-up",
+    "speed-up, seconds": "speed-up",
+    "max drawdown, difference": "maximum drawdown",
+    "IQM of normalized final scores": "IQM",
+    "evidence": "95 % interval",
+}
 
 console = TerminalConsole()
 
@@ -142,7 +163,9 @@ def report(options: ReportOptions) -> None:
     pictures, verdicts = draw(results, out), claims(results)
     text = page(results, options.config.stem, made_by, verdicts, pictures)
     (out / "report.md").write_text(text, encoding="utf-8")
-    (out / "report.html").write_text(html(text, pictures), encoding="utf-8")
+    (out / "report.html").write_text(
+        html(text, pictures, HEADS | {f"reuse {one:g}": "speed-up" for one in study.reuse}), encoding="utf-8"
+    )
     console.print(
         f"{out}: {len(conditions)} of {len(study.conditions())} conditions; open {out / 'report.html'}", soft_wrap=True
     )
@@ -223,7 +246,7 @@ def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Clai
         if pairs := with_and_without_reuse(results):
             parts += ["## Reuse compared with no reuse", reuse_table(results, pairs)]
         parts += ["## Questions per run", costs(results)]
-    return "\n\n".join([*parts, "## Definitions", DEFINITIONS]) + "\n"
+    return "\n\n".join([*parts, "## Definitions", definitions()]) + "\n"
 
 
 def shown(name: object) -> str:
@@ -248,17 +271,9 @@ def described_steps(study: StudySpec) -> str:
     return ", ".join(parts)
 
 
-def html(text: str, pictures: Sequence[Path]) -> str:
-    """Return a report as one page of HTML."""
-    title = text.splitlines()[0].removeprefix("# ")
-    for one in pictures:
-        text = text.replace(f"]({one.name})", f"](data:image/png;base64,{base64.b64encode(one.read_bytes()).decode()})")
-    title = escape(title)
-    head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>\n{STYLE}\n</style>\n'
-    converter = markdown.Markdown(extensions=["tables"])
-    converter.preprocessors.deregister("html_block")  # HTML in the text is text
-    converter.inlinePatterns.deregister("html")
-    return f"{head}{converter.convert(text)}\n</html>\n"
+def definitions() -> str:
+    """Return the definitions as a list in Markdown."""
+    return "\n".join(f"- **{term}**: {text}" for term, text in DEFINITIONS.items())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -12,7 +12,7 @@ import tyro
 from annotated_types import Interval
 
 import envs
-from agents.guidance import METHODS
+from agents.guidance import load_method
 from envs.registry import unknown_name_message
 from training.config import default_config
 from training.config_json import from_plain
@@ -20,7 +20,6 @@ from training.ranges import check_ranges
 from tutors.display import without_password
 
 FACTORS = ("algos", "envs", "tutors", "guidance", "seeds")  # those that a command can restrict a study to
-METHOD_NAMES = ("auto", *METHODS)
 RENAMED_KEYS = {"students": "algos", "games": "envs", "points": "num_evals", "begin": "pretrain"}  # since 0.7.0
 
 
@@ -168,9 +167,7 @@ class StudySpec:
                 if self.steps_for(algo, env) < self.num_evals:
                     raise ValueError(f"[steps] gives {env} fewer env steps than a run has evaluations")
         for method in self.guidance:
-            if method not in METHOD_NAMES:
-                raise ValueError(unknown_name_message("guidance", method, METHOD_NAMES))
-            if method != "auto" and METHODS[method].needs_episode_review and not self.pretrain:
+            if method != "auto" and load_method(method).needs_episode_review and not self.pretrain:
                 raise ValueError(f"guidance {method} requires a pretrained student: give its env steps in [pretrain]")
         for env, steps in self.pretrain.items():
             if env not in self.envs or not 0 < steps < min(self.steps_for(algo, env) for algo in self.algos):
@@ -199,7 +196,7 @@ class StudySpec:
         for env, algo in pairs:
             for tutor in self.tutors:
                 for method in self.guidance:
-                    if method == "auto" or algo in METHODS[method].students:
+                    if method == "auto" or algo in load_method(method).students:
                         found += [
                             Condition(env, algo, tutor, method, reuse, variant)
                             for variant in ("", *self.variants)

@@ -20,6 +20,7 @@ from training.hints import python
 from training.interrupts import stopped_by_closed_pipes
 from training.ranges import check_ranges, describe_interval, find_interval, flag_of
 from training.reserved_stdout import reserved_stdout
+from training.threads import choose_threads
 from tutors.base import TutorError
 from tutors.config import QUERY_FIELDS
 from tutors.terminal import log_to_terminal, print_error
@@ -79,6 +80,7 @@ def run_program(
         with reserved_stdout() if is_for_programs else nullcontext():
             if check is not None:
                 check(options, sys.argv[1:])
+            choose_threads()
             main(options)
 
 

@@ -5,7 +5,7 @@ A run that ignores a flag in silence is a night lost: one with `--guidance disti
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agents.guidance import GuidanceConfig, find_method
 from training.cli import expand, flags_and_values
@@ -19,7 +19,7 @@ class Requirement(NamedTuple):
     """What some flags require to act."""
 
     names: Collection[str]  # fields of the config
-    is_met: Callable[[Config], bool]
+    is_met: Callable[[Any], bool]  # of the options
     remedy: str
 
 
@@ -118,11 +118,16 @@ REQUIREMENTS = (  # the first that is not met is told
 def check_effects(config: Config, args: Sequence[str]) -> None:
     """Raise ValueError for a flag of a command line that cannot act in the run that it describes."""
     config.check()  # a value that cannot be used is told first
-    expanded = expand(args, Config)
+    check_requirements(config, args, Config, REQUIREMENTS)
+
+
+def check_requirements(options: Any, args: Sequence[str], kind: Any, requirements: Sequence[Requirement]) -> None:
+    """Raise ValueError for a flag of a command line that cannot act; it describes `options`, of type `kind`."""
+    expanded = expand(args, kind)
     given = {
         flag.removeprefix("--").replace("-", "_") for flag, _ in flags_and_values(expanded) if flag.startswith("--")
     }
-    for names, is_met, remedy in REQUIREMENTS:
+    for names, is_met, remedy in requirements:
         idle = sorted(given & set(names))
-        if idle and not is_met(config):
+        if idle and not is_met(options):
             raise ValueError(f"--{idle[0].replace('_', '-')} has no effect here: {remedy}")

@@ -18,6 +18,7 @@ from training.hints import resume_command
 from training.state import COUNTERS
 from tutors.display import without_password
 
+MAX_THREADS = 1024  # of a run
 RESUME_SAFE = {  # options that change nothing of what is learned
     *("device", "compile_mode", "log_every", "eval_every", "eval_episodes", "save_minutes", "progress", "track"),
     *("run_dir", "resume", "force"),
@@ -86,6 +87,8 @@ def load_source(config: Config, resuming: bool, device: str) -> dict[str, Any] |
     with check_fit(source):
         if not all(isinstance(state[name], int | float) for name in (*COUNTERS, "seconds")):
             raise TypeError(f"{', '.join(COUNTERS)} and seconds must be numbers")
+        if type(state.get("threads", 1)) is not int or not 1 <= state.get("threads", 1) <= MAX_THREADS:
+            raise ValueError(f"threads is {state['threads']}; it must be between 1 and {MAX_THREADS}")
     is_done = state["global_step"] >= config.total_steps
     if is_done and not (resuming and not (source / "summary.json").exists()):  # else its last evaluation is to do
         raise ValueError(

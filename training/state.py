@@ -91,6 +91,7 @@ class TrainState:
             "tutor_counters": self.tutor_counters,
             "action_counts": self.action_counts,
             "seconds": time.monotonic() - self.started,
+            "threads": torch.get_num_threads(),
         }
 
     def cause_of_divergence(self) -> str:

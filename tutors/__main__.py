@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import json
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,10 +25,11 @@ from annotated_types import Interval
 from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
+from training.flag_effects import Requirement, check_requirements
 from training.reserved_stdout import emit
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
-from tutors.config import TutorConfig
+from tutors.config import QUERY_FIELDS, TutorConfig
 from tutors.display import printable_lines, without_password
 from tutors.factory import make_tutor
 from tutors.positions import NUM_ENVS, sample_positions, student_play
@@ -39,6 +41,7 @@ from tutors.store import AdviceStore, identity_of
 from tutors.store.__main__ import main as run_store_command
 from tutors.terminal import TerminalConsole
 
+RUNS = Path("runs")  # not under version control
 RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that may replace those of a run
 
 
@@ -55,7 +58,7 @@ class ReportOptions:
     positions: Annotated[int, Interval(ge=1, le=10**7)] = 1000
     """Number of different positions to ask about, in each view."""
     picture: Path | None = None
-    """File for the PNG; default: report.png in the run directory, or here without RUN."""
+    """File for the PNG; default: report.png in the run directory, or in runs/ without RUN."""
     device: str = "auto"
     """Device where positions are played: cpu, cuda or auto."""
     json: bool = False
@@ -154,7 +157,9 @@ def picture_path(options: ReportOptions) -> Path:
     Raises:
         ValueError: there is no such directory, which is found out before any query is paid for.
     """
-    path = options.picture or (options.run or Path()) / "report.png"
+    if options.picture is None and options.run is None:
+        RUNS.mkdir(exist_ok=True)
+    path = options.picture or (options.run or RUNS) / "report.png"
     if not path.parent.is_dir():
         raise ValueError(f"the picture {path} cannot be written: there is no folder {path.parent}")
     return path
@@ -210,6 +215,17 @@ Command: Any = (
 )
 
 
+REQUIREMENTS = (
+    Requirement([*QUERY_FIELDS, "async_tutor"], lambda options: False, "it is of train.py"),
+    Requirement(["tutor_optional"], lambda options: isinstance(options, FillOptions), "a report requires its tutor"),
+)
+
+
+def check_flags(options: ReportOptions | FillOptions, args: Sequence[str]) -> None:
+    """Raise ValueError for a flag that has no effect."""
+    check_requirements(options, args, Command, REQUIREMENTS)
+
+
 def main() -> None:
     """Run what the command line says."""
     if sys.argv[1:2] == ["store"]:
@@ -217,7 +233,7 @@ def main() -> None:
         run_store_command()
     else:
         sys.argv[0] = "python -m tutors"
-        run_program(run_command, Command, description=__doc__)
+        run_program(run_command, Command, description=__doc__, check=check_flags)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tutors.async_advisor import AsyncAdvisor
 from tutors.base import Tutor
 from tutors.config import TutorConfig
 from tutors.episode_analyst import Analyst, ScriptedAnalyst, VllmAnalyst
+from tutors.function import FunctionTutor, is_function_name
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import Model, find_model
 from tutors.llm.pool import EndpointPool
@@ -83,6 +84,8 @@ def make_tutor(
         tutor = RecordedTutor(config.tutor.removeprefix(PREFIX), spec, view, config.tutor_model)
         stack.callback(tutor.close)
         return tutor
+    if is_function_name(config.tutor):
+        return FunctionTutor(view, config.tutor)
     model = find_model(config.tutor, config.tutor_model)
     mode: AnswerMode
     if config.tutor_mode == "label":
@@ -106,7 +109,7 @@ def make_analyst(
     check_tutor(config)
     if config.tutor == "scripted":
         return ScriptedAnalyst(view, config.tutor_accuracy, config.tutor_depth, seed)
-    if config.tutor == "none" or config.tutor.startswith(PREFIX):
+    if config.tutor == "none" or config.tutor.startswith(PREFIX) or is_function_name(config.tutor):
         raise ValueError(f"--tutor {config.tutor} cannot read a student's games")
     model = find_model(config.tutor, config.tutor_model)
     pool = connect_servers(config, model, log, say, stack)

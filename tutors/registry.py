@@ -5,6 +5,7 @@ from collections.abc import Callable
 from envs.registry import unknown_name_message
 from tutors.base import Tutor
 from tutors.config import TutorConfig
+from tutors.function import is_function_name, load_function
 from tutors.llm.models import SERVED, is_model, known_models
 from tutors.prompts.base import PromptView
 from tutors.recorded import PREFIX
@@ -24,7 +25,10 @@ LOCAL_TUTORS: dict[str, Callable[[TutorConfig, PromptView, int], Tutor]] = {"scr
 def check_tutor(config: TutorConfig) -> None:
     """Raise ValueError for an unknown tutor, or settings that cannot be used."""
     is_known = config.tutor == "none" or config.tutor in LOCAL_TUTORS or is_model(config.tutor)
-    if not is_known and not config.tutor.startswith(PREFIX):
-        names = ["none", *LOCAL_TUTORS, f"{PREFIX}STORE", *known_models(), SERVED, "ORGANISATION/MODEL", "FOLDER"]
+    if is_function_name(config.tutor) and not config.tutor.startswith(PREFIX):
+        load_function(config.tutor)
+    elif not is_known and not config.tutor.startswith(PREFIX):
+        own = (f"{PREFIX}STORE", "module:function")
+        names = ["none", *LOCAL_TUTORS, *own, *known_models(), SERVED, "ORGANISATION/MODEL", "FOLDER"]
         raise ValueError(unknown_name_message("tutor", config.tutor, names))
     config.check()

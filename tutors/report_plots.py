@@ -6,14 +6,15 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tutors.display import picture_text
 from tutors.report import NUM_BINS, TutorReport
 
-INK, TUTOR, EXPERT = "#303030", "#3b6ea8", "#e0a030"
-SIDE = (5.0, 3.4)  # inches, one of a view's two charts
+INK, TUTOR, EXPERT = "#303030", "#56b4e9", "#d55e00"  # Okabe & Ito's sky blue and vermilion
+SIDE = (5.6, 4.0)  # inches, one of a view's two charts
 
 
 def measures_table(reports: Sequence[TutorReport], tutor: str) -> Table:
@@ -103,17 +104,25 @@ def draw_curve(axes: Axes, one: TutorReport) -> None:
     places = [(place + 0.5) / NUM_BINS for place in range(NUM_BINS)]
     heights = one.curve["agreement"]
     axes.bar(places, [0 if math.isnan(height) else height for height in heights], 0.9 / NUM_BINS, color=TUTOR)
-    axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, label="as sure as right")
+    axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, label="as often right as it is sure")
     if one.answered:
-        axes.axhline(one.chance, color=EXPERT, linewidth=1, label=f"chance {percent(one.chance)}")
+        chance = f"a random legal action: {percent(one.chance)} of positions"
+        axes.axhline(one.chance, color=EXPERT, linewidth=1.5, label=chance)
     for place, height, count in zip(places, heights, one.curve["count"], strict=True):
         if count:
             behind = {"facecolor": "white", "linewidth": 0, "pad": 0.5}
             axes.text(place, height + 0.025, f"{count:,.0f}", ha="center", color=INK, fontsize=8, bbox=behind)
-    axes.set(xlim=(0, 1), ylim=(0, 1.1), xlabel="probability of the advised action", ylabel="agrees with the expert")
-    name = picture_text(f"{one.game} {one.view}")
-    axes.set_title(f"{name}: {percent(one.agreement)}, ECE {number(one.calibration_error, 3)}")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(0, 1.1), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.set_xlabel("tutor's probability of the action that it advises")
+    axes.set_ylabel("agree with the expert,\n% of the bar's answers")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    low, high = (f"{100 * bound:.1f}" for bound in one.interval)
+    agreed = f"{percent(one.agreement)} of {one.answered:,} answers agree, 95 % interval {low} to {high}"
+    calibration = f"ECE {number(one.calibration_error, 3)}; above each bar: its number of answers"
+    axes.set_title(f"{picture_text(f'{one.game} {one.view}')}: {agreed}\n{calibration}", fontsize=9, loc="left")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), fontsize=8, frameon=False)
 
 
 def draw_letters(axes: Axes, one: TutorReport) -> None:
@@ -123,4 +132,8 @@ def draw_letters(axes: Axes, one: TutorReport) -> None:
         bias, within = ([one.letters[letter][name] for letter in letters] for name in ("bias", "within"))
         axes.bar(letters, bias, color=TUTOR, yerr=within, ecolor=INK, capsize=3)
     axes.axhline(0, color=INK, linewidth=1)
-    axes.set(ylabel="advised minus expert's probability", title="bias by letter")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    axes.set_ylabel("tutor's mean probability less the\nexpert's, percentage points")
+    axes.set_xlabel("letter of the action in the prompt")
+    title = f"bias by letter, mean of {one.answered:,} answers\nlines: 95 % intervals; 0: no letter is preferred"
+    axes.set_title(title, fontsize=9, loc="left")

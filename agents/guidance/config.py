@@ -18,7 +18,7 @@ from agents.guidance.modulate import Modulate, ModulateActions, ModulateDistill,
 from agents.guidance.override import CorrectedOverride, Override
 from agents.guidance.preferences import Preferences
 from agents.guidance.shape import Shape
-from envs.registry import unknown_name_message
+from envs.registry import load_object, unknown_name_message
 
 METHODS: dict[str, type[Guidance]] = {
     "none": Guidance,
@@ -49,11 +49,25 @@ def find_method(name: str, algo: str) -> type[Guidance]:
     Raises:
         ValueError: there is no such method, or it is not for this student.
     """
-    if name != "auto" and name not in METHODS:
-        raise ValueError(unknown_name_message("guidance", name, ("auto", *METHODS)))
-    method = METHODS[AUTO[algo] if name == "auto" else name]
+    method = load_method(AUTO[algo] if name == "auto" else name)
     if algo not in method.students:
         raise ValueError(f"--guidance {name} is for {' and '.join(method.students)}, not for {algo}")
+    return method
+
+
+def load_method(name: str) -> type[Guidance]:
+    """Return the method of that name, a key of METHODS, or module:Class of your own.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if ":" not in name:
+        if name not in METHODS:
+            raise ValueError(unknown_name_message("guidance", name, ("auto", *METHODS, "module:Class")))
+        return METHODS[name]
+    method = load_object(name)
+    if not isinstance(method, type) or not issubclass(method, Guidance):
+        raise ValueError(f"--guidance {name} is no guidance: it must be a subclass of agents.guidance.Guidance")
     return method
 
 
@@ -63,8 +77,9 @@ class GuidanceConfig:
 
     guidance: str = "auto"
     """What the student does with advice: auto (margin for dqn, distill for ppo and a2c), none, override (the paper's),
-    override-corrected, distill, kl, blend, hint, mask, shape, advantage, demonstrate or margin. With --resume RUN,
-    after the tutor has read RUN's student's episodes: modulate, modulate-a, modulate-r, modulate-d or preferences."""
+    override-corrected, distill, kl, blend, hint, mask, shape, advantage, demonstrate or margin; module:Class of your
+    own. With --resume RUN, after the tutor has read RUN's student's episodes: modulate, modulate-a, modulate-r,
+    modulate-d or preferences."""
     trust: Literal["gap", "none"] = "gap"
     """What decides the strength of a method that has one. gap: how much better the tutor plays than the student, from
     probe episodes, which are env steps of the run; none: the schedule of the three options below."""

@@ -37,7 +37,11 @@ def folder(tmp_path: Path) -> Path:
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python in a reader's folder, with the repository importable."""
     code = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; import runpy; sys.argv = sys.argv[1:]; "
-    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    if arguments[0] == "-m":
+        _, module, *arguments = arguments  # type: ignore[assignment]
+        code += f"sys.argv.insert(0, {module!r}); runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    else:
+        code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -61,13 +65,17 @@ def test_a_page_about_extending_has_an_example(page: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.train
-@pytest.mark.parametrize("page", ["add-a-game", "add-a-prompt-view"])
-def test_commands_for_an_own_environment_run(page: str, folder: Path) -> None:
+@pytest.mark.parametrize("page", EXTENSIONS)
+def test_commands_about_extending_run(page: str, folder: Path) -> None:
     text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
     commands = [line for block in SHELL.findall(text) for line in block.splitlines()]
     assert commands
     for number, command in enumerate(commands):
         _, program, *arguments = shlex.split(command)
+        if program == "-m":
+            done = python(folder, "-m", *arguments)
+            assert done.returncode == 0, done.stderr
+            continue
         run_dir = folder / f"run{number}"
         arguments += [
             "--num-envs",

@@ -16,6 +16,7 @@ from envs.blackjack import Blackjack
 from envs.connect4 import Connect4
 from envs.gymnasium_vec import GymnasiumVecEnv
 from envs.registry import check_options, load_object, parse_options, unknown_name_message
+from envs.rendering import DRAWINGS
 from envs.snake import Snake
 from tests.helpers.env_steps import assert_steps_equal, trajectory
 
@@ -453,3 +454,22 @@ def test_gymnasium_id_without_its_prefix_is_named_with_it(typed: str, meant: str
 def test_senseless_options_are_refused(game: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         envs.make(game, 1, **options)
+
+
+def test_own_game_draws_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `render` alone its text is its state, a tensor a line."""
+    (tmp_path / "drawn.py").write_text(
+        "import numpy as np\nfrom dataclasses import replace\nfrom envs.blackjack import Blackjack\n"
+        "class Drawn(Blackjack):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.spec = replace(self.spec, name='drawn')\n"
+        "    def render(self, states):\n        return np.full((8, 8, 3), len(states), dtype=np.uint8)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = envs.make("drawn:Drawn", 2)
+    drawing = DRAWINGS.pop("drawn")
+    step = env.reset()
+    assert drawing.image(env.spec, [step.state, step.state]).tolist() == [[[2] * 3] * 8] * 8
+    lines = drawing.text(env.spec, [step.state]).splitlines()
+    assert lines == [f"{name}: {tensor[0].tolist()}" for name, tensor in step.state.items()]

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from base64 import b64decode
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,13 +18,16 @@ from PIL import Image
 
 from experiments import report as reporting
 from experiments.analysis import StudyResults, claims
+from experiments.page import html
 from experiments.report import (
+    DEFINITIONS,
+    HEADS,
     ReportOptions,
     bounded_speedup,
     costs,
+    definitions,
     differences,
     draw,
-    html,
     page,
     report,
     reuse_table,
@@ -168,18 +172,56 @@ def test_html_page_contains_all_that_it_shows(tmp_path: Path) -> None:
     pictures = draw(results, tmp_path)
     text = page(results, "tiny", "python -m experiments report", claims(results), pictures)
     reader = Reader()
-    reader.feed(html(text, pictures))
+    reader.feed(html(text, pictures, HEADS))
     images = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
     assert len(images) == len(pictures) == 1
     for image in images:
         kind, data = (image or "").split(",")
         assert kind == "data:image/png;base64"
         assert Image.open(BytesIO(b64decode(data))).width > 500
-    assert not [one for one in reader.tags if {"href", "src"} & one[1].keys() and one[0] != "img"], "nothing is linked"
+    links = [attributes["href"] or "" for tag, attributes in reader.tags if tag == "a"]
+    assert len(links) > 10
+    ids = {f"#{attributes['id']}" for _, attributes in reader.tags if "id" in attributes}
+    assert set(links) <= ids, "heads lead to definitions, and nothing leads elsewhere"
+    assert not [one for one in reader.tags if {"href", "src"} & one[1].keys() and one[0] not in ("img", "a")]
     assert [tag for tag, _ in reader.tags].count("table") == len(re.findall(r"^\| ---", text, re.MULTILINE)) == 7
     for claim in claims(results):
         assert all(words in reader.text for words in claim)
     assert "c0ffee, Python 3, PyTorch 2, a loom, 60 runs, 60.0 hours in all" in reader.text
+
+
+def test_every_term_of_a_table_is_defined_once() -> None:
+    assert set(HEADS.values()) <= set(DEFINITIONS)
+    lines = definitions().splitlines()
+    assert len(lines) == len(DEFINITIONS)
+    assert all(line.startswith(f"- **{term}**: ") for line, term in zip(lines, DEFINITIONS, strict=True))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("width", [360, 1200])
+def test_tables_scroll_and_the_page_does_not(width: int, tmp_path: Path) -> None:
+    """In a browser, at the width of a phone and of a desk."""
+    browsing = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium here")
+    results = made_up(SLOW, r0=FAST, r3=FAST)
+    pictures = draw(results, tmp_path)
+    text = page(results, "tiny", "python -m experiments report " + 30 * "--long-flag ", claims(results), pictures)
+    (tmp_path / "report.html").write_text(html(text, pictures, HEADS))
+    with browsing.sync_playwright() as machine:
+        browser = machine.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        window = browser.new_page(
+            viewport={"width": width, "height": 800}, device_scale_factor=1, is_mobile=width < 500
+        )
+        window.goto((tmp_path / "report.html").as_uri())
+        assert window.evaluate("document.documentElement.scrollWidth") <= width
+        boxes = window.eval_on_selector_all(".scroll", "all => all.map(one => [one.clientWidth, one.scrollWidth])")
+        assert all(inside <= width for inside, _ in boxes)
+        assert any(whole > inside for inside, whole in boxes) == (width < 500)
+        window.click("th a >> nth=0")
+        assert window.eval_on_selector_all("li:target", "all => all.length") == 1
+        browser.close()
 
 
 def test_each_tutor_has_a_picture_where_guidance_methods_are_compared(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+import evaluate
+from tests.helpers.commands import tutors
 from training.cli import parse
 from training.config import Config, defaults_from_flags
 from training.flag_effects import REQUIREMENTS, check_effects
@@ -57,3 +59,48 @@ def test_requirements_name_fields_of_the_config() -> None:
     known = {*vars(config.tutoring), *vars(config.guiding)}
     for one in REQUIREMENTS:
         assert set(one.names) <= known
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--seed 3", "--seed has no effect here: it is of --record and --play"),
+        ("--scale 3 --play", "--scale has no effect here: it is of --record"),
+        ("--hint", "it is of --play"),
+        ("--record a.gif --episodes 9", "--episodes has no effect here"),
+        ("--play --json", "--json has no effect here"),
+        ("--against x --policy random", "--policy has no effect here: leave out --record, --play and --against"),
+        ("--against x --env-kwargs opponent=random", "--env-kwargs has no effect here"),
+        ("--policy student --tutor-url http://127.0.0.1:9", "no tutor is asked"),
+        ("--policy random --advice-store x.sqlite", "no tutor is asked"),
+    ],
+)
+def test_flag_of_an_evaluation_that_cannot_act_is_refused(flags: str, said: str) -> None:
+    args = ["runs/x", *flags.split()]
+    with pytest.raises(ValueError, match=said):
+        evaluate.check_flags(parse(args, evaluate.Evaluation), args)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(
+            "",
+            "--policy tutor --tutor-url http://127.0.0.1:9",
+            "--record a.gif --seed 3 --scale 2",
+            "--play --hint --seed 1",
+        ),
+        *("--against y --episodes 50 --json", "--episodes 9 --device cpu --env-kwargs opponent=random"),
+    ],
+)
+def test_flags_of_an_evaluation_that_act_are_taken(flags: str) -> None:
+    args = ["runs/x", *flags.split()]
+    evaluate.check_flags(parse(args, evaluate.Evaluation), args)
+
+
+@pytest.mark.parametrize("command", ["report", "fill"])
+@pytest.mark.parametrize("flag", ["--reuse 3", "--theta 9", "--query-budget 5", "--async-tutor"])
+def test_flag_of_a_run_is_refused_where_a_tutor_is_measured_or_asked_beforehand(command: str, flag: str) -> None:
+    done = tutors(command, "--tutor", "scripted", *flag.split())
+    assert done.returncode == 2
+    assert f"{flag.split()[0]} has no effect here: it is of train.py" in done.stderr

@@ -285,7 +285,7 @@ def test_html_in_the_text_of_a_report_is_text() -> None:
 
 
 ALLOWED = {"html", "meta", "title", "style", "h1", "h2", "h3", "p", "code", "strong", "em", "table", "thead"}
-ALLOWED |= {"tbody", "tr", "th", "td"}
+ALLOWED |= {"tbody", "tr", "th", "td", "div", "ul", "li"}
 
 
 class TagsOf(HTMLParser):

@@ -1,13 +1,13 @@
 """vLLM's own numbers, from its Prometheus page `/metrics`."""
 
-import math
-
 from prometheus_client.parser import text_string_to_metric_families
 
 from tutors.base import TutorError
 from tutors.llm.client import Client, RequestError, with_deadline
 
 METRICS_DEADLINE_S = 2.0  # a report must not hold up training
+MAX_LINE, MAX_LINES = 4096, 1000  # characters of a line, and lines, of a page that are read
+MAX_VALUE = 1e18  # beyond which a number is no count
 GAUGES = {
     "vllm:num_requests_waiting": "vllm/requests_waiting",
     "vllm:num_requests_running": "vllm/requests_running",
@@ -23,16 +23,34 @@ COUNTERS = {  # since the server's start
 async def read_metrics(client: Client) -> dict[str, float]:
     """Return a server's numbers by tag, summed over its engines; none where the page cannot be read."""
     try:
-        text = await with_deadline(METRICS_DEADLINE_S, client.get_text("/metrics"))
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    except (RequestError, TutorError, ValueError, KeyError):  # the last two: the page is not Prometheus'
+        return parse_metrics(await with_deadline(METRICS_DEADLINE_S, client.get_text("/metrics")))
+    except (RequestError, TutorError):
         return {}
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Return the numbers of a page by tag, summed over engines. What is no sound number of ours is left out.
+
+    The parser sees those lines alone that may be ours, one at a time: whatever a page holds, its work is bounded.
+    """
     tags = GAUGES | COUNTERS
     metrics: dict[str, float] = {}
-    for sample in samples:
-        if sample.name in tags and math.isfinite(sample.value):
-            metrics[tags[sample.name]] = metrics.get(tags[sample.name], 0.0) + sample.value
+    lines = [line for line in text.split("\n") if line.startswith(tuple(tags)) and len(line) <= MAX_LINE]
+    for line in lines[:MAX_LINES]:
+        for name, value in parse_line(line):
+            if name in tags and 0 <= value <= MAX_VALUE:
+                metrics[tags[name]] = metrics.get(tags[name], 0.0) + value
     return metrics
+
+
+def parse_line(line: str) -> list[tuple[str, float]]:
+    """Return the names and the values of a line's samples; none if it is not Prometheus'."""
+    try:
+        return [
+            (one.name, float(one.value)) for family in text_string_to_metric_families(line) for one in family.samples
+        ]
+    except Exception:  # the parser's own errors are not all: it trips over `a{, =b}`
+        return []
 
 
 def metrics_since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:

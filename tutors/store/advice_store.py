@@ -22,6 +22,7 @@ from tutors.store.database import (
     answers,
     create_tables,
     identities,
+    is_passing,
     open_engine,
     open_existing,
     reason,
@@ -68,7 +69,8 @@ def recorded_identities(url: str | Path) -> list[dict[str, Any]]:
 class AdviceStore:
     """Answers under one identity, read and written through SQLAlchemy; several threads may use one.
 
-    Writes happen in the background: a database that fails costs answers, never a run.
+    Writes happen in the background: a database that fails costs answers, never a run. So does one that is locked, full
+    or gone when it is opened: it is tried again with every read and write.
 
     Args:
         url: of a database, or the path of an SQLite file, created if it does not exist.
@@ -76,17 +78,13 @@ class AdviceStore:
         min_mass: answers of a smaller label mass are not read.
 
     Raises:
-        ValueError: the file is no database, or the database cannot be reached.
+        ValueError: the file is no advice store, or the database will never take this user.
     """
 
     def __init__(self, url: str | Path, identity: dict[str, Any], min_mass: float = 0.0) -> None:
-        self.digest, text = digest_of(identity)
+        self.digest, self.text = digest_of(identity)
         self.min_mass = min_mass
-        try:
-            self.engine = open_engine(url)
-            self.identity = retry_while_locked(self._register, self.digest, text)
-        except (sql.exc.SQLAlchemyError, ImportError) as error:
-            raise store_error(url, error) from None
+        self.identity: int | None = None  # its number in the database, once that was reached
         self.num_actions = len(identity["labels"])
         self.writer = Writer(self._write, self.failed)
         self.reader = ReadThread()
@@ -94,16 +92,26 @@ class AdviceStore:
         self.failures = 0  # of reads and writes
         self.warn = Warner(logging.getLogger(__name__))
         self.lock = threading.Lock()  # of these two
+        try:
+            self.engine = open_engine(url)
+            retry_while_locked(self._register)
+        except (sql.exc.SQLAlchemyError, ImportError) as error:
+            if not is_passing(error):
+                raise store_error(url, error) from None
+            self.failed(error)
 
-    def _register(self, digest: str, text: str) -> int:
-        """Create the tables if they do not exist, and return the id of our identity."""
-        with self.engine.begin() as connection:
-            create_tables(connection)
-            return register(connection, digest, text)
+    def _register(self) -> int:
+        """Return the number of our identity; at first, create the tables that do not exist, and add it."""
+        if self.identity is None:
+            with self.engine.begin() as connection:
+                create_tables(connection)
+                self.identity = register(connection, self.digest, self.text)
+        return self.identity
 
     def _write(self, rows: list[Row]) -> None:
+        identity = self._register()
         with self.engine.begin() as connection:
-            write(connection, rows)
+            write(connection, [{"identity": identity, **row} for row in rows])
 
     def find(self, keys: Tensor) -> Advice:
         """Return what is stored, or waits to be written, for `keys` (B, 2), on the CPU; no advice for the rest.
@@ -144,7 +152,7 @@ class AdviceStore:
 
     def _columns(self) -> sql.Select:
         """Return a query for our answers."""
-        ours = (answers.c.identity == self.identity) & (answers.c.label_mass >= self.min_mass)
+        ours = (answers.c.identity == self._register()) & (answers.c.label_mass >= self.min_mass)
         return sql.select(*columns_of("key", "check", "probs", "label_mass", "at")).where(ours)
 
     def _sound(self, rows: Sequence[sql.Row]) -> dict[Key, Row]:
@@ -166,7 +174,7 @@ class AdviceStore:
         """
         given = advice.valid & advice.probs.isfinite().all(1) & advice.label_mass.isfinite()
         columns = zip(keys.tolist(), *(tensor.tolist() for tensor in advice._replace(valid=given)), words, strict=True)
-        same = {"identity": self.identity, **cost._asdict(), "at": round(time.time(), 6)}
+        same = {**cost._asdict(), "at": round(time.time(), 6)}
         rows = {
             (key, check): {"key": key, "check": check, "probs": probs, "label_mass": mass, "words": text, **same}
             for (key, check), probs, is_given, mass, text in columns
@@ -194,7 +202,7 @@ class AdviceStore:
     def count(self) -> int:
         """Return the number of answers stored under this identity, those included that wait to be written."""
         self.flush()
-        query = sql.select(sql.func.count()).where(answers.c.identity == self.identity)
+        query = sql.select(sql.func.count()).where(answers.c.identity == self._register())
         with self.engine.connect() as connection:
             return int(connection.scalar(query) or 0)
 

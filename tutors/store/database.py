@@ -1,5 +1,6 @@
 """The advice store's two tables, in SQLite or PostgreSQL, and the errors when they do not work."""
 
+import re
 import sqlite3
 import sys
 import threading
@@ -40,6 +41,12 @@ answers = sql.Table(
     sql.Column("seconds", sql.Float, nullable=False),
     sql.Column("at", sql.Float, nullable=False),  # seconds since 1970, in whole microseconds
 )
+PASSING_SQLITE = re.compile(r"database (table )?is locked|disk is full|disk I/O error", re.IGNORECASE)
+LASTING_POSTGRES = re.compile(  # what a person must mend, in a URL or on the server
+    r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry|permission denied|"
+    r"could not translate host name|failed to resolve host|invalid port",
+    re.IGNORECASE,
+)
 INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 LOCK_TIMEOUT_S = 5  # to wait for a lock or a server
 POSTGRES_OPTIONS = {  # a server that is gone or locked must not hold up a run for long
@@ -62,7 +69,7 @@ def open_engine(url: str | Path) -> sql.Engine:
     if kind not in INSERTS:
         kinds = " or ".join(INSERTS)
         raise ValueError(f"the advice store {without_password(url)} cannot be used: it is in {kinds}, not in {kind}")
-    options = {} if kind == "sqlite" else POSTGRES_OPTIONS
+    options: dict[str, Any] = {"timeout": LOCK_TIMEOUT_S} if kind == "sqlite" else POSTGRES_OPTIONS
     engine = sql.create_engine(
         address, connect_args={name: value for name, value in options.items() if name not in address.query}
     )
@@ -225,6 +232,15 @@ def run_jobs(jobs: SimpleQueue[Job | None]) -> None:
             future.set_result(read())
         except Exception as error:
             future.set_exception(error)
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether a database fails for now: it is locked, full or gone, and no person must act."""
+    if not isinstance(error, sql.exc.OperationalError):
+        return isinstance(error, sql.exc.TimeoutError)
+    if isinstance(error.orig, sqlite3.Error):
+        return PASSING_SQLITE.search(str(error)) is not None
+    return LASTING_POSTGRES.search(str(error)) is None
 
 
 def store_error(url: str | Path, error: Exception) -> ValueError:

@@ -43,7 +43,7 @@ POSITION_SHARES = {("connect4", "board"): 84, ("snake", "full"): 12, ("snake", "
 class Recipe:
     """All settings of the training."""
 
-    out: Path = Path("tutors/tiny/weights")
+    out: Path = Path("runs/tiny")  # what `--tutor tiny` serves is in tutors/tiny/weights, under version control
     positions: int = 800_000  # to learn from, each of a large game seen once, shared out by POSITION_SHARES
     depth: int = 4  # discs that the labelling search looks ahead
     temperature: float = 1.0  # of the labels: softmax(value / temperature)

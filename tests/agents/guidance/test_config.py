@@ -1,10 +1,11 @@
 """The options of guidance: schedules, and what is refused."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from agents.guidance import METHODS, GuidanceConfig
+from agents.guidance import METHODS, GuidanceConfig, find_method
 from agents.guidance.distill import Distill
 
 
@@ -67,3 +68,20 @@ def test_env_copies_are_left_alone_by_methods_that_act_on_advice_under_trust(nam
         elif name in ("blend", "mask", "demonstrate") and trust == "gap":
             expected = [True, False, False, False, True, False]
         assert alone.tolist() == expected
+
+
+def test_method_of_your_own_is_found_by_module_and_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_guidance.py").write_text(
+        "from agents.guidance import Guidance\nnumber = 3\nclass Sure(Guidance):\n    students = ('ppo',)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert find_method("own_guidance:Sure", "ppo").__name__ == "Sure"
+    for name, algo, said in (
+        ("own_guidance:Sure", "dqn", "is for ppo, not for dqn"),
+        ("own_guidance:number", "ppo", "must be a subclass of agents.guidance.Guidance"),
+        ("own_guidance:Unsure", "ppo", "has no attribute 'Unsure'"),
+        ("no_such_module:Sure", "ppo", "No module named 'no_such_module'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            find_method(name, algo)

@@ -1,5 +1,7 @@
 """vLLM's metrics: pages as it writes them, and malformed ones, against sums by hand."""
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from random import Random
@@ -9,7 +11,7 @@ import pytest
 from tests.helpers.llm_tutors import connected_tutor, positions
 from tests.helpers.scripted_server import Server, serving
 from tutors.llm.pool import EndpointPool
-from tutors.llm.server_metrics import metrics_since, read_metrics, sum_metrics
+from tutors.llm.server_metrics import COUNTERS, GAUGES, metrics_since, parse_metrics, read_metrics, sum_metrics
 
 PAGE = """\
 # HELP python_info Python platform information
@@ -176,3 +178,44 @@ def test_metrics_of_several_servers_are_summed() -> None:
         assert tutor.report()["vllm/requests_waiting"] == 7, "a server that fails is not asked"
     assert shown["vllm/requests_waiting"] == 14
     assert shown["vllm/prompt_tokens"] == 1500 + 1001
+
+
+PIECES = [
+    *GAUGES, *COUNTERS, "{", "}", "=", ",", '"', "\\", "\n", " ", "a", "#", "# TYPE ", "# HELP ", "le", "engine",
+    '"0"', "1.0",
+    "nan", "+Inf", "-1", "1e308", "1e999", "\x00", "\r", "é", "\ud800", "{, =b}", "} 1 # {a=\"b\"} 2", " 3 4 5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_page_gives_finite_numbers_or_none(seed: int) -> None:
+    """10,000 pages of what Prometheus' format is made of, and of any characters."""
+    draw = Random(seed)
+    for _ in range(2500):
+        parts = [draw.choice(PIECES) for _ in range(draw.randrange(30))]
+        parts += [chr(draw.randrange(0x300)) for _ in range(draw.randrange(5))]
+        draw.shuffle(parts)
+        found = parse_metrics("".join(parts))
+        assert all(math.isfinite(value) and value >= 0 for value in found.values())
+        assert all(math.isfinite(value) for value in sum_metrics([metrics_since({}, found)] * 3).values())
+
+
+@pytest.mark.parametrize("text", ["a{, =b}", "vllm:prompt_tokens_total{, =b}", "vllm:prompt_tokens_total{, =b} 3"])
+def test_line_that_trips_the_parser_is_left_out(text: str) -> None:
+    assert parse_metrics(f"{text}\nvllm:generation_tokens_total 7\n{text}") == {"vllm/generation_tokens": 7}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'vllm:prompt_tokens_total{a="' + "\\" * 10_000_000 + '"} 1',
+        "vllm:prompt_tokens_total{" * 1_000_000,
+        "vllm:prompt_tokens_total{,,,,,,,,} 1\n" * 200_000,
+        "a 1\n" * 2_000_000,
+    ],
+    ids=["one label", "braces", "lines", "others' lines"],
+)
+def test_long_page_is_read_in_bounded_time(text: str) -> None:
+    began = time.monotonic()
+    parse_metrics(text)
+    assert time.monotonic() - began < 2

@@ -222,6 +222,30 @@ def test_hanging_server_delays_within_bounds(server: Server, url: str, monkeypat
     gc.collect()
 
 
+def test_server_that_is_gone_at_the_start_is_used_once_it_is_back(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.1)
+    gone = url.replace(f":{server.port}/", f":{free_port()}/")
+    store = AdviceStore(gone, IDENTITY)
+    assert store.failures == 1
+    put(store, 1)
+    assert soon(lambda: store.failures > 1)
+    back = AdviceStore(url, IDENTITY)
+    store.engine = back.engine
+    assert soon(lambda: store.writer.waiting == {})
+    assert back.find(keys_of(1)).valid.all()
+    store.close()
+    back.close()
+
+
+def free_port() -> int:
+    """A port at which nothing answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def test_locked_table_delays_within_bounds(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 import envs
 from tests.helpers.stores import IDENTITY, KEYS, SPEC, assert_same, child, keys_of, put, random_advice, soon, words
+from tutors import TutorConfig, open_advisor
 from tutors.base import Advice
 from tutors.prompts import make_view
 from tutors.store import (
@@ -410,6 +411,86 @@ def test_locked_database_blocks_nobody_and_is_written_later(
     assert [record.message for record in caplog.records] == [
         "the advice store failed (database is locked): training goes on without it"
     ]
+
+
+def at_once(call: Callable[[], object]) -> object:
+    """In place of trying again for ten seconds."""
+    return call()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_database_that_is_locked_at_the_start_is_used_later(
+    is_new: bool, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(advice_store, "READ_RETRY_S", 0.0)
+    monkeypatch.setattr(advice_store, "retry_while_locked", at_once)
+    monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.05)
+    if not is_new:
+        store = AdviceStore(path, IDENTITY)
+        known = put(store, 99)
+        store.close()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin exclusive")
+    began = time.monotonic()
+    store = AdviceStore(path, IDENTITY)
+    assert store.failures == 1
+    with pytest.raises(SQLAlchemyError, match="locked"):
+        list(store.all(10))
+    answers = put(store, 1)
+    with pytest.raises(SQLAlchemyError, match="locked"):
+        store.find(keys_of(1))
+    assert soon(lambda: store.failures > 1)
+    assert time.monotonic() - began < 3
+    other.execute("rollback")
+    other.close()
+    assert soon(lambda: path.exists() and store.writer.waiting == {})
+    assert_same(store.find(keys_of(1)), answers)
+    if not is_new:
+        assert_same(store.find(keys_of(99)), known)
+    store.close()
+    assert store.writer.lost == 0
+    assert [record.message for record in caplog.records] == [
+        "the advice store failed (database is locked): training goes on without it"
+    ]
+
+
+def test_disk_that_is_full_at_the_start_costs_answers_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "RETRY_WAIT_S", 0.05)
+    full, connect = True, database.prepare_sqlite
+
+    def prepare(connection: sqlite3.Connection, record: object) -> None:
+        connect(connection, record)
+        connection.execute(f"pragma max_page_count = {1 if full else 1 << 30}")
+
+    monkeypatch.setattr(database, "prepare_sqlite", prepare)
+    store = AdviceStore(path, IDENTITY)
+    assert store.failures == 1
+    put(store, 1)
+    assert soon(lambda: store.failures > 1)
+    full = False
+    store.engine.dispose()
+    assert soon(lambda: path.exists() and store.writer.waiting == {})
+    assert store.count() == 1
+    store.close()
+    assert store.writer.lost == 0
+
+
+def test_run_begins_with_a_locked_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(advice_store, "retry_while_locked", at_once)
+    AdviceStore(tmp_path / "advice.sqlite", IDENTITY).close()
+    other = sqlite3.connect(tmp_path / "advice.sqlite", isolation_level=None)
+    other.execute("begin exclusive")
+    env = envs.make("connect4", 8, 1)
+    with open_advisor(TutorConfig("scripted"), env.game, 1, tmp_path, "cpu") as advisor:
+        assert advisor is not None
+        step = env.reset()
+        assert advisor.advise(step.state, torch.ones(8, dtype=torch.bool)).valid.all()
+        assert advisor.counters()["store_failures"] > 1
+        other.execute("rollback")
+        other.close()
+    assert written(tmp_path / "advice.sqlite") == advisor.counts["queried"] > 0
 
 
 def test_full_disk_loses_only_what_does_not_fit(
