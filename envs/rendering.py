@@ -49,8 +49,8 @@ def connect4_text(spec: Spec, states: Sequence[State]) -> str:
 
 def connect4_image(spec: Spec, states: Sequence[State]) -> np.ndarray:
     """Draw the board in blue, the student's discs red and the opponent's yellow, those of a line of four ringed."""
-    lines = [int(lines_of_four(states[-1][side][:1])[0]) for side in ("mine", "theirs")]
-    winning = draw(*lines).splitlines()
+    mine, theirs = (int(lines_of_four(states[-1][side][:1])[0]) for side in ("mine", "theirs"))
+    winning = draw(mine, theirs).splitlines()
     rows = draw(int(states[-1]["mine"][0]), int(states[-1]["theirs"][0])).splitlines()
     colours = {".": HOLE, "x": RED, "o": YELLOW}
     image = Image.new("RGB", (COLUMNS * CELL, ROWS * CELL), BLUE)

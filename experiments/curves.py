@@ -135,7 +135,12 @@ def common_points(curves: Sequence[Curve], label: str) -> tuple[list[float], lis
         steps = [step for step, _ in curves[0] if first <= step <= last] or steps
     if not steps:
         raise ValueError(f"the runs of {label} have no evaluation at the same step: their mean cannot be drawn")
-    return steps, [[float(np.interp(step, *zip(*curve, strict=True))) for curve in curves] for step in steps]
+    return steps, [[value_at(curve, step) for curve in curves] for step in steps]
+
+
+def value_at(curve: Curve, step: float) -> float:
+    """Return the score at a step, between two evaluations on the line through both."""
+    return float(np.interp(step, [at for at, _ in curve], [score for _, score in curve]))
 
 
 def draw_references(panel: Panel, references: Mapping[str, float]) -> None:

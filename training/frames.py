@@ -21,7 +21,7 @@ BARS = 70  # pixels at scale 1: of a bar of 100 %
 class Frame(NamedTuple):
     """What a frame shows besides the position."""
 
-    index: int  # of the position in the episode
+    position: int  # of the episode, from 0
     number: int  # of positions
     action: int | None  # that the student takes; None in the last position
     advice: Sequence[float] | None  # the tutor's probabilities; None: it was not asked, or had no advice
@@ -46,7 +46,7 @@ def draw_frame(spec: Spec, states: Sequence[State], frame: Frame, opponent: str,
     pen = ImageDraw.Draw(image)
     font = ImageFont.truetype(FONT, TEXT * scale)
     pen.text((MARGIN * scale, MARGIN * scale), spec.shown_title(), fill=INK, font=font)
-    count = f"position {frame.index + 1} of {frame.number}"
+    count = f"position {frame.position + 1} of {frame.number}"
     pen.text((width - MARGIN * scale, MARGIN * scale), count, fill=INK, font=font, anchor="ra")
     draw_players(pen, players(spec, opponent), (MARGIN * scale, (MARGIN + LINE) * scale), font)
     slot = board.width / len(names)
