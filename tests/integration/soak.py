@@ -4,7 +4,7 @@
 miscounted. The server is a process of its own, so that memory, files and threads are the trainer's alone. A hash of a
 request's prompts decides what happens to it, so that a retry gets the same, and the server knows what failures must
 come of it. On the way the run is stopped and resumed from its checkpoint, time and again. When the server is gone,
-training is timed beside training without a tutor.
+training is timed beside training without a tutor. Then the tests of random cases run with many times as many of them.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import gc
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -297,18 +298,44 @@ def sample(account: Account) -> None:
     account.threads.append(int(words["Threads"]))
 
 
+FUZZERS = (  # tests of random cases that FUZZ_SCALE multiplies
+    "tests/tutors/llm/test_random_bodies.py",
+    "tests/tutors/llm/test_api.py",
+    "tests/tutors/store/test_damaged_rows.py",
+    "tests/integration/test_flags.py",
+)
+
+
+def fuzz(scale: int) -> bool:
+    """Run the tests of random cases with so many times the cases, and return whether all hold."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "random or thousand or any",
+        *FUZZERS,
+    ]
+    return not subprocess.run(command, cwd=ROOT, env=os.environ | {"FUZZ_SCALE": str(scale)}, check=False).returncode
+
+
 def main() -> None:
-    """Soak for a given time and print the account."""
+    """Soak for a given time and print the account, then try many random cases."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--fuzz-scale", type=int, default=20, help="times as many random cases as in the tests")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        account = soak(parser.parse_args().seconds, Path(folder))
+        account = soak(options.seconds, Path(folder))
     print(account)
     print(f"with the tutor gone, {median(account.shares):.0%} of the steps a second of a student without a tutor")
     faults = account.faults()
     print("\n".join(faults) or "nothing leaked, nothing was miscounted")
-    sys.exit(bool(faults))
+    sys.exit(bool(faults) or not fuzz(options.fuzz_scale))
 
 
 if __name__ == "__main__":

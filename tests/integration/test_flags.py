@@ -9,6 +9,7 @@ import pytest
 from annotated_types import Interval
 
 from tests.helpers.flag_fuzz import Program, fuzz, number_fields, programs
+from tests.helpers.fuzzing import SCALE
 from tests.helpers.programs import program
 from training.config import Config
 from training.ranges import check_ranges, describe_interval, find_interval, flag_of
@@ -42,7 +43,7 @@ def test_help_states_the_range_of_every_number(one: Program) -> None:
 
 
 def test_random_values_of_all_flags_are_taken_or_refused_by_name() -> None:
-    assert not fuzz(seed=1, count=20)
+    assert not fuzz(seed=1, count=20 * SCALE)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import envs
+from tests.helpers.fuzzing import SCALE
 from tests.helpers.llm_tutors import MODEL, VIEW, connect_tutor, connected_tutor, endpoint, failures, positions
 from tests.helpers.scripted_server import Handler, serving
 from tutors.llm.api import (
@@ -35,7 +36,7 @@ from tutors.prompts import make_view
 LETTERS = ("A", "B", "C", "D")
 IDS = {letter: 65 + number for number, letter in enumerate(LETTERS)}
 SNAKE = make_view(envs.make_game("snake"), "full")
-MANY = settings(max_examples=100, deadline=None, database=None)  # examples, of EACH replies
+MANY = settings(max_examples=100 * SCALE, deadline=None, database=None, derandomize=True)  # examples, of EACH replies
 EACH = 100
 seeds = st.integers(0, 2**32).map(Random)  # Hypothesis' own recursive strategies take ten times as long
 
