@@ -234,7 +234,7 @@ def ignores_n(reply: dict[str, Any], num_prompts: int, n: int) -> bool:
     if n == 1 or num_prompts == 1 or not isinstance(choices, list) or len(choices) != num_prompts:
         return False
     indices = [choice.get("index", place) if isinstance(choice, dict) else None for place, choice in enumerate(choices)]
-    return all(type(index) is int for index in indices) and sorted(indices) == list(range(num_prompts))
+    return sorted(index for index in indices if type(index) is int) == list(range(num_prompts))
 
 
 def oddity_of(outputs: Sequence[Output], request: Request) -> str | None:
