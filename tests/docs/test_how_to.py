@@ -93,3 +93,26 @@ def test_commands_about_extending_run(page: str, folder: Path) -> None:
         summary = json.loads((run_dir / "summary.json").read_text())
         assert 512 <= summary["global_step"] < 1024  # a tutor's probe episodes count, too
         assert "--tutor" not in arguments or summary["tutor"]["asked"] > 0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("game", ["nim:Nim()", "drawn_nim:DrawnNim()", "corridor:Corridor()"])
+def test_own_games_make_no_tensor_on_another_device(game: str, folder: Path) -> None:
+    """On the meta device, where a tensor of the CPU that is mixed in is an error, as it is on CUDA."""
+    module, _, made = game.partition(":")
+    program = folder / "elsewhere.py"
+    program.write_text(f"import torch\nfrom {module} import *\ngame = {made}\n" + ELSEWHERE)
+    done = python(folder, str(program))
+    assert done.returncode == 0, done.stderr
+
+
+ELSEWHERE = """
+def uniforms(columns):
+    return torch.rand(5, columns, device="meta")
+
+state = game.reset(uniforms(game.spec.num_reset_uniforms))
+action = torch.zeros(5, dtype=torch.int64, device="meta")
+after, reward, terminated = game.step(state, action, uniforms(game.spec.num_step_uniforms))
+tensors = [*state.values(), *after.values(), reward, terminated, *game.observe(state), *game.observe(after)]
+assert all(tensor.device.type == "meta" for tensor in tensors)
+"""
