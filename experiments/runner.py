@@ -29,6 +29,7 @@ from training.checkpoint import newest_step
 from training.cli import run_program
 from training.config import Config, defaults_from_flags
 from training.hints import command
+from training.ranges import check_ranges
 from training.resume import BEGUN
 from tutors import TutorConfig, connect_servers
 from tutors.base import TutorError
@@ -57,7 +58,7 @@ class RunOptions(StudyOptions):
     """Address of a Ray cluster that executes the runs, one per CPU; auto: the cluster this machine belongs to."""
     slurm: bool = False
     """Print a script for sbatch that executes the runs, and exit."""
-    only: Annotated[int, Interval(ge=1, le=10**9)] | None = None
+    only: Annotated[int, Interval(ge=0, le=10**9)] | None = None
     """Index of a single run: its line in the output of --dry-run for the whole study."""
     dry_run: bool = False
     """Print the commands and exit."""
@@ -106,6 +107,7 @@ def run(options: RunOptions) -> None:
     Raises:
         ValueError: the study cannot be read; or runs failed, once all others are finished.
     """
+    check_ranges(options)
     runs_dir, commands = options.runs_dir(), options.commands()
     if options.dry_run:
         for one in commands:
@@ -126,18 +128,18 @@ def run(options: RunOptions) -> None:
         execute = partial(cluster.run_on_ray, program=options.program(), address=options.ray)
     (runs_dir / "logs").mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    failed = 0
+    failed: list[RunCommand] = []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(runs_dir.name, total=len(commands), completed=len(commands) - len(unfinished))
         show = partial(progress.update, task)
         for phase in phases:
             for one, code in run_all(phase, options.tutor_url, lambda text: show(description=text), execute):
                 progress.update(task, advance=1, description=runs_dir.name)
-                if code:
-                    failed += 1
+                if code and not one.is_finished():
+                    failed.append(one)
                     progress.console.print(f"failed with exit code {code}: see {one.log_file()}", soft_wrap=True)
-    if failed:
-        raise ValueError(f"{failed} of {len(commands)} runs failed; the same command tries them again")
+    if left := [one for one in failed if not one.is_finished()]:  # another study may have finished some meanwhile
+        raise ValueError(f"{len(left)} of {len(commands)} runs failed; the same command tries them again")
     following = command("experiments", "report", *options.arguments())
     console.print(f"{len(commands)} runs are finished in {runs_dir}; next: {following}", soft_wrap=True)
 
@@ -238,8 +240,13 @@ def run_locally(commands: Sequence[RunCommand], jobs: int) -> Iterator[tuple[Run
     with LocalPool(jobs) as pool:
         while waiting or pool.running:
             while waiting and pool.has_room():
-                pool.start(waiting.pop())
-            yield from pool.wait()
+                one = waiting.pop()
+                try:
+                    pool.start(one)
+                except (OSError, EOFError) as error:  # the fork server was killed; the next start makes another
+                    yield one, one.log_failure(f"its process could not be started: {type(error).__name__}")
+            if pool.running:
+                yield from pool.wait()
 
 
 def run_train(command: RunCommand) -> None:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import pytest
 from filelock import FileLock
 
 from experiments.report import ReportOptions, report
-from experiments.runner import RunOptions, resume_arguments, run, run_locally
-from experiments.spec import read_study
+from experiments.runner import LocalPool, RunOptions, resume_arguments, run, run_locally
+from experiments.spec import RunCommand, read_study
 from experiments.stats import read_curve
 from tests.helpers.paths import ROOT
 from tests.helpers.processes import TIMEOUT_S, family, running, stop, until
@@ -357,3 +358,43 @@ def test_the_study_of_reuse_counts_the_questions_that_it_saves(tmp_path: Path) -
         assert asked[0] > asked[1] > asked[2] > 0
         assert 0 == hits[0] < hits[1] < hits[2]
     assert float(rows["no-symmetry", "inf"]["asked"]) > float(rows["", "inf"]["asked"])
+
+
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError, BrokenPipeError])
+def test_a_fork_server_that_was_killed_fails_one_run(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = RunOptions(write_study(tmp_path, ALONE), tmp_path / "runs").commands()[:2]
+    started: list[RunCommand] = []
+
+    def start(self: LocalPool, command: RunCommand) -> None:
+        started.append(command)
+        command.log_file().parent.mkdir(parents=True, exist_ok=True)
+        raise error
+
+    monkeypatch.setattr(LocalPool, "start", start)
+    assert list(run_locally(commands, 1)) == [(one, 2) for one in commands]
+    assert started == commands
+    assert "could not be started" in commands[0].log_file().read_text()
+
+
+def test_a_run_that_another_study_finishes_meanwhile_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one holds each run's directory when this one comes, and has finished it when this one ends."""
+    options = RunOptions(write_study(tmp_path, ALONE), tmp_path / "runs")
+    commands = options.commands()
+
+    def refused(group: Sequence[RunCommand], jobs: int) -> Iterator[tuple[RunCommand, int]]:
+        for number, one in enumerate(group):
+            yield one, 2
+            if number >= skipped:
+                one.run_dir.mkdir(parents=True, exist_ok=True)
+                (one.run_dir / "summary.json").write_text("{}")
+
+    monkeypatch.setattr("experiments.runner.run_locally", refused)
+    skipped = 1
+    with pytest.raises(ValueError, match=f"1 of {len(commands)} runs failed"):
+        run(options)
+    skipped = 0
+    run(options)
