@@ -169,6 +169,23 @@ def steps_to_threshold(name: str, tutors: Sequence[str]) -> str:
     return table(head, lines)
 
 
+def trusted() -> str:
+    """Return what tutors are worth by default, by their accuracy: times sooner, and the gain of the mean score."""
+    _, rows = table_of_csv(RESULTS / "study" / "trust" / "conditions.csv")
+    names = {"connect4": "Connect Four", "snake": "Snake", "blackjack": "Blackjack"}
+    tutored = [row for row in rows if row["tutor"] != "none"]
+    tutors = sorted({row["tutor"] for row in tutored}, key=accuracy)
+    cells: dict[tuple[str, str], Row] = {}
+    for row in tutored:
+        faster = f"{float(row['speedup']):.1f}" if row["speedup"] else "–"
+        cells.setdefault((row["env"], row["algo"]), {})[row["tutor"]] = f"{faster} / {gain(row, 'auc')}"
+    body = (
+        [f"{names[env]}, {algo.upper()}", *(found.get(one, "") for one in tutors)]
+        for (env, algo), found in cells.items()
+    )
+    return table(["accuracy of the tutor", *(f"{accuracy(one):g}" for one in tutors)], body)
+
+
 def headline() -> str:
     """Return the overview: a good and a bad tutor, by method."""
     _, rows = table_of_csv(RESULTS / "study" / "guidance" / "conditions.csv")
@@ -361,6 +378,8 @@ def speed_of_loop() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "trust-headline": trusted,
+    "trust-worth": partial(study_section, "trust", "What the tutor was worth"),
     "headline": headline,
     "guidance-gains": partial(gains, "guidance", "auc"),
     "guidance-final": partial(gains, "guidance", "final"),
@@ -379,11 +398,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 BLOCKS |= {
     f"{study}-command": partial(study_command, study)
-    for study in ("laptop", "causes", "brief", "fresh", "guidance", "modulation")
+    for study in ("laptop", "causes", "brief", "fresh", "guidance", "modulation", "trust")
 }
 BLOCKS |= {
     f"{study}-totals": partial(study_section, study, "Over all envs and students")
-    for study in ("laptop", "causes", "brief", "guidance", "modulation")
+    for study in ("laptop", "causes", "brief", "guidance", "modulation", "trust")
 }
 BLOCKS |= {f"{study}-claims": partial(study_section, study, "The paper's claims") for study in ("laptop", "fresh")}
 

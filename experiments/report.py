@@ -354,7 +354,7 @@ def worths(results: StudyResults) -> str:
         f"{len(rows)} conditions. Sooner: env steps to the threshold, alone over tutored, the median over seeds."
     )
     head = ("env", "student", "tutor", "guidance", "reuse", "final score", "mean of curve", "times sooner", "harmless")
-    return f"{text}\n\n{table(head, rows)}"
+    return f"{table(head, rows)}\n\n{text}"
 
 
 def signed(difference: float, low: float, high: float) -> str:
