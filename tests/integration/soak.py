@@ -302,6 +302,9 @@ FUZZERS = (  # tests of random cases that FUZZ_SCALE multiplies
     "tests/tutors/llm/test_random_bodies.py",
     "tests/tutors/llm/test_api.py",
     "tests/tutors/store/test_damaged_rows.py",
+    "tests/tutors/llm/test_server_metrics.py",
+    "tests/training/test_metrics_file.py",
+    "tests/training/test_config.py",
     "tests/integration/test_flags.py",
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.stats import read_curve
+from tests.helpers.fuzzing import SCALE
 from tests.helpers.small_runs import small_config
 from train import train
 from training.logger import rows_until
@@ -52,7 +53,7 @@ def test_random_damage_leaves_all_other_lines(tmp_path: Path) -> None:
     """Where neither a line nor the end of the one before was changed, it is there."""
     draw = random.Random(1)
     lines = [",".join(row).encode() + b"\r\n" for row in (HEADER, *SOUND)]
-    for _ in range(500):
+    for _ in range(500 * SCALE):
         content = bytearray(b"".join(lines))
         changed = {draw.randrange(len(content)) for _ in range(draw.randrange(1, 6))}
         for at in changed:

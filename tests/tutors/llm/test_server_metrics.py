@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from tests.helpers.fuzzing import SCALE
 from tests.helpers.llm_tutors import connected_tutor, positions
 from tests.helpers.scripted_server import Server, serving
 from tutors.llm.pool import EndpointPool
@@ -191,7 +192,7 @@ PIECES = [
 def test_random_page_gives_finite_numbers_or_none(seed: int) -> None:
     """10,000 pages of what Prometheus' format is made of, and of any characters."""
     draw = Random(seed)
-    for _ in range(2500):
+    for _ in range(2500 * SCALE):
         parts = [draw.choice(PIECES) for _ in range(draw.randrange(30))]
         parts += [chr(draw.randrange(0x300)) for _ in range(draw.randrange(5))]
         draw.shuffle(parts)
