@@ -28,7 +28,7 @@ def test_hub_ids_folders_and_served_are_models(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "weights").mkdir()
     assert find_model("Qwen/Qwen3-8B") == Model("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", "")
     assert find_model("weights") == Model("weights", str(tmp_path / "weights"), "")
-    assert find_model("served", "mine") == Model("mine", "mine", "")
+    assert find_model("served", "mine") == Model("mine", "mine", "", is_named=True)
     assert find_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B") == find_model("deepseek"), "it has an entry"
     assert not is_model("lama")
     assert not is_model("a/b/c")
