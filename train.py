@@ -67,6 +67,7 @@ from tutors.advisor import Advisor, Lookup, advisor_metrics, advisor_summary
 from tutors.base import Advice, TutorError
 from tutors.display import without_password
 from tutors.findings import FindingsTable
+from tutors.llm.server import die_with_parent
 from tutors.prompts import make_view
 from tutors.query import AdviceQuery, QueryBudget, QueryRequest, QueryStrategy, consult_probability
 
@@ -80,6 +81,8 @@ def train(config: Config) -> dict[str, Any]:
         SystemExit: a signal stopped the run; what was learned is saved.
     """
     device = init(find_device(config.device))
+    if world_size() > 1:
+        die_with_parent()  # torchrun's agent, whatever ends it; then the run is saved as at any SIGTERM
     config.check()
     if config.compile_mode == "graph" and not device.startswith("cuda"):
         raise ValueError(f"--compile-mode graph requires a CUDA device; on {device} use compile")

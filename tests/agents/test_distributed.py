@@ -208,6 +208,25 @@ def test_killed_rank_ends_all_and_a_restart_is_the_unbroken_run(tmp_path: Path) 
         assert all(one.equal(other) for one, other in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.process
+def test_ranks_save_and_end_when_their_agent_is_killed(tmp_path: Path) -> None:
+    run = tmp_path / "orphans"
+    flags = ["train.py", "--algo", "ppo", "--env", "blackjack", "--total-steps", "50000000", "--num-envs", "64"]
+    command = [*TORCHRUN, *flags, "--save-minutes", "60", "--log-every", "1000", "--run-dir", str(run)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as agent:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.csv").exists() or (run / "metrics.csv").read_text().count("\n") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        rank = child_of(agent.pid, "orphans")
+        agent.kill()
+    while Path(f"/proc/{rank}").exists() and "Z" not in Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2][:3]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for number in (0, 1):
+        assert load_checkpoint(run / "checkpoints", "cpu", number, 2)["global_step"] > 0
+
+
 def child_of(pid: int, word: str) -> int:
     """Return the last process that torchrun started whose command line holds a word."""
     found = []

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import select
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Sequence
@@ -57,6 +58,22 @@ class RequestError(Exception):
         self.kind = kind
         self.is_retryable = is_retryable
         self.retry_wait_s = retry_wait_s
+
+
+class SilentConnector(aiohttp.TCPConnector):
+    """Keeps no connection on which something waits to be read: it would be taken for the reply to the next request."""
+
+    async def _get(self, key: Any, traces: list[Any]) -> Any:
+        while (connection := await super()._get(key, traces)) is not None:
+            transport, protocol = connection.transport, connection.protocol
+            assert transport is not None, "it is open"
+            assert protocol is not None, "it is open"
+            poll = select.poll()
+            poll.register(transport.get_extra_info("socket"), select.POLLIN)
+            if not poll.poll(0) and not protocol.should_close:
+                return connection
+            connection.close()
+        return None
 
 
 class Client:
@@ -179,7 +196,7 @@ class Client:
         if self.session is None:
             self.session = aiohttp.ClientSession(
                 headers=self.headers,
-                connector=aiohttp.TCPConnector(keepalive_timeout=KEEPALIVE_S),
+                connector=SilentConnector(keepalive_timeout=KEEPALIVE_S),
                 timeout=aiohttp.ClientTimeout(total=None),  # `with_deadline` bounds the whole call
                 trust_env=False,
             )

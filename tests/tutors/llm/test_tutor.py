@@ -3,6 +3,7 @@
 The server is the standard library's; how it misbehaves stands in each test.
 """
 
+import json
 import math
 import ssl
 import threading
@@ -11,12 +12,11 @@ import tracemalloc
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
-import aiohttp
 import pytest
 import torch
 import trustme
@@ -37,6 +37,7 @@ from tests.helpers.llm_tutors import (
 )
 from tests.helpers.scripted_server import FAVOURITE, FIRST_ID, Handler, Server, choice, serving
 from tutors.base import TutorError
+from tutors.llm import client
 from tutors.llm.api import ChatAPI
 from tutors.llm.breaker import MAX_FAILURES, MAX_PROBE_INTERVAL_S, MIN_PROBE_INTERVAL_S, Breaker
 from tutors.llm.client import MAX_RETRY_WAIT_S, MAX_WORDS, Client, RequestError, base_urls, parse_retry_after
@@ -691,8 +692,8 @@ def test_trusted_certificate_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     trusting = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
-    connector = aiohttp.TCPConnector
-    monkeypatch.setattr(aiohttp, "TCPConnector", lambda **how: connector(ssl=trusting, **how))
+    connector = client.SilentConnector
+    monkeypatch.setattr(client, "SilentConnector", lambda **how: connector(ssl=trusting, **how))
     with serving(tls=context) as server:
         tutor = connect_tutor(server.url)
         assert tutor.advise(positions(2)).valid.all()
@@ -927,6 +928,36 @@ def test_fault_16_two_hundred_megabytes_are_not_read_to_their_end(server: Server
     assert peak < 100 << 20
     assert sum(sent) < 100 << 20
     assert failures(tutor) == {"too_large": 2}
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02], ids=["at once", "later"])
+def test_reply_that_nobody_asked_for_is_not_read_as_the_next_one(
+    server: Server, tutor: VllmTutor, delay_s: float
+) -> None:
+    """Each request is answered twice: column 1, 2, 3, and then always 0."""
+    asked = []
+
+    def reply(body: dict, column: int) -> bytes:
+        choices = [choice(row, body) for row in range(len(body["prompt"]))]
+        for one in choices:
+            logs = one["logprobs"]["top_logprobs"][0]
+            liked, other = f"token_id:{FIRST_ID + column}", f"token_id:{FIRST_ID + FAVOURITE}"
+            logs[liked], logs[other] = logs[other], logs[liked]
+        raw = json.dumps({"choices": choices}).encode()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(raw) + raw
+
+    def answer_twice(handler: Handler, body: dict) -> bool:
+        asked.append(body)
+        handler.wfile.write(reply(body, len(asked)))
+        time.sleep(delay_s)
+        with suppress(OSError):
+            handler.wfile.write(reply(body, 0))
+        return True
+
+    server.misbehave = answer_twice
+    for number in (1, 2, 3):
+        assert tutor.advise(positions(2)).probs.argmax(1).tolist() == [number, number]
+        time.sleep(3 * delay_s)
 
 
 @pytest.mark.parametrize(
