@@ -306,6 +306,7 @@ FUZZERS = (  # tests of random cases that FUZZ_SCALE multiplies
     "tests/training/test_metrics_file.py",
     "tests/training/test_config.py",
     "tests/integration/test_flags.py",
+    "tests/integration/test_damaged_runs.py",
 )
 
 

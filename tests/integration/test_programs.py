@@ -416,7 +416,7 @@ def test_demo_compares_four_players() -> None:
     assert done.returncode == 0, done.stderr
     for who in ("tutored student, alone", "untutored student", "tutor alone (scripted)", "random play"):
         assert who in done.stdout
-    assert "tensorboard --logdir" in done.stdout
+    assert "-m tensorboard.main --logdir" in done.stdout
     for line in done.stdout.splitlines():
         if ": dqn on connect4" in line:
             shutil.rmtree(ROOT / line.split(":")[0])
