@@ -62,9 +62,7 @@ class Output:
         """Drop all further output and say so."""
         self.drop()
         self.failure = error
-        logging.getLogger(__name__).warning(
-            "%s cannot be written, the program goes on: %s", self.stream.name, error.strerror
-        )
+        logging.getLogger(__name__).warning("the output cannot be written, the program goes on: %s", error.strerror)
 
     def drop(self) -> None:
         """Let what the stream still holds, and all further output, go nowhere."""

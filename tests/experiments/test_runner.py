@@ -212,7 +212,7 @@ def test_the_log_says_why_a_run_cannot_be_resumed(tmp_path: Path) -> None:
         run(RunOptions(path, tmp_path / "runs"))
     logs = [" ".join((tmp_path / "runs" / "logs" / f"{one.name}.txt").read_text().split()) for one in run_dirs(path)]
     assert "no config.json" in logs[0]
-    assert "total_steps was 9, is 3000" in logs[1]
+    assert "does not fit other settings: num_envs was 256, is 100" in logs[1]
     assert complete_steps(without_config / "checkpoints") == [50]
 
 

@@ -143,7 +143,7 @@ def test_run_that_cannot_print_goes_on(progress: str, tmp_path: Path) -> None:
         )  # fmt: skip
     assert done.returncode == 2, done.stderr
     words = " ".join(done.stderr.split())
-    assert "<stdout> cannot be written, the program goes on: No space left" in words
+    assert "the output cannot be written, the program goes on: No space left" in words
     assert words.endswith("error: the output: No space left on device")
     assert (tmp_path / "run" / "summary.json").exists()
     assert series(tmp_path / "run", "eval/mean_return")

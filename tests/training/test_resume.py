@@ -230,7 +230,7 @@ def test_transitions_of_an_untutored_student_have_no_advice(name: str, tmp_path:
     config = replace(first, run_dir=tmp_path / "second", resume=first.run_dir, total_steps=2560)
     config = replace(config, tutoring=TutorConfig("scripted"), guiding=GuidanceConfig(name, trust="none"))
     if name == "hint":  # its network has more inputs than the first one's
-        with pytest.raises(ValueError, match=r"does not fit other settings: guidance was auto, is hint"):
+        with pytest.raises(ValueError, match=r"does not fit other settings: guidance was override, is hint"):
             train(config)
         return
     assert train(config)["global_step"] == 2560
