@@ -21,8 +21,8 @@ class TutorConfig:
 
     tutor: str = "none"
     """Tutor: none, scripted, llama, vicuna, deepseek, deepseek-llama, tiny, smollm2 (tutors/llm/models.toml),
-    recorded:STORE, module:function of your own, any model by its hub id or folder, or served: whatever the server at
-    --tutor-url serves."""
+    recorded:STORE, module:function of your own, any model by its hub id or folder, or served: whatever the model
+    server has."""
     view: str | None = None
     """Prompt view of the env, such as full or local for snake, or module:Class of your own; default: the env's
     first."""

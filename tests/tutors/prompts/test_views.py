@@ -946,7 +946,10 @@ def test_make_view_of_a_game_without_views_raises() -> None:
 
 def test_make_view_imports_a_class_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chess_in_words.py").write_text(
-        "class OwnView:\n    def __init__(self, game):\n        self.of = game\n"
+        "from tutors.prompts.connect4 import Connect4View\n"
+        "class OwnView(Connect4View):\n"
+        "    def __init__(self, game):\n        super().__init__(game)\n        self.of = game\n"
+        "class Shown:\n    def __init__(self, game):\n        pass\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -954,7 +957,9 @@ def test_make_view_imports_a_class_from_the_working_directory(tmp_path: Path, mo
     view = make_view(game, "chess_in_words:OwnView")
     assert type(view).__name__ == "OwnView"
     assert view.of is game
-    with pytest.raises(ValueError, match="chess_in_words:Shown"):
+    with pytest.raises(ValueError, match="chess_in_words:Shown makes Shown, which has no name"):
         make_view(game, "chess_in_words:Shown")
+    with pytest.raises(ValueError, match="chess_in_words:Shows"):
+        make_view(game, "chess_in_words:Shows")
     with pytest.raises(ValueError, match="nowhere_to_be_found:PromptView"):
         make_view(game, "nowhere_to_be_found:PromptView")
