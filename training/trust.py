@@ -175,7 +175,9 @@ class TrustMonitor:
         if len(self.gates) > 1 and self.probe.copies >= 2 * LEVEL_COPIES:
             last, _ = self.probe_tutor(range(1, len(self.gates)), LEVEL_COPIES)
         limit = FIRST_SHARE * self.num_steps
-        while advised and self.probe_steps + last <= limit and self.gates[0].tutor.number < MAX_FIRST_EPISODES:
+        for _ in range(math.ceil(MAX_FIRST_EPISODES / self.probe.copies) - 1):
+            if not advised or self.probe_steps + last > limit:
+                break
             last, advised = self.probe_tutor(range(len(self.gates)))
         (result,), _ = self.play(None)
         self.probe_steps += result.steps

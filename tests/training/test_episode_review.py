@@ -1,11 +1,11 @@
 """Episode review: which episodes are read, what becomes of findings and comparisons, and the runs that follow."""
 
 import json
-import signal
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -324,7 +324,7 @@ def test_run_that_is_killed_after_its_review_is_resumed_without_another(
     train(whole)
     parts = replace(whole, run_dir=tmp_path / "parts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.Trainer.run", lambda trainer: signal.raise_signal(signal.SIGINT))
+        patch.setattr("train.Trainer.run", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(parts)
     monkeypatch.setattr("train.review_episodes", None)

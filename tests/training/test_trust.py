@@ -177,7 +177,7 @@ def test_trust_at_the_start_takes_the_students_probe_and_no_episodes_that_ended_
 
 def test_first_probes_of_a_long_run_are_bounded(monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FakeRun(monitor, monkeypatch)
-    monitor.num_steps = 10**9
+    monitor.num_steps, monitor.probe.copies = 10**9, 64
     run.update(0)
     assert monitor.trust.tutor.number == 64 * run.num_probes == MAX_FIRST_EPISODES
 
