@@ -143,7 +143,7 @@ class BatchedEnv(gym.vector.VectorEnv):
         A seed, one number for all, restarts the random numbers of all copies.
 
         Raises:
-            ValueError: there is no such option, the mask is none, or it comes with a seed; or seeds are several.
+            ValueError: an unknown option, no mask of the copies, a mask beside a seed, or several seeds.
         """
         check_reset_options(options, ("reset_mask",))
         rows = None if not options or "reset_mask" not in options else self._rows(options["reset_mask"])

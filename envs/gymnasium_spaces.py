@@ -53,7 +53,7 @@ class ObservationFormat:
         """Copy an observation, of which the env may keep the array, into a row.
 
         Raises:
-            ValueError: it is none of the space.
+            ValueError: it is not in the space.
         """
         if self.masks_itself:
             obs = obs["observation"]

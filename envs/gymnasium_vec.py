@@ -37,7 +37,7 @@ class GymnasiumVecEnv(Env):
         options: keyword arguments of the env.
 
     Raises:
-        ValueError: the env cannot be made, or its spaces are none that a student can use.
+        ValueError: the env cannot be made, or a student cannot use its spaces.
     """
 
     is_compilable = False
@@ -182,7 +182,7 @@ def as_number(value: Any, what: str) -> Any:
     """Return a number or a truth value, of which an array holds one.
 
     Raises:
-        EnvError: it is none.
+        EnvError: it is neither.
     """
     if type(value) in (float, bool, int, np.float64, np.bool_):
         return value

@@ -28,7 +28,7 @@ REACH = 0.8  # of the curves' height: how far from them a reference line may lie
 
 
 class LineStyle(NamedTuple):
-    """How a line is told from the others, by those who see no colours, too."""
+    """What distinguishes a line from the others, for those who see no colours, too."""
 
     color: str
     dashes: Any = "-"

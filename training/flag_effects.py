@@ -55,7 +55,7 @@ def has_strength(config: Config) -> bool:
 
 TUTORING = [one.name for one in fields(TutorConfig) if one.name != "tutor"]
 GUIDING = [one.name for one in fields(GuidanceConfig)]
-REQUIREMENTS = (  # the first that is not met is told
+REQUIREMENTS = (  # the first that is not met is the error
     Requirement([*TUTORING, *GUIDING], has_tutor, "add --tutor NAME"),
     Requirement(
         ["tutor_accuracy", "tutor_stochastic", "tutor_all_best", "tutor_depth"],
@@ -117,7 +117,7 @@ REQUIREMENTS = (  # the first that is not met is told
 
 def check_effects(config: Config, args: Sequence[str]) -> None:
     """Raise ValueError for a flag of a command line that cannot act in the run that it describes."""
-    config.check()  # a value that cannot be used is told first
+    config.check()  # a value that cannot be used comes first
     check_requirements(config, args, Config, REQUIREMENTS)
 
 

@@ -98,7 +98,7 @@ def test_replay_keeps_pictures_in_their_own_type() -> None:
     ],
     ids=str,
 )
-def test_shape_type_and_bounds_of_a_space_are_heeded(space: Box, shape: tuple[int, ...], scaled: float) -> None:
+def test_shape_type_and_bounds_of_a_space_are_used(space: Box, shape: tuple[int, ...], scaled: float) -> None:
     formed = ObservationFormat(space)
     assert formed.shape == shape
     row, obs = formed.empty(1), space.sample()

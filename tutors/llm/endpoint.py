@@ -62,7 +62,7 @@ class ModelIdentity(NamedTuple):
 
     fingerprint: str
     uses_chat: bool  # whether the server renders the prompts itself
-    template: str = ""  # that the server told us; empty for one of models.toml
+    template: str = ""  # that the server rendered; empty for one of models.toml
 
 
 @dataclass(frozen=True)
@@ -310,8 +310,8 @@ class Endpoint:
                 uses_chat = isinstance(api, ChatAPI)
                 if wants_labels and uses_chat:
                     self.warn("chat", f"{self.client.url} returns top log-probabilities only: rare labels count as 0")
-                told = self.model.answer_template if self.model.has_special_tokens and not uses_chat else ""
-                return ServedModel(name, ModelIdentity(found, uses_chat, told), api, reply_name, outputs)
+                rendered = self.model.answer_template if self.model.has_special_tokens and not uses_chat else ""
+                return ServedModel(name, ModelIdentity(found, uses_chat, rendered), api, reply_name, outputs)
         if wants_labels:
             raise TutorError(
                 f"{self.client.url} does not return the log-probabilities of labels ({reason}): that requires vLLM "

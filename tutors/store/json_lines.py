@@ -139,7 +139,7 @@ def from_lines(lines: Iterable[str]) -> Iterator[Part]:
 
 
 def checked_identity(fields: Any) -> dict[str, Any]:
-    """Return an identity that was read. Raises ValueError where it is none."""
+    """Return an identity that was read. Raises ValueError where it is not one."""
     check(isinstance(fields, dict), "its identity is no object")
     labels = fields.get("labels")
     check(isinstance(labels, list) and labels and all(isinstance(one, str) for one in labels), "there are no labels")
@@ -149,7 +149,7 @@ def checked_identity(fields: Any) -> dict[str, Any]:
 
 
 def checked_answer(fields: dict[str, Any], labels: list[str]) -> dict[str, Any]:
-    """Return an answer that was read, as the database has it. Raises ValueError or KeyError where it is none."""
+    """Return an answer that was read, as the database has it. Raises ValueError or KeyError where it is not one."""
     advice, key, when = fields["advice"], fields["key"], fields["at"]
     check(isinstance(advice, dict) and set(advice) == set(labels), f"its advice is not about {', '.join(labels)}")
     probs = [amount(advice, label) for label in labels]
@@ -171,7 +171,7 @@ def checked_answer(fields: dict[str, Any], labels: list[str]) -> dict[str, Any]:
 
 
 def amount(fields: dict[str, Any], name: str, limit: float = MAX_NUMBER) -> float:
-    """Return a number from 0 to `limit`. Raises ValueError where it is none."""
+    """Return a number from 0 to `limit`. Raises ValueError where it is not one."""
     value = fields[name]
     check(is_number(value, limit) and value >= 0, f"its {name} is {value!r:.80}")
     return float(value)

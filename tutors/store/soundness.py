@@ -25,7 +25,7 @@ MAX_WORDS_CHARS = 1 << 20  # of a prompt
 
 
 def is_number(value: object, limit: float = MAX_NUMBER) -> bool:
-    """Return whether a value is a number from -`limit` to `limit`; truth is none, and neither is NaN."""
+    """Return whether a value is a number from -`limit` to `limit`; a truth value is not, and neither is NaN."""
     return type(value) in (int, float) and -limit <= value <= limit  # type: ignore[operator]
 
 
