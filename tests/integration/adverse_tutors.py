@@ -78,7 +78,7 @@ class TimedTrainer(program.Trainer):
         return super().update(step)
 
 
-def make_config(cell: str, kind: str, seed: int, run_dir: Path) -> Config:
+def make_config(cell: str, kind: str, seed: int, run_dir: Path | None) -> Config:
     """Return a run of a cell with one of KINDS, or alone."""
     algo, env, options, total_steps, run, student = CELLS[cell]
     config = default_config(algo, env)

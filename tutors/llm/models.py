@@ -66,7 +66,8 @@ def find_model(name: str, served_name: str | None = None) -> Model:
 def is_model(name: str) -> bool:
     """Return whether `name` may be a language model: an entry, `served`, a hub id or a folder."""
     is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
-    return name in known_models() or name == SERVED or is_hub_id or Path(name).is_dir()
+    is_folder = (Path(name) / "config.json").is_file()  # a folder may have the name of another tutor by chance
+    return name in known_models() or name == SERVED or is_hub_id or is_folder
 
 
 def fill_template(template: str, prompt: str) -> str:

@@ -25,12 +25,15 @@ def server() -> Iterator[Server]:
 
 def test_hub_ids_folders_and_served_are_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights").mkdir()
+    for name in ("weights", "scripted"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "weights" / "config.json").touch()
     assert find_model("Qwen/Qwen3-8B") == Model("Qwen/Qwen3-8B", "Qwen/Qwen3-8B", "")
     assert find_model("weights") == Model("weights", str(tmp_path / "weights"), "")
     assert find_model("served", "mine") == Model("mine", "mine", "", is_named=True)
     assert find_model("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B") == find_model("deepseek"), "it has an entry"
     assert not is_model("lama")
+    assert not is_model("scripted"), "a folder of another kind"
     assert not is_model("a/b/c")
     with pytest.raises(ValueError, match=r"'lama'.*did you mean 'llama'"):
         find_model("lama")
