@@ -3,10 +3,13 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+REPEAT_SECONDS = 0.5  # after a signal: another one is the same stop
 
 
 class Interruption(BaseException):
@@ -14,7 +17,10 @@ class Interruption(BaseException):
 
 
 class StopSignal:
-    """Notes the first SIGINT or SIGTERM; the second one ends the program at once.
+    """Notes the first SIGINT or SIGTERM; a later one ends the program at once.
+
+    What comes within half a second of the first is the same stop, told twice: Linux tells a process of its parent's
+    death once for each thread of the parent, and `timeout` and a terminal signal whole groups of processes.
 
     Within a `with` statement of the main thread; elsewhere signals are left alone.
 
@@ -25,6 +31,7 @@ class StopSignal:
     def __init__(self, loss: Callable[[], str] = str) -> None:
         self.loss = loss
         self.number = 0  # of the signal that came
+        self.came_at = 0.0  # by the monotonic clock
         self.interrupts = False  # whether the next one ends what is being done
         self.handlers: dict[int, Any] = {}
 
@@ -56,9 +63,11 @@ class StopSignal:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Note the signal, or end the program."""
         if self.number:
+            if time.monotonic() - self.came_at < REPEAT_SECONDS:
+                return
             print(f"stopped at once; {self.loss()}", file=sys.stderr)
             sys.exit(128 + number)
-        self.number = number
+        self.number, self.came_at = number, time.monotonic()
         if self.interrupts:
             self.interrupts = False
             print("stopping, and saving; once more to stop at once, without", file=sys.stderr)

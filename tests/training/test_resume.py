@@ -27,7 +27,7 @@ from training.config import Config, config_from_json, default_config
 from training.probe import Probe
 from training.resume import differences, lock_run_dir
 from training.state import Checkpointer
-from training.stop_signal import Interruption, StopSignal
+from training.stop_signal import REPEAT_SECONDS, Interruption, StopSignal
 from training.timing import SectionTimer
 from training.video import EpisodeRecorder
 from tutors import TutorConfig
@@ -281,14 +281,19 @@ def test_error_in_a_locked_run_dir_is_passed_on(tmp_path: Path) -> None:
         raise OSError("mine")
 
 
-def test_second_signal_ends_at_once_and_says_what_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_signal_ends_at_once_and_says_what_is_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that comes with the first does not: a parent's death is told once for each of the parent's threads."""
     before = signal.getsignal(signal.SIGINT)
     saved = Checkpointer(Path("runs/x"), 1.0, SectionTimer())
     assert saved.loss(1200) == "there is no checkpoint yet: all 1,200 env steps are lost"
     saved.saved_step = 1000
     with StopSignal(lambda: saved.loss(1200)) as stop:
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGINT
+        monkeypatch.setattr(stop, "came_at", stop.came_at - REPEAT_SECONDS)
         with pytest.raises(SystemExit) as ended:
             os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.code == 143
