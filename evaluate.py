@@ -27,13 +27,13 @@ from agents import Agent
 from envs.base import Env
 from envs.rendering import DRAWINGS
 from envs.rng import QUERY_STREAM, CounterRNG
-from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
-from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
+from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config
 from training.evaluation import Result, describe_game, evaluate_student, random_policy, run_episodes, tutor_policy
 from training.flag_effects import Requirement, check_requirements
 from training.play import play_in_terminal
 from training.reserved_stdout import emit
+from training.student import load_agent
 from training.versus import match, student_as_opponent
 from training.video import check_video_path, episode_images, write_video
 from tutors import open_advisor
@@ -118,7 +118,7 @@ def evaluate(evaluation: Evaluation) -> Result:
     if evaluation.policy == "random":
         return run_episodes(random_policy(rng), env)
     if evaluation.policy == "student":
-        return evaluate_student(saved_student(evaluation.run, config, device), env)
+        return evaluate_student(load_agent(evaluation.run, config, device), env)
     with run_advisor(evaluation.run, config, env) as advisor:
         if advisor is None:
             raise ValueError(f"{evaluation.run} had no tutor")
@@ -149,7 +149,7 @@ def record(evaluation: Evaluation) -> str:
     assert path is not None
     check_video_path(path)
     env = evaluation_env(replace(config, seed=config.seed + evaluation.seed), 1, "cpu", evaluation.env_kwargs)
-    agent = saved_student(evaluation.run, config, "cpu")
+    agent = load_agent(evaluation.run, config, "cpu")
     with run_advisor(evaluation.run, config, env) as advisor:
         images = episode_images(agent, env, advisor, evaluation.scale)
     write_video(images, path)
@@ -168,7 +168,7 @@ def play(evaluation: Evaluation) -> None:
     env = evaluation_env(seeded, 1, "cpu", evaluation.env_kwargs)
     if env.spec.name not in DRAWINGS:
         raise ValueError(f"{config.env} cannot be drawn, so it cannot be played: there are {', '.join(DRAWINGS)}")
-    agent = saved_student(evaluation.run, config, "cpu")
+    agent = load_agent(evaluation.run, config, "cpu")
     if config.env == "connect4":
         env = student_as_opponent(agent, 1, evaluation.seed)
     if not evaluation.hint:
@@ -198,16 +198,7 @@ def connect4_student(run: Path, config: Config) -> Agent:
     """Return the student of a run of Connect Four."""
     if config.env != "connect4":
         raise ValueError(f"the student of {run} has learned {config.env}; --against requires connect4")
-    return saved_student(run, config, "cpu")
-
-
-def saved_student(run: Path, config: Config, device: str) -> Agent:
-    """Return the student of a run's newest checkpoint."""
-    agent = make_agent(config, make_env(config, device))
-    state = load_checkpoint(run / "checkpoints", device)
-    with check_fit(run):
-        agent.load_state_dict(state["agent"])
-    return agent
+    return load_agent(run, config, "cpu")
 
 
 def print_aside(line: str) -> None:

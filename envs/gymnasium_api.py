@@ -45,6 +45,11 @@ class SingleEnv(gym.Env):
         self.states: list[State] = []  # of the episode so far; empty before the first reset
         self.is_over = True  # or has not begun
 
+    @property
+    def state(self) -> State:
+        """Return the current state, one row, as the game represents it."""
+        return self.states[-1]
+
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         """Start a new episode; a seed restarts the random numbers."""
         check_reset_options(options, ())

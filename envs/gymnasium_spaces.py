@@ -6,12 +6,13 @@ when they are looked at: 8 bits a value in a replay, and not 32. What is not a B
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector.utils import batch_space, iterate
 from torch import Tensor
 
 MIN_PICTURE_SIZE = 5  # rows and columns
@@ -67,10 +68,35 @@ class ObservationFormat:
         if row.dtype.kind != "f" and array.dtype != row.dtype and not np.array_equal(row, arranged):
             raise ValueError(f"the observation has values that are not of the type that the space says, {row.dtype}")
 
+    def split(self, obs: Any) -> tuple[list[Any], bool]:
+        """Return the observations of a batch, as Gymnasium's vector envs stack them, or of one, and whether it is one.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        found = list(leaves(self.space, obs))
+        if all(np.shape(one) == space.shape for space, one in found):
+            return [obs], True
+        if not all(np.shape(one)[1:] == space.shape and np.ndim(one) for space, one in found):
+            raise ValueError(f"the observation is of shape {[np.shape(one) for _, one in found]}, not of {self.space}")
+        return list(iterate(batch_space(self.space, len(found[0][1])), obs)), False
+
     def decode(self, stored: Tensor) -> Tensor:
         """Return stored observations as float32, scaled: a new tensor."""
         obs = stored.to(torch.float32, copy=True)
         return obs if self.scale is None else obs / self.scale.to(obs.device)
+
+
+def leaves(space: gym.Space, obs: Any) -> Iterator[tuple[gym.Space, Any]]:
+    """Yield the parts of an observation, or of a batch, each with its space."""
+    if isinstance(space, gym.spaces.Dict):
+        for name, part in space.items():
+            yield from leaves(part, obs[name])
+    elif isinstance(space, gym.spaces.Tuple):
+        for part, one in zip(space, obs, strict=True):
+            yield from leaves(part, one)
+    else:
+        yield space, obs
 
 
 def flat_box(space: gym.Space) -> gym.spaces.Box:

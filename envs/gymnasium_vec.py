@@ -5,6 +5,7 @@ and the copy's id. What an env hands out is copied at once, and checked: an env 
 """
 
 import copy
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -120,6 +121,23 @@ class GymnasiumVecEnv(Env):
     def observe(self, state: State) -> tuple[Tensor, Tensor]:
         """Return (obs, action_mask) of a state, as `Game.observe` does."""
         return self.observations.decode(state["obs"]), state["action_mask"].clone()
+
+    def positions(self, raw_obs: Sequence[Any], raw_masks: Sequence[Any] | None = None) -> State:
+        """Return the state of copies elsewhere, a row each, by what they show.
+
+        Without masks all actions are legal, but where the observations hold masks themselves.
+
+        Raises:
+            ValueError: an observation or a mask is not of the env's spaces.
+        """
+        obs, mask = self.observations.empty(len(raw_obs)), np.ones((len(raw_obs), self.spec.num_actions), bool)
+        if raw_masks is None and self.observations.masks_itself:
+            raw_masks = [one["action_mask"] for one in raw_obs]
+        for row, raw in enumerate(raw_obs):
+            self.observations.write(raw, obs[row])
+            if raw_masks is not None:
+                mask[row] = self.actions.mask(raw_masks[row])
+        return self._state(obs, mask)
 
     def state_dict(self) -> dict[str, object]:
         """Return the number of steps, from which the seeds of the next reset follow."""

@@ -190,6 +190,26 @@ def default_config(algo: str, env: str) -> Config:
     return Config(algo=algo, env=env, agent=agent_config(**settings), **of_run)
 
 
+def make_config(algo: str, env: str, **options: Any) -> Config:
+    """Return the defaults of a student on an env, with options that are named as the flags of train.py.
+
+    Raises:
+        ValueError: there is no such student or option, or a value is of another type or out of its range.
+    """
+    values = to_plain(default_config(algo, env))
+    parts = [values, *(part for part in values.values() if isinstance(part, dict))]
+    known = [name for part in parts for name in part if not isinstance(part[name], dict)]
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(unknown_name_message("option", name, known))
+        next(part for part in parts if name in part)[name] = to_plain(
+            tuple(value) if isinstance(value, list) else value
+        )
+    config: Config = from_plain(Config, values, overrides={"agent": AGENTS[algo][1]})
+    config.check()
+    return config
+
+
 def defaults_from_flags(args: Sequence[str]) -> Config:
     """Return the defaults of the student and the env that a command line names, or of the run that it resumes.
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [page for kind in ("how-to", "reference") for page in sorted((ROOT / "docs" / kind).glob("*.md"))]
 FENCE = re.compile(r'^```python(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OPTIONAL = {"use-as-a-library": "stable_baselines3"}  # what a page requires besides
 EXTENSIONS = ("add-a-game", "add-a-prompt-view", "add-a-guidance-method", "add-a-tutor")
 
 
@@ -50,6 +51,8 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.process
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
 def test_python_examples_run(page: Path, folder: Path) -> None:
+    if page.stem in OPTIONAL:
+        pytest.importorskip(OPTIONAL[page.stem], reason=f"{OPTIONAL[page.stem]} is not installed")
     program = folder / "example.py"
     program.write_text("\n".join(code for title, code in blocks(page) if not title))
     done = python(folder, str(program))

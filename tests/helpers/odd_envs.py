@@ -255,6 +255,16 @@ class Floats(Odd):
         return np.array([0.5, 0.25])
 
 
+class Moving(Odd):
+    """Shows a Dict, and its actions begin with 5."""
+
+    observation_space = Dict({"position": Discrete(3), "speed": Box(-1, 1, (2,))})
+    action_space = Discrete(2, start=5)
+
+    def obs(self) -> Any:
+        return {"position": self.passed % 3, "speed": np.zeros(2, np.float32)}
+
+
 class Mission(Odd):
     """Has a text in its observations, as MiniGrid's envs have."""
 
@@ -281,6 +291,7 @@ for kind in (
     FaultyReset,
     Floats,
     Mission,
+    Moving,
     Unmade,
 ):
     gym.register(f"{kind.__name__}-v0", kind)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
-FOLDERS = ("envs", "agents", "tutors", "training", "experiments", "benchmarks")
+FOLDERS = ("envs", "agents", "tutors", "training", "tutored", "experiments", "benchmarks")
 PROGRAMS = ("train.py", "evaluate.py")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 FILES += [ROOT / name for name in PROGRAMS]
@@ -23,6 +23,7 @@ ARROWS = {  # the first that fits counts; third-party packages may always be imp
     "tutors/prompts/*": ("envs", "tutors.prompts"),
     "tutors/*": ("tutors", "envs", "agents.policy"),
     "training/*": ("training", "tutors", "agents", "envs"),
+    "tutored/*": ("tutored", "training", "tutors", "agents", "envs", "train"),
     "benchmarks/*": ("benchmarks", "training", "tutors", "agents", "envs", "train", "evaluate"),
     "experiments/*": ("experiments", "training", "tutors", "agents", "envs", "train", "evaluate"),
     "*": ("training", "tutors", "agents", "envs"),

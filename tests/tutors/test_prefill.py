@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import envs
-from evaluate import saved_student
 from tests.helpers.commands import tutors
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from train import train
 from training.config import config_from_json, default_config
+from training.student import load_agent
 from tutors.positions import NUM_ENVS, student_play
 from tutors.prompts import make_view
 from tutors.store import recorded_identities
@@ -107,7 +107,7 @@ def test_fill_of_a_run_asks_about_what_its_student_visits(tmp_path: Path) -> Non
     assert "200 positions of connect4 board, those visited most often" in line
     assert "200 of 200 were answered now" in line
     assert stored(store) == 200
-    agent = saved_student(run, config_from_json((run / "config.json").read_text()), "cpu")
+    agent = load_agent(run, config_from_json((run / "config.json").read_text()), "cpu")
     env = envs.make("connect4", NUM_ENVS, 5)
     play = student_play(agent.greedy)(env, make_view(env.game), 5)
     own = moves = 0
