@@ -9,6 +9,7 @@ from tests.integration.soak import FUZZERS
 
 PAGE = (ROOT / "docs" / "reference" / "reliability.md").read_text(encoding="utf-8")
 TABLE = PAGE.partition("## The tests")[2].splitlines()
+NUMBERS = re.compile(r"(?:\*\*[\w ]+\.\*\* )?(\d+(?:, \d+)*) ")  # of the promises, at the start of a row
 ROWS = [line.strip("| ").split(" | ") for line in TABLE if line.startswith("| ")]
 
 
@@ -28,12 +29,21 @@ def test_every_promise_names_tests_that_exist() -> None:
         assert set(named) <= known, f"{promise}: {set(named) - known}"
 
 
+def numbers_on_the_page() -> set[int]:
+    found = [NUMBERS.match(promise) for promise, *_ in ROWS[1:]]
+    return {int(number) for match in found if match is not None for number in match[1].split(", ")}
+
+
+def test_every_promise_has_a_row() -> None:
+    (count,) = re.findall(r"The (\d+) promises", PAGE)
+    assert numbers_on_the_page() == set(range(1, int(count) + 1))
+
+
 def test_every_test_of_a_numbered_fault_is_on_the_page() -> None:
-    numbers = {number for promise, *_ in ROWS[1:] for number in re.findall(r"\d+", promise)}
     for path in (ROOT / "tests").rglob("test_*.py"):
         for name in names_in(path):
             for number in re.findall(r"\d+", (re.match(r"test_faults?_(\d+_)(and_\d+_)?", name) or [""])[0]):
-                assert number in numbers, f"{name}: the page has no fault {number}"
+                assert int(number) in numbers_on_the_page(), f"{name}: the page has no fault {number}"
 
 
 def test_tests_of_random_cases_are_on_the_page() -> None:

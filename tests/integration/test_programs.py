@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from agents import AGENTS
 from agents.dqn import DQN
 from agents.policy import Decision
 from tests.helpers.paths import ROOT
@@ -31,8 +33,8 @@ from tests.helpers.scripted_server import serving
 from tests.helpers.small_runs import small_config
 from train import Trainer, train
 from training.checkpoint import load_checkpoint
-from training.cli import parse
-from training.config import Config, config_from_json, defaults_from_flags
+from training.cli import exit_codes, parse
+from training.config import Config, config_from_json, defaults_from_flags, make_agent, make_env
 from training.frames import BAR
 from training.resume import new_run_dir
 from training.video import GAP
@@ -524,6 +526,42 @@ def test_tutored_gymnasium_env_requires_a_view(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "gym:CartPole-v1 has no prompt view" in done.stderr
     assert "--view module:Class" in done.stderr
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+@pytest.mark.parametrize("num_envs", [1, 3, 7])
+def test_run_with_any_number_of_env_copies_takes_all_its_steps(num_envs: int, algo: str, tmp_path: Path) -> None:
+    config = small_config(algo, "connect4", tmp_path / "run")
+    config = replace(config, num_envs=num_envs, total_steps=200, eval_episodes=3)
+    summary = train(config)
+    per_update = num_envs * make_agent(config, make_env(config, "cpu")).steps_per_update
+    assert summary["global_step"] == math.ceil(200 / per_update) * per_update
+    assert summary["eval"]["episodes"] >= 3
+    assert summary["tutor"]["consulted"] > 0
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "file", "file/run"])  # root may write everywhere but in /proc
+def test_fault_41_a_folder_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=f"the run's folder {tmp_path / place} cannot be written: "):
+        train(small_config("ppo", "blackjack", tmp_path / place))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_fault_42_without_cuda_its_device_is_refused_and_auto_says_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = small_config("ppo", "blackjack", tmp_path / "run", tutor="none")
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(ValueError, match="--device cuda: PyTorch finds no CUDA device; use --device cpu or auto"):
+            train(replace(config, device=device))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit, match="2"), exit_codes():
+        train(replace(config, device="cuda"))
+    train(replace(config, device="auto"))
+    assert "tutor none, cpu, 1 thread" in capsys.readouterr().out
 
 
 def test_fault_43_out_of_memory_error_names_flags(tmp_path: Path) -> None:
