@@ -82,6 +82,11 @@ REQUIREMENTS = (  # the first that is not met is the error
         "it is of a served model with --tutor-mode text",
     ),
     Requirement(
+        ["no_thinking"],
+        lambda config: is_served(config) and config.tutoring.tutor_mode == "text",
+        "it is of a served model with --tutor-mode text",
+    ),
+    Requirement(
         ["reward_scale", "episodes", "episode_selection", "no_audit"],
         reviews_episodes,
         "it is of a guidance that reviews episodes, such as --guidance modulate",

@@ -8,7 +8,10 @@ from pathlib import Path
 from agents.distributed import world_size
 from training.config import ROOT, Config, load_config
 from training.config_json import to_plain
+from tutors.config import TutorConfig
 from tutors.display import HIDDEN, without_password
+
+UNSET = TutorConfig()
 
 
 def python() -> str:
@@ -41,6 +44,17 @@ def train_command(*arguments: str) -> str:
         "train.py" if Path.cwd() == ROOT else ROOT / "train.py",
     )
     return command("torch.distributed.run", *map(str, launch), *arguments)
+
+
+def tutor_flags(config: TutorConfig, default: TutorConfig = UNSET) -> list[str]:
+    """Return the flags of the settings in which a tutor differs from `default`; passwords in URLs are hidden."""
+    shown, usual = (to_plain(one, without_password) for one in (config, default))
+    flags = []
+    for name, value in shown.items():
+        if value != usual[name]:
+            values = value if isinstance(value, list) else [] if isinstance(value, bool) else [value]
+            flags += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return flags
 
 
 def resume_command(run_dir: Path) -> str:

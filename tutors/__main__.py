@@ -1,6 +1,7 @@
 """Measure a tutor, fill an advice store, or look after one.
 
-`python -m tutors report --env connect4 --tutor tiny` compares a tutor's advice with an expert's.
+`python -m tutors report --env connect4 --tutor tiny` compares a tutor's advice with an expert's; with --tune it finds
+the flags with which the tutor does best.
 `python -m tutors fill --env blackjack --tutor deepseek --advice-store FILE` asks about a game before any run does.
 `python -m tutors store info FILE` shows what a store holds; `python -m tutors store --help` has the other commands.
 """
@@ -22,26 +23,35 @@ from typing import Annotated, Any
 import tyro
 from annotated_types import Interval
 
+from envs.base import Env, Spec
 from training.checkpoint import check_fit, load_checkpoint
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config, make_agent, make_env
 from training.flag_effects import Requirement, check_requirements
+from training.hints import missing_passwords, train_command, tutor_flags
 from training.reserved_stdout import emit
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.config import QUERY_FIELDS, TutorConfig
 from tutors.display import printable_lines, without_password
 from tutors.factory import make_tutor
+from tutors.llm.models import is_model
 from tutors.positions import NUM_ENVS, sample_positions, student_play
 from tutors.prefill import DEADLINE_S, STORE, FillRequest, fill
 from tutors.prompts import VIEWS, make_view
-from tutors.report import TutorReport, measure_tutor
+from tutors.prompts.base import PromptView
+from tutors.report import TutorReport, expert_best, measure_tutor
 from tutors.status_lines import StatusLines
 from tutors.store import AdviceStore, identity_of
 from tutors.store.__main__ import main as run_store_command
 from tutors.terminal import TerminalConsole
+from tutors.tune import Sample, Tuning, tune
 
 RUNS = Path("runs")  # not under version control
+REPORT_POSITIONS = 1000
+TUNING_POSITIONS = 200
+TUNED_FLAGS = ("tutor_mode", "label_permutations", "calibrate", "no_thinking")
+UNTUNED = {name: getattr(TutorConfig(), name) for name in TUNED_FLAGS}
 RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that may replace those of a run
 
 
@@ -55,8 +65,13 @@ class ReportOptions:
     """Environment: blackjack, connect4 or snake; default: connect4."""
     env_kwargs: tuple[str, ...] = ()
     """Options of the environment as NAME=VALUE; with RUN they replace its own."""
-    positions: Annotated[int, Interval(ge=1, le=10**7)] = 1000
-    """Number of different positions to ask about, in each view."""
+    positions: Annotated[int, Interval(ge=1, le=10**7)] | None = None
+    """Number of different positions to ask about, in each view; default: 1000, with --tune 200."""
+    tune: bool = False
+    """Search for the flags with which a language model does best: label or text mode, permutations, calibration,
+    views, thinking on or off. Half of the positions choose the best, the others judge it."""
+    max_queries: Annotated[int, Interval(ge=1, le=10**9)] = 20_000
+    """Maximum prompts of --tune, for which fewer positions are asked about if need be."""
     picture: Path | None = None
     """File for the PNG; default: report.png in the run directory, or in runs/ without RUN."""
     device: str = "auto"
@@ -110,6 +125,9 @@ def report(options: ReportOptions) -> None:
     from tutors.report_plots import draw, letters_table, measures_table  # matplotlib takes a second to load
 
     config = options.config()
+    if options.tune:
+        report_tuning(options, config)
+        return
     picture = picture_path(options)
     found = measure_views(options, config, picture.parent / "vllm.log")
     tutor = without_password(config.tutoring.tutor)
@@ -119,6 +137,62 @@ def report(options: ReportOptions) -> None:
         TerminalConsole().print(measures_table(found, tutor), letters_table(found))
     draw(found, tutor, picture)
     show_status(f"the picture is in {picture}")
+
+
+def report_tuning(options: ReportOptions, config: Config) -> None:
+    """Print how each way of asking a tutor does, and the command with the best, if that is better than chance."""
+    from tutors.report_plots import tuning_table, tuning_verdict
+
+    tuning = tune_tutor(options, config)
+    tutor = without_password(config.tutoring.tutor)
+    views = {one.config.view for one in tuning.outcomes}
+    unnamed = next(iter(views)) if len(views) == 1 else None
+    ways = [tutor_flags(one.config, replace(one.config, view=unnamed, **UNTUNED)) for one in tuning.outcomes]
+    kept = {name: getattr(config.tutoring, name) for name in ("tutor_optional", "async_tutor")}
+    flags = tutor_flags(replace(tuning.outcomes[0].config, **kept))
+    env_kwargs = (*config.env_kwargs, *options.env_kwargs)
+    flags = ["--env", config.env, *(("--env-kwargs", *env_kwargs) if env_kwargs else ()), *flags]
+    command = train_command(*flags) + missing_passwords(config) if tuning.is_better_than_chance else None
+    if options.json:
+        candidates = [{"flags": way, **one.report.as_json()} for way, one in zip(ways, tuning.outcomes, strict=True)]
+        verdict = {"is_better_than_chance": tuning.is_better_than_chance, "verdict": tuning.verdict.as_json()}
+        emit(json.dumps({"tutor": tutor, "candidates": candidates, **verdict, "command": command}))
+        return
+    console = TerminalConsole()
+    console.print(tuning_table(tuning, [" ".join(way) or "the default ones" for way in ways], tutor))
+    for reason, count in tuning.refused.items():
+        console.print(f"Not asked in {count} other ways: {printable_lines(reason)}", markup=False)
+    console.print(tuning_verdict(tuning), markup=False)
+    if command is not None:
+        console.print(f"To train with it:\n{command}", markup=False, soft_wrap=True)
+
+
+def tune_tutor(options: ReportOptions, config: Config) -> Tuning:
+    """Return how each way of asking a tutor does.
+
+    Raises:
+        ValueError: the tutor is no language model, a name is unknown, or a view has no expert.
+        TutorError: the tutor is not available.
+    """
+    tutoring = replace(config.tutoring, tutor_optional=False, async_tutor=False, **UNTUNED)
+    if not is_model(tutoring.tutor):
+        raise ValueError(f"--tune is of a language model, and --tutor {tutoring.tutor} can be asked in one way only")
+    env = evaluation_env(config, NUM_ENVS, find_device(options.device), options.env_kwargs)
+    log = picture_path(options).parent / "vllm.log"
+    names = [tutoring.view] if tutoring.view else view_names(env.spec.name)
+    views = {name: expert_view(tutoring, env, name) for name in names}
+    samples: dict[str | None, Sample] = {}  # by the name of their view
+    with ExitStack() as stack:
+
+        def connect(way: TutorConfig) -> tuple[Advisor, Sample]:
+            count, view = options.positions or TUNING_POSITIONS, views[way.view]
+            advisor = connect_advisor(replace(config, tutoring=way), env.spec, view, count, log, stack)
+            if way.view not in samples:
+                state = sample_positions(env, view, count, config.seed + EVALUATION_SEED)
+                samples[way.view] = Sample(state, expert_best(view, state, way.tutor_depth))
+            return advisor, samples[way.view]
+
+        return tune(tutoring, names, connect, options.max_queries, show_status)
 
 
 def measure_views(options: ReportOptions, config: Config, log: Path) -> list[TutorReport]:
@@ -133,22 +207,47 @@ def measure_views(options: ReportOptions, config: Config, log: Path) -> list[Tut
     tutoring = replace(config.tutoring, tutor_optional=False, async_tutor=False)
     env = evaluation_env(config, NUM_ENVS, find_device(options.device), options.env_kwargs)
     is_one_view = tutoring.view is not None or options.run is not None
-    names: list[str | None] = [tutoring.view] if is_one_view else [*VIEWS.get(env.spec.name, {})] or [None]
-    found, show = [], StatusLines(show_status)
+    count = options.positions or REPORT_POSITIONS
+    found = []
     with ExitStack() as stack:  # one for all views: a server that is started for the first serves the others
-        for name in names:
-            view = make_view(env.game, name, not tutoring.no_symmetry)
-            if not view.has_expert:
-                raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
-            tutor = make_tutor(tutoring, view, env.spec, config.seed, log, show, stack)
-            store = None
-            if tutoring.advice_store is not None:
-                store = AdviceStore(tutoring.advice_store, identity_of(env.spec, view, tutor.identity))
-                stack.callback(store.close)
-            positions = sample_positions(env, view, options.positions, config.seed + EVALUATION_SEED)
-            table = AdviceTable(env.spec.num_actions, math.inf, options.positions)
-            found.append(measure_tutor(Advisor(view, tutor, table, store), positions, tutoring.tutor_depth))
+        for name in [tutoring.view] if is_one_view else view_names(env.spec.name):
+            view = expert_view(tutoring, env, name)
+            advisor = connect_advisor(replace(config, tutoring=tutoring), env.spec, view, count, log, stack)
+            positions = sample_positions(env, view, count, config.seed + EVALUATION_SEED)
+            found.append(measure_tutor(advisor, positions, tutoring.tutor_depth))
     return found
+
+
+def view_names(env: str) -> list[str | None]:
+    """Return the names of the views of an env, None where it has none of ours."""
+    return [*VIEWS.get(env, {})] or [None]
+
+
+def expert_view(tutoring: TutorConfig, env: Env, name: str | None) -> PromptView:
+    """Return the view called `name`.
+
+    Raises:
+        ValueError: the name is unknown, or the view has no expert.
+    """
+    view = make_view(env.game, name, not tutoring.no_symmetry)
+    if not view.has_expert:
+        raise ValueError(f"the view {view.name} of {view.game} has no expert to compare a tutor with")
+    return view
+
+
+def connect_advisor(config: Config, spec: Spec, view: PromptView, count: int, log: Path, stack: ExitStack) -> Advisor:
+    """Return an advisor that asks the config's tutor about up to `count` positions in a view; `stack` closes it.
+
+    Raises:
+        ValueError: no tutor has that name, or its settings do not suit the view.
+        TutorError: the tutor is not available.
+    """
+    tutor = make_tutor(config.tutoring, view, spec, config.seed, log, StatusLines(show_status), stack)
+    store = None
+    if config.tutoring.advice_store is not None:
+        store = AdviceStore(config.tutoring.advice_store, identity_of(spec, view, tutor.identity))
+        stack.callback(store.close)
+    return Advisor(view, tutor, AdviceTable(spec.num_actions, math.inf, count), store)
 
 
 def picture_path(options: ReportOptions) -> Path:
@@ -216,6 +315,8 @@ Command: Any = (
 
 
 REQUIREMENTS = (
+    Requirement([*TUNED_FLAGS, "picture"], lambda options: not getattr(options, "tune", False), "leave out --tune"),
+    Requirement(["max_queries"], lambda options: getattr(options, "tune", False), "add --tune"),
     Requirement([*QUERY_FIELDS, "async_tutor"], lambda options: False, "it is of train.py"),
     Requirement(["tutor_optional"], lambda options: isinstance(options, FillOptions), "a report requires its tutor"),
 )

@@ -52,6 +52,8 @@ class TutorConfig:
     """Seconds that the queries of one step may take; later answers are not used."""
     tutor_optional: bool = False
     """Training without advice as long as no server answers, in place of an error."""
+    no_thinking: bool = False
+    """Answers without the thinking of a model that thinks (text mode); labels are always asked for without."""
     min_label_mass: Annotated[float, Interval(ge=0, le=1)] = 0.01
     """Minimum probability of all legal letters together, below which there is no advice (label mode)."""
     tutor_accuracy: Annotated[float, Interval(ge=0, le=1)] = 1.0

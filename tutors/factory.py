@@ -92,7 +92,8 @@ def make_tutor(
         mode = LabelLogprobs(view, config.label_permutations, config.calibrate, config.min_label_mass)
     else:
         thinks = bool(model.closing)
-        mode = TextGeneration(view, thinks, config.tutor_tokens, config.tutor_samples, config.tutor_tries)
+        lengths = config.tutor_tokens, config.tutor_samples, config.tutor_tries
+        mode = TextGeneration(view, thinks, *lengths, no_thinking=config.no_thinking)
     pool = connect_servers(config, model, log, say, stack)
     return VllmTutor(view, model, pool, mode, config.tutor_optional)
 

@@ -15,6 +15,7 @@ from envs.base import State, num_rows, select_rows
 from tutors.advisor import Advisor
 from tutors.base import Advice, no_advice_counts
 from tutors.positions import best_actions
+from tutors.prompts.base import PromptView
 
 POSITIONS_PER_CALL = 100  # each call has the deadline of one step of a run
 NUM_BINS = 10  # of the reliability curve
@@ -32,6 +33,8 @@ class TutorReport:
     agreement: float  # share of the answers whose advised action is one of the expert's best
     interval: tuple[float, float]  # of the agreement, 95 %
     chance: float  # the agreement of a random legal action
+    p_value: float  # the probability that random legal actions agree as often
+    constant: float  # the agreement of whoever names one and the same letter always, the best one for that
     calibration_error: float
     entropy: float  # nats
     entropy_share: float  # of log(number of legal actions), the entropy of a uniform answer
@@ -44,6 +47,11 @@ class TutorReport:
     seconds_per_1000: float  # of positions that the tutor was asked about
     curve: dict[str, list[float]]  # see `reliability`; one number a bin
     letters: dict[str, dict[str, float]]  # see `letter_bias`; by letter
+
+    @property
+    def gain(self) -> float:
+        """The agreement above chance, as a mean over all positions: where there is no advice, nothing is gained."""
+        return self.answered / self.positions * (self.agreement - self.chance) if self.answered else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON represents it: null in place of nan."""
@@ -58,16 +66,38 @@ def measure_tutor(advisor: Advisor, state: State, depth: int) -> TutorReport:
         state: the game's positions, B rows, no two of which have the same prompt.
         depth: how far the expert looks ahead.
     """
-    view = advisor.view
-    canonical, transform = view.canonicalize(state)
+    return summarize(advisor, state, ask(advisor, state), expert_best(advisor.view, state, depth))
+
+
+def expert_best(view: PromptView, state: State, depth: int) -> Tensor:
+    """Return which actions of the canonical positions an expert finds best, (B, A) bool; the slow part of a report."""
+    canonical, _ = view.canonicalize(state)
+    return best_actions(view.expert_values(canonical, depth), view.action_mask(canonical))
+
+
+def ask(advisor: Advisor, state: State) -> Advice:
+    """Return advice about all positions."""
     calls = [select_rows(state, rows) for rows in torch.arange(num_rows(state)).split(POSITIONS_PER_CALL)]
     answers = [advisor.advise(call, torch.ones(num_rows(call), dtype=torch.bool)) for call in calls]
-    advice = Advice(*(torch.cat(part) for part in zip(*answers, strict=True)))
+    return Advice(*(torch.cat(part) for part in zip(*answers, strict=True)))
+
+
+def summarize(advisor: Advisor, state: State, advice: Advice, expert: Tensor) -> TutorReport:
+    """Return the measures of advice about B positions; the costs are those of all that the advisor asked.
+
+    Args:
+        advisor: that asked.
+        state: the positions, as the game represents them.
+        advice: about them, in the game's own actions.
+        expert: of `expert_best`.
+    """
+    view = advisor.view
+    canonical, transform = view.canonicalize(state)
     valid = advice.valid
     by_letter = torch.zeros_like(advice.probs).scatter(1, view.symmetry[transform], advice.probs)
     probs = by_letter[valid]  # of the canonical positions' actions
     action_mask = view.action_mask(canonical)[valid]
-    best = best_actions(view.expert_values(canonical, depth)[valid], action_mask)
+    best = expert[valid]
     top, advised = probs.max(1)
     agreed = best.gather(1, advised[:, None])[:, 0]
     curve = reliability(top, agreed)
@@ -75,7 +105,8 @@ def measure_tutor(advisor: Advisor, state: State, depth: int) -> TutorReport:
     num_legal = action_mask.sum(1)
     has_choice = num_legal > 1
     bias, within = letter_bias(probs, best)
-    expert = uniform_over(best)
+    due = uniform_over(best)
+    chances = best.sum(1) / num_legal
     queried, stats = advisor.counts["queried"], advisor.tutor.stats
     return TutorReport(
         game=view.game,
@@ -84,7 +115,9 @@ def measure_tutor(advisor: Advisor, state: State, depth: int) -> TutorReport:
         answered=len(agreed),
         agreement=agreed.float().mean().item(),
         interval=wilson(int(agreed.sum()), len(agreed)),
-        chance=(best.sum(1) / num_legal).mean().item(),
+        chance=chances.mean().item(),
+        p_value=p_value(int(agreed.sum()), chances),
+        constant=best.float().mean(0).max().item(),
         calibration_error=calibration_error(*curve),
         entropy=entropies.mean().item(),
         entropy_share=(entropies[has_choice] / num_legal[has_choice].log()).mean().item(),
@@ -99,7 +132,7 @@ def measure_tutor(advisor: Advisor, state: State, depth: int) -> TutorReport:
         letters={
             letter: dict(zip(("advised", "expert", "bias", "within"), numbers, strict=True))
             for letter, *numbers in zip(
-                view.labels, *(part.tolist() for part in (probs.mean(0), expert.mean(0), bias, within)), strict=True
+                view.labels, *(part.tolist() for part in (probs.mean(0), due.mean(0), bias, within)), strict=True
             )
         },
     )
@@ -122,6 +155,16 @@ def wilson(hits: float, trials: float) -> tuple[float, float]:
     middle = (share + square / 2) / (1 + square)
     half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def p_value(hits: int, chances: Tensor) -> float:
+    """Return the probability of at least `hits` successes, each with a chance of its own, (B,).
+
+    A normal approximation with a correction for continuity.
+    """
+    variance = (chances * (1 - chances)).sum().item()
+    excess = hits - 0.5 - chances.sum().item()
+    return 0.5 * math.erfc(excess / math.sqrt(2 * variance)) if variance > 0 else 1.0
 
 
 def reliability(top: Tensor, agreed: Tensor) -> tuple[Tensor, Tensor, Tensor]:

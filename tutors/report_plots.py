@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tutors.display import picture_text
 from tutors.report import NUM_BINS, TutorReport
+from tutors.tune import Tuning
 
 INK, TUTOR, EXPERT = "#303030", "#56b4e9", "#d55e00"  # Okabe & Ito's sky blue and vermilion
 SIDE = (5.6, 4.0)  # inches, one of a view's two charts
@@ -64,6 +65,45 @@ def letters_table(reports: Sequence[TutorReport]) -> Table:
         cells = ["" if bias is None or not one.answered else interval_of(bias) for bias in biases]
         table.add_row(f"{one.game} {one.view}", *cells)
     return table
+
+
+def tuning_table(tuning: Tuning, flags: Sequence[str], tutor: str) -> Table:
+    """Return all ways of asking, the best first, in 80 columns; `flags` are those of each."""
+    table = Table(title=f"{tutor}, asked in {len(flags)} ways", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("flags", "positions", "agrees", "chance", "ECE", "bias", "a question"):
+        table.add_column(name, justify="left" if name == "flags" else "right", no_wrap=name != "flags")
+    for way, (_, one) in zip(flags, tuning.outcomes, strict=True):
+        low, high = one.interval
+        no_advice = one.positions - one.answered
+        letter, bias = max(one.letters.items(), key=lambda item: item[1]["bias"])
+        tokens = (one.prompt_tokens + one.answer_tokens) / max(one.positions - one.stored, 1)
+        table.add_row(
+            way,
+            f"{one.positions:,}" + (f"\n{no_advice:,} without" if no_advice else ""),
+            f"{percent(one.agreement)}\n{100 * low:.0f}–{100 * high:.0f}",
+            percent(one.chance),
+            number(one.calibration_error, 2),
+            f"{letter} {100 * bias['bias']:+.0f}" if one.answered else "–",
+            f"{tokens:,.0f} tokens\n{number(one.seconds_per_1000 / 1000, 3)} s",
+        )
+    return table
+
+
+def tuning_verdict(tuning: Tuning) -> str:
+    """Return whether the best way of asking is better than chance."""
+    one, count = tuning.verdict, len(tuning.outcomes)
+    low, high = (f"{100 * bound:.1f}" for bound in one.interval)
+    if not one.answered:
+        return f"None of {count} ways of asking is better than chance: the model gives no advice."
+    found = (
+        f"of {one.positions:,} positions that had no part in its choice, it answers {one.answered:,} and agrees with "
+        f"the expert in {percent(one.agreement)} (95 % interval {low} to {high}). A random legal action agrees in "
+        f"{percent(one.chance)}, as often as the model with probability {one.p_value:.2g}; the same letter whatever "
+        f"the position in up to {percent(one.constant)}."
+    )
+    if tuning.is_better_than_chance:
+        return f"The best of {count} ways of asking is the first: {found}"
+    return f"None of {count} ways of asking is better than chance. The first is the best: {found}"
 
 
 def interval_of(bias: Mapping[str, float]) -> str:

@@ -24,7 +24,7 @@ IMPOSSIBLE_LOGPROB = -1000.0  # at or below it a label counts as impossible: vLL
 MAX_LOGPROB = 1e-3  # a log-probability above 0 by more than rounding is malformed
 MAX_TOTAL = 1.01  # of the probabilities of different tokens, with rounding
 FEW_TOP_LOGPROBS = 5  # that a server returns which refuses more and does not say how many
-OPTIONAL_PARAMETERS = ("temperature", "seed", "n", "response_format", "structured_outputs")
+OPTIONAL_PARAMETERS = ("temperature", "seed", "n", "response_format", "structured_outputs", "chat_template_kwargs")
 WORD_LABELS = frozenset({"A", "I"})  # that begin a sentence as well
 MAX_WORD_SHARE = 2 / 3  # of the labels' probability that word labels may hold where the answer begins with a word
 CUT = frozenset({"length", "max_tokens", "model_length"})  # finish reasons of a text that max_tokens ended
@@ -64,6 +64,7 @@ class TextRequest:
     temperature: float = 0.0
     seed: int = 0
     json_schema: str = ""  # that the server must enforce
+    no_thinking: bool = False  # the thinking that the template begins is closed, or switched off
 
     def sampling_params(self) -> dict[str, Any]:
         """Return the settings that both APIs write in the same way."""
@@ -111,7 +112,8 @@ class CompletionsAPI:
                 "return_tokens_as_token_ids": True,
             }
         # A schema binds the very next token, so the thinking that a template begins must be closed before it.
-        template = self.model.answer_template if request.json_schema else self.model.template
+        is_closed = request.no_thinking or request.json_schema
+        template = self.model.answer_template if is_closed else self.model.template
         body = self._start(model, template, prompts)
         if request.json_schema:
             body["structured_outputs"] = {"json": json.loads(request.json_schema)}
@@ -144,6 +146,8 @@ class ChatAPI:
         if request.json_schema:
             schema = {"name": "answer", "schema": json.loads(request.json_schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if request.no_thinking:
+            body["chat_template_kwargs"] = {"enable_thinking": False}
         return body | request.sampling_params()
 
     def parse(self, reply: dict[str, Any], num_prompts: int, request: Request) -> list[Output]:

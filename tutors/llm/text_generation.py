@@ -36,6 +36,7 @@ class TextGeneration:
         max_tokens: of one text, thinking included.
         samples: texts for each prompt.
         max_tries: how often a position is asked about until an action is legal.
+        no_thinking: whether the thinking that the template begins is closed, or switched off.
 
     Raises:
         ValueError: a number is below 1.
@@ -45,31 +46,39 @@ class TextGeneration:
     unfinished_hint = "--tutor-tokens allows for longer answers"
 
     def __init__(
-        self, view: PromptView, thinks: bool, max_tokens: int = 512, samples: int = 1, max_tries: int = 3
+        self,
+        view: PromptView,
+        thinks: bool,
+        max_tokens: int = 512,
+        samples: int = 1,
+        max_tries: int = 3,
+        no_thinking: bool = False,
     ) -> None:
         if min(max_tokens, samples, max_tries) < 1:
             raise ValueError(f"{max_tokens} tokens, {samples} samples and {max_tries} tries: each must be at least 1")
         self.view = view
-        self.thinks = thinks
+        self.thinks = thinks and not no_thinking
         self.max_tokens = max_tokens
         self.samples = samples
         self.max_tries = max_tries
+        self.no_thinking = no_thinking
         self.identity = {"mode": "text", "tokens": max_tokens, "samples": samples, "tries": max_tries}
+        self.identity |= {"thinking": False} if no_thinking else {}
 
     def for_server(self, model: Model, uses_chat: bool) -> "TextGeneration":
         """Return the mode for a served model; where the server renders the prompts, thinking may not be shown."""
         mode = copy.copy(self)
-        mode.thinks = bool(model.closing) and not uses_chat
+        mode.thinks = bool(model.closing) and not uses_chat and not self.no_thinking
         return mode
 
     def template(self, model: Model) -> str:
         """Return the template that prompts are rendered in."""
-        return model.template
+        return model.answer_template if self.no_thinking else model.template
 
     def request(self, attempt: int) -> TextRequest:
         """Return what a server is asked for at the first try (0), and at later ones."""
         temperature = TEMPERATURE if self.samples > 1 or attempt > 0 else 0.0
-        return TextRequest(self.max_tokens, self.samples, temperature, seed=attempt)
+        return TextRequest(self.max_tokens, self.samples, temperature, seed=attempt, no_thinking=self.no_thinking)
 
     def render(self, state: State) -> list[str]:
         """Return one prompt a position."""
