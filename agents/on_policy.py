@@ -165,10 +165,19 @@ class OnPolicy:
             reward=reward,
             terminated=next_step.terminated,
             truncated=next_step.truncated,
-            # without a time limit no episode is truncated: the next time step's value will do, and costs nothing
-            next_value=decision.value if self.spec.time_limit is None else self.network.get_value(next_step.final_obs),
+            next_value=self.final_value(decision, next_step),
             **columns,
         )
+
+    def final_value(self, decision: Decision, next_step: Step) -> Tensor:
+        """Return V(final_obs) (N,) if an episode was truncated; if none was, it is not used and may be any number.
+
+        A compiler and a GPU cannot know that, unless there is no time limit.
+        """
+        can_know = next_step.truncated.device.type == "cpu" and not torch.compiler.is_compiling()
+        if self.spec.time_limit is None or (can_know and not any(next_step.truncated.tolist())):
+            return decision.value
+        return self.network.get_value(next_step.final_obs)
 
     def update(self, step: Step) -> dict[str, Tensor]:
         self.compute_advantages(step)

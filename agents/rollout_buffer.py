@@ -52,8 +52,9 @@ class RolloutBuffer:
 
     def add(self, **columns: Tensor) -> None:
         """Store one time step: (N, …) of each column that is given."""
+        pos = self.pos[None]
         for name, value in columns.items():
-            getattr(self, name).index_copy_(0, self.pos[None], value[None])
+            getattr(self, name).index_copy_(0, pos, value[None])
         self.pos += 1
 
     def observations(self) -> Iterator[Tensor]:

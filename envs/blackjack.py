@@ -79,7 +79,7 @@ class Blackjack:
 
     def _payoff(self, state: State, drawn: Tensor) -> Tensor:
         """Return the reward (N,) of sticking when the dealer draws these cards (N, 11)."""
-        dealer = best_sum(*dealer_hand(state["open"], drawn))
+        dealer = dealer_sum(state["open"], drawn)
         mine = best_sum(state["sum"], state["aces"])
         dealer = dealer * (dealer <= MAX_SUM)
         reward = (mine > dealer).float() - (mine < dealer).float()
@@ -106,13 +106,24 @@ def best_sum(total: Tensor, aces: Tensor) -> Tensor:
     return torch.where((aces > 0) & (total <= MAX_SUM - 10), total + 10, total)
 
 
-def dealer_hand(open_card: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (sum, aces) with which the dealer stands or goes bust; `drawn` (N, 11) begins with the hidden card."""
-    total, aces = open_card, (open_card == 1).long()
+def dealer_sum(open_card: Tensor, drawn: Tensor) -> Tensor:
+    """Return the sum (N,) with which the dealer stands or goes bust; `drawn` (N, 11) begins with the hidden card."""
+    draws = dealer_draws(drawn.device)
+    hand = 32 * open_card + 16 * (open_card == 1)
     for card in drawn[:, :11].unbind(1):
-        more = best_sum(total, aces) < DEALER_STANDS
-        total, aces = torch.where(more, total + card, total), torch.where(more & (card == 1), aces + 1, aces)
-    return total, aces
+        hand = draws.take(hand + card)
+    return best_sum(hand >> 5, hand >> 4 & 1)
+
+
+def dealer_draws(device: torch.device) -> Tensor:
+    """Return the dealer's hand after every card in every hand, by their sum: a third of the operations that drawing takes without it.
+
+    A hand is 32 times its sum with aces as 1, plus 16 if it has an ace. One that stands stays as it is.
+    """
+    number = torch.arange(32 * (DEALER_STANDS + 10), device=device)
+    hand, card = number & ~15, number & 15
+    more = best_sum(hand >> 5, hand >> 4 & 1) < DEALER_STANDS
+    return torch.where(more, (hand + 32 * card) | 16 * (card == 1), hand)
 
 
 def is_natural(state: State) -> Tensor:

@@ -360,6 +360,18 @@ def test_returns_bootstrap_where_an_episode_was_truncated_and_not_where_it_termi
 
 
 @BOTH
+def test_final_value_is_computed_only_where_an_episode_was_truncated(kind: type, config: Any) -> None:
+    agent, env = make(kind, config, Walk(), num_envs=3)
+    step = env.reset()
+    decision = agent.act(step.obs, step.action_mask)
+    goes_on = env.step(decision.action)
+    assert not goes_on.truncated.any()
+    assert agent.final_value(decision, goes_on) is decision.value
+    ends = goes_on._replace(truncated=torch.tensor([False, True, False]))
+    assert agent.final_value(decision, ends).equal(agent.network.get_value(ends.final_obs))
+
+
+@BOTH
 def test_advantages_are_normalized_over_the_whole_rollout_only_with_norm_adv(kind: type, config: Any) -> None:
     found = {}
     for norm_adv in (False, True):

@@ -12,13 +12,16 @@ from torch import Tensor
 from envs.rng import (
     ENV_STREAM,
     EXPLORATION_STREAM,
+    GOLDEN,
     QUERY_STREAM,
     SAMPLING_STREAM,
     CounterRNG,
     bits_to_uniform,
+    column_keys,
     sample_legal,
     shift_right,
     splitmix64,
+    splitmix64_of,
 )
 
 STREAMS = (ENV_STREAM, EXPLORATION_STREAM, SAMPLING_STREAM, QUERY_STREAM)
@@ -67,6 +70,20 @@ def test_splitmix64_equals_finaliser_in_python_integers() -> None:
 def test_splitmix64_gives_published_outputs() -> None:
     counters = [signed((k + 1) * 0x9E3779B97F4A7C15) for k in range(4)]
     assert splitmix64(torch.tensor(counters)).tolist() == [signed(x) for x in SPLITMIX64_OF_SEED_0]
+
+
+def test_splitmix64_of_one_number_equals_that_of_a_tensor() -> None:
+    inputs = some_integers(500)
+    assert [splitmix64_of(x) for x in inputs] == splitmix64(torch.tensor(inputs)).tolist()
+
+
+@pytest.mark.parametrize("step", [0, 1, 12345, 2**31 - 1, 2**62])
+def test_column_keys_in_python_equal_those_of_tensors(step: int) -> None:
+    step_key = splitmix64(torch.tensor(step) + GOLDEN)
+    assert column_keys(step, 5) == splitmix64(step_key + torch.arange(5)).tolist()
+    rng = CounterRNG(7, torch.arange(9), ENV_STREAM)
+    keys = torch.tensor(column_keys(step, 5))
+    assert rng.uniform(torch.tensor(step), 5).equal(bits_to_uniform(splitmix64(rng.base + keys[:, None])).T)
 
 
 def test_splitmix64_is_one_to_one() -> None:
