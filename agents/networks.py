@@ -57,7 +57,8 @@ class Network(nn.Module):
         super().__init__()
         generator = make_generator(seed, part)
         self.autocast = config.bfloat16
-        if uses_cnn(config, obs_shape):
+        self.uses_cnn = uses_cnn(config, obs_shape)
+        if self.uses_cnn:
             self.body, width = cnn(obs_shape, config.hidden[0], generator), config.hidden[0]
         else:
             sizes = (math.prod(obs_shape), *config.hidden)
@@ -75,6 +76,8 @@ class Network(nn.Module):
 
     def features(self, obs: Tensor, extra_inputs: Tensor | None = None) -> Tensor:
         """Return the body's output (N, width) for observations and, if given, extra inputs (N, extra_inputs)."""
+        if self.uses_cnn and obs.device.type == "cpu":  # the backward pass of a strided convolution: 24 ms, not 61
+            obs = obs.contiguous(memory_format=torch.channels_last)
         for at, layer in enumerate(self.body):
             obs = layer(obs)
             if extra_inputs is not None and at == self.joint:
