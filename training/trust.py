@@ -7,7 +7,9 @@ at once: the student is pretrained on its probe episodes. It plays again from ti
 A tutor that plays better than the student is not yet one that teaches it anything: pulled towards a mediocre tutor, a
 student stays as mediocre, and would have come further alone. So trust also falls with time, to 0 over DECAY_SHARE of
 the run, unless advice is shown to help the student as it is now. That is known where some env copies follow advice and
-others do not: both begin in the same states, and the means of their returns differ by what advice is worth.
+others do not: both begin in the same states, and the means of their returns differ by what advice is worth. A tutor
+that is clearly ahead is given until the student's first episodes are complete: before that nobody knows how far advice
+has brought it.
 
 A tutor may know some positions and guess in others. Where its confidence, the largest probability in its advice,
 varies, it is judged at several levels: all advice, the more confident half of it, the most confident quarter. In the
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 from agents import Agent
-from agents.distributed import all_reduce_sum, broadcast_object
+from agents.distributed import broadcast_object
 from agents.guidance.trust import ReturnMonitor, Returns, Trust, sum_returns
 from envs.base import Env, Step
 from envs.rng import PRETRAINING_STREAM, CounterRNG
@@ -42,6 +44,7 @@ NUM_UPDATES = 100  # how often in a run trust is decided anew
 NUM_PROBES = 10  # how often in a run the tutor plays again while its advice counts
 NUM_UNDECIDED_PROBES = 50  # and while it is not clear who is better
 DECAY_SHARE = 0.2  # of the run: how long a tutor that plays better counts without evidence that it helps
+CLEAR_LEAD = 2.0  # standard deviations: a tutor so far ahead counts in full until the student is measured
 NUM_EVIDENCE = 5  # updates whose led episodes are compared with the student's own
 BATCH_SIZE = 256  # rows of demonstrations in an update
 MAX_DEMONSTRATIONS = 20_000  # rows that are kept, the newest
@@ -49,7 +52,7 @@ CHANGED = 3.0  # standard errors between two probes of a tutor, beyond which the
 LEVELS = (0.0, 0.5, 0.75)  # shares of a tutor's advice that are less confident than the level
 LEVEL_COPIES = 32  # episodes of the first probe of the levels above 0; where a probe is too short for them, none
 NUMBERS = (  # of a monitor's state
-    *("value", "level", "confidences", "opened_at", "counted_until"),
+    *("value", "level", "confidences", "opened_at", "falls_from", "counted_until"),
     *("probe_steps", "next_update", "last_probe"),
 )
 NO_EVIDENCE = (Returns(), Returns())
@@ -96,6 +99,7 @@ class TrustMonitor:
         self.evidence: list[tuple[Returns, Returns]] = []  # the newest led episodes, and the student's own beside them
         self.demonstrations: Demonstrations | None = None  # until they are learned from
         self.opened_at: int | None = None  # env step at which the tutor was found better
+        self.falls_from: int | None = None  # env step from which on trust falls with time
         self.counted_until: int | None = None  # env step at which it was last found so
         self.probe_steps = 0  # env steps of all probes
         self.next_update = -math.inf  # env step
@@ -120,7 +124,7 @@ class TrustMonitor:
 
     def decide(self, global_step: int) -> None:
         """Decide trust anew."""
-        own, led = read(self.alone), read(self.led)
+        own, led = self.alone.read(), self.led.read()
         self.observe_student(own)
         self.evidence = [*self.evidence, (led, own)][-NUM_EVIDENCE:] if self.value else []
         if self.next_update == -math.inf:
@@ -134,8 +138,10 @@ class TrustMonitor:
             if self.opened_at is None:
                 self.opened_at = global_step
                 self.pretrain()
-            if not self.helps():
-                self.value *= max(1 - (global_step - self.opened_at) / (DECAY_SHARE * self.num_steps), 0.0)
+            if self.falls_from is None and (own.number or self.trust.lead < CLEAR_LEAD):
+                self.falls_from = global_step
+            if self.falls_from is not None and not self.helps():
+                self.value *= max(1 - (global_step - self.falls_from) / (DECAY_SHARE * self.num_steps), 0.0)
         if self.value:
             self.counted_until = global_step
         self.next_update = global_step + self.num_steps // NUM_UPDATES
@@ -290,10 +296,3 @@ def find_levels(advice: Tensor) -> list[float]:
         return [0.0]
     found = [float(confidence.quantile(share)) for share in LEVELS[1:]]
     return list(dict.fromkeys([0.0, *(level for level in found if level > confidence.min() + 1e-3)]))
-
-
-def read(monitor: ReturnMonitor) -> Returns:
-    """Return the episodes that ended since the last call, on all ranks."""
-    returns = Returns(*all_reduce_sum(monitor.sums.clone()).tolist())
-    monitor.sums.zero_()
-    return returns

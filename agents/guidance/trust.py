@@ -26,13 +26,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from agents.distributed import all_reduce_sum
 from envs.base import Step
 
 ALPHA = 0.05  # probability that a bound is ever wrong
 MIN_NUMBER = 16  # episodes: fewer say too little about their variance, which may seem to be 0
 RHO = 0.2  # the bounds are tightest for some multiple of 1 / RHO^2 episodes
 MIN_EFFECT = 0.25  # standard deviations between two mean returns, of which a smaller lead is not looked for
-WINDOW = 64  # episodes: the student's return is a mean over the newest, at least so many
+WINDOW = 64  # episodes: the bounds are those of the student's newest, at least so many
+RECENT = 32  # episodes: what it has still to learn is measured by the newest, at least so many
 
 
 class Returns(NamedTuple):
@@ -117,11 +119,26 @@ class Trust:
         return sum_returns(self.student)
 
     @property
+    def recent_returns(self) -> Returns:
+        """The newest of them: a student may learn much in the time of WINDOW episodes."""
+        total = Returns()
+        for block in reversed(self.student):
+            if total.number >= RECENT:
+                break
+            total = total.plus(block)
+        return total
+
+    @property
     def margin(self) -> tuple[float, float]:
         """Lower and upper bound of J_tutor - J_student."""
         student = self.student_returns
         gap, radius = self.tutor.mean - student.mean, math.hypot(self.tutor.radius, student.radius)
         return gap - radius, gap + radius
+
+    @property
+    def lead(self) -> float:
+        """How far the tutor is ahead of an untrained student, in standard deviations of its returns (Cohen's d)."""
+        return (self.tutor.mean - self.baseline) / max(math.sqrt(self.tutor.variance), 1e-9)
 
     @property
     def is_undecided(self) -> bool:
@@ -137,12 +154,11 @@ class Trust:
             self.is_open = True
         elif not high > 0:
             self.is_open = False
-        gap = self.tutor.mean - self.student_returns.mean
+        gap = self.tutor.mean - self.recent_returns.mean
         way = self.tutor.mean - self.baseline
         self.value = 0.0
         if self.is_open and gap > 0 and way > 0:
-            effect = way / max(math.sqrt(self.tutor.variance), 1e-9)  # Cohen's d
-            self.value = min(gap / way, 1.0) * min(effect, 1.0)
+            self.value = min(gap / way, 1.0) * min(self.lead, 1.0)
         return self.value
 
     def state_dict(self) -> dict[str, Any]:
@@ -165,8 +181,8 @@ class Trust:
 class ReturnMonitor:
     """Sums the returns of the first `horizon` time steps of each episode, on the device.
 
-    What ends within the first `horizon` time steps of the run is not counted: while first episodes go on, those that
-    have ended are the short ones.
+    In the run's first `horizon` time steps only the first episode of each copy counts, and `read` returns nothing until
+    all of those are complete: while they go on, episodes that have ended are the short ones.
 
     Args:
         alone: (N,) bool: the env copies in which the student acts by itself; only they count.
@@ -188,11 +204,19 @@ class ReturnMonitor:
         self.time += 1
         done = step.terminated | step.truncated
         counted = self.alone & (done & (self.lengths <= self.horizon) | (self.lengths == self.horizon) & ~done)
-        counted = counted & (self.time > self.horizon)
+        is_first = self.lengths == self.time
+        counted = counted & (is_first | (self.time > self.horizon))
         returns = (self.returns * counted).double()
         self.sums += torch.stack([counted.double(), returns, returns * returns]).sum(1)
         self.returns *= ~done
         self.lengths *= ~done
+
+    def read(self) -> Returns:
+        """Return the episodes that were completed since the last call, on all ranks."""
+        is_complete = self.time >= self.horizon
+        returns = Returns(*all_reduce_sum(self.sums * is_complete).tolist())
+        self.sums *= ~is_complete
+        return returns
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the sums."""

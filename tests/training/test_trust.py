@@ -82,6 +82,7 @@ class FakeRun:
             the env steps of new probes.
         """
         if global_step:
+            self.monitor.alone.time.fill_(self.monitor.probe.horizon)
             self.monitor.alone.sums.copy_(torch.tensor(self.student))
         before = self.monitor.probe_steps
         self.monitor.update(global_step)
@@ -234,6 +235,24 @@ def test_trust_falls_to_0_without_evidence(monitor: TrustMonitor, monkeypatch: p
         run.update(math.ceil(share * DECAY_SHARE * STEPS))
         assert monitor.value == pytest.approx(max(1 - share, 0), abs=0.01)
     assert monitor.counted_until == math.ceil(0.75 * DECAY_SHARE * STEPS)
+
+
+@pytest.mark.parametrize(("lead", "waits"), [(1.9, False), (2.1, True)])
+def test_a_clear_lead_counts_in_full_until_episodes_of_the_student_are_complete(
+    lead: float, waits: bool, monitor: TrustMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FakeRun(monitor, monkeypatch)
+    run.tutor = spread(lead * math.sqrt(run.student.variance), 64)
+    run.update(0)
+    known, run.student = run.student, Returns()
+    run.update(STEPS // 2)
+    assert (monitor.value, monitor.falls_from) == ((1, None) if waits else (0, 0))
+    if waits:
+        run.student = known
+        run.update(STEPS // 2 + 24)
+        assert (monitor.value, monitor.falls_from) == (1, STEPS // 2 + 24)
+        run.update(STEPS // 2 + 24 + math.ceil(0.5 * DECAY_SHARE * STEPS))
+        assert monitor.value == pytest.approx(0.5, abs=0.01)
 
 
 def test_trust_stays_where_led_episodes_show_that_advice_helps(
@@ -486,7 +505,8 @@ def test_trust_opens_to_a_better_tutor_of_connect4_and_falls(
     strength = series(tmp_path / "run", "tutor/strength")
     assert max(trust.values()) == 1
     assert strength == pytest.approx(trust)
-    ended = saved["opened_at"] + DECAY_SHARE * config.total_steps + 1024  # the update after the next one
+    assert saved["opened_at"] <= saved["falls_from"] < 0.2 * config.total_steps
+    ended = saved["falls_from"] + DECAY_SHARE * config.total_steps + 1024  # the update after the next one
     if algo == "ppo":  # none of its episodes is led: there is no evidence that advice helps
         assert not any(value for step, value in trust.items() if step > ended)
     tutor, student = (series(tmp_path / "run", f"{who}/return") for who in ("tutor", "student"))

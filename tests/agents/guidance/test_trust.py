@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from agents.guidance.trust import ALPHA, MIN_NUMBER, RHO, WINDOW, ReturnMonitor, Returns, Trust
+from agents.guidance.trust import ALPHA, MIN_NUMBER, RECENT, RHO, WINDOW, ReturnMonitor, Returns, Trust
 from envs.base import Step
 
 
@@ -154,10 +154,28 @@ def test_return_monitor_state_dict_restores_a_half_played_episode() -> None:
     assert monitors[0].sums.tolist() == monitors[1].sums.tolist() == [1, 5, 25]
 
 
-def test_return_monitor_skips_what_ends_while_first_episodes_go_on() -> None:
+def test_return_monitor_counts_first_episodes_together_when_all_are_complete() -> None:
+    """Those that end while others go on are the short ones; so are the second episodes that end so early."""
     monitor = ReturnMonitor(torch.ones(2, dtype=torch.bool), horizon=3)
-    for _ in range(3):  # the first copy's episodes last one time step, the second's goes on
+    for _ in range(2):  # the first copy's episodes last one time step, the second's goes on
         monitor.add(step_of([1.0, 1.0], [True, False], [False, False]))
-    assert monitor.sums.tolist() == [0, 0, 0]
+        assert monitor.read() == Returns()
     monitor.add(step_of([1.0, 1.0], [True, False], [False, False]))
-    assert monitor.sums.tolist() == [1, 1, 1]
+    assert monitor.read() == Returns(2, 1 + 3, 1 + 9)
+    assert monitor.read() == Returns()
+    monitor.add(step_of([1.0, 1.0], [True, False], [False, False]))
+    assert monitor.read() == Returns(1, 1, 1)
+
+
+def test_what_is_left_to_learn_is_measured_by_the_newest_episodes() -> None:
+    """Those before them still count for the bounds, as long as WINDOW asks for them."""
+    trust = Trust()
+    trust.observe_tutor(spread(3.0, WINDOW))
+    trust.observe_student(spread(0.0, WINDOW))
+    assert trust.update() == pytest.approx(1)
+    trust.observe_student(spread(1.0, RECENT - 2))
+    assert trust.recent_returns.mean < 1
+    trust.observe_student(spread(1.0, 2))
+    assert (trust.recent_returns.number, trust.recent_returns.mean) == (RECENT, pytest.approx(1))
+    assert trust.student_returns.number == WINDOW + RECENT
+    assert trust.update() == pytest.approx(2 / 3)
