@@ -183,8 +183,13 @@ def find_critical_steps(review: Review) -> str:
     analyst, episodes, view, table = review.analyst, review.episodes, review.table.view, review.table
     answers: list[list[list[CriticalStep]]] = []
     for sample in range(review.samples):
-        answers.append(analyst.find_critical_steps(episodes, sample))
-        keep_answers(review, [[[one._asdict() for one in found] for found in several] for several in answers])
+        try:
+            answers.append(analyst.find_critical_steps(episodes, sample))
+        except BaseException:
+            answers += [rescued] if (rescued := analyst.rescue()) else []
+            raise
+        finally:
+            keep_answers(review, [[[one._asdict() for one in found] for found in several] for several in answers])
     raise_if_unanswered(analyst, review.samples * len(episodes))
     found = [
         median_findings(several, episode.actions, len(view.labels))
@@ -215,7 +220,9 @@ def find_critical_steps(review: Review) -> str:
 
 
 def keep_answers(review: Review, answers: list[Any]) -> None:
-    """Write what was paid for before anything is made of it."""
+    """Write what was paid for, if anything, before it is used."""
+    if not answers:
+        return
     written = json.dumps({"analyst": review.analyst.name, "answers": answers}, indent=2)
     write_analysis(review.run_dir / "answers.json", written + "\n")
 
@@ -406,8 +413,13 @@ def fit_preferences(review: Review) -> str:
     generator = torch.Generator().manual_seed(review.seed)
     number = PAIRS_PER_EPISODE * len(episodes)
     pairs = [torch.randperm(len(episodes), generator=generator)[:2].tolist() for _ in range(number)]
-    answers = analyst.compare_pairs([(episodes[first], episodes[second]) for first, second in pairs])
-    keep_answers(review, [[*pair, answer] for pair, answer in zip(pairs, answers, strict=True)])
+    try:
+        answers = analyst.compare_pairs([(episodes[first], episodes[second]) for first, second in pairs])
+    except BaseException:
+        answers = analyst.rescue()
+        raise
+    finally:
+        keep_answers(review, [[*pair, answer] for pair, answer in zip(pairs, answers, strict=False)])
     raise_if_unanswered(analyst, len(pairs))
     answered = [(first, second, prob) for (first, second), prob in zip(pairs, answers, strict=True) if prob is not None]
     share = None

@@ -12,8 +12,11 @@ from typing import Any
 REPEAT_SECONDS = 0.5  # after a signal: another one is the same stop
 
 
-class Interruption(BaseException):
-    """Ends work that a signal may interrupt; no `except Exception` of a third party's env stops it."""
+class Interruption(KeyboardInterrupt):
+    """Ends work that a signal may interrupt.
+
+    No `except Exception` of a third party's env stops it, nor does an event loop, which passes on no other exception.
+    """
 
 
 class StopSignal:

@@ -43,6 +43,8 @@ class Advisor:
 
     Advice from any source is used only where it is a distribution over the legal actions: see `sound_advice`.
 
+    What was answered before an exception ends a query, a refused key or a signal, is kept in the store and the table.
+
     Equal positions of one step are one query, whatever the reuse budget; the budget counts later uses. The store is
     read only with an unlimited reuse budget: a budget of k means to ask again.
 
@@ -187,12 +189,18 @@ class Advisor:
         """Return advice about positions that the table does not know, each different one asked about once."""
         distinct, inverse, first = unique_rows(keys)
         queried = state_to(select_rows(state, first), self.query_device)
-        answers = self._ask(queried, distinct.to(self.query_device)).to(keys.device)
+        given, error = self._ask(queried, distinct.to(self.query_device))
+        answers = given.to(keys.device)
         self.table.put(distinct, answers)
+        if error is not None:
+            raise error
         return Advice(*(part[inverse] for part in answers))
 
-    def _ask(self, state: State, keys: Tensor) -> Advice:
-        """Return advice about distinct positions from the store, and from the tutor where the store has none."""
+    def _ask(self, state: State, keys: Tensor) -> tuple[Advice, BaseException | None]:
+        """Return advice about distinct positions from the store, and from the tutor where the store has none.
+
+        An exception that ended the tutor's call is returned, too: the caller raises it when the advice is kept.
+        """
         action_mask = self.query_view.action_mask(state).to(keys.device)
         found = self._read_store(keys)
         stored = sound_advice(found, action_mask)
@@ -200,27 +208,34 @@ class Advisor:
         self.counts["stored"] += int(stored.valid.sum())
         rows = (~stored.valid).nonzero()[:, 0]
         if not len(rows):
-            return stored
+            return stored, None
         queried = select_rows(state, rows)
-        given, cost = self._query_tutor(queried)
+        given, cost, error = self._query_tutor(queried)
         given = given.to(keys.device)
         answers = sound_advice(given, action_mask[rows])
         if unsound := max(0, int(given.valid.sum()) - int(answers.valid.sum())):
             self.counts["no_advice/unsound"] += unsound
             self._warn_of_unsound(f"the tutor {self.tutor.name!r}", unsound)
         self._record(queried, keys[rows], answers, cost)
-        return Advice(*(old.index_copy(0, rows, new) for old, new in zip(stored, answers, strict=True)))
+        return Advice(*(old.index_copy(0, rows, new) for old, new in zip(stored, answers, strict=True))), error
 
-    def _query_tutor(self, state: State) -> tuple[Advice, Cost]:
-        """Return the tutor's advice, and what each answer cost."""
+    def _query_tutor(self, state: State) -> tuple[Advice, Cost, BaseException | None]:
+        """Return the tutor's advice, what each answer cost, and the exception that ended the call, if one did."""
+        error = None
         with self.tutor_lock:
             before, began = Counter(self.tutor.stats), time.monotonic()
-            answers = self.tutor.advise(state)
+            try:
+                answers = self.tutor.advise(state)
+            except BaseException as raised:
+                rescued = self.tutor.rescue()
+                if rescued is None:
+                    raise
+                answers, error = rescued, raised
             seconds = time.monotonic() - began
         self.sums["seconds"] += seconds
         self.counts["calls"] += 1
         tokens = [self.tutor.stats[kind] - before[kind] for kind in ("prompt_tokens", "answer_tokens")]
-        return answers, Cost(*(total / num_rows(state) for total in (*tokens, seconds)))
+        return answers, Cost(*(total / num_rows(state) for total in (*tokens, seconds))), error
 
     def _read_store(self, keys: Tensor) -> Advice:
         """Return the store's advice; none where it is not to be read, or cannot be."""

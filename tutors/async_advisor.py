@@ -21,7 +21,8 @@ MAX_QUERIES_PER_BATCH = 1024  # what one request to a server holds
 MIN_QUEUE_CAPACITY = 8192  # queries that can wait
 JOIN_TIMEOUT_S = 5.0  # seconds that the thread may take to end
 
-Ask = Callable[[State, Tensor], Advice]  # advice about distinct positions, of which there may be none, and their keys
+# advice about distinct positions, of which there may be none, and their keys; and what ended the tutor's call early
+Ask = Callable[[State, Tensor], tuple[Advice, BaseException | None]]
 
 
 class AsyncAdvisor(Advisor):
@@ -63,11 +64,13 @@ class AsyncAdvisor(Advisor):
             return
         answered = self.thread.poll()
         if answered is not None:
-            keys, advice, dropped = answered
+            keys, advice, error, dropped = answered
             self.counts["dropped"] += dropped
             if len(keys):
                 keys, *parts = (to_device(tensor, self.table.keys.device) for tensor in (keys, *advice))
                 self.table.put(keys, Advice(*parts))
+            if error is not None:
+                raise tutor_error(error)
         if not self.thread.is_busy and (self.queue.count.is_cuda or self.queue.count):  # no read-back on the CPU
             self.thread.submit(self.queue.drain())
         elif answered is not None:
@@ -81,6 +84,15 @@ class AsyncAdvisor(Advisor):
     def counters(self) -> dict[str, float]:
         """Return what an advisor counts, and the queries that were dropped because others came up more often."""
         return {**super().counters(), "dropped": self.counts["dropped"]}
+
+
+class Answered(NamedTuple):
+    """What came of a batch."""
+
+    keys: Tensor  # (B, 2) int64
+    advice: Advice
+    error: BaseException | None  # that ended the tutor's call; the advice is what came before it
+    dropped: int  # queries
 
 
 class PendingBatch(NamedTuple):
@@ -172,7 +184,7 @@ class TutorThread:
         self.ask = ask
         self.cancel = cancel
         self.inbox: SimpleQueue[PendingBatch | None] = SimpleQueue()
-        self.outbox: SimpleQueue[tuple[Tensor, Advice, int] | BaseException] = SimpleQueue()
+        self.outbox: SimpleQueue[Answered | BaseException] = SimpleQueue()
         self.is_busy = False
         self.last_keys: set[tuple[int, ...]] = set()  # of the batch before
         self.thread = threading.Thread(target=self._work, name="tutor", daemon=True)
@@ -184,8 +196,8 @@ class TutorThread:
         self.is_busy = True
         self.inbox.put(batch)
 
-    def poll(self) -> tuple[Tensor, Advice, int] | None:
-        """Return (keys, advice, number of queries dropped) of a batch that is done, or None.
+    def poll(self) -> Answered | None:
+        """Return what came of a batch that is done, or None.
 
         Raises:
             TutorError: the tutor is unavailable until the user acts.
@@ -196,7 +208,7 @@ class TutorThread:
             return None
         self.is_busy = False
         if isinstance(result, BaseException):
-            raise result
+            raise tutor_error(result)
         return result
 
     def close(self) -> bool:
@@ -214,11 +226,14 @@ class TutorThread:
                     batch.ready.synchronize()
                 keys, state, dropped = select_queries(batch, self.last_keys)
                 self.last_keys = set(map(tuple, keys.tolist()))
-                self.outbox.put((keys, self.ask(state, keys), dropped))
+                self.outbox.put(Answered(keys, *self.ask(state, keys), dropped))
             except BaseException as error:  # of any kind: the training loop must see it
-                self.outbox.put(
-                    error if isinstance(error, TutorError) else RuntimeError(f"the tutor's thread failed: {error!r}")
-                )
+                self.outbox.put(error)
+
+
+def tutor_error(error: BaseException) -> Exception:
+    """Return what the training loop raises for an error of the tutor's thread."""
+    return error if isinstance(error, TutorError) else RuntimeError(f"the tutor's thread failed: {error!r}")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

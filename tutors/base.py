@@ -48,6 +48,13 @@ class Tutor:
         """Return advice for every row of `state`, canonical positions of a view, on the CPU or on its device."""
         raise NotImplementedError
 
+    def rescue(self) -> Advice | None:
+        """Return, once, the advice that a call of `advise` had before an exception ended it, for all its rows.
+
+        None where there was none: what is answered at once is answered in full, or not at all.
+        """
+        return None
+
     def cancel(self) -> None:
         """Make a call of `advise` that another thread waits for end at once, with an exception."""
         return

@@ -8,7 +8,7 @@ what is still invalid after the last try is no answer, counted by kind. A script
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,7 +25,7 @@ from tutors.episodes import (
     rules_text,
     value_gaps,
 )
-from tutors.llm.api import Failure, LabelRequest, TextRequest
+from tutors.llm.api import Failure, LabelRequest, Output, Request, TextRequest
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
 from tutors.llm.thinking import outside_thinking
@@ -66,6 +66,9 @@ class Analyst(Protocol):
     def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
         """Return the probability that the first of two episodes is the better one; None where there is no answer."""
 
+    def rescue(self) -> list[Any]:
+        """Return what a call that an exception ended would have returned then; nothing if there was no answer yet."""
+
 
 class ScriptedAnalyst:
     """Names the steps at which the student lost most by an expert's values, each with probability `accuracy`.
@@ -102,6 +105,9 @@ class ScriptedAnalyst:
             else:
                 answers.append(float(u_coin < 0.5))
         return answers
+
+    def rescue(self) -> list[Any]:
+        return []
 
     def _critical_steps(self, number: int, episode: Episode) -> list[CriticalStep]:
         values = expert_values(self.view, episode, self.depth)
@@ -149,27 +155,25 @@ class VllmAnalyst:
         self.max_tries = max_tries
         self.name = model.name
         self.stats: Counter[str] = Counter()
+        self.answers: list[Any] = []  # of the current call, or failures
+        self.no_answer: Any = None  # what stands for a failure
 
     def find_critical_steps(self, episodes: Sequence[Episode], sample: int = 0) -> list[list[CriticalStep]]:
         statistics = EpisodeStatistics(self.view, episodes)
         head = f"{rules_text(self.view)}\n\n{TASK}"
         prompts = [f"{head}\n\n{render_episode(self.view, episode, statistics)}" for episode in episodes]
         schema = json.dumps(schema_of(self.view.labels, max_length(episodes)))
-        found: list[list[CriticalStep] | Failure] = [Failure("deadline")] * len(episodes)
         rows = list(range(len(episodes)))
-        self._connect(TextRequest(max_tokens=1))
+        self._connect(TextRequest(max_tokens=1), len(episodes), [])
         for attempt in range(self.max_tries):
             seed = sample * self.max_tries + attempt
             temperature = TEMPERATURE if seed else 0.0
             request = TextRequest(self.max_tokens, temperature=temperature, seed=seed, json_schema=schema)
-            outputs = self.pool.generate([prompts[row] for row in rows], request)
-            for row, output in zip(rows, outputs, strict=True):
-                found[row] = output if isinstance(output, Failure) else read(str(output[0]), self.view, episodes[row])
-            rows = [row for row in rows if isinstance(found[row], Failure)]
+            self._ask(prompts, rows, request, lambda output, row: read(str(output[0]), self.view, episodes[row]))
+            rows = [row for row in rows if isinstance(self.answers[row], Failure)]
             if not rows:
                 break
-        self._count_failures(found)
-        return [[] if isinstance(one, Failure) else one for one in found]
+        return self._given()
 
     def compare_pairs(self, pairs: Sequence[tuple[Episode, Episode]]) -> list[float | None]:
         prompts = []
@@ -179,19 +183,36 @@ class VllmAnalyst:
             )
             prompts.append(f"{rules_text(self.view)}\n\n{CHOICE}\n\n{games}\n\n{ANSWER}")
         request = LabelRequest(LETTERS)
-        self._connect(request)
-        outputs = self.pool.generate(prompts, request)
-        answers = [output if isinstance(output, Failure) else first_label_probability(output) for output in outputs]
-        self._count_failures(answers)
-        return [None if isinstance(answer, Failure) else answer for answer in answers]
+        self._connect(request, len(pairs), None)
+        self._ask(prompts, range(len(pairs)), request, lambda output, _row: first_label_probability(output))
+        return self._given()
 
-    def _connect(self, request: LabelRequest | TextRequest) -> None:
+    def rescue(self) -> list[Any]:
+        given = self._given()
+        return [] if all(answer == self.no_answer for answer in given) else given
+
+    def _connect(self, request: LabelRequest | TextRequest, count: int, no_answer: Any) -> None:
+        self.answers, self.no_answer = [Failure("deadline")] * count, no_answer
         self.pool.connect(self.model, request, [self.view.content_free_prompt()], self.stats)
         self.model = self.pool.model
         self.name = self.model.name
 
-    def _count_failures(self, answers: Sequence[object]) -> None:
-        self.stats.update(f"no_advice/{answer.kind}" for answer in answers if isinstance(answer, Failure))
+    def _ask(
+        self, prompts: Sequence[str], rows: Sequence[int], request: Request, parse: Callable[[Any, int], Any]
+    ) -> None:
+        """Put the answers to the prompts at `rows` into `answers`, of an exception those that came before it."""
+        received: dict[int, Output] = {}
+        try:
+            self.pool.generate([prompts[row] for row in rows], request, outputs=received)
+        finally:
+            for number, output in received.items():
+                row = rows[number]
+                self.answers[row] = output if isinstance(output, Failure) else parse(output, row)
+
+    def _given(self) -> list[Any]:
+        """Return the answers, and count the failures."""
+        self.stats.update(f"no_advice/{answer.kind}" for answer in self.answers if isinstance(answer, Failure))
+        return [self.no_answer if isinstance(answer, Failure) else answer for answer in self.answers]
 
 
 def first_label_probability(logprobs: tuple[float, ...] | tuple[str, ...]) -> float | Failure:

@@ -187,9 +187,9 @@ def test_resolve_reads_nothing_back() -> None:
 def test_closing_cancels_a_call_that_never_returns() -> None:
     gate = threading.Event()
 
-    def ask(state: State, keys: Tensor) -> Advice:
+    def ask(state: State, keys: Tensor) -> tuple[Advice, None]:
         gate.wait()
-        return Advice.no_advice(len(keys), 7)
+        return Advice.no_advice(len(keys), 7), None
 
     thread = TutorThread(ask, gate.set)
     queue = PendingQueue(numbered([0])[1], 8)
@@ -288,7 +288,8 @@ def test_async_run_is_a_waiting_run_whose_answers_come_a_step_later(
         rows = torch.tensor([row for row, new in zip(misses, is_new, strict=True) if new], dtype=torch.int64)
         keys, _, first = unique_rows(positions.keys[rows])
         if len(keys):
-            pending.append((keys, advisor._ask(select_rows(positions.state, rows[first]), keys)))
+            answers, _ = advisor._ask(select_rows(positions.state, rows[first]), keys)
+            pending.append((keys, answers))
         return advisor.to_env_actions(positions, lookup.advice)
 
     monkeypatch.setattr(TutorThread, "submit", submit_and_wait)

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -192,21 +192,25 @@ class Endpoint:
             if self.breaker.is_open:
                 self.breaker.half_open()
 
-    async def generate(self, prompts: Sequence[str], request: Request, timeout_s: float) -> list[Output]:
-        """Return one output a prompt, in their order; those that take longer than `timeout_s` are failures.
+    async def generate(
+        self, prompts: Mapping[int, str], request: Request, timeout_s: float, outputs: dict[int, Output]
+    ) -> None:
+        """Put one output a prompt into `outputs`, under its number and as soon as it is there.
+
+        Those that take longer than `timeout_s` are failures.
 
         Raises:
             TutorError: it will not work until a person acts.
         """
         assert self.served is not None, "connect comes first"
-        size = self.served.api.max_prompts
-        chunks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        size, numbers = self.served.api.max_prompts, list(prompts)
+        chunks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
         slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
         until = time.monotonic() + timeout_s
 
-        async def ask(chunk: Sequence[str]) -> list[Output]:
+        async def ask(chunk: Sequence[int]) -> None:
             async with slots:
-                return await self._ask(chunk, request, until)
+                await self._ask({number: prompts[number] for number in chunk}, request, until, outputs)
 
         tasks = [asyncio.create_task(ask(chunk)) for chunk in chunks]
         try:
@@ -220,35 +224,37 @@ class Endpoint:
                 raise error
         if late:
             self.breaker.record_failure()
-        return [
-            output
-            for task, chunk in zip(tasks, chunks, strict=True)
-            for output in ([Failure("deadline")] * len(chunk) if task.cancelled() else task.result())
-        ]
+        for number in prompts:
+            outputs.setdefault(number, Failure("deadline"))
 
-    async def _ask(self, prompts: Sequence[str], request: Request, until: float) -> list[Output]:
-        """Return the outputs of one request. One that the server calls bad is halved to find the bad prompt.
+    async def _ask(self, prompts: dict[int, str], request: Request, until: float, outputs: dict[int, Output]) -> None:
+        """Put the outputs of one request into `outputs`.
 
-        A bad prompt alone counts as a failure of the server: where nothing else is asked, its breaker opens.
+        One that the server calls bad is halved to find the bad prompt. A bad prompt alone counts as a failure of the
+        server: where nothing else is asked, its breaker opens.
         """
         if self.breaker.is_open:
-            return [Failure("breaker")] * len(prompts)
+            outputs.update(dict.fromkeys(prompts, Failure("breaker")))
+            return
         self.stats["asked"] += len(prompts)
         self.stats["requests"] += 1
         try:
-            return await self._post(prompts, request, until)
+            received = await self._post(list(prompts.values()), request, until)
+            outputs.update(zip(prompts, received, strict=True))
         except RequestError as error:
             if error.kind in REFUSED_PROMPT and len(prompts) > 1:
-                half = len(prompts) // 2
-                halves = prompts[:half], prompts[half:]
-                return [output for part in halves for output in await self._ask(part, request, until)]
+                numbered, half = list(prompts.items()), len(prompts) // 2
+                for part in (numbered[:half], numbered[half:]):
+                    await self._ask(dict(part), request, until, outputs)
+                return
             if error.kind == "status_404":
                 self._set_wrong_model(f"{self.client.url} no longer serves {self.model.name}")
             else:
                 self.breaker.record_failure()
                 if error.retry_wait_s > MIN_RETRY_WAIT_S and time.monotonic() + error.retry_wait_s > until:
                     self.breaker.pause(error.retry_wait_s)
-            return [Failure("other_model" if self.has_wrong_model else error.kind, error.words)] * len(prompts)
+            failure = Failure("other_model" if self.has_wrong_model else error.kind, error.words)
+            outputs.update(dict.fromkeys(prompts, failure))
 
     async def _post(self, prompts: Sequence[str], request: Request, until: float) -> list[Output]:
         """Return the outputs of one request, unless another model has answered it."""

@@ -91,7 +91,12 @@ class EndpointPool:
         self._keep_content_free_outputs()
 
     def generate(
-        self, prompts: Sequence[str], request: Request, group_size: int = 1, timeout_s: float | None = None
+        self,
+        prompts: Sequence[str],
+        request: Request,
+        group_size: int = 1,
+        timeout_s: float | None = None,
+        outputs: dict[int, Output] | None = None,
     ) -> list[Output]:
         """Return one output a prompt, in their order. A server's failures are outputs.
 
@@ -100,10 +105,13 @@ class EndpointPool:
             request: what is asked for.
             group_size: so many prompts in a row go to one server, always the same one, whose prefix cache knows them.
             timeout_s: seconds until what has not come is a failure; `deadline_s` if not given.
+            outputs: where each output is put under its prompt's index as soon as it is there. What it holds when this
+                call ends with an exception was paid for.
 
         Raises:
             TutorError: it will not work until a person acts.
         """
+        outputs = {} if outputs is None else outputs
         until = time.monotonic() + (self.deadline_s if timeout_s is None else timeout_s)
         for endpoint in self.endpoints:
             if endpoint.should_probe:
@@ -111,8 +119,10 @@ class EndpointPool:
         self._keep_content_free_outputs()
         if not any(endpoint.is_available for endpoint in self.endpoints):
             is_wrong = any(endpoint.state is EndpointState.WRONG_MODEL for endpoint in self.endpoints)
-            return [Failure("other_model" if is_wrong else "breaker")] * len(prompts)
-        return self.run(self._generate(prompts, request, group_size, until - time.monotonic()))
+            outputs.update(dict.fromkeys(range(len(prompts)), Failure("other_model" if is_wrong else "breaker")))
+        else:
+            self.run(self._generate(prompts, request, group_size, until - time.monotonic(), outputs))
+        return [outputs[index] for index in range(len(prompts))]
 
     def metrics(self) -> dict[str, float]:
         """Return vLLM's own numbers since the last call, summed over the servers that have any."""
@@ -134,24 +144,19 @@ class EndpointPool:
         self.runner.close()
 
     async def _generate(
-        self, prompts: Sequence[str], request: Request, group_size: int, timeout_s: float
-    ) -> list[Output]:
-        """Return one output a prompt; at least one server is available."""
+        self, prompts: Sequence[str], request: Request, group_size: int, timeout_s: float, outputs: dict[int, Output]
+    ) -> None:
+        """Put one output a prompt into `outputs`; at least one server is available."""
         if len(self.endpoints) == 1:
-            return await self.endpoints[0].generate(prompts, request, timeout_s)
-        indices_by_endpoint = self._route(prompts, group_size)
+            await self.endpoints[0].generate(dict(enumerate(prompts)), request, timeout_s, outputs)
+            return
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(endpoint.generate([prompts[index] for index in indices], request, timeout_s))
-                    for endpoint, indices in indices_by_endpoint
-                ]
+                for endpoint, indices in self._route(prompts, group_size):
+                    part = {index: prompts[index] for index in indices}
+                    group.create_task(endpoint.generate(part, request, timeout_s, outputs))
         except* TutorError as errors:
             raise errors.exceptions[0] from None
-        outputs: dict[int, Output] = {}
-        for (_, indices), task in zip(indices_by_endpoint, tasks, strict=True):
-            outputs.update(zip(indices, task.result(), strict=True))
-        return [outputs[index] for index in range(len(prompts))]
 
     def _route(self, prompts: Sequence[str], group_size: int) -> list[tuple[Endpoint, list[int]]]:
         """Return each available server with the indices of its prompts, by a hash of each group's first prompt."""

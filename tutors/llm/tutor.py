@@ -9,10 +9,11 @@ served, a server that cannot answer such requests) is raised, as TutorError.
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from envs.base import State
 from tutors.base import Advice, Tutor, Warner
-from tutors.llm.api import Failure
+from tutors.llm.api import Failure, Output
 from tutors.llm.label_logprobs import LabelLogprobs, ParsedOutputs
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
@@ -52,6 +53,7 @@ class VllmTutor(Tutor):
         template = "the server's own" if uses_chat else mode.template(model)
         self.identity = {"tutor": pool.identity.fingerprint, "template": template, **mode.identity}
         self.shares_cpu = pool.is_local
+        self.rescued: Advice | None = None
 
     def advise(self, state: State) -> Advice:
         parsed = self._generate(state)
@@ -63,6 +65,10 @@ class VllmTutor(Tutor):
                 self.warn(failure.kind, f"no advice from the tutor ({what}); training goes on without it{hint}")
         return parsed.advice
 
+    def rescue(self) -> Advice | None:
+        advice, self.rescued = self.rescued, None
+        return advice
+
     def cancel(self) -> None:
         self.pool.cancel()
 
@@ -72,22 +78,43 @@ class VllmTutor(Tutor):
 
     def _generate(self, state: State) -> ParsedOutputs:
         """Return what the servers answer about B positions; texts without a legal action are asked for again."""
-        mode, group_size = self.mode, self.mode.prompts_per_position
+        mode = self.mode
         prompts = mode.render(state)
         action_mask = self.view.action_mask(state).cpu()
         until = time.monotonic() + self.pool.deadline_s
-        outputs = self.pool.generate(prompts, mode.request(0), group_size)
-        parsed = mode.parse(outputs, action_mask, self.pool.content_free_outputs)
-        for attempt in range(1, mode.max_tries):
-            timeout_s = until - time.monotonic()
-            rows = [row for row, failure in enumerate(parsed.failures) if is_retryable(failure)]
-            if not rows or timeout_s <= 0:
-                break
-            retried = self.pool.generate([prompts[row] for row in rows], mode.request(attempt), timeout_s=timeout_s)
-            for row, output in zip(rows, retried, strict=True):
-                outputs[row] = output
-            parsed = mode.parse(outputs, action_mask)
+        outputs: list[Output] = [Failure("stopped")] * len(prompts)
+        self.rescued = None
+
+        def parse() -> ParsedOutputs:
+            return mode.parse(outputs, action_mask, self.pool.content_free_outputs)
+
+        try:
+            self._ask(prompts, range(len(prompts)), 0, self.pool.deadline_s, outputs)
+            parsed = parse()
+            for attempt in range(1, mode.max_tries):
+                timeout_s = until - time.monotonic()
+                rows = [row for row, failure in enumerate(parsed.failures) if is_retryable(failure)]
+                if not rows or timeout_s <= 0:
+                    break
+                self._ask(prompts, rows, attempt, timeout_s, outputs)
+                parsed = parse()
+        except BaseException:
+            self.rescued = parse().advice
+            raise
         return parsed
+
+    def _ask(
+        self, prompts: Sequence[str], rows: Sequence[int], attempt: int, timeout_s: float, outputs: list[Output]
+    ) -> None:
+        """Put the outputs of the prompts at `rows` into `outputs`, of an exception those that came before it."""
+        received: dict[int, Output] = {}
+        mode = self.mode
+        try:
+            asked = [prompts[row] for row in rows]
+            self.pool.generate(asked, mode.request(attempt), mode.prompts_per_position, timeout_s, received)
+        finally:
+            for number, output in received.items():
+                outputs[rows[number]] = output
 
 
 def is_retryable(failure: Failure | None) -> bool:
