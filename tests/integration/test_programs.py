@@ -345,7 +345,7 @@ def test_missing_server_is_reported_in_few_lines(tmp_path: Path) -> None:
     done = program("train.py", "--algo", "dqn", "--env", "connect4", *flags)
     assert done.returncode == 2
     assert url in done.stderr
-    assert "vllm serve deepseek-ai/DeepSeek-R1-Distill-Qwen-7B" in done.stderr
+    assert "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B --served-model-name deepseek" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 12
 

@@ -168,5 +168,5 @@ def test_no_server_and_no_weights_ends_with_code_2_and_three_ways_out(tmp_path: 
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 12
-    for way in ("--tutor-url", "vllm serve", "--tutor tiny", "--tutor scripted"):
+    for way in ("--tutor-url", "--served-model-name deepseek", "--tutor tiny", "--tutor scripted"):
         assert way in done.stderr

@@ -30,6 +30,7 @@ STOP_TIMEOUT_S = 15.0
 POLL_INTERVAL_S = 1.0
 USUAL_START = "usual are 30 to 90 s, more for large weights; docs/how-to/serve-a-model.md says how to keep a server up"
 MAX_ERROR_CHARS = 300
+EVERYWHERE = "0.0.0.0"  # where a server listens that other machines ask
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 ShowStatus = Callable[[str], None]  # shows one line of progress
@@ -152,7 +153,7 @@ def serve_command(model: Model, url: str) -> list[str] | None:
     None where vLLM is not installed, `url` is another machine's, or no model is named.
     """
     python = REPOSITORY / ".venv-vllm" / "bin" / "python"
-    if not is_local(url) or model.name == SERVED:
+    if not is_local(base_urls(url)[0]) or model.name == SERVED:
         return None
     if python.exists():
         program = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model"]
@@ -164,10 +165,14 @@ def serve_command(model: Model, url: str) -> list[str] | None:
 
 
 def serve_flags(model: Model, url: str) -> list[str]:
-    """Return what follows `vllm serve`: only this machine may ask, and the model's own sampling settings are off."""
-    parts = urlsplit(url)
+    """Return what follows `vllm serve` on the machine of `url`; the model's own sampling settings are off.
+
+    Where `url` is this machine's, nobody else can ask.
+    """
+    parts = urlsplit(base_urls(url)[0])
     port = str(parts.port or (443 if parts.scheme == "https" else 80))
-    address = ["--host", "127.0.0.1", "--port", port, "--generation-config", "vllm"]
+    host = ("::1" if parts.hostname == "::1" else "127.0.0.1") if is_local(parts.geturl()) else EVERYWHERE
+    address = ["--host", host, "--port", port, "--generation-config", "vllm"]
     if model.name == SERVED:
         return ["MODEL", *address]
     return [model.model, "--served-model-name", model.name, *address, *model.serve]
@@ -209,10 +214,12 @@ def last_error(log: Path) -> str:
 
 def help_message(model: Model, url: str) -> str:
     """Return what a person can do where no server answers."""
-    serve = shlex.join(["vllm", "serve", *serve_flags(model, url)])
+    serve = shlex.join(serve_command(model, url) or ["vllm", "serve", *serve_flags(model, url)])
+    where = "start a server, and name its URL with --tutor-url if it is not on this machine"
+    if not is_local(address := base_urls(url)[0]):
+        where = f"start a server on {urlsplit(address).hostname}, or name the URL of another with --tutor-url"
     tiny = "  --tutor tiny: a small language model of this repository, which `make setup` can serve on any machine\n"
     return (
-        f"possible ways:\n  start a server, and name its URL with --tutor-url if it is not on this machine:\n"
-        f"    {serve}\n{tiny if model.name != 'tiny' else ''}"
+        f"possible ways:\n  {where}:\n    {serve}\n{tiny if model.name != 'tiny' else ''}"
         "  --tutor scripted: a search in place of a language model"
     )

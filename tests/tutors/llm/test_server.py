@@ -15,7 +15,7 @@ from tests.helpers.scripted_server import serving
 from tests.helpers.vllm_program import install_vllm, is_alive, wait_until
 from tutors.base import TutorError
 from tutors.llm.models import fill_template, find_model, known_models
-from tutors.llm.server import running_server, serve_command, served_models
+from tutors.llm.server import help_message, running_server, serve_command, served_models
 
 
 @pytest.fixture
@@ -127,6 +127,30 @@ def test_child_listens_to_this_machine_only(fake: Path) -> None:
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--port") + 1] == "8123"
     assert command[command.index("--generation-config") + 1] == "vllm"
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://127.0.0.1:8123", "127.0.0.1", "8123"),
+        ("localhost:8123/v1", "127.0.0.1", "8123"),
+        ("http://[::1]:8123", "::1", "8123"),
+        ("http://gpu.example:8123", "0.0.0.0", "8123"),
+        ("https://user:secret@gpu.example/v1", "0.0.0.0", "443"),
+        ("http://10.0.0.7:8123", "0.0.0.0", "8123"),
+    ],
+)
+def test_hint_serves_where_the_url_asks(url: str, host: str, port: str) -> None:
+    text = help_message(find_model("llama"), url)
+    assert f"--host {host} --port {port} " in text
+    assert ("start a server on gpu.example, or" in text) == ("gpu.example" in url)
+    assert "secret" not in text
+
+
+def test_hint_names_the_vllm_that_is_installed(fake: Path) -> None:
+    model, here = find_model("llama"), "http://127.0.0.1:8123"
+    assert f"\n    {shlex.join(serve_command(model, here))}\n" in help_message(model, here)
+    assert "\n    vllm serve meta" in help_message(model, "http://gpu.example:8123")
 
 
 def test_every_template_holds_the_prompt_once_and_no_bos_token() -> None:

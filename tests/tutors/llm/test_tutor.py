@@ -155,7 +155,7 @@ def test_fault_1_no_server_at_start_names_the_url_and_the_command() -> None:
         wait_for_server(model, url, 0.1, print)
     text = str(error.value)
     assert url in text
-    assert f"vllm serve {model.model} --served-model-name deepseek" in text
+    assert f"{model.model} --served-model-name deepseek" in text
     assert "--tutor tiny" in text
     assert "--tutor scripted" in text
     assert len(text.splitlines()) <= 12
