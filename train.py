@@ -60,6 +60,7 @@ from training.state import Checkpointer, TrainState, check_finite
 from training.stop_signal import Interruption, StopSignal
 from training.threads import threads_text
 from training.timing import SectionTimer, untimed
+from training.tracking import Tracker
 from training.trust import TrustMonitor
 from training.video import EpisodeRecorder
 from tutors import open_advisor
@@ -130,6 +131,8 @@ def train(config: Config) -> dict[str, Any]:
                     f"{run_dir / 'summary.json'} cannot be written: {error.strerror}. What was learned is saved; "
                     f"to evaluate it once more: {resume_command(run_dir)}"
                 ) from error
+            if log.tracker is not None:
+                log.tracker.log_end(summary, trainer.recorder.film(agent, run_dir / "episode.gif"))
             progress.summary(summary, run_dir)
     return summary
 
@@ -144,7 +147,10 @@ def open_logs(config: Config, run_dir: Path, source: dict[str, Any] | None) -> I
         stack.enter_context(removed_unless_begun(run_dir))
         stack.enter_context(lock_run_dir(run_dir))
         start, seconds = (None, 0.0) if source is None else (source["global_step"], source["seconds"])
-        log = Logger(run_dir, start, seconds, track=shown_settings(config) if config.track else None)
+        tracker = None if config.track is None else Tracker(config.track, run_dir, shown_settings(config))
+        if tracker is not None:
+            stack.callback(tracker.close)
+        log = Logger(run_dir, start, seconds, tracker)
         stack.callback(log.close)
         progress = stack.enter_context(make_progress(config.progress, config.total_steps, start or 0))
         tutor = without_password(config.tutoring.tutor)

@@ -84,8 +84,8 @@ class Config:
     """Resume although settings differ from those that the run was started with."""
     progress: Literal["live", "json", "quiet"] = "live"
     """live: a progress bar, or plain lines outside a terminal; json: an object a line; quiet: errors only."""
-    track: bool = False
-    """Log to Weights & Biases, too."""
+    track: Literal["wandb", "trackio"] | None = None
+    """Log to Weights & Biases or to Trackio, too."""
     tutoring: Annotated[TutorConfig, tyro.conf.arg(name="tutor")] = field(default_factory=TutorConfig)
     guiding: Annotated[GuidanceConfig, tyro.conf.arg(name="guidance")] = field(default_factory=GuidanceConfig)
     agent: Annotated[DQNConfig | PPOConfig | A2CConfig, tyro.conf.arg(name="agent")] = field(default_factory=DQNConfig)
@@ -135,6 +135,8 @@ def config_from_json(text: str) -> Config:
     values.pop("versions", None)
     if values.get("algo") not in [*AGENTS]:  # a list: whatever stands there can be compared, not hashed
         raise ValueError(f"algo is {shorten(repr(values.get('algo')))}; it must be one of {', '.join(AGENTS)}")
+    if isinstance(values.get("track"), bool):  # as in versions 1.0 and 1.1
+        values["track"] = "wandb" if values["track"] else None
     for part, added in ADDED.items():
         if isinstance(values.get(part), dict):
             tutored = isinstance(values.get("tutoring"), dict) and values["tutoring"].get("tutor") != "none"

@@ -72,7 +72,7 @@ REQUIREMENTS = (  # the first that is not met is the error
         ["tutor_model"], lambda config: is_served(config) or is_recorded(config), "it is of a served or recorded model"
     ),
     Requirement(
-        ["label_permutations", "calibrate", "min_label_mass"],
+        ["label_permutations", "label_set", "calibrate", "min_label_mass"],
         lambda config: is_served(config) and config.tutoring.tutor_mode == "label",
         "it is of a served model with --tutor-mode label",
     ),

@@ -1,16 +1,12 @@
-"""What a run logs: scalars, action counts and images, to TensorBoard, metrics.csv and Weights & Biases."""
+"""What a run logs: scalars, action counts and images, to TensorBoard, metrics.csv and a tracker."""
 
 import csv
 import io
-import logging
-import os
-import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -19,9 +15,8 @@ from torch.utils.tensorboard import summary
 from agents import AGENTS
 from training.checkpoint import atomic_write
 from training.event_file import AppendedFile, EventFile
-from training.hints import install_command
 from training.metrics_file import HEADER, read_rows
-from tutors.base import Warner
+from training.tracking import Tracker
 
 # TensorBoard's page Custom Scalars: one quantity a chart, since a tag has another marker in every run
 LAYOUT = {
@@ -55,7 +50,7 @@ FINAL_RETURN = "(mean return)"  # a column of that page; its name sorts before a
 
 
 class Logger:
-    """Writes scalars to TensorBoard and metrics.csv; action counts and images to TensorBoard only.
+    """Writes scalars to TensorBoard, metrics.csv and a tracker; images to the first and the last, counts to the first.
 
     What cannot be written, on a full disk or to a service that is gone, is left out with a warning.
 
@@ -63,17 +58,16 @@ class Logger:
         run_dir: of the run.
         resumed: env step from which a run resumes; what it had logged after that is removed.
         seconds: that the run had taken until then.
-        track: settings to log to Weights & Biases with the scalars; None: nothing is logged there.
+        tracker: the run elsewhere; None: it is logged here alone.
 
     Raises:
-        ValueError: the run_dir cannot be written, or wandb is not installed.
+        ValueError: the run_dir cannot be written.
     """
 
     def __init__(
-        self, run_dir: Path, resumed: int | None = None, seconds: float = 0.0, track: dict[str, Any] | None = None
+        self, run_dir: Path, resumed: int | None = None, seconds: float = 0.0, tracker: Tracker | None = None
     ) -> None:
-        self.wandb_run = None if track is None else start_wandb(run_dir, track)
-        self.warner = Warner(logging.getLogger(__name__))
+        self.tracker = tracker
         path = run_dir / "metrics.csv"
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -91,11 +85,8 @@ class Logger:
         self.metrics.write(csv_lines([global_step, seconds, tag, value] for tag, value in values.items()))
         for tag, value in values.items():
             self.events.add(summary.scalar(tag, value), global_step)
-        if self.wandb_run is not None:
-            try:
-                self.wandb_run.log({"global_step": global_step, **values})
-            except Exception as error:  # whatever a service that is gone makes its client raise
-                self.warner("wandb", f"Weights & Biases cannot be logged to, training goes on: {error}")
+        if self.tracker is not None:
+            self.tracker.log(global_step, values)
 
     def add_action_counts(self, global_step: int, tag: str, counts: list[int]) -> None:
         """Log how often each action was taken, as a histogram with a bin per action."""
@@ -107,6 +98,8 @@ class Logger:
     def add_image(self, global_step: int, tag: str, image: np.ndarray) -> None:
         """Log an image, (height, width, 3) uint8."""
         self.events.add(summary.image(tag, image, dataformats="HWC"), global_step)
+        if self.tracker is not None:
+            self.tracker.log_image(global_step, tag, image)
 
     def add_hparams(self, settings: dict[str, Any], mean_return: float) -> None:
         """Log the final mean return with the settings, for TensorBoard's page HParams, which sorts runs.
@@ -129,11 +122,6 @@ class Logger:
         """Close all files."""
         self.events.close()
         self.metrics.close()
-        if self.wandb_run is not None:
-            try:
-                self.wandb_run.finish()
-            except Exception as error:  # as above
-                self.warner("wandb", f"Weights & Biases has not taken the end of the run: {error}")
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
@@ -141,45 +129,6 @@ def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
-
-
-def start_wandb(run_dir: Path, settings: dict[str, Any]) -> Any:
-    """Return the run on Weights & Biases: the one whose id is in the run_dir, or a new one.
-
-    Raises:
-        ValueError: wandb is not installed, or nobody is logged in.
-    """
-    try:
-        import wandb  # optional
-    except ImportError as error:
-        raise ValueError(f"--track requires wandb: {install_command('-e', '.[track]')}") from error
-    try:
-        run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "tutored"),
-            id=wandb_id(run_dir / "wandb.id"),
-            name=run_dir.name,
-            dir=run_dir,
-            config=settings,
-            resume="allow",
-            settings=wandb.Settings(console="off"),  # else it redirects the terminal
-        )
-    except wandb.Error as error:
-        raise ValueError(f"--track: Weights & Biases says: {error}") from error
-    run.define_metric("*", step_metric="global_step")
-    return run
-
-
-def wandb_id(path: Path) -> str:
-    """Return the id in a file, of the run on Weights & Biases; a new one where there is none, or it is damaged."""
-    found = path.read_bytes() if path.exists() else b""
-    if re.fullmatch(rb"[0-9a-f]{8}", found):
-        return found.decode()
-    if found:
-        logging.getLogger(__name__).warning("%s is damaged: a new run is begun on Weights & Biases", path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = uuid4().hex[:8]
-    path.write_text(new)
-    return new
 
 
 def tensorboard_values(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """An episode of a student, recorded: its positions as one image, as an animation, or as a video."""
 
+import logging
 import math
 import subprocess
 import time
@@ -102,6 +103,18 @@ class EpisodeRecorder:
         self.recorded_at = time.monotonic()
         self.duration = self.recorded_at - began
         return sheet
+
+    def film(self, agent: Agent, path: Path) -> Path | None:
+        """Write an episode of the student alone to a path, and return it; None if that, or drawing, is not possible."""
+        if self.spec.name not in DRAWINGS:
+            return None
+        images = episode_images(agent, evaluation_env(self.config, 1, self.config.device), None)
+        try:
+            write_video(images, path)
+        except ValueError as error:  # a full disk
+            logging.getLogger(__name__).warning("%s", error)
+            return None
+        return path
 
 
 def episode_images(agent: Agent, env: Env, advisor: Advisor | None, scale: int = 1) -> list[Image.Image]:

@@ -50,7 +50,7 @@ from tutors.tune import Sample, Tuning, tune
 RUNS = Path("runs")  # not under version control
 REPORT_POSITIONS = 1000
 TUNING_POSITIONS = 200
-TUNED_FLAGS = ("tutor_mode", "label_permutations", "calibrate", "no_thinking")
+TUNED_FLAGS = ("tutor_mode", "label_permutations", "label_set", "calibrate", "no_thinking")
 UNTUNED = {name: getattr(TutorConfig(), name) for name in TUNED_FLAGS}
 RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that may replace those of a run
 
@@ -68,8 +68,8 @@ class ReportOptions:
     positions: Annotated[int, Interval(ge=1, le=10**7)] | None = None
     """Number of different positions to ask about, in each view; default: 1000, with --tune 200."""
     tune: bool = False
-    """Search for the flags with which a language model does best: label or text mode, permutations, calibration,
-    views, thinking on or off. Half of the positions choose the best, the others judge it."""
+    """Search for the flags with which a language model does best: label or text mode, permutations, label sets,
+    calibration, views, thinking on or off. Half of the positions choose the best, the others judge it."""
     max_queries: Annotated[int, Interval(ge=1, le=10**9)] = 20_000
     """Maximum prompts of --tune, for which fewer positions are asked about if need be."""
     picture: Path | None = None

@@ -37,6 +37,9 @@ class TutorConfig:
     <action></action>, after thinking if the model does."""
     label_permutations: Annotated[int, Interval(ge=1, le=10**4)] = 1
     """Number of orders of the letters that are averaged, up to the number of actions (label mode)."""
+    label_set: Literal["letters", "digits"] | None = None
+    """Labels of the actions: letters (A, B, …) or digits (1, 2, …); default: letters, and digits where the model has no
+    single token for a letter (label mode)."""
     calibrate: bool = False
     """Division by the answer to a prompt without a position (label mode)."""
     tutor_tokens: Annotated[int, Interval(ge=1, le=10**6)] = 512

@@ -89,7 +89,7 @@ def make_tutor(
     model = find_model(config.tutor, config.tutor_model)
     mode: AnswerMode
     if config.tutor_mode == "label":
-        mode = LabelLogprobs(view, config.label_permutations, config.calibrate, config.min_label_mass)
+        mode = LabelLogprobs(view, config.label_permutations, config.calibrate, config.min_label_mass, config.label_set)
     else:
         thinks = bool(model.closing)
         lengths = config.tutor_tokens, config.tutor_samples, config.tutor_tries

@@ -9,7 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -148,8 +148,11 @@ def connect_all(
 
 def label_configs(base: TutorConfig, views: Sequence[str | None], num_actions: int) -> Iterator[TutorConfig]:
     """Yield all ways of label mode, those that cost less first."""
-    for permutations, calibrate, view in itertools.product((1, num_actions), (False, True), views):
-        yield replace(base, view=view, label_permutations=permutations, calibrate=calibrate)
+    label_sets: tuple[Literal["digits"] | None, ...] = (None, "digits")
+    for permutations, calibrate, label_set, view in itertools.product(
+        (1, num_actions), (False, True), label_sets, views
+    ):
+        yield replace(base, view=view, label_permutations=permutations, calibrate=calibrate, label_set=label_set)
 
 
 def has_thinking(candidate: Candidate) -> bool:

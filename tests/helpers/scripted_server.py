@@ -65,6 +65,10 @@ class Server(ThreadingHTTPServer):
             return [*map(ord, text[:-2]), ord(text[-1])]
         return [*map(ord, text), *([0] if self.needs_space and text[-1] in "ABCDEFG" else [])]
 
+    def detokenize(self, token_ids: list[int]) -> str:
+        """The text of tokens."""
+        return "".join(map(chr, token_ids))
+
     @property
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
@@ -103,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"tokens": self.server.tokenize(body)})
             return
         if self.path == "/detokenize" and self.server.is_vllm:
-            self.reply(200, {"prompt": "".join(map(chr, body["tokens"]))})
+            self.reply(200, {"prompt": self.server.detokenize(body["tokens"])})
             return
         if self.path not in (("/v1/completions", "/v1/chat/completions") if self.server.is_vllm else CHAT_PATHS):
             self.reply(404, {"error": {"message": "Not Found"}})

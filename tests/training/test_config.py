@@ -99,6 +99,12 @@ def test_an_integer_is_a_float_where_one_is_expected() -> None:
     assert config_from_json(changed("tutoring.reuse", "inf")).tutoring.reuse == math.inf
 
 
+@pytest.mark.parametrize(("written", "read"), [(True, "wandb"), (False, None)])
+def test_a_config_of_version_1_1_was_tracked_by_weights_and_biases_or_not(written: bool, read: str | None) -> None:
+    values = json.loads(Config().to_json())
+    assert config_from_json(json.dumps(values | {"track": written})).track == read
+
+
 @pytest.mark.parametrize(
     "tutor", [TutorConfig(advice_store=URL), TutorConfig(f"recorded:{URL}"), TutorConfig("tiny", tutor_url=(URL,))]
 )

@@ -80,6 +80,10 @@ class WrongModelError(TutorError):
     """Another model is served than the one that is asked for."""
 
 
+class LabelTokensError(TutorError):
+    """A label is no single token after a prompt."""
+
+
 class Endpoint:
     """One server.
 
@@ -373,7 +377,10 @@ class Endpoint:
     async def _label_ids(self, name: str) -> dict[str, int] | None:
         """Return the token id of each label after a prompt, none for text; None where the server is not vLLM.
 
-        Where the template is the server's own, a space may stand before the labels.
+        A space may stand before the labels.
+
+        Raises:
+            LabelTokensError: a label is no single token.
         """
         if not self.model.template:
             return None
@@ -383,21 +390,35 @@ class Endpoint:
         if prompt_ids is None:
             return None
         labels = self.request.labels if isinstance(self.request, LabelRequest) else ()
-        for before_label in ("", " ") if self.model.has_special_tokens else (self.model.before_label,):
+        for before_label in dict.fromkeys((self.model.before_label, " ")):
             label_ids = {}
             for label in labels:
                 token_ids = await self._tokenize(name, {"prompt": prompt + before_label + label} | options) or []
-                if token_ids[:-1] != prompt_ids:
+                if token_ids[:-1] == prompt_ids:
+                    label_ids[label] = token_ids[-1]
+                elif (token_id := await self._token_after(name, prompt_ids, before_label + label)) is not None:
+                    label_ids[label] = token_id
+                else:
                     count = len(token_ids) - len(prompt_ids)
                     break
-                label_ids[label] = token_ids[-1]
             else:
                 self.model = replace(self.model, before_label=before_label)
                 return label_ids
-        raise TutorError(
+        raise LabelTokensError(
             f"{name} reads the label {label!r} as {count} tokens after its prompt; it must be one token. To ask "
             "for text instead: --tutor-mode text"
         )
+
+    async def _token_after(self, name: str, prompt_ids: list[int], text: str) -> int | None:
+        """Return the one token that is `text` where it follows a prompt's tokens, None if there is none.
+
+        A tokenizer may split a prompt's end, such as two line breaks, otherwise where a letter follows in one text.
+        """
+        token_ids = await self._tokenize(name, {"prompt": f"\n{text}", "add_special_tokens": False})
+        if token_ids is None:
+            return None
+        before, after = [await self._detokenize(name, ids) for ids in (prompt_ids, [*prompt_ids, token_ids[-1]])]
+        return token_ids[-1] if before is not None and after == before + text else None
 
     async def _detokenize(self, name: str, token_ids: list[int]) -> str | None:
         """Return the text of tokens, None where the server does not say."""

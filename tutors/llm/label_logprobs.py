@@ -20,7 +20,7 @@ from envs.base import State
 from tutors.base import Advice
 from tutors.llm.api import Failure, LabelRequest, Output
 from tutors.llm.models import Model
-from tutors.prompts.base import PromptView
+from tutors.prompts.base import DIGITS, PromptView
 
 MIN_CONTENT_FREE_LOGPROB = -20.0  # a rarer label is divided by this: it would become certain otherwise
 
@@ -40,6 +40,7 @@ class LabelLogprobs:
         permutations: P, the number of orders of the labels that a position is asked about with, at most one an action.
         calibrate: whether the answer to the content-free prompt is divided out.
         min_mass: the legal labels' probability below which there is no advice.
+        label_set: letters (the view's own labels) or digits; None: digits where letters are no single tokens.
 
     Raises:
         ValueError: the view cannot change its labels, or has no so many orders.
@@ -49,8 +50,18 @@ class LabelLogprobs:
     unfinished_hint = "a model that thinks requires --tutor-mode text"
 
     def __init__(
-        self, view: PromptView, permutations: int = 1, calibrate: bool = False, min_mass: float = 0.01
+        self,
+        view: PromptView,
+        permutations: int = 1,
+        calibrate: bool = False,
+        min_mass: float = 0.01,
+        label_set: str | None = None,
     ) -> None:
+        can_have_digits = view.relabels and len(view.labels) <= len(DIGITS)
+        self.alternative = None  # where these labels are no single tokens
+        if label_set is None and can_have_digits:
+            self.alternative = LabelLogprobs(view, permutations, calibrate, min_mass, "digits")
+        view = view.with_digits() if label_set == "digits" else view
         num_actions = len(view.labels)
         if not 1 <= permutations <= num_actions:
             raise ValueError(f"{permutations} permutations of {num_actions} labels; possible are 1 to {num_actions}")
@@ -65,14 +76,15 @@ class LabelLogprobs:
         ]
         self.views = [view, *relabelled]
         self.identity = {"mode": "label", "permutations": permutations, "calibrated": calibrate}
+        self.identity |= {"label_set": "digits"} if label_set == "digits" else {}
 
     def for_server(self, model: Model, uses_chat: bool) -> "LabelLogprobs":
         """Return the mode for a served model: it is the same for all."""
         return self
 
     def template(self, model: Model) -> str:
-        """Return the template that prompts are rendered in, with what was found to stand before a label."""
-        return model.answer_template + (model.before_label if model.has_special_tokens else "")
+        """Return the template that prompts are rendered in."""
+        return model.answer_template
 
     def request(self, attempt: int) -> LabelRequest:
         """Return what a server is asked for."""

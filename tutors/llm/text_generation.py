@@ -42,6 +42,7 @@ class TextGeneration:
         ValueError: a number is below 1.
     """
 
+    alternative = None
     prompts_per_position = 1
     unfinished_hint = "--tutor-tokens allows for longer answers"
 

@@ -10,10 +10,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 from envs.base import State
 from tutors.base import Advice, Tutor, Warner
 from tutors.llm.api import Failure, Output
+from tutors.llm.endpoint import LabelTokensError
 from tutors.llm.label_logprobs import LabelLogprobs, ParsedOutputs
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
@@ -44,16 +46,29 @@ class VllmTutor(Tutor):
         self.pool = pool
         self.stats: Counter[str] = Counter()  # asked: prompts; requests; prompt_tokens; answer_tokens; no_advice/<kind>
         self.warn = Warner(logging.getLogger(__name__))
-        pool.connect(model, mode.request(0), mode.content_free_prompts(), self.stats, optional)
+        mode = self._connect(model, mode, optional)
         pool.metrics()  # what the servers counted before is not ours
+        found_before_label = pool.model.before_label.removeprefix(model.before_label)  # of which no entry knows
         self.model = model = pool.model
         self.name = model.name
         uses_chat = pool.identity.uses_chat
         self.mode = mode.for_server(model, uses_chat)
-        template = "the server's own" if uses_chat else mode.template(model)
+        template = "the server's own" if uses_chat else mode.template(model) + found_before_label
         self.identity = {"tutor": pool.identity.fingerprint, "template": template, **mode.identity}
         self.shares_cpu = pool.is_local
         self.rescued: Advice | None = None
+
+    def _connect(self, model: Model, mode: AnswerMode, optional: bool) -> AnswerMode:
+        """Connect the servers, and return the mode in which they can answer. Raises as `EndpointPool.connect` does."""
+        try:
+            self.pool.connect(model, mode.request(0), mode.content_free_prompts(), self.stats, optional)
+        except LabelTokensError:
+            if mode.alternative is None:
+                raise
+            with suppress(LabelTokensError):
+                return self._connect(model, mode.alternative, optional)
+            raise
+        return mode
 
     def advise(self, state: State) -> Advice:
         parsed = self._generate(state)

@@ -8,6 +8,8 @@ from torch import Tensor
 from envs.base import Game, State
 
 LETTER_ONLY = "Answer with the letter of one option only."  # what the instructions of every view ask for
+NUMBER_ONLY = "Answer with the number of one option only."  # the same where digits are the labels
+DIGITS = tuple("123456789")
 ANSWER = "Answer:"  # how every prompt ends
 
 
@@ -41,7 +43,7 @@ class PromptView:
         """Store what the prompts need to know of the game's rules."""
 
     def relabelled(self, labels: tuple[str, ...]) -> "PromptView":
-        """Return the same view with its letters in another order.
+        """Return the same view with its letters in another order, or with other labels.
 
         Raises:
             ValueError: its prompts name the actions by more than `labels`.
@@ -51,7 +53,19 @@ class PromptView:
         other = copy.copy(self)
         other.labels = labels
         other.instructions = other.render_instructions()
+        if set(labels) <= set(DIGITS):
+            other.instructions = other.instructions.replace(LETTER_ONLY, NUMBER_ONLY)
         return other
+
+    def with_digits(self) -> "PromptView":
+        """Return the same view with digits from 1 on as labels.
+
+        Raises:
+            ValueError: its prompts name the actions by more than `labels`, or there are more actions than digits.
+        """
+        if not self.relabels or len(self.labels) > len(DIGITS):
+            raise ValueError(f"the view {self.name} of {self.game} cannot have digits as labels (--label-set)")
+        return self.relabelled(DIGITS[: len(self.labels)])
 
     def without_symmetry(self) -> "PromptView":
         """Return the same view without symmetry, under another name, since its prompts differ.

@@ -1,17 +1,22 @@
 """Models without an entry in models.toml: their template is the one that their server renders."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.llm_tutors import VIEW, connect_tutor, connected_tutor, positions
+from tests.helpers.echo_view import EchoView
+from tests.helpers.llm_tutors import MODEL, VIEW, connect_tutor, connected_tutor, positions, positions_of
+from tests.helpers.probes import Echo
 from tests.helpers.scripted_server import FIRST_ID, Server, serving
 from tutors.base import TutorError
-from tutors.llm.models import Model, closing_of, find_model, is_model, with_rendered_template
+from tutors.llm.label_logprobs import LabelLogprobs
+from tutors.llm.models import MARK, Model, closing_of, find_model, is_model, with_rendered_template
 from tutors.llm.server import help_message, serve_command
 from tutors.llm.text_generation import TextGeneration
+from tutors.prompts import VIEWS
 
 OWN = Model("org/model", "org/model", "")
 
@@ -74,7 +79,7 @@ def test_letters_are_asked_for_after_a_space_where_they_are_tokens_there(server:
 def test_letters_that_are_no_tokens_are_refused_with_a_way_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def two_tokens(self: Server, body: dict[str, Any]) -> list[int]:
         text = body.get("prompt", "<s>[QUESTION]")
-        return [*map(ord, text), *([0] if text[-1] in "ABCDEFG" else [])]
+        return [*map(ord, text), *([0] if text[-1] in "ABCDEFG1234567" else [])]
 
     monkeypatch.setattr(Server, "tokenize", two_tokens)
     with pytest.raises(TutorError, match=r"org/model reads the label 'A' as 3 tokens .*--tutor-mode text"):
@@ -170,3 +175,100 @@ def test_rendered_template_holds_the_message_once() -> None:
 )
 def test_thinking_that_a_template_begins_is_ended(template: str, closing: str) -> None:
     assert closing_of(template) == closing
+
+
+def tokenize_by(server: Server, pattern: str) -> None:
+    """Make the server's tokens those that a pattern finds: one letter, or several, whose code is above all letters'."""
+    codes: dict[str, int] = {}
+
+    def tokenize(body: dict[str, Any]) -> list[int]:
+        text = server.chat_template.format(MARK) if "messages" in body else body["prompt"]
+        found = re.findall(pattern, text, re.DOTALL)
+        return [ord(token) if len(token) == 1 else codes.setdefault(token, 2_000_000 + len(codes)) for token in found]
+
+    def detokenize(token_ids: list[int]) -> str:
+        texts = {code: text for text, code in codes.items()}
+        return "".join(texts.get(token) or chr(token) for token in token_ids)
+
+    server.tokenize, server.detokenize = tokenize, detokenize  # type: ignore[method-assign]
+
+
+def codes_of(labels: str) -> list[int]:
+    return [ord(label) for label in labels]
+
+
+@pytest.mark.parametrize("model", [OWN, Model("org/model", "org/model", "<s>{words}\n\n")], ids=["own", "entry"])
+def test_token_after_a_prompt_whose_end_is_split_otherwise_before_a_letter(server: Server, model: Model) -> None:
+    server.chat_template = "<s>[{}]\n\n"
+    tokenize_by(server, r"\n\n(?!\S)|.")
+    with connected_tutor(server.url, model=model) as tutor:
+        assert server.asked[-1]["logprob_token_ids"] == codes_of("ABCDEFG")
+        assert tutor.identity["template"].endswith("\n\n")
+
+
+def test_space_before_the_letters_of_an_entry_is_part_of_the_identity(server: Server) -> None:
+    server.needs_space = True
+    with connected_tutor(server.url, model=Model("org/model", "org/model", "<s>{words}")) as tutor:
+        assert tutor.identity["template"] == "<s>{words} "
+        assert tutor.model.before_label == " "
+
+
+@pytest.mark.parametrize("first", ["1", " 1"])
+def test_digits_are_asked_for_where_letters_are_no_tokens(server: Server, first: str) -> None:
+    """A tokenizer that reads a letter as two tokens; a digit as one, or as one after a space only."""
+
+    def tokenize(body: dict[str, Any]) -> list[int]:
+        text = server.chat_template.format(MARK) if "messages" in body else body["prompt"]
+        if text[-1] in "ABCDEFG" or (text[-1].isdigit() and first == " 1" and text[-2] != " "):
+            return [*codes_of(text), 0]
+        ends_with_label = text[-1].isdigit() and first == " 1"
+        return [*codes_of(text[:-2]), ord(text[-1])] if ends_with_label else codes_of(text)
+
+    def prefer_four(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
+        logprobs = {f"token_id:{token}": -0.3 if token == ord("4") else -4.0 for token in body["logprob_token_ids"]}
+        return {"index": index, "text": "4", "logprobs": {"top_logprobs": [logprobs]}}
+
+    server.tokenize, server.answer = tokenize, prefer_four  # type: ignore[method-assign]
+    with connected_tutor(server.url, model=OWN) as tutor:
+        assert server.asked[-1]["logprob_token_ids"] == codes_of("1234567")
+        assert tutor.identity["label_set"] == "digits"
+        assert tutor.identity["template"] == "<s>[{words}]" + first[:-1]
+        advice = tutor.advise(positions(3))
+        assert advice.probs.argmax(1).eq(3).all()
+        prompt = server.asked[-1]["prompt"][0]
+        assert "named 1 to 7 from left to right" in prompt
+        assert "Answer with the number of one option only." in prompt
+        assert "Options: 1 2 3 4 5 6 7\n" in prompt
+        assert "letter" not in prompt
+    with pytest.raises(TutorError, match=r"reads the label 'A' as .* --tutor-mode text"):
+        connect_tutor(server.url, model=OWN, mode=LabelLogprobs(VIEW, label_set="letters"))
+
+
+@pytest.mark.parametrize("label_set", [None, "letters"])
+def test_letters_are_stored_under_the_identity_that_they_always_had(server: Server, label_set: str | None) -> None:
+    server.models = ("tiny",)
+    with connected_tutor(server.url, mode=LabelLogprobs(VIEW, label_set=label_set)) as tutor:
+        assert tutor.identity == {
+            "tutor": "tiny", "template": MODEL.template, "mode": "label", "permutations": 1, "calibrated": False,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
+@pytest.mark.parametrize("permutations", [1, 2])
+def test_digits_name_the_same_actions_in_every_view(server: Server, game: str, name: str, permutations: int) -> None:
+    view, state = positions_of(game, name)
+    mode = LabelLogprobs(view, permutations, label_set="digits")
+    letters = LabelLogprobs(view, permutations)
+    assert mode.labels == tuple("123456789"[: len(view.labels)])
+    to_digit = str.maketrans(dict(zip(view.labels, mode.labels, strict=True)))
+    for digits, prompt in zip(mode.render(state), letters.render(state), strict=True):
+        assert digits.count("Answer with the number of one option only.") == 1
+        options, written = (text.partition("Options:")[2] for text in (prompt, digits))
+        assert options.translate(to_digit).replace("1nswer", "Answer") == written
+
+
+def test_view_that_cannot_have_digits_is_refused_or_keeps_its_letters() -> None:
+    view = EchoView(Echo(4))
+    assert LabelLogprobs(view).alternative is None
+    with pytest.raises(ValueError, match="cannot have digits as labels"):
+        LabelLogprobs(view, label_set="digits")
