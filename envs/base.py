@@ -212,6 +212,13 @@ class VecEnv(Env):
         self._write(where_states(rows, fresh, self.state), self.elapsed_steps * ~rows)
         return self.current()
 
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with the copies `rows` (B,) int64 alone; each plays as it would have beside the others."""
+        self.num_envs = len(rows)
+        self.state = select_rows(self.state, rows)
+        self.elapsed_steps = self.elapsed_steps[rows]
+        self.rng.base = self.rng.base[rows]
+
     def current(self) -> Step:
         state = clone_state(self.state)
         obs, action_mask = self.game.observe(state)

@@ -1,6 +1,8 @@
 """How good a policy is: the mean return of whole episodes.
 
 Where an env sets no limit to its episodes, some may never end: they are cut after MAX_TIME_STEPS.
+Of the student alone only those time steps are played that can change a return: a copy whose episode is over is left
+out, and so is a snake that goes in circles, which would go on for its 4,000 time steps and eat nothing.
 """
 
 import itertools
@@ -15,15 +17,21 @@ import torch
 from torch import Tensor
 
 from agents import Agent
-from envs.base import UNKNOWN_LIMIT, Env, Step
+from envs.base import UNKNOWN_LIMIT, Env, State, Step, VecEnv, initial_step, num_rows, select_rows
 from envs.blackjack import Blackjack
 from envs.blackjack_exact import value_of_greedy
 from envs.opponents import opponent_name
 from envs.rng import CounterRNG, sample_legal
+from envs.snake import Snake
 from tutors.advisor import Advisor
 from tutors.report import wilson
 
 MAX_TIME_STEPS = 1000  # of an episode for which no limit is known
+MIN_COPIES = 64  # that are worth leaving out of a step: fewer cost as much as none
+# Games without chance between two rewards, whose states tell the rewards so far: if a student without exploration comes
+# back to a state, it has had no reward since, and does for ever what it did. A circle is looked for in so many time
+# steps; one that takes longer, or began later, is found in the next ones.
+CIRCLES: dict[type, int] = {Snake: 128}
 Policy = Callable[[Env, Step], Tensor]  # the actions (N,) to take in all env copies
 EXACT_EVALUATORS: dict[type, Callable[..., float]] = {Blackjack: value_of_greedy}  # games small enough to enumerate
 
@@ -105,26 +113,51 @@ class Transition(NamedTuple):
     running: Tensor  # (N,) bool: the first episode was not over before
     over: Tensor  # (N,) bool: it is over now
     cut: Tensor  # (N,) bool: it is over although it has not ended
+    copies: Tensor  # (N,) int64: which of all env copies these are
 
 
-def first_episodes(policy: Policy, env: Env) -> Iterator[Transition]:
-    """Play the first episode of each env copy, to its end or for MAX_TIME_STEPS where no limit is known."""
+def first_episodes(policy: Policy, env: Env, only_returns: bool = False) -> Iterator[Transition]:
+    """Play the first episode of each env copy, to its end or for MAX_TIME_STEPS where no limit is known.
+
+    Args:
+        policy: whose episodes they are.
+        env: the copies.
+        only_returns: whether to leave out what changes no return; for a policy that looks at the step alone, without
+            chance. It may leave out copies, and the env has fewer of them afterwards.
+    """
     limit = env.spec.time_limit
     max_steps = MAX_TIME_STEPS if limit in (None, UNKNOWN_LIMIT) else limit
+    circle = CIRCLES.get(type(env.game)) if only_returns else None
     step = env.reset()
+    seen = step.state
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    copies = torch.arange(env.num_envs, device=env.device)
     for time_step in itertools.count(1):
         action = policy(env, step)
         next_step = env.step(action)
         ended = next_step.terminated | next_step.truncated
         cut = running & ~ended if time_step == max_steps else torch.zeros_like(ended)
         over = running & (ended | cut)
-        yield Transition(step, action, next_step, running, over, cut)
+        if circle is not None:
+            over |= running & equal_rows(next_step.state, seen)
+            seen = next_step.state if time_step % circle == 0 else seen
+        yield Transition(step, action, next_step, running, over, cut, copies)
         step, running = next_step, running & ~over
-        if time_step == max_steps or not running.any():
+        left = int(running.sum())
+        if time_step == max_steps or not left:
             break
+        if only_returns and isinstance(env, VecEnv) and MIN_COPIES <= env.num_envs >= 2 * left:
+            kept = running.nonzero()[:, 0]
+            env.keep_rows(kept)
+            step = initial_step(step.obs[kept], step.action_mask[kept], select_rows(step.state, kept))
+            running, copies, seen = running[kept], copies[kept], select_rows(seen, kept)
     if cut.any():
         warn_of_cut(env.spec.name)
+
+
+def equal_rows(one: State, other: State) -> Tensor:
+    """Return which rows of two states are equal, (N,) bool."""
+    return torch.stack([(one[name] == other[name]).view(num_rows(one), -1).all(1) for name in one]).all(0)
 
 
 @cache
@@ -143,12 +176,16 @@ def describe_game(env: Env) -> str:
     return f"{spec.shown_title()}{against}" + (f"; return: {spec.return_unit}" if spec.return_unit else "")
 
 
-def run_episodes(policy: Policy, env: Env) -> Result:
-    """Run the first episode of each env copy. One per copy: short episodes cannot crowd out long ones."""
+def run_episodes(policy: Policy, env: Env, only_returns: bool = False) -> Result:
+    """Run the first episode of each env copy. One per copy: short episodes cannot crowd out long ones.
+
+    Args:
+        policy, env, only_returns: as in `first_episodes`.
+    """
     returns = torch.zeros(env.num_envs, device=env.device)
     cut = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
-    for transition in first_episodes(policy, env):
-        returns += transition.next_step.reward * transition.running
+    for transition in first_episodes(policy, env, only_returns):
+        returns.index_add_(0, transition.copies, transition.next_step.reward * transition.running)
         cut = transition.cut
     return replace(estimate(returns, env.spec.return_range), cut=int(cut.sum()))
 
@@ -159,7 +196,7 @@ def evaluate_student(agent: Agent, env: Env) -> Result:
     if (exact := EXACT_EVALUATORS.get(type(game))) is not None:
         value = exact(game, agent.greedy, env.device)
         return Result(value, 0.0, 0, value, value)
-    return run_episodes(student_policy(agent), env)
+    return run_episodes(student_policy(agent), env, only_returns=True)
 
 
 def student_policy(agent: Agent) -> Policy:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,11 @@ from train import train
 from training.episode_review import collect_episodes
 from training.evaluation import (
     MAX_TIME_STEPS,
+    Policy,
     Result,
+    equal_rows,
     estimate,
+    first_episodes,
     random_policy,
     run_episodes,
     student_policy,
@@ -169,6 +173,72 @@ ENDLESS = (f"{__name__}:Endless", "gym:tests.helpers.odd_envs:Endless-v0", "gym:
 def first_action(env: Env, step: Step) -> Tensor:
     """Return actions that lead nowhere: up, in CliffWalking."""
     return torch.zeros(env.num_envs, dtype=torch.int64)
+
+
+def in_blocks(env: Env, step: Step) -> Tensor:
+    """Go round in the block of 2 x 2 cells in which the head is: a circle without end, until the snake is too long."""
+    row, column = step.state["row"] % 2, step.state["column"] % 2
+    return torch.tensor([[1, 2], [0, 3]])[row, column]
+
+
+def by_mixing(env: Env, step: Step) -> Tensor:
+    """Take a legal action that depends on the head and the fruit alone: some snakes circle, some die."""
+    seen = step.state["row"] * 5 + step.state["column"] * 3 + step.state["fruit"]
+    return torch.where(step.action_mask, (seen[:, None] + torch.arange(4) * 7) % 11, -1).argmax(1)
+
+
+def played(policy: Policy, env: Env, only_returns: bool) -> tuple[dict[int, float], int]:
+    """Return the return of each copy's first episode, and the env steps taken."""
+    returns: dict[int, float] = {}
+    env_steps = 0
+    for one in first_episodes(policy, env, only_returns):
+        env_steps += env.num_envs
+        for copy, reward in zip(one.copies.tolist(), (one.next_step.reward * one.running).tolist(), strict=True):
+            returns[copy] = returns.get(copy, 0) + reward
+    return returns, env_steps
+
+
+@pytest.mark.parametrize(("policy", "num_envs"), [(in_blocks, 3), (by_mixing, 300)])
+def test_snakes_that_go_in_circles_are_not_played_to_their_time_limit(policy: Policy, num_envs: int) -> None:
+    options = {"size": 6, "time_limit": 400, "seed": 4}
+    whole, all_steps = played(policy, envs.make("snake", num_envs, **options), only_returns=False)
+    short, steps = played(policy, envs.make("snake", num_envs, **options), only_returns=True)
+    assert short == whole
+    assert sum(whole.values()) > 0
+    assert steps < 0.4 * all_steps
+
+
+def test_copies_whose_episode_is_over_are_left_out() -> None:
+    """Game i lasts i + 1 steps: half are left out after 64, another quarter after 96."""
+    returns, steps = played(first_action, VecEnv(LongAndShort(), 128), only_returns=True)
+    assert returns == {copy: copy for copy in range(128)}
+    assert steps == 64 * 128 + 32 * 64 + 32 * 32
+
+
+def test_games_with_chance_are_never_taken_to_go_in_circles() -> None:
+    """The walls aside, nothing in this game tells two time steps apart, and the next one may end it."""
+
+    class Lottery(LongAndShort):
+        def reset(self, u: Tensor) -> State:
+            return {"same": torch.zeros(len(u))}
+
+        def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor]:
+            won = u[:, 0] < 0.1
+            return state, won.float(), won
+
+        def observe(self, state: State) -> tuple[Tensor, Tensor]:
+            return state["same"][:, None], torch.ones(len(state["same"]), 2, dtype=torch.bool)
+
+        spec = replace(LongAndShort.spec, num_step_uniforms=1)
+
+    returns, _ = played(first_action, VecEnv(Lottery(), 100), only_returns=True)
+    assert set(returns.values()) == {1.0}
+
+
+def test_equal_rows_compares_every_part_of_a_state() -> None:
+    one = {"a": torch.tensor([1, 2, 3]), "b": torch.tensor([[1, 1], [2, 2], [3, 3]])}
+    other = {"a": torch.tensor([1, 0, 3]), "b": torch.tensor([[1, 1], [2, 2], [3, 4]])}
+    assert equal_rows(one, other).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ENDLESS)
