@@ -36,6 +36,7 @@ from experiments.analysis import (
 from experiments.curves import (
     LineStyle,
     baseline_styles,
+    common_points,
     draw_mean,
     draw_references,
     line_styles,
@@ -43,7 +44,7 @@ from experiments.curves import (
     prepare,
 )
 from experiments.page import html
-from experiments.plot import ALONE, spec_of
+from experiments.plot import ALONE, has_tutor, spec_of
 from experiments.references import references
 from experiments.spec import Condition, RunSpec, StudyOptions, StudySpec
 from experiments.stats import (
@@ -159,7 +160,7 @@ def report(options: ReportOptions) -> None:
     write_csv(out / "conditions.csv", comment, rows[0].keys(), [row.values() for row in rows])
     (out / "curves").mkdir(exist_ok=True)
     for condition in conditions:
-        write_curves(out / "curves" / curve_file(condition), comment, results.curves(condition), study.seeds)
+        write_curves(out / "curves" / curve_file(condition), comment, condition, results)
     pictures, verdicts = draw(results, out), claims(results)
     text = page(results, options.config.stem, made_by, verdicts, pictures)
     (out / "report.md").write_text(text, encoding="utf-8")
@@ -180,14 +181,15 @@ def write_csv(path: Path, comment: str, head: Iterable[str], rows: Iterable[Iter
         csv.writer(file).writerows([head, *rows])
 
 
-def write_curves(path: Path, comment: str, curves: Sequence[Curve], seeds: Sequence[int]) -> None:
-    """Write the evaluations of a condition over the steps that all its runs have, with 95 % intervals."""
-    scores = [dict(curve) for curve in curves]
-    rows = []
-    for step in (step for step, _ in curves[0] if all(step in known for known in scores)):
-        values = [known[step] for known in scores]
-        rows.append([step, *(round(value, 6) for value in (fmean(values), *interval(values), *values))])
-    write_csv(path, comment, ["global_step", "mean", "low", "high", *(f"seed{seed}" for seed in seeds)], rows)
+def write_curves(path: Path, comment: str, condition: Condition, results: StudyResults) -> None:
+    """Write the evaluations of a condition over the steps of `common_points`, with 95 % intervals."""
+    steps, columns = common_points(results.curves(condition), condition.name())
+    rows = [
+        [step, *(round(value, 6) for value in (fmean(values), *interval(values), *values))]
+        for step, values in zip(steps, columns, strict=True)
+    ]
+    seeds = (f"seed{seed}" for seed in results.study.seeds)
+    write_csv(path, comment, ["global_step", "mean", "low", "high", *seeds], rows)
 
 
 def curve_file(condition: Condition) -> str:
@@ -486,7 +488,8 @@ def draw_picture(results: StudyResults, path: Path, labels: dict[Condition, str]
     panels = []
     for env, row in zip(study.envs, grid, strict=True):
         config = config_of(study, compared_condition([one for one in labels if one.env == env]))
-        spec, compared = spec_of(config), references(config, probe_returns(results, labels, env))
+        probed = probe_returns(results, labels, env) if has_tutor(config) else ()  # without: the tutors differ
+        spec, compared = spec_of(config), references(config, probed)
         for algo, axes in zip(study.algos, row, strict=True):
             shown = {one: label for one, label in labels.items() if (one.env, one.algo) == (env, algo)}
             if not shown:

@@ -25,6 +25,7 @@ from experiments.report import (
     ReportOptions,
     bounded_speedup,
     costs,
+    curve_file,
     definitions,
     differences,
     draw,
@@ -35,6 +36,7 @@ from experiments.report import (
     speedups,
     table,
     totals,
+    write_curves,
 )
 from experiments.runner import RunOptions, run
 from experiments.spec import Condition, RunSpec, StudyOptions, TutorSpec, read_study
@@ -237,6 +239,48 @@ def test_pictures_show_the_last_reuse_budget(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(reporting, "draw_mean", lambda panel, curves, label, style: drawn.add((label, curves[0][1][1])))
     draw(made_up(SLOW, r0=NEVER, r3=FAST), tmp_path)
     assert drawn == {("no tutor", 0.2), ("scripted:0.9", 1.0), ("scripted:0.6", 1.0)}
+
+
+def test_picture_of_the_readme_is_of_a_study_whose_curves_are_published() -> None:
+    picture = re.search(r"!\[[^]]*\]\((results/study/(\w+)/curves\.png)\)", (ROOT / "README.md").read_text())
+    assert picture is not None
+    path, name = ROOT / picture[1], picture[2]
+    study = read_study(ROOT / "experiments" / "configs" / f"{name}.toml")
+    files = {curve_file(one) for one in study.conditions()}
+    assert files == {one.name for one in (path.parent / "curves").iterdir()}
+    assert path.is_file()
+    for one in (path.parent / "curves").iterdir():
+        assert len(one.read_text().splitlines()) > 2 + study.num_evals / 2, f"{one} has no curve"
+
+
+@pytest.mark.parametrize("num_tutors", [1, 2])
+def test_probe_episodes_are_drawn_of_a_tutor_that_all_lines_have(
+    num_tutors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: set[str] = set()
+    monkeypatch.setattr(reporting, "draw_references", lambda panel, values: drawn.update(values))
+    tutors = (TutorSpec("recorded:/my/advice"), TutorSpec("scripted", 0.6))[:num_tutors]
+    study = replace(STUDY, algos=("dqn",), envs=("connect4",), tutors=tutors, reuse=(math.inf,))
+    runs = {
+        one: [result(FAST)._replace(tutor_return=None if one.is_baseline() else 0.5)] * 3 for one in study.conditions()
+    }
+    draw(StudyResults(study, runs), tmp_path)
+    assert "random play" in drawn
+    assert ("tutor in its probe episodes" in drawn) == (num_tutors == 1)
+
+
+def test_curves_are_written_where_probes_shifted_the_evaluations(tmp_path: Path) -> None:
+    study = replace(STUDY, algos=("dqn",), envs=("connect4",), seeds=(1, 2))
+    condition = study.conditions()[0]
+    first, second = result([0.0, 0.4, 0.8]), result([0.0, 0.4, 0.8])
+    shifted = [(step + 5, score) for step, score in second.by_steps]
+    results = StudyResults(study, {condition: [first, second._replace(by_steps=shifted)]})
+    write_curves(tmp_path / "curves.csv", "made up", condition, results)
+    rows = list(csv.DictReader((tmp_path / "curves.csv").read_text().splitlines()[1:]))
+    assert [(row["global_step"], row["seed1"], row["seed2"]) for row in rows] == [
+        ("20", "0.4", "0.2"),
+        ("30", "0.8", "0.6"),
+    ]
 
 
 def test_markdown_table_has_a_cell_for_each_value() -> None:
