@@ -30,6 +30,7 @@ from tutors.display import picture_text
 
 ALONE = "no tutor"
 NEVER_SHOWN = ("seed", "env", "env_kwargs", "tutoring.advice_store")
+PICTURE = Path("runs/curves.png")  # runs/ is not under version control
 PANEL = (8.0, 5.0)  # inches
 MAX_COLUMNS = 2
 MAX_LABEL_CHARS = 300  # of a line
@@ -45,7 +46,7 @@ class PlotOptions:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories."""
-    out: Path = Path("curves.png")
+    out: Path = PICTURE
     """The picture: .png, .svg or .pdf."""
 
 
@@ -81,6 +82,8 @@ def plot(options: PlotOptions) -> None:
         one.set_axis_off()
     figure.supxlabel(CAPTION if columns > 1 else CAPTION.replace(". Band", ".\nBand"), fontsize=8, color="#444444")
     place_labels(figure, panels)
+    if options.out == PICTURE:
+        PICTURE.parent.mkdir(exist_ok=True)
     try:
         figure.savefig(options.out, dpi=150)
     except (OSError, ValueError) as error:

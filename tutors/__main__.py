@@ -37,7 +37,7 @@ from tutors.display import printable_lines, without_password
 from tutors.factory import make_tutor
 from tutors.llm.models import is_model
 from tutors.positions import NUM_ENVS, sample_positions, student_play
-from tutors.prefill import DEADLINE_S, STORE, FillRequest, fill
+from tutors.prefill import DEADLINE_S, RUNS, FillRequest, fill
 from tutors.prompts import VIEWS, make_view
 from tutors.prompts.base import PromptView
 from tutors.report import TutorReport, expert_best, measure_tutor
@@ -47,7 +47,6 @@ from tutors.store.__main__ import main as run_store_command
 from tutors.terminal import TerminalConsole
 from tutors.tune import Sample, Tuning, tune
 
-RUNS = Path("runs")  # not under version control
 REPORT_POSITIONS = 1000
 TUNING_POSITIONS = 200
 TUNED_FLAGS = ("tutor_mode", "label_permutations", "label_set", "calibrate", "no_thinking")
@@ -105,7 +104,10 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class FillOptions:
-    """Ask a tutor about the positions of an env that play visits most often, and keep its answers."""
+    """Ask a tutor about the positions of an env that play visits most often, and keep its answers.
+
+    They go to --advice-store, or to runs/advice.sqlite.
+    """
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
     """Run directory, whose student plays; the tutor is the run's unless --tutor names another. Default: mixed play."""
@@ -274,7 +276,6 @@ def fill_store(options: FillOptions) -> str:
     tutoring = options.tutoring
     if options.run is None:
         patient = replace(tutoring, tutor_deadline=max(tutoring.tutor_deadline, DEADLINE_S))
-        patient = replace(patient, advice_store=tutoring.advice_store or STORE)
         seed = 1 if options.seed is None else options.seed
         return fill(FillRequest(options.env or Config.env, options.env_kwargs, options.positions, seed, patient))
     if options.env is not None:

@@ -27,7 +27,8 @@ from tutors.store import AdviceStore, identity_of
 from tutors.store.database import open_database, retry_while_locked
 from tutors.terminal import TerminalConsole
 
-STORE = "advice.sqlite"
+RUNS = Path("runs")  # not under version control
+STORE = RUNS / "advice.sqlite"  # where none is named
 POSITIONS_PER_CALL = 1024  # queries sent at once
 DEADLINE_S = 600.0  # seconds that they may take
 
@@ -54,16 +55,23 @@ def fill(request: FillRequest, play: Play = mixed_play) -> str:
         raise ValueError("fill requires a tutor: name it with --tutor")
     if request.positions < 1:
         raise ValueError(f"positions is {request.positions}; it must be at least 1")
-    url = tutoring.advice_store or STORE
+    url = tutoring.advice_store or str(STORE)
     env = envs.make(request.env, NUM_ENVS, request.seed, **envs.parse_options(request.env_kwargs))
     view = make_view(env.game, tutoring.view, not tutoring.no_symmetry)
     console = TerminalConsole(stderr=True)
+    if tutoring.advice_store is None:
+        RUNS.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        tutor = make_tutor(tutoring, view, env.spec, request.seed, Path("vllm.log"), StatusLines(console.print), stack)
+        tutor = make_tutor(tutoring, view, env.spec, request.seed, RUNS / "vllm.log", StatusLines(console.print), stack)
         store = AdviceStore(url, identity_of(env.spec, view, tutor.identity))
         stack.callback(store.close)
         stack.enter_context(open_database(url))
-        console.print(f"looking for positions of {env.spec.name} {view.name}")
+        shown = without_password(url)
+        console.print(
+            f"looking for positions of {env.spec.name} {view.name}; answers are kept in {shown}",
+            markup=False,
+            soft_wrap=True,
+        )
         state = most_visited(env, view, request.positions, play(env, view, request.seed))
         table = AdviceTable(env.spec.num_actions, math.inf, 2 * num_rows(state))
         advisor = Advisor(view, tutor, table, store)
@@ -76,7 +84,7 @@ def fill(request: FillRequest, play: Play = mixed_play) -> str:
     return (
         f"{num_rows(state):,} positions of {env.spec.name} {view.name}, {extent}: {stored:,} were stored, "
         f"{answered:,} of {queried:,} were answered now, for {summary['prompt_tokens']:,} prompt tokens, "
-        f"{summary['answer_tokens']:,} answer tokens and {summary['seconds']} s; all in {without_password(url)}"
+        f"{summary['answer_tokens']:,} answer tokens and {summary['seconds']} s; all in {shown}"
     )
 
 

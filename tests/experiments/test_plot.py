@@ -56,6 +56,14 @@ def test_each_game_has_a_panel_with_its_title(tmp_path: Path) -> None:
     plot(PlotOptions(tuple(runs.values()), tmp_path / "curves.png"))
 
 
+def test_picture_is_under_runs_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "elsewhere", Config(), [0.0, 1.0])
+    monkeypatch.chdir(tmp_path)
+    plot(PlotOptions((run,)))
+    assert {one.name for one in tmp_path.iterdir()} == {"elsewhere", "runs"}
+    assert [one.name for one in (tmp_path / "runs").iterdir()] == ["curves.png"]
+
+
 def test_plot_writes_a_picture_of_all_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = tuple(
         write_run(tmp_path / str(seed), Config(seed=seed, total_steps=10 * (1 + seed // 3)), [0.0, 1.0])

@@ -20,6 +20,8 @@ from tests.helpers.scripted_server import serving
 from train import train
 from training.config import config_from_json, default_config
 from training.student import load_agent
+from tutors import TutorConfig
+from tutors.__main__ import FillOptions, fill_store
 from tutors.positions import NUM_ENVS, student_play
 from tutors.prompts import make_view
 from tutors.store import recorded_identities
@@ -57,6 +59,17 @@ def test_small_game_is_asked_about_once(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     tutor = json.loads((tmp_path / "run" / "summary.json").read_text())["tutor"]
     assert (tutor["filled"], tutor["asked"], tutor["hit_rate"]) == (280, 0, 1)
+
+
+def test_answers_are_under_runs_where_no_store_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = fill_store(FillOptions(env="blackjack", positions=3, tutoring=TutorConfig(tutor="scripted")))
+    assert [one.name for one in tmp_path.iterdir()] == ["runs"]
+    assert stored(tmp_path / "runs" / "advice.sqlite") == 3
+    assert "all in runs/advice.sqlite" in said
+    assert "answers are kept in runs/advice.sqlite" in capsys.readouterr().err
 
 
 def test_served_model_is_asked_in_batches_and_its_cost_is_stored(tmp_path: Path) -> None:
