@@ -28,16 +28,16 @@ from tutors.llm.models import find_model
 from tutors.llm.pool import EndpointPool
 from tutors.llm.server import served_models
 from tutors.llm.tutor import VllmTutor
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view
 from tutors.tiny import recipe as recipes
 from tutors.tiny.model import Llama, Shape
-from tutors.tiny.recipe import LocalTutor, ViewTask, play_metrics, sample_positions
+from tutors.tiny.recipe import POSITION_SHARES, LocalTutor, ViewTask, play_metrics, sample_positions
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
 
 WEIGHTS = ROOT / "tutors" / "tiny" / "weights"
 VIEW = make_view(envs.make_game("connect4"))
-EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
+EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game, name in POSITION_SHARES}
 
 
 @pytest.fixture(scope="module")

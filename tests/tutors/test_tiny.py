@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 import envs
 from envs.base import State, num_rows
 from tutors.base import Advice
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.scripted import one_hot
 from tutors.tiny import recipe as recipes
 from tutors.tiny.model import Llama, Shape
 from tutors.tiny.recipe import (
+    POSITION_SHARES,
     LocalTutor,
     Recipe,
     ViewTask,
@@ -34,7 +35,7 @@ from tutors.tiny.recipe import (
 )
 from tutors.tiny.tokens import make_tokenizer
 
-EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
+EVERY_VIEW = {(game, name): make_view(envs.make_game(game), name) for game, name in POSITION_SHARES}
 SMALL = Shape(vocabulary=11, width=64, layers=2, heads=2, hidden=48)
 
 

@@ -5,15 +5,15 @@ from typing import Any
 from envs.base import Game
 from envs.registry import load_object, make_object, unknown_name_message
 from tutors.prompts.base import PromptView
-from tutors.prompts.blackjack import BlackjackView
-from tutors.prompts.connect4 import Connect4View
-from tutors.prompts.snake import FullView, LocalView
+from tutors.prompts.blackjack import BlackjackView, HandView
+from tutors.prompts.connect4 import Connect4View, GridView
+from tutors.prompts.snake import FullView, LocalView, MapView
 
 VIEW_PARTS = ("name", "version", "labels", "instructions", "symmetry", "key", "render")
 VIEWS: dict[str, dict[str, Any]] = {  # by game; the first is taken unless another is named
-    "blackjack": {"table": BlackjackView},
-    "connect4": {"board": Connect4View},
-    "snake": {"local": LocalView, "full": FullView},
+    "blackjack": {"table": BlackjackView, "hand": HandView},
+    "connect4": {"board": Connect4View, "grid": GridView},
+    "snake": {"local": LocalView, "full": FullView, "map": MapView},
 }
 
 

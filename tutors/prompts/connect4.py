@@ -1,4 +1,4 @@
-"""The prompt view of Connect Four: an ASCII board from the student's side.
+"""The prompt views of Connect Four: an ASCII board from the student's side, in two wordings.
 
 A key is exact: bits 0-48 are the board of the student's discs plus a one above every column's top
 disc, which is one number a position (Tromp's encoding). The canonical form of a position is the one with the smaller
@@ -54,10 +54,35 @@ class Connect4View(PromptView):
     def render(self, state: State) -> list[str]:
         action_mask = self.action_mask(state).tolist()
         boards = zip(state["mine"].tolist(), state["theirs"].tolist(), action_mask, strict=True)
-        return [self.instructions + position(*board, self.labels) for board in boards]
+        return [self.instructions + self.render_board(*board) for board in boards]
+
+    def render_board(self, mine: int, theirs: int, options: list[bool]) -> str:
+        """Return one position as the end of a question."""
+        return position(mine, theirs, options, self.labels)
 
     def expert_values(self, state: State, depth: int) -> Tensor:
         return search(state["mine"], state["theirs"], depth)
+
+
+class GridView(Connect4View):
+    """The same board as a framed grid, with the letter of each column above it."""
+
+    name = "grid"
+
+    def render_instructions(self) -> str:
+        return (
+            "You are playing Connect Four on an upright grid of 6 rows and 7 columns. You own the X discs, the "
+            "other player the O discs. Whoever is to move picks a column that is not full, and the disc drops onto "
+            "the pile there. Four discs of one player next to each other in a row, a column or a diagonal win the "
+            "game; a full grid without such four is a tie. Think of your own fours and of those that threaten you. "
+            f"Above each column stands its name. {LETTER_ONLY}\n\nThe grid, with you to move:\n"
+        )
+
+    def render_board(self, mine: int, theirs: int, options: list[bool]) -> str:
+        rows = [f"|{row}|" for row in draw(mine, theirs, ".XO").splitlines()]
+        grid = "\n".join([" " + " ".join(self.labels), *rows, f"+{'-' * (2 * COLUMNS - 1)}+"])
+        columns = ", ".join(label for label, may in zip(self.labels, options, strict=True) if may)
+        return f"{grid}\nOptions: {columns}\n{ANSWER}"
 
 
 def position(mine: int, theirs: int, options: list[bool], labels: tuple[str, ...]) -> str:

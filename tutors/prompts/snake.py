@@ -1,8 +1,8 @@
-"""The prompt views of Snake: the whole board, or only what is around the head.
+"""The prompt views of Snake: the whole board, in two wordings, or only what is around the head.
 
-`FullView` shows the board, in one of its eight rotations and reflections. `LocalView` shows what the four cells around
-the head hold and where the fruit is, rotated so that the neck is behind: fewer than a hundred different prompts, so
-that an answer is used again thousands of times.
+`FullView` and `MapView` show the board, in one of its eight rotations and reflections. `LocalView` shows what the four
+cells around the head hold and where the fruit is, rotated so that the neck is behind: fewer than a hundred different
+prompts, so that an answer is used again thousands of times.
 """
 
 import torch
@@ -78,12 +78,12 @@ class FullView(PromptView):
 
     def render(self, state: State) -> list[str]:
         boards = zip(state["board"].tolist(), self.action_mask(state).tolist(), strict=True)
-        return [
-            self.instructions
-            + "\n".join(" ".join(SIGNS[sign] for sign in row) for row in board)
-            + options(action_mask, self.labels)
-            for board, action_mask in boards
-        ]
+        return [self.instructions + self.render_board(*board) for board in boards]
+
+    def render_board(self, board: list[list[int]], action_mask: list[bool]) -> str:
+        """Return one position as the end of a question."""
+        drawn = "\n".join(" ".join(SIGNS[sign] for sign in row) for row in board)
+        return drawn + options(action_mask, self.labels)
 
     def expert_values(self, state: State, depth: int) -> Tensor:
         return search(state["board"])
@@ -92,6 +92,30 @@ class FullView(PromptView):
         """Return two hashes of each board, (…, 2) int64 for (…, size, size)."""
         cell = torch.arange(self.size**2, device=boards.device)
         return self.hashes.to(boards.device)[cell, boards.flatten(-2)].sum(-2)
+
+
+class MapView(FullView):
+    """The same board with its walls drawn, and each legal move named where it is offered."""
+
+    name = "map"
+
+    def render_instructions(self) -> str:
+        return (
+            f"You steer a snake on a grid of {self.size} rows and {self.size} columns inside a wall of # signs. The "
+            "snake goes one step at a time: up, right, down or left. On the map @ marks the snake's head and * the "
+            "food; the signs ^ > v < are the rest of its body, where every sign shows the way to the piece in "
+            "front of it, and dots are open ground. Food makes the snake one piece longer and is worth a point. "
+            "Hitting the wall or its own body kills it, but the last piece of the body moves out of the way unless "
+            f"food is eaten. Collect as much food as you can without getting trapped. {LETTER_ONLY}\n\nThe map:\n"
+        )
+
+    def render_board(self, board: list[list[int]], action_mask: list[bool]) -> str:
+        wall = " ".join("#" * (self.size + 2))
+        rows = [f"# {' '.join(SIGNS[sign] for sign in row)} #" for row in board]
+        moves = [
+            f"{label} {way.lower()}" for label, way, may in zip(self.labels, WAYS, action_mask, strict=True) if may
+        ]
+        return "\n".join([wall, *rows, wall, f"Options: {', '.join(moves)}", ANSWER])
 
 
 class LocalView(PromptView):

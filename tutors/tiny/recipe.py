@@ -26,7 +26,7 @@ from envs.rng import QUERY_STREAM, CounterRNG, sample_legal
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.base import Advice, Tutor
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.tiny.model import Llama, Shape
 from tutors.tiny.tokens import make_tokenizer, save_tokenizer
@@ -129,7 +129,7 @@ def make_tiny(recipe: Recipe) -> dict[str, object]:
     began = time.monotonic()
     shares = sum(POSITION_SHARES.values())
     counts = {place: recipe.positions * share // shares for place, share in POSITION_SHARES.items()}
-    views = {(game, name): make_view(envs.make_game(game), name) for game in VIEWS for name in VIEWS[game]}
+    views = {(game, name): make_view(envs.make_game(game), name) for game, name in POSITION_SHARES}
     positions = {
         place: sample_positions(view, counts[place] + NUM_HELD_OUT, recipe.seed) for place, view in views.items()
     }
