@@ -22,6 +22,7 @@ import tenacity
 
 from tutors.base import TutorError
 from tutors.display import HIDDEN, encodable, without_password
+from tutors.llm.stream import join_stream
 
 API_KEY_VARIABLE = "TUTOR_API_KEY"
 MAX_TRIES = 3  # of one request
@@ -325,7 +326,7 @@ def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, secrets
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
-        body = None
+        body = join_stream(raw)
     if not isinstance(body, dict):
         raise RequestError("not_json")
     if body.get("error") is not None:

@@ -43,6 +43,7 @@ MAX_CHANGES = 6  # of a request, as the server asks for them
 REFUSED_PROMPT = frozenset({"status_400", "status_413", "status_422"})  # the server cannot read it, or it is too long
 MAX_PROBABILITY_CHANGE = 0.2  # of a label between two replies of one model: batching changes logits slightly
 MAX_USAGE_TOKENS = 1 << 40  # of one reply that are believed: a larger number could not be logged as a float
+LATEST = ":latest"  # the tag of a model of Ollama's that has no other
 WEIGHTS_SAMPLE_BYTES = 1 << 20  # at either end of a file of weights, hashed to tell it from others
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,8 @@ class Endpoint:
         served = await self._list_models(timeout_s)
         if not served and self.model.is_named:  # the first prompt shows whether it is there
             served = {self.model.name: self.model.model}
-        names = [name for name in (self.model.name, self.model.model) if name in served]
+        asked = (self.model.name, self.model.model)
+        names = [name for name in (*asked, *map(other_tag, asked)) if name in served]
         if self.model.name == SERVED and len(served) == 1:
             names = list(served)
             self.model = replace(self.model, name=names[0], model=served[names[0]])
@@ -474,6 +476,11 @@ def has_labels(outputs: Sequence[Output], min_mass: float) -> bool:
     """Return whether a label is possible in every output, and the labels' mean probability is at least `min_mass`."""
     masses = [0.0 if isinstance(output, Failure) else sum(math.exp(float(log)) for log in output) for output in outputs]
     return min(masses) > 0 and sum(masses) >= min_mass * len(masses)
+
+
+def other_tag(name: str) -> str:
+    """Return how Ollama lists a model that is named without a tag, or the name that another server has for it."""
+    return name.removesuffix(LATEST) if name.endswith(LATEST) else name + LATEST
 
 
 def usage_tokens(reply: dict[str, Any], name: str) -> int:

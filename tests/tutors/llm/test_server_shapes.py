@@ -1,5 +1,6 @@
-"""Replies in the shapes that llama.cpp, LM Studio, SGLang, TGI and OpenAI really send, through a whole tutor."""
+"""Replies in the shapes that llama.cpp, LM Studio, SGLang, TGI, Ollama, OpenAI really send, through a whole tutor."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +9,10 @@ import pytest
 
 from tests.helpers.llm_tutors import VIEW, connected_tutor, failures, positions
 from tests.helpers.scripted_server import Handler, serving
+from tests.helpers.scripted_server import choice as vllm_choice
 from tutors.base import TutorError
 from tutors.llm.models import find_model
+from tutors.llm.stream import join_stream
 from tutors.llm.text_generation import TextGeneration
 
 SHARES = {"D": 0.5, "A": 0.25, "B": 0.1, "E": 0.05, "The": 0.02}
@@ -126,3 +129,105 @@ def test_text_beside_its_thinking_is_read(content: Any, field: str) -> None:
         with connected_tutor(server.url, mode=TextGeneration(VIEW, thinks=False)) as tutor:
             advice = tutor.advise(positions(2))
             assert advice.probs[:, 3].eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("listed", "named"), [("llama3.2:latest", "llama3.2"), ("llama3.2", "llama3.2:latest"), ("a/b:latest", "a/b")]
+)
+def test_ollamas_tag_need_not_be_typed(listed: str, named: str) -> None:
+    with serving() as server:
+        server.models = (listed,)
+        with connected_tutor(server.url, model=find_model("tiny", named)) as tutor:
+            assert tutor.advise(positions(1)).valid.all()
+            assert tutor.identity["tutor"] == listed, "one identity, however it is named"
+        assert {body["model"] for body in server.asked} == {listed}
+
+
+def test_another_tag_is_another_model() -> None:
+    with serving() as server:
+        server.models = ("llama3.2:1b", "llama3.2:latest")
+        with connected_tutor(server.url, model=find_model("tiny", "llama3.2")) as tutor:
+            assert tutor.identity["tutor"] == "llama3.2:latest"
+        server.models = ("llama3.2:1b",)
+        with pytest.raises(TutorError, match=r"serves llama3\.2:1b, not llama3\.2 "):
+            connected_tutor(server.url, model=find_model("tiny", "llama3.2")).__enter__()
+
+
+def stream(*chunks: dict[str, Any], end: str = "data: [DONE]\n\n") -> bytes:
+    """Chunks as server-sent events, behind a comment that keeps the connection open."""
+    return (": ping\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + end).encode()
+
+
+def chat_chunks(*pieces: str) -> list[dict[str, Any]]:
+    """A chat's answer in pieces; the first has the log-probabilities of labels."""
+    logs = {"content": [{"token": "D", "logprob": -0.69, "top_logprobs": entries()}]}
+    deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
+    chunks = [
+        {"object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, "delta": delta, "logprobs": log}]}
+        for delta, log in zip(deltas, [None, logs, *[None] * len(pieces)], strict=False)
+    ]
+    last = {"model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    usage = {"model": "m", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
+    return [*chunks, last, usage]
+
+
+def test_labels_of_a_stream_that_nobody_asked_for_are_read() -> None:
+    with serving() as server:
+        server.is_vllm = False
+        server.misbehave = lambda handler, body: not handler.send_raw(200, stream(*chat_chunks("D")))
+        with connected_tutor(server.url) as tutor:
+            assert tutor.advise(positions(2)).probs.argmax(1).eq(3).all()
+            assert tutor.stats["prompt_tokens"] == 14
+
+
+def test_text_of_a_stream_that_nobody_asked_for_is_read() -> None:
+    with serving() as server:
+        server.is_vllm = False
+        chunks = chat_chunks("<act", "ion>", "D</action>")
+        server.misbehave = lambda handler, body: not handler.send_raw(200, stream(*chunks))
+        with connected_tutor(server.url, mode=TextGeneration(VIEW, thinks=False)) as tutor:
+            assert tutor.advise(positions(2)).probs[:, 3].eq(1).all()
+
+
+def test_completions_of_many_prompts_in_a_stream_are_read() -> None:
+    def one_choice_a_chunk(handler: Handler, body: dict[str, Any]) -> bool:
+        choices = [vllm_choice(row, body) | {"finish_reason": "length"} for row in range(len(body["prompt"]))]
+        handler.send_raw(200, stream(*({"model": body["model"], "choices": [one]} for one in choices[::-1])))
+        return True
+
+    with serving() as server:
+        server.misbehave = one_choice_a_chunk
+        with connected_tutor(server.url) as tutor:
+            assert tutor.advise(positions(5)).probs.argmax(1).eq(3).all()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        stream(*chat_chunks("D")[:2], end=""),
+        stream({"error": {"message": "out of memory"}}),
+        stream(end="data: {\n\n"),
+        stream(end="data: [1]\n\n"),
+        stream({"choices": "many"}),
+        stream({"choices": [{"index": [], "delta": 3}]}),
+        stream(),
+        b"data: \xff\n\n",
+    ],
+    ids=["broken off", "error", "no JSON", "a list", "no choices", "no delta", "empty", "no text"],
+)
+def test_stream_that_is_no_reply_is_no_advice(raw: bytes) -> None:
+    with serving() as server:
+        server.is_vllm = False
+        server.text = "<action>D</action>"
+        with connected_tutor(server.url, mode=TextGeneration(VIEW, thinks=False)) as tutor:
+            server.misbehave = lambda handler, body: not handler.send_raw(200, raw)
+            assert not tutor.advise(positions(1)).valid.any()
+            assert set(failures(tutor)) <= {"not_json", "error_in_200"}
+
+
+def test_stream_without_its_end_is_whole_where_each_choice_has_finished() -> None:
+    joined = join_stream(stream(*chat_chunks("D", " it is"), end=""))
+    assert joined is not None
+    (choice,) = joined["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "D it is"}
+    assert (choice["finish_reason"], joined["usage"]["prompt_tokens"]) == ("stop", 7)
