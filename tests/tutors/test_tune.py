@@ -29,7 +29,7 @@ from tutors.scripted import ScriptedTutor
 from tutors.tune import MIN_POSITIONS, Sample, Tuning, planned_prompts, round_ends, tune
 
 FIRST_LABELS = (ord("A"), ord("1"))
-FLAGS = ("report", "--tune", "--env", "blackjack", "--tutor", "org/model")
+FLAGS = ("report", "--tune", "--env", "blackjack", "--view", "table", "--tutor", "org/model")
 Say = Callable[[str], str | None]  # a letter for a prompt
 
 

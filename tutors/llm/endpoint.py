@@ -81,8 +81,8 @@ class WrongModelError(TutorError):
     """Another model is served than the one that is asked for."""
 
 
-class LabelTokensError(TutorError):
-    """A label is no single token after a prompt."""
+class LabelsError(TutorError):
+    """The model cannot be asked for these labels: they are no single tokens, or not how its answers begin."""
 
 
 class Endpoint:
@@ -325,7 +325,7 @@ class Endpoint:
                 rendered = self.model.answer_template if self.model.has_special_tokens and not uses_chat else ""
                 return ServedModel(name, ModelIdentity(found, uses_chat, rendered), api, reply_name, outputs)
         if wants_labels:
-            raise TutorError(
+            raise LabelsError(
                 f"{self.client.url} does not return the log-probabilities of labels ({reason}): that requires vLLM "
                 "0.26 or later, or a chat API with top log-probabilities. To ask for text instead: --tutor-mode text"
             )
@@ -382,7 +382,7 @@ class Endpoint:
         A space may stand before the labels.
 
         Raises:
-            LabelTokensError: a label is no single token.
+            LabelsError: a label is no single token.
         """
         if not self.model.template:
             return None
@@ -406,7 +406,7 @@ class Endpoint:
             else:
                 self.model = replace(self.model, before_label=before_label)
                 return label_ids
-        raise LabelTokensError(
+        raise LabelsError(
             f"{name} reads the label {label!r} as {count} tokens after its prompt; it must be one token. To ask "
             "for text instead: --tutor-mode text"
         )

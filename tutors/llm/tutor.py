@@ -15,7 +15,7 @@ from contextlib import suppress
 from envs.base import State
 from tutors.base import Advice, Tutor, Warner
 from tutors.llm.api import Failure, Output
-from tutors.llm.endpoint import LabelTokensError
+from tutors.llm.endpoint import LabelsError
 from tutors.llm.label_logprobs import LabelLogprobs, ParsedOutputs
 from tutors.llm.models import Model
 from tutors.llm.pool import EndpointPool
@@ -62,11 +62,13 @@ class VllmTutor(Tutor):
         """Connect the servers, and return the mode in which they can answer. Raises as `EndpointPool.connect` does."""
         try:
             self.pool.connect(model, mode.request(0), mode.content_free_prompts(), self.stats, optional)
-        except LabelTokensError:
+        except LabelsError as error:
             if mode.alternative is None:
                 raise
-            with suppress(LabelTokensError):
-                return self._connect(model, mode.alternative, optional)
+            with suppress(LabelsError):
+                alternative = self._connect(model, mode.alternative, optional)
+                self.warn("labels", f"{model.name} is asked for digits in place of letters: {error}")
+                return alternative
             raise
         return mode
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from tests.helpers.scripted_server import FIRST_ID, Server, serving
 from tutors.base import TutorError
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import MARK, Model, closing_of, find_model, is_model, with_rendered_template
+from tutors.llm.pool import EndpointPool
 from tutors.llm.server import help_message, serve_command
 from tutors.llm.text_generation import TextGeneration
+from tutors.llm.tutor import VllmTutor
 from tutors.prompts import VIEWS
 
 OWN = Model("org/model", "org/model", "")
@@ -272,3 +275,26 @@ def test_view_that_cannot_have_digits_is_refused_or_keeps_its_letters() -> None:
     assert LabelLogprobs(view).alternative is None
     with pytest.raises(ValueError, match="cannot have digits as labels"):
         LabelLogprobs(view, label_set="digits")
+
+
+def test_digits_are_asked_for_where_an_answer_in_letters_is_prose(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a model that begins with "The", the letter A is a word that begins a sentence."""
+
+    def begin_with_prose(index: int, prompt: str, body: dict[str, Any]) -> dict[str, Any]:
+        if "messages" in body:  # whose log-probabilities this server does not return
+            return {"index": index, "message": {"role": "assistant", "content": "The"}, "finish_reason": "length"}
+        scores = {token: -1.5 if token == ord("A") else -3.0 for token in body["logprob_token_ids"]}
+        top = {f"token_id:{token}": score for token, score in scores.items()}
+        return {"index": index, "text": "The", "logprobs": {"top_logprobs": [top]}}
+
+    server.answer = begin_with_prose  # type: ignore[method-assign]
+    view, state = positions_of("blackjack")
+    with closing(EndpointPool([server.url])) as pool:
+        tutor = VllmTutor(view, OWN, pool, LabelLogprobs(view))
+        assert tutor.identity["label_set"] == "digits"
+        assert tutor.advise(state).valid.all()
+    assert "asked for digits in place of letters" in caplog.text
+    with closing(EndpointPool([server.url])) as pool, pytest.raises(TutorError, match="does not return"):
+        VllmTutor(view, OWN, pool, LabelLogprobs(view, label_set="letters"))
