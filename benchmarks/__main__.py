@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -47,6 +48,7 @@ def main(benchmark: Benchmark) -> list[Row]:
         ValueError: an option names what does not exist.
         TutorError: no server answers.
     """
+    path = benchmark.path
     machine = versions() | {
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
@@ -57,7 +59,7 @@ def main(benchmark: Benchmark) -> list[Row]:
     options = to_plain(benchmark, without_password)
     rows: list[Row] = []
     for rows in benchmark.measure():
-        write(benchmark, {"command": command, "options": options, "machine": machine, "rows": rows})
+        write(path, {"command": command, "options": options, "machine": machine, "rows": rows})
     console.print(benchmark.table(rows))
     for error in dict.fromkeys(map(error_of, rows)):
         if error is not None:
@@ -71,12 +73,12 @@ def error_of(row: Row) -> str | None:
     return None if error is None else f"{row.get('program') or row['way']}: {error}"
 
 
-def write(benchmark: Benchmark, results: dict[str, Any]) -> None:
+def write(path: Path, results: dict[str, Any]) -> None:
     """Write the results, whole at any moment."""
-    benchmark.path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = benchmark.path.with_suffix(".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(results, indent=2, default=str) + "\n")
-    unfinished.replace(benchmark.path)
+    unfinished.replace(path)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,13 @@ class Benchmark:
 
     @property
     def path(self) -> Path:
-        """The file for the JSON."""
+        """The file for the JSON.
+
+        Raises:
+            ValueError: two are given.
+        """
+        if self.publish and self.out is not None:
+            raise ValueError(f"--publish writes to results/{self.name}.json: leave out --out")
         return self.out or (Path("results") if self.publish else SCRATCH) / f"{self.name}.json"
 
 

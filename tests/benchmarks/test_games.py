@@ -1,10 +1,14 @@
 """The timing of random play: our games beside others, and who is not installed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main
+from benchmarks.common import Row
+from benchmarks.games import Games
 from tests.helpers.programs import program
 
 
@@ -24,3 +28,14 @@ def test_the_benchmark_measures_us_and_says_who_is_not_here(tmp_path: Path) -> N
     assert rows["envpool"]["steps_per_second"] is None
     assert "No module named 'envpool'" in rows["envpool"]["error"]
     assert "No module named 'envpool'" in " ".join(done.stdout.split())
+
+
+def test_two_places_for_the_results_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    class Unmeasured(Games):
+        def measure(self) -> Iterator[list[Row]]:
+            raise AssertionError("it measures")
+
+    with pytest.raises(ValueError, match=r"--publish writes to results/games\.json: leave out --out"):
+        main(Unmeasured(out=tmp_path / "games.json", publish=True))
+    assert Games(publish=True).path == Path("results/games.json")
+    assert Games(out=tmp_path / "games.json").path == tmp_path / "games.json"
