@@ -1,4 +1,4 @@
-"""Experiments of many runs of train.py: run a study, report it, search hyper-parameters, plot runs, or see a demo."""
+"""Experiments of many runs: run a study, report it, search hyper-parameters, plot runs, push one, or see a demo."""
 
 if __name__ == "__main__":
     from training.interrupts import exit_on_interrupt  # before PyTorch is imported
@@ -11,6 +11,7 @@ import tyro
 
 from experiments.demo import DemoOptions, demo
 from experiments.plot import PlotOptions, plot
+from experiments.push import PushOptions, push
 from experiments.report import ReportOptions, report
 from experiments.runner import RunOptions, run
 from experiments.search import SearchOptions, search
@@ -21,6 +22,7 @@ Command: Any = (
     | Annotated[ReportOptions, tyro.conf.subcommand("report")]
     | Annotated[SearchOptions, tyro.conf.subcommand("search")]
     | Annotated[PlotOptions, tyro.conf.subcommand("plot")]
+    | Annotated[PushOptions, tyro.conf.subcommand("push")]
     | Annotated[DemoOptions, tyro.conf.subcommand("demo")]
 )
 RENAMED = {  # flags of versions 0.x and what replaced them
@@ -32,7 +34,7 @@ RENAMED = {  # flags of versions 0.x and what replaced them
 }
 
 
-def main(options: RunOptions | ReportOptions | SearchOptions | PlotOptions | DemoOptions) -> None:
+def main(options: RunOptions | ReportOptions | SearchOptions | PlotOptions | PushOptions | DemoOptions) -> None:
     """Execute the subcommand whose options were given."""
     match options:
         case RunOptions():
@@ -43,6 +45,8 @@ def main(options: RunOptions | ReportOptions | SearchOptions | PlotOptions | Dem
             search(options)
         case PlotOptions():
             plot(options)
+        case PushOptions():
+            push(options)
         case DemoOptions():
             demo(options)
 

@@ -17,12 +17,14 @@ import tyro
 
 from envs.base import EnvError
 from training.hints import python
+from training.hub import local_run
 from training.interrupts import stopped_by_closed_pipes
 from training.ranges import check_ranges, describe_interval, find_interval, flag_of
 from training.reserved_stdout import reserved_stdout
 from training.threads import choose_threads
 from tutors.base import TutorError
 from tutors.config import QUERY_FIELDS
+from tutors.hub import PREFIX
 from tutors.terminal import log_to_terminal, print_error
 
 Options = TypeVar("Options")
@@ -46,6 +48,7 @@ RENAMED = {  # flags of versions 0.x and what replaced them: refused with the ne
 }
 ALIASES = {"--lr": "--learning-rate", "--total-timesteps": "--total-steps", "--timesteps": "--total-steps"}
 NAMES = ("--algo", "--tutor", "--guidance", "--device", "--policy")  # flags whose values may be in capitals
+HUB_FLAGS = ("--resume", "--against")  # flags whose run directory may be hub:NAME, as a positional one
 OUT_OF_MEMORY = "error: out of memory; a smaller --num-envs, --buffer-size or --hidden needs less"
 MULTIPLES = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
@@ -185,10 +188,15 @@ def expand(args: Sequence[str], options_type: Any) -> list[str]:
     """Return a command line as the flags' types want it, from what people type.
 
     Whole numbers may be written 1e6, 20k or 3M; --lr and --total-timesteps are what other programs say; a scripted
-    tutor may be scripted:0.6, as in study files; the names of students and games may be in capitals.
+    tutor may be scripted:0.6, as in study files; the names of students and games may be in capitals. A run on the hub,
+    hub:NAME, becomes the run directory of its download.
     """
     types, found = dict(typed_flags(options_type)), []
     for flag, value in flags_and_values(args):
+        if flag.startswith(PREFIX) and "--run" in types:
+            flag = str(local_run(flag))
+        elif value is not None and value.startswith(PREFIX) and flag in HUB_FLAGS:
+            value = str(local_run(value))
         name = flag.replace("_", "-")
         if name not in types and ALIASES.get(name) in types:
             flag = name = ALIASES[name]

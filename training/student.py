@@ -13,6 +13,7 @@ from envs.gymnasium_vec import GymnasiumVecEnv
 from training.checkpoint import check_fit, load_checkpoint
 from training.config import Config, evaluation_env, find_device, load_config, make_agent, make_env
 from training.evaluation import Result, evaluate_student
+from training.hub import local_run
 
 
 class Student:
@@ -88,12 +89,12 @@ class Student:
 
 
 def load(run_dir: Path | str, device: str = "cpu") -> Student:
-    """Return the student of a run's newest checkpoint.
+    """Return the student of the newest checkpoint of a run, a run directory or `hub:NAME`.
 
     Raises:
         ValueError: there is no run, or its checkpoint is damaged or of another version.
     """
-    run_dir, device = Path(run_dir), find_device(device)
+    run_dir, device = local_run(run_dir), find_device(device)
     config = load_config(run_dir)
     return Student(load_agent(run_dir, config, device), evaluation_env(config, 1, device), config)
 

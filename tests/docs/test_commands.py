@@ -25,8 +25,17 @@ SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]")
 SUBCOMMANDS = {  # words after a program that choose what it does
-    "-m tutors": ("report", "fill", "store info", "store export", "store import", "store merge", "store vacuum"),
-    "-m experiments": ("run", "report", "search", "plot", "demo"),
+    "-m tutors": (
+        "report",
+        "fill",
+        "store info",
+        "store export",
+        "store push",
+        "store import",
+        "store merge",
+        "store vacuum",
+    ),
+    "-m experiments": ("run", "report", "search", "plot", "push", "demo"),
     "-m benchmarks": ("games", "training", "tutor", "table", "loop", "gpu"),
     "-m tutors.tiny": ("",),
     "train.py": ("--algo dqn", "--algo ppo", "--algo a2c"),

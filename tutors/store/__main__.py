@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from json import dumps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import sqlalchemy as sql
@@ -16,7 +17,8 @@ import tyro
 from rich.table import Table
 
 from training.cli import exit_codes
-from tutors.display import MAX_NAME_CHARS, printable
+from tutors.display import MAX_NAME_CHARS, markdown_text, printable
+from tutors.hub import PREFIX, download, upload
 from tutors.recorded import describe
 from tutors.store.database import answers, identities, open_database, open_existing
 from tutors.store.json_lines import Added, from_lines, read_all, to_lines, write_all
@@ -24,6 +26,7 @@ from tutors.store.soundness import COSTS, MAX_COST, MAX_TIME, sound_identity
 from tutors.terminal import TerminalConsole
 
 QUESTION = dict.fromkeys(("game", "game_version", "view", "view_version", "rules", "labels"))
+LINES = "advice.jsonl"  # the file of a dataset on the hub
 Store = Annotated[str, tyro.conf.Positional]  # a file, or the URL of a database
 
 
@@ -65,13 +68,51 @@ def export(store: Store) -> None:
             print(line)
 
 
+def push(store: Store, repo: str, private: bool = False) -> None:
+    """Upload a whole store to the Hugging Face Hub, as a dataset of lines of JSON with a card.
+
+    Args:
+        store: A file, or the URL of a database.
+        repo: Dataset, NAME or ORGANISATION/NAME; made if there is none.
+        private: A dataset that only its owner sees, if it is made now.
+    """
+    with TemporaryDirectory() as folder, open_existing(store) as engine:
+        with (Path(folder) / LINES).open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in to_lines(read_all(engine)))
+        (Path(folder) / "README.md").write_text(dataset_card(inventory(engine), repo), encoding="utf-8")
+        print(upload(Path(folder), repo, "dataset", private))
+
+
+def dataset_card(found: list[dict[str, Any]], repo: str) -> str:
+    """Return the page that the hub shows: whose answers, about what, how many."""
+    rows = [
+        f"| {' | '.join(markdown_text(one['identity'].get(name)) for name in ('game', 'view', 'tutor'))} "
+        f"| {one['answers']:,} | {one['prompt_tokens']:,.0f} | {one['answer_tokens']:,.0f} |"
+        for one in found
+    ]
+    head = "| game | view | tutor | answers | prompt tokens | answer tokens |\n|---|---|---|---:|---:|---:|"
+    return f"""---
+tags: [tutored, reinforcement-learning]
+configs: [{{config_name: default, data_files: {LINES}}}]
+---
+
+# Advice of tutors
+
+{chr(10).join([head, *rows])}
+
+To use these answers: `python -m tutors store import mine.sqlite {PREFIX}{repo}`, then `--advice-store mine.sqlite`.
+"""
+
+
 def import_lines(store: Store, file: Annotated[Path, tyro.conf.Positional]) -> None:
     """Import what export printed into a store, all of it or nothing; existing answers stay.
 
     Args:
         store: A file, created if it does not exist, or the URL of a database.
-        file: The lines.
+        file: The lines; or hub:NAME, a dataset that push uploaded.
     """
+    if str(file).startswith(PREFIX):
+        file = download(str(file), "dataset", [LINES]) / LINES
     try:
         with file.open(encoding="utf-8", errors="surrogateescape") as lines, open_database(store) as engine:
             show_added(write_all(engine, from_lines(lines)))
@@ -138,6 +179,7 @@ def show_added(added: Added) -> None:
 COMMANDS: dict[str, Any] = {
     "info": info,
     "export": export,
+    "push": push,
     "import": import_lines,
     "merge": merge,
     "vacuum": vacuum,
