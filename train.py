@@ -220,8 +220,13 @@ class Trainer:
         self.opponent = SelfPlayOpponent(opponent, agent, env.device) if isinstance(opponent, SelfPlay) else None
         self.stop = StopSignal(lambda: self.checkpointer.loss(self.state.global_step))
         self.state = TrainState(env, agent, advisor, strategy, budget, self.opponent, findings)
+        self.can_interrupt = world_size() == 1  # ranks wait for each other
+        self.can_end_early = not env.is_compilable or (advisor is not None and advisor.waits)
+        interrupting = self.stop.interrupting if self.can_interrupt else nullcontext
+        env.interrupting = interrupting
+        if advisor is not None:
+            advisor.interrupting = interrupting
         if advisor is not None and config.guiding.uses_trust(config.algo):
-            interrupting = self.stop.interrupting if world_size() == 1 else nullcontext  # ranks wait for each other
             self.state.trust = TrustMonitor(config, env, agent, self.advise_probe, guided_from, interrupting)
         strength = self.guidance.strength if self.guidance.is_annealed else None
         # where trust counts the student's own returns, it gets no advice that it would act on
@@ -274,13 +279,15 @@ class Trainer:
         stats: dict[str, Tensor] = {}
         with self.stop as stop:
             try:
-                while state.global_step < config.total_steps and not broadcast_object(stop.number):
-                    before = state.global_step
+                while (state.global_step < config.total_steps or state.rollout_steps) and not broadcast_object(
+                    stop.number
+                ):
                     self.result = None
                     try:
                         step, stats = self.update(step)
-                    except Interruption:  # in a probe, before anything was learned
+                    except Interruption:  # in a probe, or between two time steps: nothing is half-way
                         break
+                    before = state.rollout_from
                     self.progress.update(state.global_step)
                     if before // config.log_every < state.global_step // config.log_every:
                         self.report(stats)
@@ -314,17 +321,50 @@ class Trainer:
     def update(self, step: Step) -> tuple[Step, dict[str, Tensor]]:
         """Collect transitions and learn from them once; return the next step, and what to log."""
         state = self.state
-        self.guidance.strength.fill_(self.strength())
-        for _ in range(self.agent.steps_per_update):
-            step = self.rollout_step(step)
+        if not state.rollout_steps:
+            state.rollout_from = state.global_step
+            self.guidance.strength.fill_(self.strength())
+        while state.rollout_steps < self.agent.steps_per_update:
+            if self.can_interrupt:
+                self.stop.check()
+            with self.undone_unless_whole(step):
+                step = self.rollout_step(step)
             state.global_step += self.config.num_envs
+            state.rollout_steps += 1
             if self.advisor is not None:
                 self.timer("tutor", self.advisor.step)
+        state.rollout_steps = 0
         state.updates += 1
         state.last_update = self.timer("learn", self.agent.update, step)
         if self.opponent is not None:
             self.opponent.refresh(state.updates)
         return step, state.last_update
+
+    @contextmanager
+    def undone_unless_whole(self, step: Step) -> Iterator[None]:
+        """Where a time step ends early, in the tutor or in the env, undo what it did but for answers.
+
+        The resumed run then takes it as if for the first time, and finds the answers that there were.
+        """
+        if not self.can_end_early:
+            yield
+            return
+        state, budget, advisor = self.state, self.query.budget, self.advisor
+        changed = [self.agent.steps, budget.left, state.action_counts, state.agreement]
+        changed += [] if advisor is None else [advisor.lookups]
+        before = [tensor.clone() for tensor in changed]
+        answers = 0 if advisor is None else advisor.counts["answered"] + advisor.counts["stored"]
+        try:
+            yield
+        except (Interruption, TutorError, EnvError):
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+            if advisor is not None:
+                if budget.is_limited:  # what was answered is known from now on
+                    budget.left -= advisor.counts["answered"] + advisor.counts["stored"] - answers
+                if self.query.strategy.visits is not None:
+                    self.query.strategy.visits.remove(advisor.canonicalize(step.state).keys)
+            raise
 
     def strength(self) -> float:
         """Return the strength of the guidance now: by trust, or by its schedule. Trust may take probe episodes."""
@@ -348,7 +388,8 @@ class Trainer:
         lookup = self.advisor.lookup(positions, running)
         request = QueryRequest(running, running.float(), running.float())
         allowed = self.query.budget.allow(positions.keys, request, lookup.misses)
-        advice = self.advisor.resolve_now(Lookup(positions, lookup.advice, allowed))
+        with self.stop.interrupting(allowed=False):  # but where the tutor is asked: the table is never half-written
+            advice = self.advisor.resolve_now(Lookup(positions, lookup.advice, allowed))
         return advice.probs * advice.valid[:, None]
 
     def rollout_step(self, step: Step) -> Step:

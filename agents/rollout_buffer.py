@@ -9,6 +9,11 @@ from torch import Tensor
 from agents.guidance.base import EMPTY
 from envs.base import Spec
 
+COLUMNS = (  # that are written one time step at a time
+    *("obs", "action_mask", "action", "log_prob", "value", "reward", "terminated", "truncated", "next_value"),
+    *("advice", "followed", "bonus"),
+)
+
 
 class Batch(NamedTuple):
     """B transitions of a rollout. The last three are EMPTY without a guidance that stores advice."""
@@ -56,6 +61,20 @@ class RolloutBuffer:
         for name, value in columns.items():
             getattr(self, name).index_copy_(0, pos, value[None])
         self.pos += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the time steps stored: nothing of what an update makes of them."""
+        return {name: getattr(self, name)[: int(self.pos)] for name in COLUMNS}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` returned; no time step, where those do not fit."""
+        number = len(state["obs"])
+        fits = number <= len(self.obs) and all(
+            state[name].shape[1:] == getattr(self, name).shape[1:] for name in COLUMNS
+        )
+        self.pos.fill_(number if fits else 0)
+        for name in COLUMNS if fits else ():
+            getattr(self, name)[:number] = state[name]
 
     def observations(self) -> Iterator[Tensor]:
         """Yield what is stored of observations."""

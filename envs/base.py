@@ -8,7 +8,7 @@ import os
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -130,6 +130,7 @@ class Env(ABC):
     """
 
     is_compilable: bool  # whether `step` is made of tensor operations alone, which a compiler and a CUDA graph require
+    continues_episodes = True  # whether `current`, once a saved state is loaded, is that state
     spec: Spec
     game: Any  # the Game, or what offers its `spec` and `observe`
     state: State  # the current one
@@ -142,6 +143,7 @@ class Env(ABC):
         self.device = device
         self.first_env_id = first_env_id
         self.steps = torch.zeros((), dtype=torch.int64, device=device)  # calls of reset and step so far
+        self.interrupting: Callable[[], AbstractContextManager[None]] = nullcontext  # in which a slow `step` may end
 
     @abstractmethod
     def reset(self) -> Step:

@@ -42,6 +42,7 @@ class GymnasiumVecEnv(Env):
     """
 
     is_compilable = False
+    continues_episodes = False
 
     def __init__(
         self, id: str, num_envs: int, seed: int = 0, device: str = "cpu", first_env_id: int = 0, **options: Any
@@ -88,7 +89,7 @@ class GymnasiumVecEnv(Env):
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         obs, mask = self.observations.empty(self.num_envs), np.ones_like(self.mask_rows)
         final_state = None
-        with own_generators() as seed_globals:
+        with own_generators() as seed_globals, self.interrupting():
             with blame(self.name, "step", lambda: self._place(row)):
                 for row, number in enumerate(action.tolist()):
                     self.elapsed_steps[row] += 1

@@ -62,6 +62,8 @@ class TrainState:
         self.episode_stats = EpisodeStats(env.num_envs, env.device)
         self.global_step = 0
         self.updates = 0
+        self.rollout_steps = 0  # time steps of a rollout that is not learned from yet
+        self.rollout_from = 0  # env step at which it began, before the tutor played anew
         self.guided_from = 0  # env step from which on there was guidance
         self.env_steps = torch.zeros((), dtype=torch.int64, device=env.device)  # as global_step, on the device
         self.agreement = torch.zeros(2, device=env.device)  # advice equal to the student's greedy action; all advice
@@ -92,7 +94,24 @@ class TrainState:
             "action_counts": self.action_counts,
             "seconds": time.monotonic() - self.started,
             "threads": torch.get_num_threads(),
+            "rollout": self.rollout_state(),
         }
+
+    def rollout_state(self) -> dict[str, Any] | None:
+        """Return the rollout that is under way; None between two, or where an env's episodes cannot be continued."""
+        rollout = getattr(self.agent, "rollout", None)
+        if rollout is None or not self.rollout_steps or not self.env.continues_episodes:
+            return None
+        strength = self.agent.guidance.strength
+        return {"steps": rollout.state_dict(), "began_at": self.rollout_from, "strength": strength}
+
+    def load_rollout(self, state: dict[str, Any]) -> None:
+        """Take over what `rollout_state` returned, if it fits."""
+        agent: Any = self.agent
+        agent.rollout.load_state_dict(state["steps"])
+        self.rollout_steps = int(agent.rollout.pos)
+        self.rollout_from = state["began_at"]
+        agent.guidance.strength.copy_(state["strength"])
 
     def cause_of_divergence(self) -> str:
         """Return why numbers of the student may not be finite: its env, if what that gave is not, or its own steps."""
@@ -112,6 +131,8 @@ class TrainState:
         """Take over all of a run that resumes."""
         self.load_student(state)
         self.guided_from = state["guided_from"]
+        if state.get("rollout") is not None:  # of version 1.1 there is none
+            self.load_rollout(state["rollout"])
         self.agent.guidance.load_state_dict(state["guidance"])
         self.episode_stats.load_state_dict(state["episode_stats"])
         self.query_strategy.load_state_dict(state["query_strategy"])

@@ -1,4 +1,4 @@
-"""How SIGINT and SIGTERM stop a run: at once where that loses nothing, else after the update."""
+"""How SIGINT and SIGTERM stop a run: at once where that loses nothing, else after the time step or the update."""
 
 import signal
 import sys
@@ -39,19 +39,31 @@ class StopSignal:
         self.handlers: dict[int, Any] = {}
 
     @contextmanager
-    def interrupting(self) -> Iterator[None]:
+    def interrupting(self, allowed: bool = True) -> Iterator[None]:
         """Let a signal end the block at once: for work that may take long and leaves nothing behind half-way.
+
+        Where it is not `allowed`, a part of such a block ends first. In other threads nothing happens.
 
         Raises:
             Interruption: a signal came.
         """
-        if self.number:
-            raise Interruption
-        self.interrupts = True
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before, self.interrupts = self.interrupts, allowed
         try:
+            if allowed:
+                self.check()
             yield
         finally:
-            self.interrupts = False
+            self.interrupts = before
+        if before:
+            self.check()
+
+    def check(self) -> None:
+        """Raise Interruption if a signal came."""
+        if self.number:
+            raise Interruption
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
@@ -71,8 +83,7 @@ class StopSignal:
             print(f"stopped at once; {self.loss()}", file=sys.stderr)
             sys.exit(128 + number)
         self.number, self.came_at = number, time.monotonic()
+        print("stopping, and saving; once more to stop at once, without", file=sys.stderr)
         if self.interrupts:
             self.interrupts = False
-            print("stopping, and saving; once more to stop at once, without", file=sys.stderr)
             raise Interruption
-        print("stopping after this update, and saving; once more to stop at once, without", file=sys.stderr)

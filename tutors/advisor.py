@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -75,6 +76,7 @@ class Advisor:
         self.unsound = torch.zeros((), dtype=torch.int64, device=table.keys.device)  # entries found in the table
         self.warn = Warner(logging.getLogger(__name__))
         self.sums = {"label_mass": 0.0, "seconds": 0.0}  # over queried positions; of the tutor's calls
+        self.interrupting: Callable[[], AbstractContextManager[None]] = nullcontext  # in which the tutor is asked
         self.tutor_lock = threading.Lock()  # one call of the tutor at a time, whichever thread makes it
 
     def fill_table(self) -> None:
@@ -221,17 +223,16 @@ class Advisor:
 
     def _query_tutor(self, state: State) -> tuple[Advice, Cost, BaseException | None]:
         """Return the tutor's advice, what each answer cost, and the exception that ended the call, if one did."""
-        error = None
-        with self.tutor_lock:
-            before, began = Counter(self.tutor.stats), time.monotonic()
-            try:
+        answers, error, before, began = None, None, Counter[str](), time.monotonic()
+        try:
+            with self.interrupting(), self.tutor_lock:
+                before, began = Counter(self.tutor.stats), time.monotonic()
                 answers = self.tutor.advise(state)
-            except BaseException as raised:
-                rescued = self.tutor.rescue()
-                if rescued is None:
-                    raise
-                answers, error = rescued, raised
-            seconds = time.monotonic() - began
+        except BaseException as raised:
+            answers, error = answers or self.tutor.rescue(), raised
+            if answers is None:
+                raise
+        seconds = time.monotonic() - began
         self.sums["seconds"] += seconds
         self.counts["calls"] += 1
         tokens = [self.tutor.stats[kind] - before[kind] for kind in ("prompt_tokens", "answer_tokens")]

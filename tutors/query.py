@@ -149,6 +149,12 @@ class VisitSketch:
         self.counts.index_add_(0, cells.flatten(), torch.ones_like(cells.flatten()))
         return self.counts[cells].amin(0)
 
+    def remove(self, keys: Tensor) -> None:
+        """Count one visit less of each of `keys` (N, 2)."""
+        before = self.counts.clone()
+        self.add(keys)
+        self.counts.copy_(2 * before - self.counts)
+
 
 class QueryStrategy:
     """Where a student wants advice.

@@ -5,12 +5,14 @@ import csv
 import json
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train as train_program
@@ -19,6 +21,7 @@ from agents.guidance import METHODS, GuidanceConfig
 from tests.helpers.processes import running, stop, until
 from tests.helpers.programs import program
 from tests.helpers.resumed_runs import HALF, assert_equal_runs, resume, stop_half_way
+from tests.helpers.scripted_server import serving
 from tests.helpers.small_runs import series, small_config, tensors_in
 from tests.helpers.trust_runs import echo_config
 from train import Trainer, train
@@ -32,6 +35,7 @@ from training.timing import SectionTimer
 from training.video import EpisodeRecorder
 from tutors import TutorConfig
 from tutors.base import TutorError
+from tutors.scripted import ScriptedTutor
 
 TIMES = ("seconds", "latency_ms")
 ALONE = [name for name, method in METHODS.items() if not method.needs_episode_review]  # guidance without a review
@@ -479,3 +483,110 @@ def test_run_says_when_it_begins_that_it_is_too_short_but_not_when_it_resumes(
     assert "too short to learn: dqn begins to learn after --learning-starts 9,000" in capsys.readouterr().out
     resume(config)
     assert "too short" not in capsys.readouterr().out
+
+
+def stopped_in_call(owner: type, name: str, number: int, act: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a call of a method do something else, once, in place of itself or before."""
+    method, calls = getattr(owner, name), []
+
+    def called(self: Any, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            act()
+        return method(self, *args)
+
+    monkeypatch.setattr(owner, name, called)
+
+
+def both_ways_in(
+    owner: type, name: str, number: int, act: Any, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """Train without a stop, and with one in a call of a method; return both folders."""
+    whole, parts = config, replace(config, run_dir=config.run_dir.with_name("parts"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        stopped_in_call(owner, name, number, act, patch)
+        with pytest.raises(SystemExit) as ended:
+            train(parts)
+    assert ended.value.code == 143
+    resume(parts)
+    return whole.run_dir, parts.run_dir
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("call", [3, 8, 13])  # of 8 in a rollout, 4 rollouts in all
+def test_run_that_is_stopped_in_a_rollout_equals_an_uninterrupted_one(
+    algo: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: dict[str, Any] = {"reuse": 3, "tutor_accuracy": 0.8, "query_budget_per_step": 40, "query_budget": 900}
+    config = replace(small_config(algo, "connect4", tmp_path / "whole", **limits), guiding=GuidanceConfig())
+    whole, parts = both_ways_in(Trainer, "rollout_step", call, terminate, config, monkeypatch)
+    assert_equal_runs(whole, parts)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", AGENTS)
+@pytest.mark.parametrize("tutoring", [{"query_strategy": "visited"}, {"query_budget": 700}], ids=["visited", "budget"])
+def test_run_that_is_stopped_while_its_tutor_is_asked_equals_an_uninterrupted_one(
+    algo: str, tutoring: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(algo, "connect4", tmp_path / "whole", **tutoring)
+    config = replace(config, guiding=GuidanceConfig("override", trust="none"))
+    whole, parts = both_ways_in(ScriptedTutor, "advise", 5, kill_and_go_on, config, monkeypatch)
+    saved = [load_checkpoint(run_dir / "checkpoints", "cpu") for run_dir in (whole, parts)]
+    for name in ("agent", "env", "query_strategy", "query_budget", "lookups", "action_counts", "agreement"):
+        ours, theirs = (tensors_in(one["advisor"][name] if name == "lookups" else one[name]) for one in saved)
+        assert all(left.equal(right) for left, right in zip(ours, theirs, strict=True)), name
+    assert series(whole, "tutor/consulted") == series(parts, "tutor/consulted")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("algo", AGENTS)
+def test_run_in_a_gymnasium_env_that_is_stopped_in_a_step_can_be_resumed(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its env cannot be saved: what was not learned from is dropped."""
+    config = small_config(algo, "gym:CartPole-v1", tmp_path / "run", tutor="none")
+    with monkeypatch.context() as patch:
+        stopped_in_call(CartPoleEnv, "step", 64 * 11 + 5, kill_and_go_on, patch)
+        with pytest.raises(SystemExit) as ended:
+            train(config)
+    assert ended.value.code == 143
+    saved = load_checkpoint(config.run_dir / "checkpoints", "cpu")
+    assert (saved["global_step"], int(saved["agent"]["steps"])) == (64 * 11, 11)
+    assert resume(config)["global_step"] >= 2048
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("slow", ["env", "tutor"])
+def test_signal_ends_a_slow_time_step_within_seconds(slow: str, tmp_path: Path) -> None:
+    """A time step of the env takes 32 s; the tutor's server answers the first questions alone."""
+    flags = f"--algo ppo --num-envs 64 --num-steps 512 --hidden 8 --eval-episodes 8 --run-dir {tmp_path / 'run'}"
+    asked = threading.Event()
+    with serving() as server:
+        if slow == "env":
+            flags += " --env gym:tests.helpers.odd_envs:Endless-v0 --env-kwargs seconds=0.5 --total-steps 100000"
+        else:
+            flags += f" --env connect4 --tutor tiny --tutor-url {server.url} --trust none"
+
+            def misbehave(handler: Any, body: dict[str, Any]) -> bool:
+                if len(body["prompt"]) < 8:
+                    return False
+                asked.set()
+                time.sleep(20)
+                return False
+
+            server.misbehave = misbehave
+        with running("train", *flags.split()) as process:
+            until((tmp_path / "run" / "config.json").exists if slow == "env" else asked.is_set)
+            time.sleep(2)
+            began = time.monotonic()
+            assert stop(process, signal.SIGTERM) == 143
+            assert time.monotonic() - began < 15  # much less where the machine is idle
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints", "cpu")
+    assert saved["global_step"] == 64 * int(saved["agent"]["steps"])
