@@ -106,6 +106,17 @@ def helps() -> dict[str, set[str]]:
     return {call: set(FLAG.findall(text)) for call, text in zip(calls, json.loads(done.stdout), strict=True)}
 
 
+def test_tutorial_resumes_a_run_that_is_not_finished() -> None:
+    """A run of an earlier section is, and its `--resume` would be refused."""
+    sections = (ROOT / "docs" / "tutorial.md").read_text().split("\n## ")
+    resumed = [(one, run) for one in sections for run in re.findall(r"--resume (\S+)", one)]
+    assert resumed
+    for section, run in resumed:
+        assert re.search(rf"train\.py .*--run-dir {re.escape(run)}$", section, re.MULTILINE), (
+            f"{run} is not stopped here"
+        )
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_exist_with_their_flags(page: Path) -> None:
