@@ -29,7 +29,17 @@ from envs.rendering import DRAWINGS
 from envs.rng import QUERY_STREAM, CounterRNG
 from training.cli import run_program
 from training.config import EVALUATION_SEED, Config, evaluation_env, find_device, load_config
-from training.evaluation import Result, describe_game, evaluate_student, random_policy, run_episodes, tutor_policy
+from training.demonstrations import write_demonstrations
+from training.evaluation import (
+    Policy,
+    Result,
+    describe_game,
+    evaluate_student,
+    random_policy,
+    run_episodes,
+    student_policy,
+    tutor_policy,
+)
 from training.flag_effects import Requirement, check_requirements
 from training.play import play_in_terminal
 from training.reserved_stdout import emit
@@ -45,6 +55,7 @@ from tutors.status_lines import StatusLines
 EXAMPLES = """\
   python evaluate.py runs/NAME --policy tutor --episodes 2000
   python evaluate.py runs/NAME --record episode.gif
+  python evaluate.py runs/NAME --policy tutor --minari connect4/tutor-v0
   python evaluate.py runs/NAME --against runs/OTHER
 """
 MAX_SCALE = 8  # of the pictures of a recorded episode
@@ -69,6 +80,8 @@ class Evaluation:
     position (.png)."""
     play: Annotated[bool, MODE] = False
     """Play in the terminal: Connect Four against the student, Snake and Blackjack beside it."""
+    minari: Annotated[str | None, MODE] = None
+    """Keep the episodes as a dataset of Minari, under such a name as connect4/tutor-v0: demonstrations for others."""
     against: Annotated[Path | None, MODE] = None
     """Run directory of a second student of Connect Four: match both students, each as the other's opponent."""
     seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
@@ -115,14 +128,22 @@ def evaluate(evaluation: Evaluation) -> Result:
     device = find_device(evaluation.device)
     env = evaluation_env(config, evaluation.episodes, device, evaluation.env_kwargs)
     rng = CounterRNG(config.seed + EVALUATION_SEED, torch.arange(evaluation.episodes, device=device), QUERY_STREAM)
+
+    def run(policy: Policy) -> Result:
+        if evaluation.minari is None:
+            return run_episodes(policy, env)
+        options = replace(config, env_kwargs=(*config.env_kwargs, *evaluation.env_kwargs))
+        return write_demonstrations(policy, env, options, evaluation.minari, evaluation.policy)
+
     if evaluation.policy == "random":
-        return run_episodes(random_policy(rng), env)
+        return run(random_policy(rng))
     if evaluation.policy == "student":
-        return evaluate_student(load_agent(evaluation.run, config, device), env)
+        agent = load_agent(evaluation.run, config, device)
+        return evaluate_student(agent, env) if evaluation.minari is None else run(student_policy(agent))
     with run_advisor(evaluation.run, config, env) as advisor:
         if advisor is None:
             raise ValueError(f"{evaluation.run} had no tutor")
-        result = run_episodes(tutor_policy(advisor, rng), env)
+        result = run(tutor_policy(advisor, rng))
         counters = advisor.counters()
         failures = advisor_summary(advisor.tutor.name, counters)["no_advice"]
         if failures:

@@ -219,8 +219,8 @@ def info_of(spec: Spec, state: State, action_mask: Tensor) -> dict[str, Tensor]:
     return info | {"gymnasium_obs": gymnasium_obs(state)} if spec.name == "blackjack" else info
 
 
-IDS = {"TorchBlackjack": "blackjack", "Connect4": "connect4", "Snake": "snake"}  # Blackjack is Gymnasium's own
-for name, game in IDS.items():
+GAMES = {"TorchBlackjack": "blackjack", "Connect4": "connect4", "Snake": "snake"}  # Blackjack is Gymnasium's own
+for name, game in GAMES.items():
     gym.register(
         f"{name}-v0",
         "envs.gymnasium_api:SingleEnv",

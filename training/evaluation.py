@@ -176,17 +176,22 @@ def describe_game(env: Env) -> str:
     return f"{spec.shown_title()}{against}" + (f"; return: {spec.return_unit}" if spec.return_unit else "")
 
 
-def run_episodes(policy: Policy, env: Env, only_returns: bool = False) -> Result:
+def run_episodes(
+    policy: Policy, env: Env, only_returns: bool = False, record: Callable[[Transition], None] | None = None
+) -> Result:
     """Run the first episode of each env copy. One per copy: short episodes cannot crowd out long ones.
 
     Args:
         policy, env, only_returns: as in `first_episodes`.
+        record: called with each time step.
     """
     returns = torch.zeros(env.num_envs, device=env.device)
     cut = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
     for transition in first_episodes(policy, env, only_returns):
         returns.index_add_(0, transition.copies, transition.next_step.reward * transition.running)
         cut = transition.cut
+        if record is not None:
+            record(transition)
     return replace(estimate(returns, env.spec.return_range), cut=int(cut.sum()))
 
 

@@ -1,5 +1,6 @@
 """Folders on the Hugging Face Hub: the few calls of huggingface_hub, and what they fail with, in one place."""
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,8 @@ def library() -> Any:
         import huggingface_hub
         import safetensors.torch  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"{PREFIX}NAME requires {error.name}: pip install -e '.[hub]'") from error
+        install = f"{sys.executable} -m pip install huggingface_hub safetensors"
+        raise ValueError(f"{PREFIX}NAME requires {error.name}: {install}") from error
     return huggingface_hub
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.config import Config, load_config
 from training.config_json import to_plain
 from training.hub import local_run, packed, read_state, shared_config, unpacked, write_run, write_state
 from tutors import TutorConfig
+from tutors.hub import download
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed")
 
@@ -163,6 +165,12 @@ def test_a_pickle_there_is_not_even_fetched(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run of this program"):
         local_run("hub:me/student")
     assert b"evil" not in b"".join(path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file())
+
+
+def test_without_the_library_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"hub:NAME requires huggingface_hub: .* -m pip install huggingface_hub"):
+        download("hub:me/student", "model", [])
 
 
 def test_a_name_that_is_not_there_is_named(hub: Hub) -> None:
