@@ -1,9 +1,10 @@
 """The whole project in a few minutes: a DQN student learns Connect Four with advice from a language model.
 
-Serves the tiny tutor with vLLM, trains one student with its advice and one without, for the same number of env steps,
-and compares them with the tutor alone and with random play.
+Serves the tiny tutor with vLLM, trains one student without its advice while the server starts, then one with it for the
+same number of env steps, and compares them with the tutor alone and with random play.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from training.hints import command
 from training.resume import new_run_dir
 from tutors import DEFAULT_URL, TutorConfig
 from tutors.llm.models import find_model
-from tutors.llm.server import running_server
+from tutors.llm.server import starting_server
 from tutors.terminal import TerminalConsole
 
 console = TerminalConsole()
@@ -56,13 +57,16 @@ def demo(options: DemoOptions) -> None:
     tutored = replace(common, tutoring=TutorConfig(tutor=tutor.name, tutor_accuracy=accuracy))
     tutored_dir, alone_dir = new_run_dir(tutored), new_run_dir(common)
     with ExitStack() as stack:
+        status = console.status("")
+        wait: Callable[[], None] | None = None
         if tutor.name != "scripted":
-            log = tutored_dir / "vllm.log"
-            with console.status("") as status:
-                model = find_model(options.tutor)
-                stack.enter_context(running_server(model, DEFAULT_URL, 0, log, status.update))
+            model, log = find_model(options.tutor), tutored_dir / "vllm.log"
+            wait = stack.enter_context(starting_server(model, DEFAULT_URL, 0, log, status.update))
+        train(replace(common, run_dir=alone_dir))  # while the server starts
+        if wait is not None:
+            with status:
+                wait()
         summary = train(replace(tutored, run_dir=tutored_dir))
-        train(replace(common, run_dir=alone_dir))
         players = {
             "tutored student, alone": Evaluation(tutored_dir, "student"),
             "untutored student": Evaluation(alone_dir, "student"),

@@ -42,6 +42,19 @@ def running_server(
 ) -> Iterator[None]:
     """Keep a server at `url` while the block runs: the one that answers there, else one that is started here.
 
+    Args and errors are those of `starting_server`.
+    """
+    with starting_server(model, url, wait_s, log, show, key_file) as wait:
+        wait()
+        yield
+
+
+@contextmanager
+def starting_server(
+    model: Model, url: str, wait_s: float, log: Path, show: ShowStatus, key_file: Path | None = None
+) -> Iterator[Callable[[], None]]:
+    """Keep a server as `running_server` does, but yield at once, with the function that waits until it answers.
+
     Args:
         model: the model to serve.
         url: where the server answers, or is started.
@@ -55,8 +68,7 @@ def running_server(
     """
     command = None if is_served(model, url, key_file) else serve_command(model, url)
     if command is None:
-        wait_for_server(model, url, wait_s, show, key_file)
-        yield
+        yield lambda: wait_for_server(model, url, wait_s, show, key_file)
         return
     if model.package:
         try:
@@ -78,10 +90,13 @@ def running_server(
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-    try:
+
+    def wait() -> None:
         if not wait_until_served(model, url, START_TIMEOUT_S, show, key_file, child.poll):
             raise TutorError(f"vLLM did not start: {last_error(log)}\n{help_message(model, url)}")
-        yield
+
+    try:
+        yield wait
     finally:
         stop(child)
 

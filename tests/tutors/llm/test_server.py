@@ -15,7 +15,7 @@ from tests.helpers.scripted_server import serving
 from tests.helpers.vllm_program import install_vllm, is_alive, wait_until
 from tutors.base import TutorError
 from tutors.llm.models import fill_template, find_model, known_models
-from tutors.llm.server import help_message, running_server, serve_command, served_models
+from tutors.llm.server import help_message, running_server, serve_command, served_models, starting_server
 
 
 @pytest.fixture
@@ -41,6 +41,20 @@ def test_server_is_started_shown_and_stopped(fake: Path, url: str, tmp_path: Pat
     assert start.endswith(f"to keep one up for several commands: {shlex.join(serve_command(find_model('tiny'), url))}")
     assert any(line.startswith(f"waiting for {url}: ") and "30 to 90 s" in line for line in said)
     assert "loading" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.process
+def test_what_need_not_wait_goes_on_while_a_server_starts(fake: Path, url: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    with starting_server(find_model("tiny"), url, 0, tmp_path / "log", said.append) as wait:
+        assert not any("waiting" in line for line in said)
+        wait()
+        assert served_models(url) == {"tiny": "tiny"}
+    assert not is_alive(int(fake.read_text()))
+    fake.unlink()
+    with starting_server(find_model("tiny"), url, 0, tmp_path / "log", print):
+        assert wait_until(fake.exists)
+    assert not is_alive(int(fake.read_text())), "also where nobody waited for it"
 
 
 @pytest.mark.process
