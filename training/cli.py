@@ -16,7 +16,7 @@ import torch
 import tyro
 
 from envs.base import EnvError
-from training.hints import python
+from training.hints import called, python
 from training.hub import local_run
 from training.interrupts import stopped_by_closed_pipes
 from training.ranges import check_ranges, describe_interval, find_interval, flag_of
@@ -148,7 +148,7 @@ def parse(
         show_help(options_type, description, default, shown, examples)
     if {"-h", "--help"} & set(args):
         options_type = ranged_union(options_type)
-    options = tyro.cli(options_type, args=args, description=description, default=default, config=STYLE)
+    options = tyro.cli(options_type, prog=called(), args=args, description=description, default=default, config=STYLE)
     check_ranges(options, flag_of)
     return options
 
@@ -271,7 +271,7 @@ def show_help(
     """Print the help of the flags named in `shown`, or of all flags, then exit."""
     described = ranged_class(options_type) if default is tyro.MISSING_NONPROP else help_class(default, shown)
     try:
-        tyro.cli(described, args=["--help"], description=description, config=STYLE)
+        tyro.cli(described, prog=called(), args=["--help"], description=description, config=STYLE)
     finally:
         if shown is not None:
             groups = ", ".join(parts_of(default))

@@ -20,6 +20,13 @@ def python() -> str:
     return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
+def called() -> str:
+    """Return the command line of the program that runs, without its arguments."""
+    spec = sys.modules["__main__"].__spec__
+    words = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+    return f"{python()} {shlex.join(words)}"
+
+
 def command(program: str, *arguments: str) -> str:
     """Return the command line of a program at the root, such as train.py, or of a module."""
     path = program if Path.cwd() == ROOT else str(ROOT / program)

@@ -331,10 +331,9 @@ def check_flags(options: ReportOptions | FillOptions, args: Sequence[str]) -> No
 def main() -> None:
     """Run what the command line says."""
     if sys.argv[1:2] == ["store"]:
-        sys.argv[:2] = ["python -m tutors store"]
+        del sys.argv[1]
         run_store_command()
     else:
-        sys.argv[0] = "python -m tutors"
         run_program(run_command, Command, description=__doc__, check=check_flags)
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,20 @@ def test_commands_name_this_python_and_work_in_any_folder(monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     assert hints.command("train.py") == f"{ROOT}/.venv/bin/python {ROOT}/train.py"
     assert hints.command("experiments", "run") == f"{ROOT}/.venv/bin/python -m experiments run"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("words", ["-m experiments", "-m benchmarks", "-m tutors store", "-m tutors.tiny", "train.py"])
+def test_help_that_a_wrong_flag_points_to_is_there(words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *words.split(), "--nonsense"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    pointed = re.search(r"(?:run|see) (.+ --help)", done.stdout + done.stderr)
+    assert pointed is not None, done.stderr
+    assert pointed[1].endswith(f"{words} --help")
+    shown = subprocess.run(pointed[1], shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith(f"usage: {pointed[1].removesuffix(' --help')} [-h]")
 
 
 def test_commands_of_several_processes_start_as_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import tyro
 from rich.table import Table
 
 from training.cli import exit_codes
+from training.hints import called
 from tutors.display import MAX_NAME_CHARS, markdown_text, printable
 from tutors.hub import PREFIX, download, upload
 from tutors.recorded import describe
@@ -192,7 +193,7 @@ def main() -> None:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
-            prog="python -m tutors store",
+            prog=f"{called().removesuffix('.store')} store",
             description=__doc__,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
         )

@@ -10,8 +10,9 @@ import json
 import tyro
 
 from training.cli import exit_codes
+from training.hints import called
 from tutors.tiny.recipe import Recipe, make_tiny
 
 if __name__ == "__main__":
     with exit_codes():
-        print(json.dumps(make_tiny(tyro.cli(Recipe, description="Make the tiny tutor anew.")), indent=2))
+        print(json.dumps(make_tiny(tyro.cli(Recipe, prog=called(), description="Make the tiny tutor anew.")), indent=2))
