@@ -1,6 +1,6 @@
 # Short names for the commands of README.md.
 
-.PHONY: setup demo check test lint docs benchmark gpu soak
+.PHONY: setup demo check test lint docs site benchmark gpu soak
 
 setup:
 	@requirements/setup.sh
@@ -15,6 +15,9 @@ lint: setup
 
 docs: setup
 	.venv/bin/python docs/generate.py
+
+site: setup
+	.venv/bin/python -m properdocs build --strict
 
 benchmark: setup
 	@requirements/setup.sh peers
