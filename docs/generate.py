@@ -377,6 +377,20 @@ def speed_of_loop() -> str:
     return table(head, body) + "\n\n" + made_by(measured)
 
 
+def smollm2() -> str:
+    """Return what the best ways of asking SmolLM2 came to, and how they were found."""
+    measured = benchmark("smollm2")
+    body = []
+    for row in measured["tuning"]:
+        low, high = (f"{100 * row[end]:.0f}" for end in ("low", "high"))
+        shares = [f"{100 * row[name]:.0f} %" for name in ("agreement", "chance", "constant")]
+        shares[0] += f" ({low} to {high})"
+        verdict = "yes" if row["is_better_than_chance"] else "no"
+        body.append([row["env"], str(row["ways"]), f"`{row['best']}`", *shares, f"{row['p_value']:.2f}", verdict])
+    head = ["env", "ways", "the best", "agrees", "random does", "one letter always", "p", "better than chance"]
+    return f"{table(head, body)}\n\n`{measured['command']}`, {measured['machine']}."
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "trust-headline": trusted,
     "trust-worth": partial(study_section, "trust", "What the tutor was worth"),
@@ -390,6 +404,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "curves": curves,
     "reuse": reuse,
     "tiny": tiny,
+    "smollm2": smollm2,
     "speed-of-games": speed_of_games,
     "speed-of-training": speed_of_training,
     "speed-of-tutor": speed_of_tutor,
