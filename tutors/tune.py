@@ -137,10 +137,12 @@ def connect_all(
         if has_thinking(texts[-1]):
             config = replace(config, no_thinking=True)
             texts.insert(0, Candidate(config, *connect(config)))
-    labels = []
+    labels: list[Candidate] = []
     for config in label_configs(base, views, texts[0].advisor.view.symmetry.shape[1]):
         try:
-            labels.append(Candidate(config, *connect(config)))
+            new = Candidate(config, *connect(config))
+            if not any(asks_the_same(new, one) for one in labels):  # digits, which letters had given way to
+                labels.append(new)
         except (TutorError, ValueError) as error:
             refused[str(error)] = refused.get(str(error), 0) + 1
     return [*labels, *texts], refused
@@ -153,6 +155,12 @@ def label_configs(base: TutorConfig, views: Sequence[str | None], num_actions: i
         (1, num_actions), (False, True), label_sets, views
     ):
         yield replace(base, view=view, label_permutations=permutations, calibrate=calibrate, label_set=label_set)
+
+
+def asks_the_same(one: Candidate, other: Candidate) -> bool:
+    """Return whether two candidates ask the same questions, and read the answers in the same way."""
+    first, second = one.advisor, other.advisor
+    return one.config.view == other.config.view and first.tutor.identity == second.tutor.identity
 
 
 def has_thinking(candidate: Candidate) -> bool:

@@ -21,6 +21,7 @@ from training.flag_effects import check_effects
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.config import TutorConfig
+from tutors.llm.models import MARK
 from tutors.positions import sample_positions
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
@@ -246,3 +247,15 @@ def test_too_small_a_budget_is_refused_with_what_is_needed(server: Server) -> No
     without = tutors("report", "--env", "blackjack", "--tutor", "scripted", "--max-queries", "20")
     assert without.returncode == 2
     assert "add --tune" in without.stderr
+
+
+def test_digits_that_letters_give_way_to_are_one_way_of_asking(server: Server) -> None:
+    def letters_are_two_tokens(body: dict[str, Any]) -> list[int]:
+        text = server.chat_template.format(MARK) if "messages" in body else body["prompt"]
+        return [*map(ord, text), *([0] if text[-1] in "AB" else [])]
+
+    answer_with(server, letter_by_hash, letter_by_hash)
+    server.tokenize = letters_are_two_tokens  # type: ignore[method-assign]
+    ways = [" ".join(one["flags"]) for one in tuned(server)["candidates"]]
+    assert len(ways) == 5
+    assert not any("digits" in way for way in ways)
