@@ -7,7 +7,9 @@ import platform
 import subprocess
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +30,7 @@ from tutors.display import without_password
 from tutors.registry import check_tutor
 
 ROOT = Path(__file__).parents[1]
+CONFIG = "config.json"  # what every run directory has
 DEFAULTS_FILE = ROOT / "agents" / "defaults.toml"
 FORMAT = 1  # of config.json; files of versions 0.x have none
 ADDED: dict[str, dict[str, Any]] = {  # since 1.0.0: the values that keep what a tutored run did before
@@ -154,13 +157,32 @@ def load_config(run_dir: Path) -> Config:
     Raises:
         ValueError: there is no run, or its config.json is not one of this version.
     """
-    path = run_dir / "config.json"
+    path = run_dir / CONFIG
     try:
         return config_from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{run_dir} is no run directory: it has no config.json") from error
+        raise ValueError(f"{run_dir} is no run directory: it has no config.json{meant_run(run_dir)}") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def meant_run(path: Path) -> str:
+    """Return a hint at the run that was meant by a path that is none; empty where no run is near."""
+    with suppress(OSError):
+        if inside := runs_in(path):
+            return f"; the newest run in it is {max(inside, key=lambda one: (one / CONFIG).stat().st_mtime)}"
+        if path.exists():  # in a run, or elsewhere
+            around = [str(one) for one in path.parents if (one / CONFIG).is_file()]
+            return f"; it is a part of {around[0]}" if around else ""
+        runs = {one.name: one for folder in (Path("runs"), path.parent) for one in runs_in(folder)}
+        if near := get_close_matches(path.name, runs, n=1):
+            return f"; did you mean {runs[near[0]]}?"
+    return ""
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """Return the run directories in a folder."""
+    return [one.parent for one in folder.glob(f"*/{CONFIG}")]
 
 
 def versions() -> dict[str, str]:

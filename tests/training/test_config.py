@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 import tomllib
@@ -92,6 +93,35 @@ def test_text_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
         load_config(tmp_path)
     with pytest.raises(ValueError, match=r"is no run directory: it has no config\.json"):
         load_config(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("runs", "; the newest run in it is runs/new"),
+        ("alone", "; did you mean runs/alone?"),
+        ("runs/alnoe", "; did you mean runs/alone?"),
+        ("else/tutord", "; did you mean else/tutored?"),
+        ("runs/alone/checkpoints", "; it is a part of runs/alone"),
+        ("runs/alone/checkpoints/step_1.pt", "; it is a part of runs/alone"),
+        ("runs/alone/config.json", "; it is a part of runs/alone"),
+        ("runs/report.png", ""),
+        ("nowhere", ""),
+        ("x" * 300, ""),
+    ],
+)
+def test_path_that_is_no_run_leads_to_the_run_that_was_meant(
+    typed: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for at, run in enumerate(("runs/new", "runs/alone", "else/tutored")):
+        (Path(run) / "checkpoints").mkdir(parents=True)
+        (Path(run) / "config.json").write_text("{}")
+        os.utime(Path(run) / "config.json", (1000 - at, 1000 - at))
+    Path("runs/report.png").touch()
+    Path("runs/alone/checkpoints/step_1.pt").touch()
+    with pytest.raises(ValueError, match=re.escape(f"{typed} is no run directory: it has no config.json{hint}") + "$"):
+        load_config(Path(typed))
 
 
 def test_an_integer_is_a_float_where_one_is_expected() -> None:

@@ -100,7 +100,9 @@ def open_existing(url: str | Path) -> Iterator[sql.Engine]:
         ValueError: it does not exist, or does not work.
     """
     if "://" not in str(url) and not Path(url).is_file():
-        raise ValueError(f"there is no advice store {url}")
+        inside = Path(url) / "advice.sqlite"  # of a run directory
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise ValueError(f"there is no advice store {url}{hint}")
     with open_database(url) as engine:
         with engine.connect() as connection:
             check_layout(connection)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.stores import command
 from tutors.base import Advice
 from tutors.prompts import make_view
-from tutors.store import AdviceStore, Cost, identity_of
+from tutors.store import AdviceStore, Cost, identity_of, recorded_identities
 from tutors.store.json_lines import from_lines, read_all, to_lines, write_all
 
 GAME = envs.make_game("blackjack")
@@ -209,6 +210,12 @@ def test_vacuum_shrinks_the_file_and_keeps_everything(path: Path) -> None:
     well("vacuum", path)
     assert path.stat().st_size < size / 2
     assert content(path) == before
+
+
+def test_run_directory_in_place_of_a_store_leads_to_its_store(tmp_path: Path) -> None:
+    (tmp_path / "advice.sqlite").touch()
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}; did you mean {tmp_path / 'advice.sqlite'}?")):
+        recorded_identities(str(tmp_path))
 
 
 @pytest.mark.parametrize("flags", [["info"], ["export"], ["vacuum"], ["merge", "new"]])
