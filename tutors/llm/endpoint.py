@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ MAX_CHANGES = 6  # of a request, as the server asks for them
 REFUSED_PROMPT = frozenset({"status_400", "status_413", "status_422"})  # the server cannot read it, or it is too long
 MAX_PROBABILITY_CHANGE = 0.2  # of a label between two replies of one model: batching changes logits slightly
 MAX_USAGE_TOKENS = 1 << 40  # of one reply that are believed: a larger number could not be logged as a float
+SPACE_BEHIND_SPECIAL = re.compile(r"(<[^<>\s]+>) ")  # token
 LATEST = ":latest"  # the tag of a model of Ollama's that has no other
 WEIGHTS_SAMPLE_BYTES = 1 << 20  # at either end of a file of weights, hashed to tell it from others
 
@@ -364,16 +366,20 @@ class Endpoint:
     async def _render_template(self, name: str) -> Model:
         """Return the model with the chat template that the server renders; without one where it does not say.
 
-        The server returns the tokens of a rendered message, and their text. The text counts if it has these tokens.
+        The server returns the tokens of a rendered message, and their text. The text counts if it has these tokens,
+        perhaps without the space that SentencePiece writes behind a special token.
         """
         rendered = []
         for thinking in ({}, {"chat_template_kwargs": {"enable_thinking": False}}):
             message = {"messages": [{"role": "user", "content": MARK}], "add_generation_prompt": True} | thinking
             token_ids = await self._tokenize(name, message)
-            text = None if token_ids is None else await self._detokenize(name, token_ids)
-            if text is None or await self._tokenize(name, {"prompt": text, "add_special_tokens": False}) != token_ids:
+            decoded = None if token_ids is None else await self._detokenize(name, token_ids)
+            for text in () if decoded is None else dict.fromkeys((decoded, SPACE_BEHIND_SPECIAL.sub(r"\1", decoded))):
+                if await self._tokenize(name, {"prompt": text, "add_special_tokens": False}) == token_ids:
+                    rendered.append(text)
+                    break
+            else:
                 return self.model
-            rendered.append(text)
         return with_rendered_template(self.model, *rendered) or self.model
 
     async def _label_ids(self, name: str) -> dict[str, int] | None:
