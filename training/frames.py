@@ -26,6 +26,11 @@ class Frame(NamedTuple):
     action: int | None  # that the student takes; None in the last position
     advice: Sequence[float] | None  # the tutor's probabilities; None: it was not asked, or had no advice
     result: str = ""  # of the episode, in the last position
+    has_bars: bool = True  # whether there is room for the tutor's probabilities, in all frames of a film or in none
+
+    def bars_height(self) -> int:
+        """Return the height of the bars and of the numbers below them, in pixels at scale 1."""
+        return BARS + LINE if self.has_bars else 0
 
 
 def draw_frame(spec: Spec, states: Sequence[State], frame: Frame, opponent: str, scale: int) -> Image.Image:
@@ -40,7 +45,8 @@ def draw_frame(spec: Spec, states: Sequence[State], frame: Frame, opponent: str,
     width = max(board.width, MIN_WIDTH * scale) + 2 * MARGIN * scale
     left, top = (width - board.width) // 2, (MARGIN + 2 * LINE + 6) * scale
     bars_top = top + board.height + (LINE + 4) * scale
-    height = bars_top + (BARS + 2 * LINE + 3 * LINE + MARGIN) * scale
+    captions_top = bars_top + (frame.bars_height() + LINE + 4) * scale
+    height = captions_top + ((2 if frame.has_bars else 1) * LINE + MARGIN) * scale
     image = Image.new("RGB", (width, height), PAPER)
     image.paste(board, (left, top))
     pen = ImageDraw.Draw(image)
@@ -54,7 +60,7 @@ def draw_frame(spec: Spec, states: Sequence[State], frame: Frame, opponent: str,
         middle = left + (action + 0.5) * slot
         draw_action(pen, frame, action, name, (middle, top + board.height + 2 * scale, slot), scale, font)
     is_last, large = frame.action is None, font.font_variant(size=1.3 * font.size)
-    y = bars_top if is_last else bars_top + (BARS + 2 * LINE + 4) * scale
+    y = bars_top if is_last else captions_top
     for line, color in captions(frame, names):
         pen.text((MARGIN * scale, y), line, fill=color, font=large if is_last else font)
         y += LINE * scale
@@ -107,7 +113,7 @@ def draw_action(
         small = font.font_variant(size=0.78 * font.size)
         pen.text((middle, base + (BARS + 3) * scale), percent, fill=INK, font=small, anchor="ma")
     if is_taken:
-        pen.text((middle, base + (BARS + LINE) * scale), "▲", fill=MOVE, font=font, anchor="ma")
+        pen.text((middle, base + frame.bars_height() * scale), "▲", fill=MOVE, font=font, anchor="ma")
 
 
 def captions(frame: Frame, names: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:

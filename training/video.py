@@ -135,7 +135,7 @@ def episode_images(agent: Agent, env: Env, advisor: Advisor | None, scale: int =
         if advisor is not None and action is not None:
             advice = advisor.advise(state, row)
             probs = advice.probs[0].tolist() if advice.valid[0] else None
-        frame = Frame(index, len(states), action, probs, result if action is None else "")
+        frame = Frame(index, len(states), action, probs, result if action is None else "", has_bars=advisor is not None)
         images.append(draw_frame(env.spec, states[: index + 1], frame, opponent, scale))
     return images
 

@@ -159,6 +159,29 @@ def test_advice_is_a_bar_below_each_column_as_long_as_its_probability() -> None:
     assert not len(pixels(frame_of(None, None), BAR))
 
 
+def test_film_of_a_student_without_a_tutor_has_no_room_for_bars() -> None:
+    spec, state = envs.make_game("connect4").spec, {"mine": torch.tensor([0]), "theirs": torch.tensor([0])}
+    drawn = {
+        has_bars: np.asarray(draw_frame(spec, [state], Frame(0, 9, 6, None, has_bars=has_bars), "tactical", 1))
+        for has_bars in (True, False)
+    }
+    assert drawn[True].shape[0] - drawn[False].shape[0] >= BARS
+    below = pixels(drawn[False], BLUE)[:, 0].max()
+    rows = np.unique(np.argwhere((drawn[False] != 255).any(2))[:, 0])
+    gaps = np.diff(rows[rows >= below])
+    assert gaps.max() < BARS / 4, "nothing between a column's number, the mark and the caption"
+    assert drawn[False].shape[0] - rows.max() < BARS / 2
+
+
+def test_episode_without_an_advisor_is_drawn_without_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: set[bool] = set()
+    blank = Image.new("RGB", (9, 9))
+    monkeypatch.setattr(video, "draw_frame", lambda spec, states, frame, *_: drawn.add(frame.has_bars) or blank)
+    agent, config = student_of("connect4")
+    episode_images(agent, evaluation_env(config, 1, "cpu"), None)
+    assert drawn == {False}
+
+
 def test_the_move_made_is_marked_at_its_column_beside_the_move_advised() -> None:
     left = [pixels(frame_of(action, None), MOVE)[:, 1].max() for action in (0, 6)]
     assert left[0] < left[1]
