@@ -15,6 +15,7 @@ lint: setup
 
 docs: setup
 	.venv/bin/python docs/generate.py
+	.venv/bin/python docs/draw_curves.py
 
 site: setup
 	.venv/bin/python -m properdocs build --strict

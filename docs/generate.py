@@ -231,6 +231,19 @@ def curves() -> str:
     return table(["student", "env", "env steps", "mean return", "95 % interval", "seeds", "curve and command"], body)
 
 
+def curves_of(algo: str) -> str:
+    """Return what one student comes to without a tutor, and the command of each curve."""
+    body = []
+    for path in sorted((RESULTS / "study" / "alone" / "curves").glob(f"{algo}_*.csv")):
+        comment, rows = table_of_csv(path)
+        command, _, commit = re.sub(r" --folder \S+", "", comment).partition(" # commit ")
+        env, last = path.stem.partition("_")[2], rows[-1]
+        form = ".4f" if env == "blackjack" else ".2f" if env == "connect4" else ".1f"
+        mean, steps = number(float(last["mean"]), form), f"{int(last['global_step']):,}"
+        body.append([env.replace("gym-", "gym:"), steps, mean, f"`{command}`", commit.partition(",")[0]])
+    return table(["env", "env steps", "mean return at the end", "command", "commit"], body)
+
+
 def reuse() -> str:
     """Return how many questions reuse saves."""
     forms = {"blackjack": ".4f", "snake": ".1f", "connect4": ".2f"}
@@ -411,6 +424,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-of-table": speed_of_table,
     "speed-of-loop": speed_of_loop,
 }
+BLOCKS |= {f"curves-{algo}": partial(curves_of, algo) for algo in ("a2c", "dqn", "ppo")}
 BLOCKS |= {
     f"{study}-command": partial(study_command, study)
     for study in ("laptop", "causes", "brief", "fresh", "guidance", "modulation", "trust")
