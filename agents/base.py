@@ -17,6 +17,7 @@ class Agent(Protocol):
     never move, so that `agents.compile` can replace them by faster ones; what Python decides is in `update`.
     """
 
+    steps: Tensor  # 0-d int64: time steps acted in
     steps_per_update: int  # time steps observed between two updates
     compiled_methods: tuple[str, ...]  # names of the methods that `update` calls
     network: nn.Module

@@ -45,6 +45,9 @@ class ObservationFormat:
         scale = self.arrange(np.where((bound > least) & (bound <= MAX_BOUND), bound, 1.0).astype(np.float32))
         self.shape = scale.shape
         self.scale = torch.from_numpy(scale.copy()) if (scale != 1).any() else None
+        self.is_plain = (
+            self.part is space and isinstance(space, gym.spaces.Box) and not self.is_picture and bool(box.shape)
+        )
 
     def empty(self, rows: int) -> np.ndarray:
         """Return an array for so many observations."""
@@ -56,6 +59,9 @@ class ObservationFormat:
         Raises:
             ValueError: it is not in the space.
         """
+        if self.is_plain and type(obs) is np.ndarray and obs.dtype == row.dtype and obs.shape == self.raw_shape:
+            row[...] = obs  # a tenth of a step of CartPole; the rest takes as long again
+            return
         if self.masks_itself:
             obs = obs["observation"]
         array = np.asarray(obs if isinstance(self.part, gym.spaces.Box) else gym.spaces.flatten(self.part, obs))
@@ -168,10 +174,11 @@ class ActionFormat:
             )
         joint = np.stack(np.unravel_index(np.arange(self.number), self.sizes), axis=1)
         self.actions = (joint.reshape(self.number, *start.shape) + start).astype(space.dtype)
+        self.numbers = list(self.actions) if self.actions.ndim == 1 else None  # which cannot be changed
 
     def action(self, number: int) -> Any:
         """Return the action of a number, which an env may keep and change."""
-        return self.actions[number].copy()
+        return self.actions[number].copy() if self.numbers is None else self.numbers[number]
 
     def mask(self, raw: Any) -> np.ndarray:
         """Return which numbers are legal, (number,) bool, from a mask as an env gives it.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from envs.base import UNKNOWN_LIMIT, Env, EnvError, Spec, State, Step, blame, describe, initial_step
-from envs.global_generators import own_generators
+from envs.global_generators import GlobalGenerators
 from envs.gymnasium_spaces import ActionFormat, ObservationFormat
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -51,7 +51,8 @@ class GymnasiumVecEnv(Env):
         self.name = f"gym:{id}"
         env_ids = range(first_env_id, first_env_id + num_envs)
         self.copy_seeds = [draw_seed(seed, env_id, 1 << 32) for env_id in env_ids]
-        self.copies = make_copies(id, self.copy_seeds, options)
+        self.generators = GlobalGenerators()
+        self.copies = make_copies(id, self.copy_seeds, options, self.generators)
         first = self.copies[0]
         try:
             self.observations = ObservationFormat(first.observation_space)
@@ -69,7 +70,7 @@ class GymnasiumVecEnv(Env):
 
     def reset(self) -> Step:
         time_step, row = int(self.steps), 0
-        with own_generators() as seed_globals, blame(self.name, "reset", lambda: self._place(row)):
+        with self.generators.own() as seed_globals, blame(self.name, "reset", lambda: self._place(row)):
             for row, env in enumerate(self.copies):
                 seed = draw_seed(self.seed, self.first_env_id + row, time_step)
                 seed_globals(self.copy_seeds[row], time_step)
@@ -89,7 +90,7 @@ class GymnasiumVecEnv(Env):
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         obs, mask = self.observations.empty(self.num_envs), np.ones_like(self.mask_rows)
         final_state = None
-        with own_generators() as seed_globals, self.interrupting():
+        with self.generators.own() as seed_globals, self.interrupting():
             with blame(self.name, "step", lambda: self._place(row)):
                 for row, number in enumerate(action.tolist()):
                     self.elapsed_steps[row] += 1
@@ -153,6 +154,7 @@ class GymnasiumVecEnv(Env):
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise EnvError("reset must return (observation, info)")
         obs, mask = self.obs_rows[row], self.mask_rows[row]
+        mask[:] = True
         self._write(row, *returned, obs, mask)
         if obs.dtype.kind == "f" and not np.isfinite(obs).all():
             raise EnvError(NOT_FINITE)
@@ -164,20 +166,19 @@ class GymnasiumVecEnv(Env):
         if not isinstance(returned, tuple) or len(returned) != 5:
             raise EnvError("step must return (observation, reward, terminated, truncated, info)")
         raw_obs, raw_reward, raw_terminated, raw_truncated, info = returned
-        reward = as_number(raw_reward, "the reward")
+        reward = raw_reward if type(raw_reward) is float else as_number(raw_reward, "the reward")
         if not abs(reward) <= LARGEST:
             raise EnvError(f"the reward is {reward}; it must be finite, as float32")
-        terminated = bool(as_number(raw_terminated, "terminated"))
-        truncated = bool(as_number(raw_truncated, "truncated"))
-        self._write(row, raw_obs, info, obs, mask)
-        if not mask.any():
+        terminated = raw_terminated if type(raw_terminated) is bool else bool(as_number(raw_terminated, "terminated"))
+        truncated = raw_truncated if type(raw_truncated) is bool else bool(as_number(raw_truncated, "truncated"))
+        if self._write(row, raw_obs, info, obs, mask) and not mask.any():
             if not terminated and not truncated:
                 raise EnvError("the action mask leaves no legal action, and the episode goes on")
             mask[:] = True
         return reward, terminated, truncated
 
-    def _write(self, row: int, raw_obs: Any, info: Any, obs: np.ndarray, mask: np.ndarray) -> None:
-        """Copy what a copy shows into the rows `obs` and `mask`."""
+    def _write(self, row: int, raw_obs: Any, info: Any, obs: np.ndarray, mask: np.ndarray) -> bool:
+        """Copy what a copy shows into the rows `obs` and, where it has one and True is returned, `mask`."""
         self.observations.write(raw_obs, obs)
         if isinstance(info, dict) and info.get("action_mask") is not None:
             mask[:] = self.actions.mask(info["action_mask"])
@@ -187,7 +188,8 @@ class GymnasiumVecEnv(Env):
             found = self.copies[row].get_wrapper_attr("action_masks")
             mask[:] = self.actions.mask(found() if callable(found) else found)
         else:
-            mask[:] = True
+            return False
+        return True
 
     def _place(self, row: int) -> str:
         return f"copy {self.first_env_id + row}, time step {self.elapsed_steps[row]}"
@@ -216,10 +218,10 @@ def draw_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def make_copies(id: str, seeds: list[int], options: dict[str, Any]) -> list[gym.Env]:
+def make_copies(id: str, seeds: list[int], options: dict[str, Any], generators: GlobalGenerators) -> list[gym.Env]:
     """Return copies of an env, each made while the process's generators are seeded by its seed."""
     copies = []
-    with own_generators() as seed_globals:
+    with generators.own() as seed_globals:
         for seed in seeds:
             seed_globals(seed, BEFORE)
             try:

@@ -17,6 +17,7 @@ import envs
 from agents import AGENTS
 from agents.dqn import DQN, DQNConfig
 from agents.networks import NetworkConfig, uses_cnn
+from envs import global_generators
 from envs.base import Env, EnvError
 from envs.gymnasium_spaces import ActionFormat, ObservationFormat
 from tests.helpers.env_steps import assert_steps_equal, trajectory
@@ -173,6 +174,42 @@ def test_every_generator_is_seeded_by_the_seed_and_the_copy(source: str) -> None
     assert len(torch.cat([rows, other]).unique(dim=0)) == 10
     if source in ("numpy", "python", "torch", "own", "observation_space"):
         assert len(torch.stack([step.obs[0, 1] for step in whole]).unique()) == len(whole), "a new number in each step"
+
+
+@pytest.mark.parametrize("source", ["numpy", "python", "torch"])
+def test_env_that_draws_after_many_steps_is_seeded_from_then_on(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first draws are determined by the seed, the later ones by the copy, too."""
+    monkeypatch.setattr(global_generators, "WATCHED_CALLS", 20)
+
+    def play(num_envs: int) -> list[Any]:
+        random.random(), np.random.rand(), torch.rand(3)
+        env = odd("Draws", num_envs, seed=4, source="own")
+        steps = trajectory(env, 12)
+        assert not env.generators.are_used  # type: ignore[attr-defined]
+        for copy in env.copies:  # type: ignore[attr-defined]
+            copy.unwrapped.source = source
+        steps += [env.step(some_action(env)) for _ in range(5)]
+        assert env.generators.are_used  # type: ignore[attr-defined]
+        return steps
+
+    whole = play(5)
+    assert_steps_equal(play(5), whole)
+    assert_steps_equal(play(2)[-4:], whole[-4:], slice(0, 2))
+    assert len(torch.stack([step.obs[:, 1] for step in whole[-4:]]).unique()) == 20
+
+
+def test_env_that_draws_from_its_own_generators_is_not_seeded_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(global_generators, "WATCHED_CALLS", 50)
+    seeds, seed_all = [], global_generators.seed_all
+
+    def seeded(seed: int) -> None:
+        seeds.append(seed)
+        seed_all(seed)
+
+    monkeypatch.setattr(global_generators, "seed_all", seeded)
+    env = envs.make("gym:CartPole-v1", 8)
+    trajectory(env, 200)
+    assert len(seeds) < 200
 
 
 @pytest.mark.train
