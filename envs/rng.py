@@ -7,6 +7,8 @@ The mixer is the finaliser of SplitMix64 (Steele, Lea & Flood 2014, doi:10.1145/
 products wrap around in PyTorch on every device, which is what the mixer needs.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,8 @@ class CounterRNG:
         """Return (N, columns) float32 in [0, 1), multiples of 2**-24. `step` is a number or a 0-d int64."""
         device = self.base.device
         if device.type == "cpu" and not torch.compiler.is_compiling():  # nobody waits, and it saves half of the time
-            keys = torch.tensor(column_keys(step if isinstance(step, int) else step.tolist(), columns))
+            number: Any = step if isinstance(step, int) else step.tolist()
+            keys = torch.tensor(column_keys(number, columns), dtype=torch.int64)
         else:
             step_key = splitmix64(torch.as_tensor(step, device=device) + GOLDEN)
             keys = splitmix64(step_key + torch.arange(columns, device=device))

@@ -72,6 +72,10 @@ def test_splitmix64_gives_published_outputs() -> None:
     assert splitmix64(torch.tensor(counters)).tolist() == [signed(x) for x in SPLITMIX64_OF_SEED_0]
 
 
+def test_uniform_of_no_columns_is_empty() -> None:
+    assert CounterRNG(7, torch.arange(9), ENV_STREAM).uniform(torch.tensor(3), 0).shape == (9, 0)
+
+
 def test_splitmix64_of_one_number_equals_that_of_a_tensor() -> None:
     inputs = some_integers(500)
     assert [splitmix64_of(x) for x in inputs] == splitmix64(torch.tensor(inputs)).tolist()
