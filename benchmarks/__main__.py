@@ -1,4 +1,4 @@
-"""How fast every stage is: `python -m benchmarks games|training|table|tutor|loop|gpu`.
+"""How fast every stage is: `python -m benchmarks games|training|thresholds|table|tutor|loop|gpu`.
 
 Every number is the median of several runs, each in a process of its own where that matters; the runs of different
 programs take turns, so that a disturbance of the machine falls on all of them. A table is printed, and everything
@@ -24,6 +24,7 @@ from benchmarks.common import Benchmark, Row, console, cpu_name, gpu_name
 from benchmarks.games import Games
 from benchmarks.gpu import Gpu
 from benchmarks.loop import Loop
+from benchmarks.thresholds import Thresholds
 from benchmarks.training import Training
 from benchmarks.tutor import Tutor
 from training.cli import run_program
@@ -34,6 +35,7 @@ from tutors.display import without_password
 Command = (
     Annotated[Games, subcommand(Games.name)]
     | Annotated[Training, subcommand(Training.name)]
+    | Annotated[Thresholds, subcommand(Thresholds.name)]
     | Annotated[Table, subcommand(Table.name)]
     | Annotated[Tutor, subcommand(Tutor.name)]
     | Annotated[Loop, subcommand(Loop.name)]

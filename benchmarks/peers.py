@@ -1,8 +1,10 @@
 """Other programs' random play, training, look-ups and queries, measured beside ours.
 
-`python -m benchmarks.peers games|training|lookups|questions SETTINGS` takes a JSON object, - reads it from standard
-input, and prints one with a `rate`: env steps a second of all copies together, look-ups or questions. It imports
-nothing of ours but the clock, so that it runs in an environment that holds the peers alone (requirements/peers.txt).
+`python -m benchmarks.peers NAME SETTINGS`, with games, training, thresholds, lookups or questions as the name, takes a
+JSON object, - reads it from standard input, and prints one with a `rate`: env steps a second of all copies together,
+look-ups or questions; `thresholds` prints the mean return of every evaluation instead. It imports nothing of ours but
+the clock, and for thresholds our games, so that it runs in an environment that holds the peers alone
+(requirements/peers.txt).
 Every program plays in its fastest way: those in JAX as one compiled loop of many steps, the others a step at a time.
 """
 
@@ -138,6 +140,120 @@ def training(program: str, algo: str, game: str, device: str, seconds: float) ->
     return {"rate": found, "settings": settings | {"threads": torch.get_num_threads()}}
 
 
+OF_TRAINING = tuple(LEARNERS)
+COPIES = 8  # env copies of a student of another program
+EVAL_EVERY, EVAL_EPISODES = 25_000, 20  # ours evaluates in 500 episodes: so few cost less, and reach a score by luck
+# of rl-zoo's tuned settings (DLR-RM/rl-baselines3-zoo, hyperparams); in games that it has not, the library's defaults
+ZOO: dict[str, dict[str, dict[str, Any]]] = {
+    "gym:CartPole-v1": {
+        "ppo": {
+            **{"n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20, "ent_coef": 0.0},
+            "learning_rate": lambda left: 0.001 * left,
+            "clip_range": lambda left: 0.2 * left,
+        },
+        "a2c": {"ent_coef": 0.0},
+        "dqn": {
+            **{"learning_rate": 2.3e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1000},
+            **{"gamma": 0.99, "target_update_interval": 10, "train_freq": 256, "gradient_steps": 128},
+            **{"exploration_fraction": 0.16, "exploration_final_eps": 0.04},
+            "policy_kwargs": {"net_arch": [256, 256]},
+        },
+    }
+}
+
+
+def batched_games(env: str, options: dict[str, Any], num_envs: int, seed: int) -> Any:
+    """Return our games, batched by their Gymnasium face, as Stable-Baselines3 takes them."""
+    import numpy as np
+    from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+    from envs.gymnasium_api import BatchedEnv
+
+    class Games(VecEnv):
+        def __init__(self) -> None:
+            self.games = BatchedEnv(env, num_envs, **options)
+            super().__init__(num_envs, self.games.single_observation_space, self.games.single_action_space)
+
+        def reset(self) -> Any:
+            return self.games.reset(seed=seed)[0]
+
+        def step_async(self, actions: Any) -> None:
+            self.actions = actions
+
+        def step_wait(self) -> Any:
+            obs, reward, terminated, truncated, info = self.games.step(self.actions)
+            done = terminated | truncated
+            infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+            for row in np.flatnonzero(done):
+                infos[row] = {"terminal_observation": info["final_obs"][row]}
+                infos[row]["TimeLimit.truncated"] = bool(truncated[row])
+            return obs, reward, done, infos
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            return [getattr(self.games, attr_name)] * num_envs
+
+        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+            setattr(self.games, attr_name, value)
+
+        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+            return [getattr(self.games, method_name)(*args, **kwargs)]
+
+        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+            return [False] * num_envs
+
+    return VecMonitor(Games())
+
+
+def thresholds(
+    program: str, algo: str, env: str, options: dict[str, Any], seed: int, total_steps: int
+) -> dict[str, Any]:
+    """Train a student of another program, print the mean return of every evaluation, and return the settings."""
+    import stable_baselines3 as library
+    import torch
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    options = {name: int(value) for name, value in options.items()}
+
+    def make(seed: int, **more: Any) -> Any:
+        if env.startswith("gym:"):
+            return make_vec_env(env.removeprefix("gym:"), n_envs=COPIES, seed=seed)
+        return batched_games(env, options | more, COPIES, seed)
+
+    def mean_return(student: Any, games: Any) -> float:
+        if env != "blackjack":
+            return float(evaluate_policy(student, games, EVAL_EPISODES)[0])
+        from envs.blackjack import Blackjack
+        from envs.blackjack_exact import value_of_greedy
+
+        def greedy(obs: Any, action_mask: Any) -> Any:
+            return torch.as_tensor(student.predict(obs.numpy(), deterministic=True)[0])
+
+        return value_of_greedy(Blackjack(), greedy)
+
+    class Evaluate(BaseCallback):
+        evaluated = 0
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps // EVAL_EVERY > self.evaluated:
+                self.evaluated = self.num_timesteps // EVAL_EVERY
+                found = {"mean_return": mean_return(self.model, games), "global_step": self.num_timesteps}
+                print(json.dumps(found), flush=True)
+            return True
+
+    limit = {"time_limit": 500} if env == "snake" else {}  # ours stops snakes that circle, this cannot
+    games = make(seed + 1_000_003, **limit)
+    settings = ZOO.get(env, {}).get(algo, {})
+    kind = {"ppo": library.PPO, "a2c": library.A2C, "dqn": library.DQN}[algo]
+    student = kind("MlpPolicy", make(seed), device="cpu", seed=seed, **settings)
+    student.learn(total_steps, callback=Evaluate())
+    return {"settings": {name: str(value) for name, value in settings.items()} | {"num_envs": COPIES}}
+
+
 def games(program: str, game: str, copies: int, seconds: float) -> dict[str, Any]:
     """Return how fast another program plays at random."""
     make, _ = PEERS[program]
@@ -209,6 +325,7 @@ def main() -> None:
     measures: dict[str, Callable[..., Any]] = {
         "games": games,
         "training": training,
+        "thresholds": thresholds,
         "questions": questions,
         "lookups": lookups,
     }

@@ -36,7 +36,7 @@ SUBCOMMANDS = {  # words after a program that choose what it does
         "store vacuum",
     ),
     "-m experiments": ("run", "report", "search", "plot", "push", "demo"),
-    "-m benchmarks": ("games", "training", "tutor", "table", "loop", "gpu"),
+    "-m benchmarks": ("games", "training", "thresholds", "tutor", "table", "loop", "gpu"),
     "-m tutors.tiny": ("",),
     "train.py": ("--algo dqn", "--algo ppo", "--algo a2c"),
     "evaluate.py": ("",),
