@@ -16,7 +16,7 @@ from agents.networks import ActorCritic, NetworkConfig
 from agents.policy import Decision, entropy, gather_action, masked_argmax, masked_log_softmax, sample_action
 from agents.rollout_buffer import Batch, RolloutBuffer
 from envs.base import Env, Step
-from envs.rng import EXPLORATION_STREAM, SAMPLING_STREAM, CounterRNG
+from envs.rng import EXPLORATION_STREAM, SAMPLING_STREAM, CounterRNG, can_read
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ class OnPolicy:
 
         A compiler and a GPU cannot know that, unless there is no time limit.
         """
-        can_know = next_step.truncated.device.type == "cpu" and not torch.compiler.is_compiling()
-        if self.spec.time_limit is None or (can_know and not any(next_step.truncated.tolist())):
+        truncated = next_step.truncated
+        if self.spec.time_limit is None or (can_read(truncated.device) and not any(truncated.tolist())):
             return decision.value
         return self.network.get_value(next_step.final_obs)
 

@@ -54,13 +54,18 @@ class CounterRNG:
     def uniform(self, step: Tensor | int, columns: int) -> Tensor:
         """Return (N, columns) float32 in [0, 1), multiples of 2**-24. `step` is a number or a 0-d int64."""
         device = self.base.device
-        if device.type == "cpu" and not torch.compiler.is_compiling():  # nobody waits, and it saves half of the time
+        if can_read(device):  # which saves half of the time
             number: Any = step if isinstance(step, int) else step.tolist()
             keys = torch.tensor(column_keys(number, columns), dtype=torch.int64)
         else:
             step_key = splitmix64(torch.as_tensor(step, device=device) + GOLDEN)
             keys = splitmix64(step_key + torch.arange(columns, device=device))
         return bits_to_uniform(splitmix64(self.base + keys[:, None])).T
+
+
+def can_read(device: torch.device) -> bool:
+    """Return whether Python may read values of a tensor: nobody waits for a CPU, but a compiler has no values yet."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def column_keys(step: int, columns: int) -> list[int]:

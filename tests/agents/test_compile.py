@@ -129,12 +129,13 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def taped(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """Recording without a GPU, of functions that are not compiled."""
+    """Recording without a GPU, of functions that are not compiled, but do without values as those that are."""
     tapes: list[Tape] = []
 
     def record(work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         tapes.append(Tape())
-        with tapes[-1]:
+        with monkeypatch.context() as patch, tapes[-1]:
+            patch.setattr(torch.compiler, "is_compiling", lambda: True)
             return tapes[-1].replay, work()
 
     monkeypatch.setattr(compile_module, "record", record)
