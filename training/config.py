@@ -34,7 +34,7 @@ CONFIG = "config.json"  # what every run directory has
 DEFAULTS_FILE = ROOT / "agents" / "defaults.toml"
 FORMAT = 1  # of config.json; files of versions 0.x have none
 ADDED: dict[str, dict[str, Any]] = {  # since 1.0.0: the values that keep what a tutored run did before
-    "tutoring": {"tutor_all_best": False},
+    "tutoring": {"tutor_all_best": False, "label_set": None, "no_thinking": False},
     "guiding": {"trust": "none", "pretrain_updates": 0, "no_audit": True},
 }
 EVALUATION_SEED = 1_000_003  # added to a run's seed: evaluation episodes are never those of training

@@ -86,6 +86,15 @@ def test_config_json_error_names_the_field(path: str, value: Any, message: str) 
         config_from_json(changed(path, value))
 
 
+def test_run_of_the_last_version_is_read() -> None:
+    """What is new since then has a value for it."""
+    text = (GOLDEN / "v1.1.0" / "config.json").read_text()
+    config = config_from_json(text)
+    assert (config.track, config.tutoring.tutor, config.total_steps) == (None, "scripted", 100_000)
+    assert config.tutoring.label_set is None
+    assert not config.tutoring.no_thinking
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
 def test_text_that_is_no_config_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
