@@ -6,6 +6,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ from tutors.base import Advice
 from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.recorded import RecordedTutor
-from tutors.store import AdviceStore, identity_of
+from tutors.store import AdviceStore, database, identity_of
 
 GAME = envs.make_game("connect4")
 VIEW, STATE = positions_of("connect4")
@@ -217,3 +219,30 @@ def test_run_with_the_recorded_answers_of_another_is_the_same_run(tmp_path: Path
     assert refused.returncode == 2
     assert "no answers about connect4 board, only blackjack table" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_store_that_is_locked_at_the_start_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than one connection waits; also where it is exported."""
+    path = tmp_path / "advice.sqlite"
+    store = AdviceStore(path, identity_of(GAME.spec, VIEW, LLAMA))
+    store.put(
+        VIEW.key(STATE),
+        Advice(torch.ones(len(VIEW.key(STATE)), 7) / 7, *known(len(VIEW.key(STATE)))),
+        VIEW.render(STATE),
+    )
+    store.close()
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 0.05)
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("pragma locking_mode = exclusive")
+    other.execute("begin exclusive")
+    threading.Timer(1.0, other.close).start()
+    began = time.monotonic()
+    tutor = RecordedTutor(str(path), GAME.spec, VIEW)
+    assert time.monotonic() - began > 0.5
+    assert tutor.advise(STATE).valid.all()
+    tutor.close()
+
+
+def known(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of answers that are all there: that they are valid, and their label mass."""
+    return torch.ones(rows, dtype=torch.bool), torch.ones(rows)

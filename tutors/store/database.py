@@ -103,9 +103,13 @@ def open_existing(url: str | Path) -> Iterator[sql.Engine]:
         inside = Path(url) / "advice.sqlite"  # of a run directory
         hint = f"; did you mean {inside}?" if inside.is_file() else ""
         raise ValueError(f"there is no advice store {url}{hint}")
-    with open_database(url) as engine:
+
+    def check(engine: sql.Engine) -> None:
         with engine.connect() as connection:
             check_layout(connection)
+
+    with open_database(url) as engine:
+        retry_while_locked(check, engine)
         yield engine
 
 
