@@ -192,7 +192,7 @@ BUGS = [
     Bug(
         "a truncation bootstraps from the reset",
         "agents/on_policy.py",
-        "OnPolicy.observe",
+        "OnPolicy.final_value",
         "self.network.get_value(next_step.final_obs)",
         "self.network.get_value(next_step.obs)",
         "agents/test_on_policy.py",
