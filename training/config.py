@@ -82,7 +82,7 @@ class Config:
     run_dir: Path | None = None
     """Run directory; a new one under runs/ if not given."""
     resume: Path | None = None
-    """Run directory of the run to resume. With another --run-dir, a new run starts from that run's student."""
+    """Run to resume: its run directory, or hub:NAME. Its student begins a new run if --run-dir is another one."""
     force: bool = False
     """Resume although settings differ from those that the run was started with."""
     progress: Literal["live", "json", "quiet"] = "live"

@@ -4,7 +4,7 @@ import contextlib
 import io
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -80,7 +80,8 @@ def programs() -> list[Program]:
     for module in (experiments.__main__, tutors.__main__, benchmarks.__main__):
         package = module.__name__.partition(".")[0]
         for name, kind in commands(module.Command):
-            needs = ("file",) if any(one.name in ("config", "runs") for one in fields(kind)) else ()
+            names = {one.name for one in fields(kind) if one.name != "run" or one.default is MISSING}
+            needs = ("file",) if names & {"config", "runs", "run"} else ()
             found.append(Program(f"{package} {name}", kind, partial(parse_command, module.Command, name), needs))
     return found
 
