@@ -32,6 +32,7 @@ from training.hints import missing_passwords, train_command, tutor_flags
 from training.reserved_stdout import emit
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
+from tutors.approval import measure_approval
 from tutors.config import QUERY_FIELDS, TutorConfig
 from tutors.display import printable_lines, without_password
 from tutors.factory import make_tutor
@@ -56,7 +57,7 @@ RUN_FLAGS = ("tutor_url", "tutor_key_file", "advice_store")  # of a tutor, that 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Compare a tutor's advice with an expert's, in all prompt views of an env or in that of --view."""
+    """Compare a tutor's advice with an expert's, in the prompt views of an env or in that of --view."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
     """Run directory, whose env and tutor are reported on; default: those of --env and --tutor."""
@@ -71,6 +72,9 @@ class ReportOptions:
     calibration, views, thinking on or off. Half of the positions choose the best, the others judge it."""
     max_queries: Annotated[int, Interval(ge=1, le=10**9)] = 20_000
     """Maximum prompts of --tune, for which fewer positions are asked about if need be."""
+    approval_episodes: Annotated[int, Interval(ge=2, le=10**5)] | None = None
+    """Number of episodes, of play of every strength, by which it is shown whether the tutor's approval ranks good ones
+    above bad ones; asks about all of their positions. Default: none."""
     picture: Path | None = None
     """File for the PNG; default: report.png in the run directory, or in runs/ without RUN."""
     device: str = "auto"
@@ -124,7 +128,12 @@ class FillOptions:
 
 def report(options: ReportOptions) -> None:
     """Print the measures of a tutor's advice, and write their picture."""
-    from tutors.report_plots import draw, letters_table, measures_table  # matplotlib takes a second to load
+    from tutors.report_plots import (
+        approval_lines,
+        draw,
+        letters_table,
+        measures_table,
+    )  # matplotlib takes a second to load
 
     config = options.config()
     if options.tune:
@@ -136,7 +145,7 @@ def report(options: ReportOptions) -> None:
     if options.json:
         emit(json.dumps({"tutor": tutor, "reports": [one.as_json() for one in found]}))
     else:
-        TerminalConsole().print(measures_table(found, tutor), letters_table(found))
+        TerminalConsole().print(measures_table(found, tutor), letters_table(found), *approval_lines(found))
     draw(found, tutor, picture)
     show_status(f"the picture is in {picture}")
 
@@ -181,7 +190,7 @@ def tune_tutor(options: ReportOptions, config: Config) -> Tuning:
         raise ValueError(f"--tune is of a language model, and --tutor {tutoring.tutor} can be asked in one way only")
     env = evaluation_env(config, NUM_ENVS, find_device(options.device), options.env_kwargs)
     log = picture_path(options).parent / "vllm.log"
-    names = [tutoring.view] if tutoring.view else view_names(env.spec.name)
+    names = [tutoring.view] if tutoring.view else view_names(env.spec.name, with_rewordings=True)
     views = {name: expert_view(tutoring, env, name) for name in names}
     samples: dict[str | None, Sample] = {}  # by the name of their view
     with ExitStack() as stack:
@@ -212,17 +221,25 @@ def measure_views(options: ReportOptions, config: Config, log: Path) -> list[Tut
     count = options.positions or REPORT_POSITIONS
     found = []
     with ExitStack() as stack:  # one for all views: a server that is started for the first serves the others
-        for name in [tutoring.view] if is_one_view else view_names(env.spec.name):
+        for name in [tutoring.view] if is_one_view else view_names(env.spec.name, with_rewordings=False):
             view = expert_view(tutoring, env, name)
             advisor = connect_advisor(replace(config, tutoring=tutoring), env.spec, view, count, log, stack)
             positions = sample_positions(env, view, count, config.seed + EVALUATION_SEED)
-            found.append(measure_tutor(advisor, positions, tutoring.tutor_depth))
+            report = measure_tutor(advisor, positions, tutoring.tutor_depth)
+            if options.approval_episodes is not None:
+                played = evaluation_env(
+                    config, options.approval_episodes, find_device(options.device), options.env_kwargs
+                )
+                auc, interval, episodes = measure_approval(advisor, played, config.seed + EVALUATION_SEED)
+                report = replace(report, approval=auc, approval_interval=interval, approval_episodes=episodes)
+            found.append(report)
     return found
 
 
-def view_names(env: str) -> list[str | None]:
+def view_names(env: str, with_rewordings: bool) -> list[str | None]:
     """Return the names of the views of an env, None where it has none of ours."""
-    return [*VIEWS.get(env, {})] or [None]
+    views = VIEWS.get(env, {}).items()
+    return [name for name, view in views if with_rewordings or not view.is_rewording] or [None]
 
 
 def expert_view(tutoring: TutorConfig, env: Env, name: str | None) -> PromptView:
@@ -316,7 +333,11 @@ Command: Any = (
 
 
 REQUIREMENTS = (
-    Requirement([*TUNED_FLAGS, "picture"], lambda options: not getattr(options, "tune", False), "leave out --tune"),
+    Requirement(
+        [*TUNED_FLAGS, "picture", "approval_episodes"],
+        lambda options: not getattr(options, "tune", False),
+        "leave out --tune",
+    ),
     Requirement(["max_queries"], lambda options: getattr(options, "tune", False), "add --tune"),
     Requirement([*QUERY_FIELDS, "async_tutor"], lambda options: False, "it is of train.py"),
     Requirement(["tutor_optional"], lambda options: isinstance(options, FillOptions), "a report requires its tutor"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from envs.base import Env, State, cat_states, num_rows, select_rows
+from envs.base import Env, State, Step, cat_states, num_rows, select_rows
 from envs.rng import QUERY_STREAM, SAMPLING_STREAM, CounterRNG, sample_legal
 from tutors.prompts.base import PromptView
 
@@ -74,12 +74,19 @@ def mixed_play(env: Env, view: PromptView, seed: int) -> Iterator[State]:
     step = env.reset()
     for turn in itertools.count():
         yield step.state
-        u = rng.uniform(turn, 2)
-        candidates = step.action_mask
-        if view.has_expert:
-            expert = expert_actions(view, step.state) & step.action_mask & (u[:, :1] < skill[:, None])
-            candidates = torch.where(expert.any(1, keepdim=True), expert, step.action_mask)
-        step = env.step(sample_legal(candidates, u[:, 1]))
+        step = env.step(mixed_actions(step, view, skill, rng.uniform(turn, 2)))
+
+
+def mixed_actions(step: Step, view: PromptView, skill: Tensor, u: Tensor) -> Tensor:
+    """Return an action of the expert's best with probability `skill`, (N,), and any legal one otherwise.
+
+    Without an expert all are any legal ones. `u` is uniform, (N, 2).
+    """
+    candidates = step.action_mask
+    if view.has_expert:
+        expert = expert_actions(view, step.state) & step.action_mask & (u[:, :1] < skill[:, None])
+        candidates = torch.where(expert.any(1, keepdim=True), expert, step.action_mask)
+    return sample_legal(candidates, u[:, 1])
 
 
 def student_play(greedy: Callable[[Tensor, Tensor], Tensor]) -> Play:

@@ -47,6 +47,9 @@ class TutorReport:
     seconds_per_1000: float  # of positions that the tutor was asked about
     curve: dict[str, list[float]]  # see `reliability`; one number a bin
     letters: dict[str, dict[str, float]]  # see `letter_bias`; by letter
+    approval: float = math.nan  # how it ranks episodes, see `measure_approval`; nan where that was not asked for
+    approval_interval: tuple[float, float] = (0.0, 1.0)  # 95 %
+    approval_episodes: int = 0
 
     @property
     def gain(self) -> float:

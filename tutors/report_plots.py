@@ -67,6 +67,17 @@ def letters_table(reports: Sequence[TutorReport]) -> Table:
     return table
 
 
+def approval_lines(reports: Sequence[TutorReport]) -> list[str]:
+    """Return how each view's approval ranks episodes, where that was measured."""
+    return [
+        f"{one.game} {one.view}: of two of {one.approval_episodes:,} episodes the tutor approves more of the better "
+        f"one in {percent(one.approval)} (95 % interval {100 * one.approval_interval[0]:.1f} to "
+        f"{100 * one.approval_interval[1]:.1f}); by chance in 50.0 %."
+        for one in reports
+        if one.approval_episodes
+    ]
+
+
 def tuning_table(tuning: Tuning, flags: Sequence[str], tutor: str) -> Table:
     """Return all ways of asking, the best first, in 80 columns; `flags` are those of each."""
     table = Table(title=f"{tutor}, asked in {len(flags)} ways", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

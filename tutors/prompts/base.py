@@ -34,6 +34,7 @@ class PromptView:
     symmetry: Tensor  # (S, A) int64
     relabels = False
     optional_symmetry = False
+    is_rewording = False  # whether it shows what another view of the game shows, in other words
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "symmetry"):

@@ -62,7 +62,7 @@ class BlackjackView(PromptView):
 class HandView(BlackjackView):
     """The same three numbers in the words of a card table: stand, hit, bust, soft and hard."""
 
-    name = "hand"
+    name, is_rewording = "hand", True
 
     def write_rules(self, game: Blackjack) -> str:
         naturals = "Two cards that make 21 outrank a 21 of more cards. " if game.sab else ""

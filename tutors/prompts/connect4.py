@@ -67,7 +67,7 @@ class Connect4View(PromptView):
 class GridView(Connect4View):
     """The same board as a framed grid, with the letter of each column above it."""
 
-    name = "grid"
+    name, is_rewording = "grid", True
 
     def render_instructions(self) -> str:
         return (

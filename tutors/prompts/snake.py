@@ -97,7 +97,7 @@ class FullView(PromptView):
 class MapView(FullView):
     """The same board with its walls drawn, and each legal move named where it is offered."""
 
-    name = "map"
+    name, is_rewording = "map", True
 
     def render_instructions(self) -> str:
         return (
