@@ -194,6 +194,12 @@ def test_reference_lists_every_flag_of_a_run() -> None:
     assert {flag for flag in run if flag not in agent} <= listed | {"--help"}
 
 
+def test_reference_lists_every_flag_of_an_evaluation() -> None:
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    rows = re.findall(r"^\| (`--.+?) \|", re.split("^## ", text, flags=re.MULTILINE)[2], re.MULTILINE)
+    assert set(FLAG.findall(" ".join(rows))) == {one for one in helps()["evaluate.py"] if one != "--help"}
+
+
 def by_name(folder: str) -> set[str]:
     """The flags that hyper-parameters become: fields of the dataclasses of a package."""
     names = set()
