@@ -58,7 +58,9 @@ def play_episodes(env: Env, view: PromptView, seed: int) -> Play:
     rng = CounterRNG(seed, torch.arange(env.num_envs, device=env.device), QUERY_STREAM)
     skill = torch.linspace(0, 1, env.num_envs, device=env.device)
     step = env.reset()
-    states, actions, running = [], [], []
+    states: list[State] = []
+    actions: list[Tensor] = []
+    running: list[Tensor] = []
     is_running, returns = torch.ones_like(skill, dtype=torch.bool), torch.zeros_like(skill)
     while is_running.any() and len(states) < MAX_STEPS:
         states.append({name: rows.clone() for name, rows in step.state.items()})
