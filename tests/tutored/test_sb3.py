@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TimeLimit
 
 from envs import make, make_game
 from envs.base import cat_states
@@ -26,13 +27,14 @@ SCRIPTED = TutorConfig(tutor="scripted")
 
 
 def test_rewards_are_the_envs_and_what_the_tutor_lends_and_takes_back(tmp_path: Path) -> None:
-    """r + gamma phi' - phi by hand, over episodes that end and go on."""
-    plain, copies = (make_vec_env(SNAKE, n_envs=3, seed=4) for _ in range(2))
+    """r + gamma phi' - phi by hand, over episodes that end, are cut and go on."""
+    limit = {"wrapper_class": TimeLimit, "wrapper_kwargs": {"max_episode_steps": 6}}
+    plain, copies = (make_vec_env(SNAKE, n_envs=3, seed=4, **limit) for _ in range(2))
     with open_advisor(SCRIPTED, make_game("snake"), 1, tmp_path, "cpu") as advisor:
         assert advisor is not None
         shaped = TutoredVecEnv(copies, advisor, gamma=0.9, strength=0.5, fade_steps=150)
         assert np.array_equal(plain.reset(), shaped.reset())
-        potential, rng, ended = np.zeros(3), np.random.default_rng(0), 0
+        potential, rng, ended = np.zeros(3), np.random.default_rng(0), np.zeros(2)
         for time_step in range(60):
             probs = advisor.advise(cat_states(plain.get_attr("state")), torch.ones(3, dtype=torch.bool)).probs.numpy()
             actions = rng.integers(4, size=3)
@@ -45,8 +47,8 @@ def test_rewards_are_the_envs_and_what_the_tutor_lends_and_takes_back(tmp_path: 
             after = strength * probs[np.arange(3), actions] * ~(dones & ~cut)
             np.testing.assert_allclose(lent, rewards + 0.9 * after - potential, atol=1e-6)
             potential = after * ~dones
-            ended += int(dones.sum())
-    assert ended > 5
+            ended += [(dones & ~cut).sum(), cut.sum()]
+    assert ended.min() > 5, "episodes of both kinds"
     assert strength == 0, "at the end there is no shaping left"
 
 
