@@ -15,6 +15,7 @@ import tutors.__main__
 from training.cli import parse, typed_flags
 from training.config import Config, defaults_from_flags
 from training.flag_effects import check_effects
+from tutors.tiny.recipe import Recipe
 
 NUMBERS = [
     *("0", "-0", "1", "-1", "2", "0.5", "-0.5", "1.5", "3.0", "1e6", "20k", "3M", "1_000", "+1", " 1", "1 ", "０", "²"),
@@ -77,6 +78,7 @@ def programs() -> list[Program]:
         Program("train.py", Config, parse_train),
         Program("evaluate.py", evaluate.Evaluation, partial(parse, options_type=evaluate.Evaluation), ("run",)),
     ]
+    found.append(Program("tutors.tiny", Recipe, partial(parse, options_type=Recipe)))
     for module in (experiments.__main__, tutors.__main__, benchmarks.__main__):
         package = module.__name__.partition(".")[0]
         for name, kind in commands(module.Command):

@@ -7,12 +7,14 @@ if __name__ == "__main__":
 
 import json
 
-import tyro
-
-from training.cli import exit_codes
-from training.hints import called
+from training.cli import run_program
 from tutors.tiny.recipe import Recipe, make_tiny
 
+
+def make(recipe: Recipe) -> None:
+    """Make it, and print what was measured."""
+    print(json.dumps(make_tiny(recipe), indent=2))
+
+
 if __name__ == "__main__":
-    with exit_codes():
-        print(json.dumps(make_tiny(tyro.cli(Recipe, prog=called(), description="Make the tiny tutor anew.")), indent=2))
+    run_program(make, Recipe, description="Make the tiny tutor anew.")

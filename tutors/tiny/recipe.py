@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -44,14 +45,15 @@ class Recipe:
     """All settings of the training."""
 
     out: Path = Path("runs/tiny")  # what `--tutor tiny` serves is in tutors/tiny/weights, under version control
-    positions: int = 800_000  # to learn from, each of a large game seen once, shared out by POSITION_SHARES
-    depth: int = 4  # discs that the labelling search looks ahead
-    temperature: float = 1.0  # of the labels: softmax(value / temperature)
-    batch: int = 128
-    learning_rate: float = 3e-3  # at its height, of both optimizers
-    weight_decay: float = 0.05
-    report_every: int = 1000  # batches; each report also saves
-    seed: int = 1
+    # to learn from, each of a large game seen once, shared out by POSITION_SHARES
+    positions: Annotated[int, Interval(ge=1, le=10**9)] = 800_000
+    depth: Annotated[int, Interval(ge=1, le=42)] = 4  # discs that the labelling search looks ahead
+    temperature: Annotated[float, Interval(gt=0, le=1e6)] = 1.0  # of the labels: softmax(value / temperature)
+    batch: Annotated[int, Interval(ge=1, le=10**6)] = 128
+    learning_rate: Annotated[float, Interval(gt=0, le=1e38)] = 3e-3  # at its height, of both optimizers
+    weight_decay: Annotated[float, Interval(ge=0, le=1e6)] = 0.05
+    report_every: Annotated[int, Interval(ge=1, le=10**9)] = 1000  # batches; each report also saves
+    seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 1
 
 
 class LocalTutor(Tutor):
