@@ -13,6 +13,7 @@ from training.checkpoint import newest_step
 from training.config import Config, default_config, evaluation_env, load_config
 from training.config_json import read_object, to_plain
 from training.evaluation import describe_game
+from training.hints import command
 from training.hub import write_run
 from training.student import Student, load
 from training.video import EpisodeRecorder
@@ -52,7 +53,8 @@ def push(options: PushOptions) -> None:
         card = model_card(options, config, student, has_video)
         (folder / "README.md").write_text(card, encoding="utf-8")
         address = upload(folder, options.repo, "model", options.private)
-    print(f"{address}: python evaluate.py {PREFIX}{address.rstrip('/').partition('://')[2].partition('/')[2]}")
+    name = address.rstrip("/").partition("://")[2].partition("/")[2]
+    print(f"{address}: {command('evaluate.py', f'{PREFIX}{name}')}")
 
 
 def model_card(options: PushOptions, config: Config, student: Student, has_video: bool) -> str:
