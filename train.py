@@ -224,7 +224,7 @@ class Trainer:
         self.can_end_early = not env.is_compilable or (advisor is not None and advisor.waits)
         interrupting = self.stop.interrupting if self.can_interrupt else nullcontext
         env.interrupting = interrupting
-        if advisor is not None:
+        if advisor is not None and advisor.tutor.takes_long:
             advisor.interrupting = interrupting
         if advisor is not None and config.guiding.uses_trust(config.algo):
             self.state.trust = TrustMonitor(config, env, agent, self.advise_probe, guided_from, interrupting)

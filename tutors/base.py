@@ -43,6 +43,7 @@ class Tutor:
     identity: dict[str, Any]  # the tutor and its settings: the advice store keeps answers of each identity apart
     stats: Counter[str]  # asked: prompts sent; no_advice/<kind>: positions without an answer
     shares_cpu: bool = False  # whether a server on this machine computes its answers
+    takes_long: bool = False  # whether a signal ends a call of `advise`, rather than the time step
 
     def advise(self, state: State) -> Advice:
         """Return advice for every row of `state`, canonical positions of a view, on the CPU or on its device."""

@@ -36,6 +36,8 @@ class FunctionTutor(Tutor):
         ValueError: there is no such function.
     """
 
+    takes_long = True
+
     def __init__(self, view: PromptView, name: str) -> None:
         self.view = view
         self.name = name

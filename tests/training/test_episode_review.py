@@ -132,6 +132,9 @@ class Says:
     def find_critical_steps(self, episodes: list[Episode], sample: int = 0) -> list[list[CriticalStep]]:
         return self.found
 
+    def rescue(self) -> list[list[CriticalStep]]:
+        return []
+
 
 @pytest.mark.parametrize(("silences", "raises"), [({}, False), ({"no_advice/deadline": 1}, False), (
     {"no_advice/deadline": 1, "no_advice/status_400": 1}, True)])  # fmt: skip

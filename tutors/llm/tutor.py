@@ -39,6 +39,8 @@ class VllmTutor(Tutor):
         TutorError: a server does not answer, serves another model, or cannot answer in this mode.
     """
 
+    takes_long = True
+
     def __init__(
         self, view: PromptView, model: Model, pool: EndpointPool, mode: AnswerMode, optional: bool = False
     ) -> None:
