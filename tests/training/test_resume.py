@@ -537,6 +537,7 @@ def test_run_that_is_stopped_while_its_tutor_is_asked_equals_an_uninterrupted_on
 ) -> None:
     config = small_config(algo, "connect4", tmp_path / "whole", **tutoring)
     config = replace(config, guiding=GuidanceConfig("override", trust="none"))
+    monkeypatch.setattr(ScriptedTutor, "takes_long", True)
     whole, parts = both_ways_in(ScriptedTutor, "advise", 5, kill_and_go_on, config, monkeypatch)
     saved = [load_checkpoint(run_dir / "checkpoints", "cpu") for run_dir in (whole, parts)]
     for name in ("agent", "env", "query_strategy", "query_budget", "lookups", "action_counts", "agreement"):
