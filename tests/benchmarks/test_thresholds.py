@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.thresholds import THRESHOLDS, Outcome, Thresholds, median_seconds, seconds_to
+from tests.helpers.peers import without_sb3
 from tests.helpers.programs import program
 from train import Config
 from training.config import default_config
@@ -68,7 +69,10 @@ def test_our_command_has_plain_defaults(cell: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.train
-def test_the_benchmark_times_ours_and_names_a_program_that_is_missing(tmp_path: Path) -> None:
+def test_the_benchmark_times_ours_and_names_a_program_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(without_sb3(tmp_path)))
     done = program(
         "benchmarks", "thresholds", "--cells", "blackjack-0.050", "--repeats", "1", "--cap-seconds", "300",
         "--peers", str(tmp_path / "nowhere"), "--out", str(tmp_path / "thresholds.json"),

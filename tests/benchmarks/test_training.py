@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.peers import without_sb3
 from tests.helpers.programs import program
 
 
 @pytest.mark.process
 @pytest.mark.train
-def test_the_benchmark_times_training_and_says_where_the_time_goes(tmp_path: Path) -> None:
+def test_the_benchmark_times_training_and_says_where_the_time_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(without_sb3(tmp_path)))
     done = program(
         "benchmarks", "training", "--games", "blackjack", "--repeats", "1", "--seconds", "0.1",
         "--programs", "eager", "stable-baselines3", "--peers", str(tmp_path / "nowhere"),

@@ -174,7 +174,7 @@ def test_damaged_identity_is_left_out_and_its_answers_stay(
 
 LINES = [
     *('{"identity": {"labels": []}}', '{"identity": {"labels": ' * 5000, '{"identity": 3}', "3", "null", '"x"', "[]"),
-    f'{{"identity": {{"labels": ["A", "B"], "a": {"[" * 990}{"]" * 990}}}}}',
+    f'{{"identity": {{"labels": ["A", "B"], "a": {"[" * 100_000}{"]" * 100_000}}}}}',
 ]
 FIELDS = ("words", "advice", "mass", "prompt_tokens", "answer_tokens", "seconds", "at", "key")
 
