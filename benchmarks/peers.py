@@ -142,7 +142,7 @@ def training(program: str, algo: str, game: str, device: str, seconds: float) ->
 
 OF_TRAINING = tuple(LEARNERS)
 COPIES = 8  # env copies of a student of another program
-EVAL_EVERY, EVAL_EPISODES = 25_000, 20  # ours evaluates in 500 episodes: so few cost less, and reach a score by luck
+EVAL_EVERY, EVAL_EPISODES = 25_000, 20  # ours evaluates in 500 episodes: so few cost less, and reach a score by chance
 # of rl-zoo's tuned settings (DLR-RM/rl-baselines3-zoo, hyperparams); in games that it has not, the library's defaults
 ZOO: dict[str, dict[str, dict[str, Any]]] = {
     "gym:CartPole-v1": {
