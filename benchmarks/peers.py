@@ -211,6 +211,7 @@ def thresholds(
     program: str, algo: str, env: str, options: dict[str, Any], seed: int, total_steps: int
 ) -> dict[str, Any]:
     """Train a student of another program, print the mean return of every evaluation, and return the settings."""
+    import numpy as np
     import stable_baselines3 as library
     import torch
     from stable_baselines3.common.callbacks import BaseCallback
@@ -226,7 +227,7 @@ def thresholds(
 
     def mean_return(student: Any, games: Any) -> float:
         if env != "blackjack":
-            return float(evaluate_policy(student, games, EVAL_EPISODES)[0])
+            return float(np.mean(evaluate_policy(student, games, EVAL_EPISODES)[0]))
         from envs.blackjack import Blackjack
         from envs.blackjack_exact import value_of_greedy
 

@@ -44,6 +44,7 @@ class TutoredVecEnv(VecEnvWrapper):
         super().__init__(venv)
         if not isinstance(venv.action_space, gym.spaces.Discrete):
             raise ValueError(f"the action space is {venv.action_space}; advice is about those of a Discrete one")
+        self.first_action = int(venv.action_space.start)
         self.advisor = advisor
         self.game = game
         self.strength = strength
@@ -61,7 +62,7 @@ class TutoredVecEnv(VecEnvWrapper):
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
-        self.actions = torch.as_tensor(actions, dtype=torch.int64) - int(self.action_space.start)
+        self.actions = torch.as_tensor(actions, dtype=torch.int64) - self.first_action
         self.venv.step_async(actions)
 
     def step_wait(self) -> Any:
