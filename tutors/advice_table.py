@@ -9,6 +9,7 @@ fixed, and nothing is read back.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ UNLIMITED = 1 << 30
 WAYS, TAG_BITS = 4, 13  # four tags, from 1 to 2**13, in the four lanes of 16 bits of an int64; an empty way has tag 0
 EVERY_LANE = 0x0001_0001_0001_0001  # times a number, it is in every lane
 LINE = 64  # bytes that a processor fetches at once
+UNIT = torch.complex128  # 16 bytes, the most that PyTorch copies as one
 
 
 class AdviceTable:
@@ -89,14 +91,16 @@ class AdviceTable:
         keep = run_starts(address) & (address < nowhere)
         slot, found = self._find(address)
         self.now += 1
-        self.last_use[torch.where(found & keep, slot, self.dummy_row)] = self.now
+        now = self.now.expand(len(slot))
+        self.last_use.scatter_(0, torch.where(found & keep, slot, self.dummy_row), now)
         slot = torch.where(found, slot, self._room(address, keep & ~found))
         slot = torch.where(keep, slot, self.dummy_row)
-        self.tags[slot] = tag_of(address).to(torch.int16)
-        self.keys[slot] = keys[order]
-        self.answers[slot] = torch.cat([advice.label_mass[:, None], advice.probs], 1)[order]
-        self.left[slot] = self.budget
-        self.last_use[slot] = self.now
+        self.tags.scatter_(0, slot, tag_of(address).to(torch.int16))
+        self.left.scatter_(0, slot, self.budget)
+        self.last_use.scatter_(0, slot, now)
+        slot = torch.empty_like(slot).scatter_(0, order, slot)  # of the batch's rows, which then need not be sorted
+        units = pack(keys, advice)
+        self.entries.view(UNIT).scatter_(0, slot[:, None].expand_as(units), units)
 
     def load(self) -> Tensor:
         """Return the share of entries in use, a 0-d tensor."""
@@ -150,9 +154,11 @@ class AdviceTable:
         bucket = address >> TAG_BITS
         before = new.cumsum(0) - new.long()
         rank = before - torch.where(run_starts(bucket), before, 0).cummax(0).values
-        oldest = self.last_use.view(-1, WAYS).index_select(0, bucket).argsort(dim=1, stable=True)
-        slot = bucket * WAYS + oldest.gather(1, rank.clamp(max=WAYS - 1)[:, None])[:, 0]
-        return torch.where((rank < WAYS) & (self.last_use[slot] < self.now), slot, self.dummy_row)
+        last_use = self.last_use.view(-1, WAYS).index_select(0, bucket)
+        ways = sort_four([last_use[:, way] * WAYS + way for way in range(WAYS)])  # by last use, then by number
+        oldest = torch.stack(ways).gather(0, rank.clamp(max=WAYS - 1)[None])[0]
+        is_free = (rank < WAYS) & (oldest < self.now * WAYS)
+        return torch.where(is_free, bucket * WAYS + (oldest & WAYS - 1), self.dummy_row)
 
 
 def tag_of(address: Tensor) -> Tensor:
@@ -171,6 +177,21 @@ def run_starts(ordered: Tensor) -> Tensor:
     differs = ordered[1:] != ordered[:-1]
     new[1:] = differs if differs.ndim == 1 else differs.any(1)
     return new
+
+
+def pack(keys: Tensor, advice: Advice) -> Tensor:
+    """Return keys and answers as they stand in entries, (B, units) of 16 bytes each."""
+    padding = advice.probs.new_zeros(len(keys), -(1 + advice.probs.shape[1]) % 4)
+    floats = [keys.contiguous().view(torch.float32), advice.label_mass[:, None], advice.probs, padding]
+    return torch.cat(floats, 1).view(UNIT)
+
+
+def sort_four(columns: Sequence[Tensor]) -> list[Tensor]:
+    """Sort four tensors element by element: a network of five comparisons, where `sort` takes rows one by one."""
+    a, b, c, d = columns
+    a, b, c, d = torch.minimum(a, b), torch.maximum(a, b), torch.minimum(c, d), torch.maximum(c, d)
+    a, b, c, d = torch.minimum(a, c), torch.minimum(b, d), torch.maximum(a, c), torch.maximum(b, d)
+    return [a, torch.minimum(b, c), torch.maximum(b, c), d]
 
 
 def first_index_of_equal(keys: Tensor) -> Tensor:

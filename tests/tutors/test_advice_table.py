@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from torch import Tensor
 
 from envs.rng import GOLDEN
-from tutors.advice_table import TAG_BITS, WAYS, AdviceTable, hash_keys, rank_in_group
+from tutors.advice_table import TAG_BITS, WAYS, AdviceTable, hash_keys, rank_in_group, sort_four
 from tutors.base import Advice
 
 BUDGETS = [0, 1, 3, math.inf]
@@ -493,6 +493,22 @@ def test_numbers_of_a_silent_row_never_come_out() -> None:
     broken = Advice(torch.full((1, 3), math.nan), torch.tensor([False]), torch.tensor([math.nan]))
     table.put(as_keys([(7, 0)]), broken)
     assert get(table, [(7, 0), (8, 0)]) == [None, None]
+
+
+@pytest.mark.parametrize("num_actions", [1, 2, 3, 4, 7, 8])
+def test_an_entry_holds_answers_about_any_number_of_actions(num_actions: int) -> None:
+    """The key, the label mass and all probabilities of a row are copied as one run of bytes."""
+    table, chance = AdviceTable(num_actions, math.inf, capacity=64), torch.Generator().manual_seed(0)
+    pairs, everybody = as_keys([(-1, 3), (5, -9), (1 << 62, 2), (8, 8)]), torch.ones(4, dtype=torch.bool)
+    given = Advice(torch.rand(4, num_actions, generator=chance), everybody, torch.rand(4, generator=chance))
+    table.put(pairs.T.contiguous().T, given)  # keys of any layout
+    for one, expected in zip(table.get(pairs.flip(0), everybody), given, strict=True):
+        assert one.equal(expected.flip(0))
+
+
+def test_sort_four_equals_sort() -> None:
+    columns = torch.cartesian_prod(*[torch.arange(4)] * 4).T
+    assert torch.stack(sort_four(columns)).equal(columns.sort(dim=0).values)
 
 
 def test_turn_counts_earlier_rows_of_the_same_slot() -> None:
