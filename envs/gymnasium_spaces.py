@@ -59,7 +59,7 @@ class ObservationFormat:
         Raises:
             ValueError: it is not in the space.
         """
-        if self.is_plain and type(obs) is np.ndarray and obs.dtype == row.dtype and obs.shape == self.raw_shape:
+        if self.is_plain and type(obs) is np.ndarray and obs.dtype is self.dtype and obs.shape == self.raw_shape:
             row[...] = obs  # a tenth of a step of CartPole; the rest takes as long again
             return
         if self.masks_itself:
@@ -88,8 +88,8 @@ class ObservationFormat:
         return list(iterate(batch_space(self.space, len(found[0][1])), obs)), False
 
     def decode(self, stored: Tensor) -> Tensor:
-        """Return stored observations as float32, scaled: a new tensor."""
-        obs = stored.to(torch.float32, copy=True)
+        """Return stored observations as float32, scaled; they may be the same tensor."""
+        obs = stored.float()
         return obs if self.scale is None else obs / self.scale.to(obs.device)
 
 
@@ -176,9 +176,11 @@ class ActionFormat:
         self.actions = (joint.reshape(self.number, *start.shape) + start).astype(space.dtype)
         self.numbers = list(self.actions) if self.actions.ndim == 1 else None  # which cannot be changed
 
-    def action(self, number: int) -> Any:
-        """Return the action of a number, which an env may keep and change."""
-        return self.actions[number].copy() if self.numbers is None else self.numbers[number]
+    def take(self, numbers: list[int]) -> list[Any]:
+        """Return the actions of numbers, which an env may keep and change."""
+        if self.numbers is None:
+            return [self.actions[number].copy() for number in numbers]
+        return [self.numbers[number] for number in numbers]
 
     def mask(self, raw: Any) -> np.ndarray:
         """Return which numbers are legal, (number,) bool, from a mask as an env gives it.

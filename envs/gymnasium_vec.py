@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from envs.base import UNKNOWN_LIMIT, Env, EnvError, Spec, State, Step, blame, describe, initial_step
-from envs.global_generators import GlobalGenerators
+from envs.global_generators import GlobalGenerators, Seeding
 from envs.gymnasium_spaces import ActionFormat, ObservationFormat
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -63,21 +63,23 @@ class GymnasiumVecEnv(Env):
         self.spec = Spec(self.name, 0, self.observations.shape, self.actions.number, 0, 0, limit or UNKNOWN_LIMIT)
         self.game = self  # it has `spec` and `observe`, which is all that prompt views and replay buffers use
         self.has_mask_method = first.has_wrapper_attr("action_masks")
-        self.obs_rows = self.observations.empty(num_envs)
-        self.mask_rows = np.ones((num_envs, self.spec.num_actions), bool)
-        self.elapsed_steps = [0] * num_envs
-        self.state = self._state(self.obs_rows, self.mask_rows)
+        self.has_masks = self.has_mask_method or self.observations.masks_itself  # whatever their infos hold
+        self.all_legal = np.ones((num_envs, self.spec.num_actions), bool)
+        self.began = [0] * num_envs  # the time steps at which the episodes did
+        self.state = self._state(self.observations.empty(num_envs), self.all_legal.copy())
 
     def reset(self) -> Step:
         time_step, row = int(self.steps), 0
+        obs, mask = self.observations.empty(self.num_envs), self.all_legal.copy()
         with self.generators.own() as seed_globals, blame(self.name, "reset", lambda: self._place(row)):
             for row, env in enumerate(self.copies):
                 seed = draw_seed(self.seed, self.first_env_id + row, time_step)
-                seed_globals(self.copy_seeds[row], time_step)
+                if seed_globals:
+                    seed_globals(self.copy_seeds[row], time_step)
                 seed_generators(env, seed)
-                self._reset(row, env.reset(seed=seed))
+                self._write_reset(row, env.reset(seed=seed), obs, mask)
         self.steps += 1
-        self.state = self._state(self.obs_rows, self.mask_rows)
+        self.state = self._state(obs, mask)
         return initial_step(*self.observe(self.state), self.state)
 
     def current(self) -> Step:
@@ -85,44 +87,34 @@ class GymnasiumVecEnv(Env):
         return self.reset()
 
     def step(self, action: Tensor) -> Step:
-        time_step, row = int(self.steps), 0
-        rewards = np.zeros(self.num_envs, np.float32)
-        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        obs, mask = self.observations.empty(self.num_envs), np.ones_like(self.mask_rows)
+        obs, mask = self.observations.empty(self.num_envs), self.all_legal.copy()
         final_state = None
         with self.generators.own() as seed_globals, self.interrupting():
-            with blame(self.name, "step", lambda: self._place(row)):
-                for row, number in enumerate(action.tolist()):
-                    self.elapsed_steps[row] += 1
-                    seed_globals(self.copy_seeds[row], time_step)
-                    returned = self.copies[row].step(self.actions.action(number))
-                    rewards[row], terminated[row], truncated[row] = self._write_step(row, returned, obs[row], mask[row])
-                if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-                    row = int(np.isfinite(obs).reshape(self.num_envs, -1).all(1).argmin())
-                    raise EnvError(NOT_FINITE)
-            if (done := terminated | truncated).any():
-                final_state = self._state(obs, mask)
-            self.obs_rows, self.mask_rows = obs, mask
-            with blame(self.name, "reset", lambda: self._place(row)):
-                for row in np.flatnonzero(done).tolist():
-                    seed_globals(self.copy_seeds[row], time_step)
-                    self._reset(row, self.copies[row].reset())
+            rewards, terminated, truncated = self._step_copies(action.tolist(), seed_globals, obs, mask)
+            if any(terminated) or any(truncated):
+                final_state = self._state(obs.copy(), mask.copy())
+                self._reset_copies(
+                    np.flatnonzero(np.logical_or(terminated, truncated)).tolist(), seed_globals, obs, mask
+                )
         self.steps += 1
-        self.state = self._state(self.obs_rows, self.mask_rows)
-        step = initial_step(*self.observe(self.state), self.state)
-        final_obs, final_mask = step[:2] if final_state is None else self.observe(final_state)
-        return step._replace(
-            reward=torch.from_numpy(rewards).to(self.device),
-            terminated=torch.from_numpy(terminated).to(self.device),
-            truncated=torch.from_numpy(truncated & ~terminated).to(self.device),
-            final_obs=final_obs,
-            final_action_mask=final_mask,
-            final_state=self.state if final_state is None else final_state,
+        self.state = self._state(obs, mask)
+        shown, legal = self.observe(self.state)
+        final_obs, final_legal = (shown, legal) if final_state is None else self.observe(final_state)
+        return Step(
+            shown,
+            legal,
+            torch.from_numpy(np.array(rewards, np.float32)).to(self.device),
+            torch.from_numpy(np.array(terminated)).to(self.device),
+            torch.from_numpy(np.array(truncated)).to(self.device),
+            final_obs,
+            final_legal,
+            self.state,
+            self.state if final_state is None else final_state,
         )
 
     def observe(self, state: State) -> tuple[Tensor, Tensor]:
-        """Return (obs, action_mask) of a state, as `Game.observe` does."""
-        return self.observations.decode(state["obs"]), state["action_mask"].clone()
+        """Return (obs, action_mask) of a state, as `Game.observe` does; no state of these envs is written over."""
+        return self.observations.decode(state["obs"]), state["action_mask"]
 
     def positions(self, raw_obs: Sequence[Any], raw_masks: Sequence[Any] | None = None) -> State:
         """Return the state of copies elsewhere, a row each, by what they show.
@@ -148,38 +140,70 @@ class GymnasiumVecEnv(Env):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.steps.copy_(state["steps"])
 
-    def _reset(self, row: int, returned: Any) -> None:
+    def _step_copies(
+        self, numbers: list[int], seed_globals: Seeding | None, obs: np.ndarray, mask: np.ndarray
+    ) -> tuple[list[float], list[bool], list[bool]]:
+        """Step all copies, write down what they show, and return (reward, terminated, truncated) of each.
+
+        What is done for each copy takes a third as long as a step of CartPole, and so nothing here is a function that
+        need not be one.
+        """
+        row, time_step, write = 0, int(self.steps), self.observations.write
+        rewards: list[float] = []
+        terminated: list[bool] = []
+        truncated: list[bool] = []
+        with blame(self.name, "step", lambda: self._place(row)):
+            for row, (env, action) in enumerate(zip(self.copies, self.actions.take(numbers), strict=True)):
+                if seed_globals:
+                    seed_globals(self.copy_seeds[row], time_step)
+                returned = env.step(action)
+                if not isinstance(returned, tuple) or len(returned) != 5:
+                    raise EnvError("step must return (observation, reward, terminated, truncated, info)")
+                raw_obs, reward, ends, stops, info = returned
+                write(raw_obs, obs[row])
+                reward = reward if type(reward) is float else as_number(reward, "the reward")
+                if not -LARGEST <= reward <= LARGEST:
+                    raise EnvError(f"the reward is {reward}; it must be finite, as float32")
+                ends = ends if type(ends) is bool else bool(as_number(ends, "terminated"))
+                stops = stops if type(stops) is bool else bool(as_number(stops, "truncated"))
+                rewards.append(reward)
+                terminated.append(ends)
+                truncated.append(stops and not ends)
+                if info or self.has_masks:
+                    self._write_mask(row, raw_obs, info, mask[row])
+                    if not mask[row].any():
+                        if not ends and not stops:
+                            raise EnvError("the action mask leaves no legal action, and the episode goes on")
+                        mask[row] = True
+            if (unsound := first_not_finite(obs)) is not None:
+                row = unsound
+                raise EnvError(NOT_FINITE)
+        return rewards, terminated, truncated
+
+    def _reset_copies(self, rows: list[int], seed_globals: Seeding | None, obs: np.ndarray, mask: np.ndarray) -> None:
+        """Reset the copies whose episode is over, and write down what they show."""
+        row, time_step = 0, int(self.steps)
+        with blame(self.name, "reset", lambda: self._place(row)):
+            for row in rows:
+                if seed_globals:
+                    seed_globals(self.copy_seeds[row], time_step)
+                self._write_reset(row, self.copies[row].reset(), obs, mask)
+
+    def _write_reset(self, row: int, returned: Any, obs: np.ndarray, mask: np.ndarray) -> None:
         """Write down what the reset of a copy returned."""
-        self.elapsed_steps[row] = 0
+        self.began[row] = int(self.steps)
         if not isinstance(returned, tuple) or len(returned) != 2:
             raise EnvError("reset must return (observation, info)")
-        obs, mask = self.obs_rows[row], self.mask_rows[row]
-        mask[:] = True
-        self._write(row, *returned, obs, mask)
-        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
+        self.observations.write(returned[0], obs[row])
+        mask[row] = True
+        self._write_mask(row, *returned, mask[row])
+        if first_not_finite(obs[row : row + 1]) is not None:
             raise EnvError(NOT_FINITE)
-        if not mask.any():
+        if not mask[row].any():
             raise EnvError("the action mask leaves no legal action")
 
-    def _write_step(self, row: int, returned: Any, obs: np.ndarray, mask: np.ndarray) -> tuple[float, bool, bool]:
-        """Write down what the step of a copy returned, and return (reward, terminated, truncated)."""
-        if not isinstance(returned, tuple) or len(returned) != 5:
-            raise EnvError("step must return (observation, reward, terminated, truncated, info)")
-        raw_obs, raw_reward, raw_terminated, raw_truncated, info = returned
-        reward = raw_reward if type(raw_reward) is float else as_number(raw_reward, "the reward")
-        if not abs(reward) <= LARGEST:
-            raise EnvError(f"the reward is {reward}; it must be finite, as float32")
-        terminated = raw_terminated if type(raw_terminated) is bool else bool(as_number(raw_terminated, "terminated"))
-        truncated = raw_truncated if type(raw_truncated) is bool else bool(as_number(raw_truncated, "truncated"))
-        if self._write(row, raw_obs, info, obs, mask) and not mask.any():
-            if not terminated and not truncated:
-                raise EnvError("the action mask leaves no legal action, and the episode goes on")
-            mask[:] = True
-        return reward, terminated, truncated
-
-    def _write(self, row: int, raw_obs: Any, info: Any, obs: np.ndarray, mask: np.ndarray) -> bool:
-        """Copy what a copy shows into the rows `obs` and, where it has one and True is returned, `mask`."""
-        self.observations.write(raw_obs, obs)
+    def _write_mask(self, row: int, raw_obs: Any, info: Any, mask: np.ndarray) -> None:
+        """Write down which actions are legal in a copy, if it says so."""
         if isinstance(info, dict) and info.get("action_mask") is not None:
             mask[:] = self.actions.mask(info["action_mask"])
         elif self.observations.masks_itself:
@@ -187,16 +211,20 @@ class GymnasiumVecEnv(Env):
         elif self.has_mask_method:
             found = self.copies[row].get_wrapper_attr("action_masks")
             mask[:] = self.actions.mask(found() if callable(found) else found)
-        else:
-            return False
-        return True
 
     def _place(self, row: int) -> str:
-        return f"copy {self.first_env_id + row}, time step {self.elapsed_steps[row]}"
+        return f"copy {self.first_env_id + row}, time step {int(self.steps) - self.began[row]}"
 
     def _state(self, obs: np.ndarray, mask: np.ndarray) -> State:
-        rows = {"obs": obs, "action_mask": mask}
-        return {name: torch.from_numpy(array.copy()).to(self.device) for name, array in rows.items()}
+        """Return what copies show, which must not be written over."""
+        return {"obs": torch.from_numpy(obs).to(self.device), "action_mask": torch.from_numpy(mask).to(self.device)}
+
+
+def first_not_finite(obs: np.ndarray) -> int | None:
+    """Return the first row that holds a value which is not finite, if one does."""
+    if obs.dtype.kind != "f" or np.isfinite(obs).all():
+        return None
+    return int(np.isfinite(obs).reshape(len(obs), -1).all(1).argmin())
 
 
 def as_number(value: Any, what: str) -> Any:
@@ -223,7 +251,8 @@ def make_copies(id: str, seeds: list[int], options: dict[str, Any], generators: 
     copies = []
     with generators.own() as seed_globals:
         for seed in seeds:
-            seed_globals(seed, BEFORE)
+            if seed_globals:
+                seed_globals(seed, BEFORE)
             try:
                 env = gym.make(id, **{"disable_env_checker": True, **options})
             except Exception as error:  # whatever a third party's env raises

@@ -60,7 +60,7 @@ class Student:
             chosen = self.agent.explore(rows, masks, u)
         actions = chosen.cpu().numpy()
         if isinstance(self.env, GymnasiumVecEnv):
-            actions = np.stack([self.env.actions.action(number) for number in actions])
+            actions = np.stack(self.env.actions.take(actions.tolist()))
         return (actions[0] if is_single else actions), state
 
     def evaluate(self, episodes: int = 1000) -> Result:

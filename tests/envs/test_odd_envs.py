@@ -2,7 +2,9 @@
 
 import itertools
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,20 +223,22 @@ def test_runs_of_one_seed_in_an_env_that_draws_anywhere_are_equal(tmp_path: Path
     assert logged(tmp_path / "one") == logged(tmp_path / "other")
 
 
-def test_generators_of_the_process_are_left_alone() -> None:
-    def draw() -> tuple[float, float, float]:
-        return np.random.rand(), random.random(), float(torch.rand(()))
+def test_generators_of_the_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an env that draws from them, watched or not, and by one that does not."""
 
-    np.random.seed(1), random.seed(1), torch.manual_seed(1)
-    expected = [draw(), draw(), draw()]
-    np.random.seed(1), random.seed(1), torch.manual_seed(1)
-    env = odd("Draws")
-    found = [draw()]
-    step = env.reset()
-    found.append(draw())
-    env.step(step.action_mask.long().argmax(1))
-    found.append(draw())
-    assert found == expected
+    def draw() -> tuple[float, ...]:
+        return np.random.rand(), random.random(), random.gauss(0, 1), float(torch.rand(()))
+
+    def drawn(*calls: Callable[[], Any]) -> list[tuple[float, ...]]:
+        np.random.seed(1), random.seed(1), torch.manual_seed(1)
+        return [draw() for call in calls if call() or True]
+
+    expected = drawn(*[lambda: None] * 4)
+    for source, watched in itertools.product(("all", "own"), (4096, 0)):
+        monkeypatch.setattr(global_generators, "WATCHED_CALLS", watched)
+        env = odd("Draws", source=source)
+        take = partial(env.step, some_action(env))
+        assert drawn(partial(odd, "Draws", source=source), env.reset, take, take) == expected
 
 
 @pytest.mark.parametrize("source", ["info", "method", "attribute", "obs"])
@@ -300,7 +304,7 @@ def test_several_actions_and_parts_of_observations_become_one() -> None:
 def test_each_number_is_an_action_of_its_own(space: Any, number: int) -> None:
     form = ActionFormat(space)
     assert form.number == number
-    actions = [form.action(index) for index in range(number)]
+    actions = form.take(list(range(number)))
     assert all(space.contains(action) for action in actions)
     assert len({str(np.asarray(action).tolist()) for action in actions}) == number
 
