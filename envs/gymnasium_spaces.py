@@ -2,7 +2,8 @@
 
 Pictures come in two orders and several types. Those of (rows, columns, channels) become (channels, rows, columns), for
 convolutions; stacked ones become more channels. They are kept in their own type, and scaled by their declared bounds
-when they are looked at: 8 bits a value in a replay, and not 32. What is not a Box is flattened as Gymnasium does it.
+when they are looked at: 8 bits a value in a replay, and not 32. What is not a Box is flattened as Gymnasium does it,
+without the parts of a Dict that are words of no declared length, such as the missions of MiniGrid.
 """
 
 import math
@@ -33,7 +34,7 @@ class ObservationFormat:
     """
 
     def __init__(self, space: gym.Space) -> None:
-        self.space = space
+        self.space = space = without_words(space)
         self.masks_itself = isinstance(space, gym.spaces.Dict) and set(space) == {"observation", "action_mask"}
         self.part: Any = space["observation"] if self.masks_itself and isinstance(space, gym.spaces.Dict) else space
         box = self.part if isinstance(self.part, gym.spaces.Box) else flat_box(self.part)
@@ -103,6 +104,18 @@ def leaves(space: gym.Space, obs: Any) -> Iterator[tuple[gym.Space, Any]]:
             yield from leaves(part, one)
     else:
         yield space, obs
+
+
+def without_words(space: gym.Space) -> gym.Space:
+    """Return a Dict without the parts whose values are words of any length; any other space as it is.
+
+    A space of a type that Gymnasium does not know says by a sample what its values are.
+    """
+    if not isinstance(space, gym.spaces.Dict):
+        return space
+    is_known = {name: type(part).__module__.startswith("gymnasium.") for name, part in space.items()}
+    kept = {name: part for name, part in space.items() if is_known[name] or not isinstance(part.sample(), str)}
+    return gym.spaces.Dict(kept) if kept and len(kept) < len(space) else space
 
 
 def flat_box(space: gym.Space) -> gym.spaces.Box:

@@ -39,7 +39,7 @@ from tutors.factory import make_tutor
 from tutors.llm.models import is_model
 from tutors.positions import NUM_ENVS, sample_positions, student_play
 from tutors.prefill import DEADLINE_S, RUNS, FillRequest, fill
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view, views_of
 from tutors.prompts.base import PromptView
 from tutors.report import TutorReport, expert_best, measure_tutor
 from tutors.status_lines import StatusLines
@@ -238,7 +238,7 @@ def measure_views(options: ReportOptions, config: Config, log: Path) -> list[Tut
 
 def view_names(env: str, with_rewordings: bool) -> list[str | None]:
     """Return the names of the views of an env, None where it has none of ours."""
-    views = VIEWS.get(env, {}).items()
+    views = views_of(env).items()
     return [name for name, view in views if with_rewordings or not view.is_rewording] or [None]
 
 

@@ -23,11 +23,12 @@ from agents.compile import CUDAGraph, compile_function
 from agents.guidance import METHODS, GuidanceConfig
 from envs.base import State
 from tests.helpers.host_reads import READ_BACK, NoHostReads
+from tests.helpers.views import EVERY_VIEW
 from train import Trainer
 from training.config import Config, default_config, make_agent, make_env
 from tutors import TutorConfig, open_advisor
 from tutors.advisor import Advisor
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view
 
 SMALL: dict[str, Any] = {"hidden": (16,), "network": "mlp"}
 
@@ -86,7 +87,7 @@ def test_compiled_training_equals_eager_training(algo: str) -> None:
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_compiled_view_equals_the_view(game: str, name: str) -> None:
     """PyTorch 2.13 cannot compile padded bools, which Snake's views once had."""
     env = envs.make(game, 32, seed=1)

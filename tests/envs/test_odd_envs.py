@@ -395,3 +395,24 @@ def test_gymnasium_module_in_the_working_directory_is_found(tmp_path: Path, monk
     monkeypatch.setattr("sys.path", ["", *(path for path in __import__("sys").path if path)][1:])
     monkeypatch.chdir(tmp_path)
     assert envs.make("gym:found_here:Here-v0", 2).spec.time_limit == 5
+
+
+class Words(gym.Space[str]):
+    """Words of a kind that Gymnasium does not know, as MiniGrid's missions are."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> str:
+        return "go there"
+
+
+def test_words_that_gymnasium_cannot_flatten_are_left_out_of_a_dict() -> None:
+    pair = gym.spaces.Box(-1, 1, (2,))
+    found = ObservationFormat(gym.spaces.Dict({"mission": Words(), "seen": pair}))
+    assert found.shape == (2,)
+    row = found.empty(1)[0]
+    found.write({"mission": "go there", "seen": np.array([0.5, -0.5], np.float32)}, row)
+    assert row.tolist() == [0.5, -0.5]
+    batch = {"mission": ("go", "there"), "seen": np.zeros((2, 2), np.float32)}
+    assert [one["seen"].tolist() for one in found.split(batch)[0]] == [[0, 0], [0, 0]]
+    assert ObservationFormat(gym.spaces.Dict({"name": gym.spaces.Text(5), "seen": pair})).shape[0] > 2, "these it can"
+    with pytest.raises(ValueError, match="cannot be flattened"):
+        ObservationFormat(gym.spaces.Dict({"mission": Words()}))

@@ -92,8 +92,8 @@ def positions(count: int, moves: int = 3) -> State:
 
 def positions_of(game: str, name: str | None = None, moves: int = 3, count: int = 12) -> tuple[PromptView, State]:
     """A view, and `count` different canonical positions after a few random moves."""
-    view = make_view(envs.make_game(game), name)
     env = envs.make(game, 300, seed=5)
+    view = make_view(env.game, name)
     step = env.reset()
     generator = torch.manual_seed(0)
     for _ in range(moves):

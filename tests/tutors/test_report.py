@@ -18,11 +18,12 @@ from tests.helpers.commands import tutors
 from tests.helpers.echo_view import EchoView
 from tests.helpers.probes import Echo
 from tests.helpers.programs import program
+from tests.helpers.views import EVERY_VIEW
 from tutors.advice_table import AdviceTable
 from tutors.advisor import Advisor
 from tutors.base import Advice, Tutor
 from tutors.positions import sample_positions
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 from tutors.report import (
     NUM_BINS,
@@ -38,8 +39,6 @@ from tutors.report import (
 from tutors.report_plots import letters_table, measures_table
 from tutors.scripted import ScriptedTutor, one_hot
 from tutors.store import AdviceStore, identity_of
-
-ALL_VIEWS = [(game, name) for game in VIEWS for name in VIEWS[game]]
 
 
 class FunctionTutor(Tutor):
@@ -211,7 +210,7 @@ def spread(action_mask: Tensor) -> Tensor:
     return action_mask / action_mask.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize(("game", "name"), ALL_VIEWS)
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_expert_agrees_with_itself_and_is_certain(game: str, name: str) -> None:
     view, state = some(game, name, 40 if name == "local" else 300)
     found = measure_tutor(advisor_of(view, ScriptedTutor(view, 1.0, 4)), state, 4)
@@ -229,7 +228,7 @@ def test_random_tutor_agrees_by_chance() -> None:
     assert found.calibration_error == pytest.approx(1 - found.agreement)
 
 
-@pytest.mark.parametrize(("game", "name"), ALL_VIEWS)
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_who_always_says_the_first_letter_is_found_out(game: str, name: str) -> None:
     view, state = some(game, name, 40 if name == "local" else 300)
     first = FunctionTutor(view, lambda state: one_hot(view.action_mask(state).long().argmax(1), len(view.labels)))

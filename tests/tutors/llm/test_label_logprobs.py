@@ -15,23 +15,24 @@ import torch
 import envs
 from tests.helpers.llm_tutors import MODEL, failures, positions_of
 from tests.helpers.scripted_server import Server, serving
+from tests.helpers.views import EVERY_VIEW, game_of
 from tutors.llm.api import Failure, LabelRequest, Output
 from tutors.llm.label_logprobs import MIN_CONTENT_FREE_LOGPROB, LabelLogprobs, softmax_or_zeros
 from tutors.llm.pool import EndpointPool
 from tutors.llm.tutor import VllmTutor
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view
 from tutors.prompts.base import PromptView
 
-EVERY = [(game, name) for game in VIEWS for name in VIEWS[game]]
 MEANINGS = {  # how a view's rules or options name its actions, in order; (.) is the letter
     ("blackjack", "table"): (r"\b([A-G]) stick", r"\b([A-G]) hit"),
     ("blackjack", "hand"): (r"\b([A-G]) stand", r"\b([A-G]) hit"),
     ("snake", "map"): (r"\b([A-G]) up", r"\b([A-G]) right", r"\b([A-G]) down", r"\b([A-G]) left"),
     ("snake", "full"): (r"(\w) is up", r"(\w) is right", r"(\w) is down", r"(\w) is left"),
     ("snake", "local"): (r"(\w) is ahead", r"(\w) is right", r"(\w) is behind", r"(\w) is left"),
+    ("gym:FrozenLake8x8-v1", "lake"): (r"(\w) is left", r"(\w) is down", r"(\w) is right", r"(\w) is up"),
 }
 POSITION = re.compile(  # what of a prompt is the position, whatever its labels
-    r"(top row first:\n|Ahead|Your sum|Your hand:|\n\||The map:\n).*\nOptions", re.DOTALL
+    r"(top row first:\n|Ahead|Your sum|You are in row|Your hand:|\n\||The map:\n).*\nOptions", re.DOTALL
 )
 LabelProbabilities = Callable[[str], dict[str, float]]  # the probability of each letter as the answer to a prompt
 
@@ -79,7 +80,7 @@ def prefers_a(_prompt: str) -> dict[str, float]:
     return {"A": 0.7} | dict.fromkeys("BCDEFG", 0.05)
 
 
-@pytest.mark.parametrize(("game", "name"), EVERY)
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_preference_for_one_label_is_averaged_away(game: str, name: str) -> None:
     view, state = positions_of(game, name)
     action_mask = view.action_mask(state)
@@ -95,7 +96,7 @@ def test_preference_for_one_label_is_averaged_away(game: str, name: str) -> None
         assert (tutor.advise(state).probs[whole, 0] > 0.5).all(), "asked once, the preference shows"
 
 
-@pytest.mark.parametrize(("game", "name"), EVERY)
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 @pytest.mark.parametrize("calibrate", [False, True])
 def test_tutor_that_knows_the_action_keeps_it_under_any_label(game: str, name: str, calibrate: bool) -> None:
     view, state = positions_of(game, name)
@@ -141,9 +142,9 @@ def test_prompts_are_permutations_times_positions_and_their_answers_are_averaged
         assert advice.probs[row].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(("game", "name"), EVERY)
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_orders_differ_and_with_all_of_them_each_action_has_each_label(game: str, name: str) -> None:
-    view = make_view(envs.make_game(game), name)
+    view = make_view(game_of(game), name)
     for permutations in range(1, len(view.labels) + 1):
         mode = LabelLogprobs(view, permutations)
         relabelled = [one.labels for one in mode.views]
@@ -154,7 +155,7 @@ def test_orders_differ_and_with_all_of_them_each_action_has_each_label(game: str
         assert all(sorted(labels) == sorted(view.labels) for labels in relabelled)
 
 
-@pytest.mark.parametrize(("game", "name"), EVERY)
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_relabelling_with_the_same_labels_changes_no_prompt(game: str, name: str) -> None:
     view, state = positions_of(game, name)
     same = view.relabelled(view.labels)
@@ -162,14 +163,14 @@ def test_relabelling_with_the_same_labels_changes_no_prompt(game: str, name: str
     assert same.content_free_prompt() == view.content_free_prompt()
 
 
-@pytest.mark.parametrize(("game", "name"), EVERY)
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_label_stands_for_the_same_action_wherever_it_is_written(game: str, name: str) -> None:
     view, state = positions_of(game, name)
     action_mask = view.action_mask(state).tolist()
     for labels in [view.labels[::-1], view.labels[1:] + view.labels[:1]]:
         relabelled = view.relabelled(labels)
         assert relabelled.instructions == relabelled.render_instructions()
-        assert view.labels == make_view(envs.make_game(game), name).labels, "the view itself is left as it was"
+        assert view.labels == make_view(game_of(game), name).labels, "the view itself is left as it was"
         for text, own, may in zip(relabelled.render(state), view.render(state), action_mask, strict=True):
             for action, label in enumerate(labels):
                 if may[action] or name != "map":  # which names no other moves

@@ -12,6 +12,7 @@ from tests.helpers.echo_view import EchoView
 from tests.helpers.llm_tutors import MODEL, VIEW, connect_tutor, connected_tutor, positions, positions_of
 from tests.helpers.probes import Echo
 from tests.helpers.scripted_server import FIRST_ID, Server, serving
+from tests.helpers.views import EVERY_VIEW
 from tutors.base import TutorError
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import MARK, Model, closing_of, find_model, is_model, with_rendered_template
@@ -19,7 +20,6 @@ from tutors.llm.pool import EndpointPool
 from tutors.llm.server import help_message, serve_command
 from tutors.llm.text_generation import TextGeneration
 from tutors.llm.tutor import VllmTutor
-from tutors.prompts import VIEWS
 
 OWN = Model("org/model", "org/model", "")
 
@@ -256,7 +256,7 @@ def test_letters_are_stored_under_the_identity_that_they_always_had(server: Serv
         }  # fmt: skip
 
 
-@pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 @pytest.mark.parametrize("permutations", [1, 2])
 def test_digits_name_the_same_actions_in_every_view(server: Server, game: str, name: str, permutations: int) -> None:
     view, state = positions_of(game, name)

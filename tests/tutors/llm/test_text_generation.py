@@ -18,6 +18,7 @@ from tests.helpers.llm_tutors import (
     positions,
 )
 from tests.helpers.scripted_server import Handler, Server, serving
+from tests.helpers.views import EVERY_VIEW, game_of
 from tutors.llm.api import Failure, TextRequest
 from tutors.llm.models import Model
 from tutors.llm.text_generation import (
@@ -30,7 +31,7 @@ from tutors.llm.text_generation import (
     with_action_tag,
 )
 from tutors.llm.tutor import VllmTutor
-from tutors.prompts import VIEWS, make_view
+from tutors.prompts import make_view
 from tutors.prompts.base import ANSWER, LETTER_ONLY
 
 LETTERS = tuple("ABCDEFG")
@@ -188,9 +189,9 @@ def test_the_letters_are_those_of_the_game() -> None:
     assert parse_action("<action>C</action>", "AB", thinks=False) == Failure("unknown_action")
 
 
-@pytest.mark.parametrize(("game", "name"), [(game, name) for game in VIEWS for name in VIEWS[game]])
+@pytest.mark.parametrize(("game", "name"), EVERY_VIEW)
 def test_prompt_asks_for_tags_in_place_of_a_label(game: str, name: str) -> None:
-    view = make_view(envs.make_game(game), name)
+    view = make_view(game_of(game), name)
     env = envs.make(game, 20)
     env.reset()
     state, _ = view.canonicalize(env.state)
