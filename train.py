@@ -322,7 +322,8 @@ class Trainer:
         """Collect transitions and learn from them once; return the next step, and what to log."""
         state = self.state
         if not state.rollout_steps:
-            state.rollout_from = state.global_step
+            if state.trust is None or not state.trust.pretrain_left:  # else a signal came in what precedes this rollout
+                state.rollout_from = state.global_step
             self.guidance.strength.fill_(self.strength())
         while state.rollout_steps < self.agent.steps_per_update:
             if self.can_interrupt:

@@ -94,6 +94,7 @@ class TrainState:
             "action_counts": self.action_counts,
             "seconds": time.monotonic() - self.started,
             "threads": torch.get_num_threads(),
+            "rollout_from": self.rollout_from,
             "rollout": self.rollout_state(),
         }
 
@@ -103,14 +104,13 @@ class TrainState:
         if rollout is None or not self.rollout_steps or not self.env.continues_episodes:
             return None
         strength = self.agent.guidance.strength
-        return {"steps": rollout.state_dict(), "began_at": self.rollout_from, "strength": strength}
+        return {"steps": rollout.state_dict(), "strength": strength}
 
     def load_rollout(self, state: dict[str, Any]) -> None:
         """Take over what `rollout_state` returned, if it fits."""
         agent: Any = self.agent
         agent.rollout.load_state_dict(state["steps"])
         self.rollout_steps = int(agent.rollout.pos)
-        self.rollout_from = state["began_at"]
         agent.guidance.strength.copy_(state["strength"])
 
     def cause_of_divergence(self) -> str:
@@ -133,6 +133,7 @@ class TrainState:
         self.guided_from = state["guided_from"]
         if state.get("rollout") is not None:  # of version 1.1 there is none
             self.load_rollout(state["rollout"])
+        self.rollout_from = state.get("rollout_from", self.global_step)
         self.agent.guidance.load_state_dict(state["guidance"])
         self.episode_stats.load_state_dict(state["episode_stats"])
         self.query_strategy.load_state_dict(state["query_strategy"])

@@ -53,7 +53,7 @@ LEVELS = (0.0, 0.5, 0.75)  # shares of a tutor's advice that are less confident 
 LEVEL_COPIES = 32  # episodes of the first probe of the levels above 0; where a probe is too short for them, none
 NUMBERS = (  # of a monitor's state
     *("value", "level", "confidences", "opened_at", "falls_from", "counted_until"),
-    *("probe_steps", "next_update", "last_probe"),
+    *("probe_steps", "next_update", "last_probe", "pretrain_left"),
 )
 NO_EVIDENCE = (Returns(), Returns())
 PARTS = ("alone", "led", "probe")
@@ -68,7 +68,8 @@ class TrustMonitor:
         agent: the student, with a guidance that has a strength.
         advise: asks the tutor about a probe's positions, and waits.
         start: the env step at which guidance begins.
-        interrupting: a context in which probe episodes are played; an Interruption there undoes the update.
+        interrupting: a context that raises Interruption where a signal came. In probe episodes it undoes the update;
+            between two pretraining updates the rest of those is left for the next call.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class TrustMonitor:
         self.opened_at: int | None = None  # env step at which the tutor was found better
         self.falls_from: int | None = None  # env step from which on trust falls with time
         self.counted_until: int | None = None  # env step at which it was last found so
+        self.pretrain_left = 0  # updates
         self.probe_steps = 0  # env steps of all probes
         self.next_update = -math.inf  # env step
         self.last_probe = start  # env step
@@ -113,14 +115,14 @@ class TrustMonitor:
 
     def update(self, global_step: int) -> None:
         """Decide trust anew where that is due; `probe_steps` then holds the env steps of new probes, too."""
-        if global_step < self.next_update:
-            return
-        before = copy.deepcopy(self.state_dict())
-        try:
-            self.decide(global_step)
-        except Interruption:
-            self.load_state_dict(before)
-            raise
+        if global_step >= self.next_update and not self.pretrain_left:
+            before = copy.deepcopy(self.state_dict())
+            try:
+                self.decide(global_step)
+            except Interruption:
+                self.load_state_dict(before)
+                raise
+        self.pretrain()
 
     def decide(self, global_step: int) -> None:
         """Decide trust anew."""
@@ -137,7 +139,7 @@ class TrustMonitor:
             self.choose(trusts.index(self.value))
             if self.opened_at is None:
                 self.opened_at = global_step
-                self.pretrain()
+                self.pretrain_left = self.start_pretraining()
             if self.falls_from is None and (own.number or self.trust.lead < CLEAR_LEAD):
                 self.falls_from = global_step
             if self.falls_from is not None and not self.helps():
@@ -221,16 +223,26 @@ class TrustMonitor:
         with self.interrupting():
             return self.probe.play(self.agent, advise, confidences, copies)
 
+    def start_pretraining(self) -> int:
+        """Keep what counts of the tutor's probe episodes, and return how many updates it is learned in: by trust."""
+        if self.demonstrations is None or not len(self.demonstrations.obs):
+            self.demonstrations = None
+            return 0
+        self.demonstrations = self.demonstrations._replace(advice=self.followed(self.demonstrations.advice))
+        return round(self.pretrain_updates * self.value)
+
     def pretrain(self) -> None:
-        """Imitate what the tutor did in the probes, the longer the higher trust is, and forget it."""
-        demonstrations, self.demonstrations = self.demonstrations, None
-        if demonstrations is None or not len(demonstrations.obs):
+        """Imitate what the tutor did in the probes, then forget it; a signal ends that between two updates."""
+        if self.demonstrations is None or self.opened_at is None:
             return
-        demonstrations = demonstrations._replace(advice=self.followed(demonstrations.advice))
-        number = len(demonstrations.obs)
-        for update in range(round(self.pretrain_updates * self.value)):
-            u = self.rng.uniform(torch.tensor(update, device=demonstrations.obs.device), 1)[:, 0]
-            self.agent.pretrain(*demonstrations.rows((u.double() * number).long()))
+        number = len(self.demonstrations.obs)
+        while self.pretrain_left:
+            with self.interrupting():  # ends at once if a signal came; not within an update
+                pass
+            u = self.rng.uniform(torch.tensor(self.pretrain_left, device=self.demonstrations.obs.device), 1)[:, 0]
+            self.agent.pretrain(*self.demonstrations.rows((u.double() * number).long()))
+            self.pretrain_left -= 1
+        self.demonstrations = None
 
     def values(self) -> dict[str, float]:
         """Return what there is to log."""

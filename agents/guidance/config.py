@@ -83,7 +83,7 @@ class GuidanceConfig:
     trust: Literal["gap", "none"] = "gap"
     """What decides the strength of a method that has one. gap: how much better the tutor plays than the student, from
     probe episodes, which are env steps of the run; none: the schedule of the three options below."""
-    pretrain_updates: Annotated[int, Interval(ge=0, le=10**6)] = 100
+    pretrain_updates: Annotated[int, Interval(ge=0, le=10**6)] = 1000
     """gap: updates on the tutor's probe episodes when it is found better than the student, at full trust."""
     guidance_start: Annotated[float, Interval(ge=0, le=1e6)] | None = None
     """Strength at the start, of a method that has one, or at full trust; by default the method's own."""

@@ -1,10 +1,10 @@
 """Margin: DQN learns that no action is as good as the tutor's, and still makes half of its moves itself.
 
-In every other env copy the tutor's best action is done with the probability strength; in the others the student acts by
-itself. Wherever there is advice, strength * (max over legal a of [Q(s, a) + margin * (a is not a*)] - max over a* of
-Q(s, a*)) is added to the loss, a* being the tutor's best actions. It is `demonstrate` but for two things: advice
-teaches where it is not followed, too, and the student meets the positions that its own moves lead to.
-Source: DQfD (Hester et al. 2018, arXiv:1704.03732), equation 2. That both halves are needed was measured: see
+In every other env copy the tutor's best action is done as long as the strength is above 0; in the others the student
+acts by itself. Wherever there is advice, strength * (max over legal a of [Q(s, a) + margin * (a is not a*)] - max over
+a* of Q(s, a*)) is added to the loss, a* being the tutor's best actions. It is `demonstrate` but for two things: advice
+teaches where it is not followed, too, and the student meets the positions that its own moves lead to. Source: DQfD
+(Hester et al. 2018, arXiv:1704.03732), equation 2. That both halves are needed was measured: see
 docs/concepts/trust.md.
 """
 
@@ -29,7 +29,7 @@ class Margin(Demonstrate):
 
     def act(self, decision: Decision, advice: Tensor, action_mask: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         action, followed = super().act(decision, advice, action_mask, u)
-        followed = followed & ~self.alone & (u[:, -1] < self.strength)
+        followed = followed & ~self.alone & (self.strength > 0)
         return torch.where(followed, action, decision.action), followed
 
     def loss(self, scores: Tensor, batch: Transitions) -> Tensor:

@@ -1288,7 +1288,7 @@ BUGS = [
     Bug(
         "pretraining at little trust is as long",
         "training/trust.py",
-        "TrustMonitor.pretrain",
+        "TrustMonitor.start_pretraining",
         "self.pretrain_updates * self.value",
         "self.pretrain_updates",
         "training/test_trust.py",
@@ -1296,7 +1296,7 @@ BUGS = [
     Bug(
         "a tutor found better is not imitated",
         "training/trust.py",
-        "TrustMonitor.decide",
+        "TrustMonitor.update",
         "self.pretrain()",
         "pass",
         "training/test_trust.py",

@@ -518,6 +518,26 @@ def terminate() -> None:
 
 
 @pytest.mark.train
+@pytest.mark.parametrize("algo", AGENTS)
+def test_run_that_is_stopped_in_pretraining_equals_an_uninterrupted_one(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops after that update on the tutor's probe episodes, and does not play them again."""
+    config = replace(echo_config(algo, tmp_path / "whole", GuidanceConfig(pretrain_updates=9)), total_steps=16_384)
+    left: list[int] = []
+    save = Checkpointer.save
+
+    def saved(self: Checkpointer, state: Any, *args: Any, **options: Any) -> None:
+        left.append(state.trust.pretrain_left)
+        save(self, state, *args, **options)
+
+    monkeypatch.setattr(Checkpointer, "save", saved)
+    assert_equal_runs(*both_ways_in(AGENTS[algo][0], "pretrain", 3, terminate, config, monkeypatch))
+    _, stopped, _ = left  # of the whole run, of the first part and of the second
+    assert stopped > 0
+
+
+@pytest.mark.train
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
 @pytest.mark.parametrize("call", [3, 8, 13])  # of 8 in a rollout, 4 rollouts in all
 def test_run_that_is_stopped_in_a_rollout_equals_an_uninterrupted_one(
