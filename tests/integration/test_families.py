@@ -4,6 +4,7 @@ What the served tokenizer makes of our prompts is compared with what it makes of
 chat template.
 """
 
+import json
 import os
 import subprocess
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ import torch
 import envs
 from envs.base import State, select_rows
 from tests.helpers.llm_tutors import failures, positions
+from tests.helpers.paths import ROOT
 from tests.helpers.scripted_server import serving
 from tests.helpers.toys import FAMILIES, LETTERS, make_toy
+from tests.helpers.vllm_program import is_alive
 from tests.helpers.vllm_server import require_vllm
 from tutors.episode_analyst import VllmAnalyst, schema_of
 from tutors.episodes import Episode, to_canonical
@@ -29,7 +32,7 @@ from tutors.llm.endpoint import EndpointState
 from tutors.llm.label_logprobs import LabelLogprobs
 from tutors.llm.models import Model, fill_template, find_model
 from tutors.llm.pool import EndpointPool
-from tutors.llm.server import START_TIMEOUT_S, child_environment, serve_command, served_models, stop
+from tutors.llm.server import START_TIMEOUT_S, child_environment, serve_flags, served_models
 from tutors.llm.text_generation import TextGeneration
 from tutors.llm.tutor import VllmTutor
 from tutors.prompts import make_view
@@ -38,57 +41,70 @@ pytestmark = [pytest.mark.serve, pytest.mark.timeout(1000)]
 VIEW = make_view(envs.make_game("connect4"))
 
 
+class Servers:
+    """The program that forks servers, and talks in lines."""
+
+    def __init__(self, python: Path, errors: IO[str]) -> None:
+        self.program = subprocess.Popen(
+            [python, "-m", "tests.helpers.forked_vllm"], cwd=ROOT, env=os.environ | child_environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+        )  # fmt: skip
+
+    def order(self, *what: object) -> str:
+        """Give an order, and return the answer."""
+        assert self.program.stdin is not None
+        assert self.program.stdout is not None
+        print(json.dumps(what), file=self.program.stdin, flush=True)
+        return self.program.stdout.readline().rstrip()
+
+    def close(self) -> None:
+        """End all servers."""
+        self.program.communicate()
+
+
 class Served:
     """A model and its server."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
+    def __init__(self, model: Model, servers: Servers, log: Path) -> None:
         with serving() as free:
             self.url = free.url
-        self.model, self.folder = model, folder
+        self.model, self.servers, self.log = model, servers, log
         self.pool = EndpointPool([self.url])
-        self.child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = serve_command(self.model, self.url)
-        assert command is not None
-        with (self.folder / f"{self.model.name}{self.url[-4:]}.log").open("w") as log:
-            self.child = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | child_environment(), start_new_session=True
-            )
+        self.pid = int(self.servers.order("start", str(self.log), "--model", *serve_flags(self.model, self.url)))
 
     def wait(self) -> None:
         """Wait until it answers."""
         until = time.monotonic() + START_TIMEOUT_S
         while served_models(self.url) is None:
-            assert self.child is not None
-            assert self.child.poll() is None, "the server has ended"
+            assert is_alive(self.pid), self.log.read_text()
             assert time.monotonic() < until, "the server does not answer"
             time.sleep(0.5)
 
     def end(self) -> None:
-        if self.child is not None:
-            stop(self.child)
-            self.child = None
+        assert self.servers.order("stop", self.pid) == "gone"
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
     """A toy of each family, and Llama's a second time. DeepSeek's calls itself by Llama's name, too."""
-    require_vllm()
+    python = require_vllm()
     folder = tmp_path_factory.mktemp("toys")
     models = {name: make_toy(name, folder / name) for name in FAMILIES}
     names = ("--served-model-name", "deepseek", "llama")
     models["deepseek"] = replace(models["deepseek"], serve=(*models["deepseek"].serve, *names))
-    servers = {name: Served(model, folder) for name, model in models.items()}
-    servers["llama again"] = Served(models["llama"], folder)
+    models["llama again"] = models["llama"]
     with ExitStack() as stack:
-        for one in servers.values():
+        servers = Servers(python, stack.enter_context((folder / "log").open("w")))
+        stack.callback(servers.close)
+        toys = {name: Served(model, servers, folder / f"{name}.log") for name, model in models.items()}
+        for one in toys.values():
             stack.callback(one.pool.close)
-            stack.callback(one.end)
             one.start()
-        for one in servers.values():
+        for one in toys.values():
             one.wait()
-        yield servers
+        yield toys
 
 
 def tokens_of(one: Served, **what: object) -> list[int]:
