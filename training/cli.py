@@ -16,6 +16,7 @@ import torch
 import tyro
 
 from envs.base import EnvError
+from envs.registry import unknown_name_message
 from training.hints import called, python
 from training.hub import local_run
 from training.interrupts import stopped_by_closed_pipes
@@ -137,6 +138,7 @@ def parse(
         SystemExit: help was asked for, or a flag or a value is unknown.
     """
     refuse_renamed(args, options_type, renamed)
+    refuse_unknown_command(args, commands_of(options_type))
     if "--version" in args:
         print(importlib.metadata.version("tutored"))
         sys.exit(0)
@@ -160,6 +162,21 @@ def refuse_renamed(args: Sequence[str], options_type: Any, renamed: Mapping[str,
         flag = arg.partition("=")[0].replace("_", "-")
         if flag in renamed and flag not in known:
             raise ValueError(f"{flag} was renamed in version 1.0: use {renamed[flag]}")
+
+
+def commands_of(options_type: Any) -> list[str]:
+    """Return the names of the subcommands, of a union of options; of any other type none."""
+    markers = (marker for member in get_args(options_type) for marker in getattr(member, "__metadata__", ()))
+    return [marker.name for marker in markers if getattr(marker, "name", None)]
+
+
+def refuse_unknown_command(args: Sequence[str], commands: Collection[str]) -> None:
+    """Raise ValueError, with the closest name, if a command line begins with a word that is no subcommand.
+
+    Without subcommands any word may stand there.
+    """
+    if commands and args and not args[0].startswith("-") and args[0] not in commands:
+        raise ValueError(unknown_name_message("command", args[0], commands))
 
 
 def refuse_of_others(args: Sequence[str], default: Any) -> None:

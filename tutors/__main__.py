@@ -314,6 +314,11 @@ def fill_store(options: FillOptions) -> str:
     return fill(request, student_play(agent.greedy))
 
 
+@dataclass(frozen=True)
+class StoreOptions:
+    """Inspect advice stores, export, import and merge them; `store --help` shows the commands."""
+
+
 def show_status(line: str) -> None:
     """Show progress where it does not mix with the result."""
     print(printable_lines(line), file=sys.stderr)
@@ -328,7 +333,9 @@ def run_command(options: ReportOptions | FillOptions) -> None:
 
 
 Command: Any = (
-    Annotated[ReportOptions, tyro.conf.subcommand("report")] | Annotated[FillOptions, tyro.conf.subcommand("fill")]
+    Annotated[ReportOptions, tyro.conf.subcommand("report")]
+    | Annotated[FillOptions, tyro.conf.subcommand("fill")]
+    | Annotated[StoreOptions, tyro.conf.subcommand("store")]  # for the help: `main` hands its arguments on
 )
 
 

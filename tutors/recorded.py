@@ -12,9 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from envs.base import Spec, State
 from tutors.base import Advice, Tutor, Warner
 from tutors.display import MAX_NAME_CHARS, printable, printable_list, without_password
+from tutors.llm.weights import local_models
 from tutors.prompts.base import PromptView
 from tutors.store import AdviceStore, question_of, reason, recorded_identities
 
+HASH_CHARS = 12
 PREFIX = "recorded:"  # of the tutor's name; the store's file or URL follows
 
 
@@ -38,7 +40,7 @@ class RecordedTutor(Tutor):
         if not fitting:
             games = printable_list(sorted({f"{one.get('game')} {one.get('view')}" for one in found}), "none")
             raise ValueError(f"{shown} has no answers about {spec.name} {view.name}, only {games}")
-        meant = [one for one in fitting if who is None or who in describe(one, question)]
+        meant = [one for one in fitting if who is None or who in f"{describe(one, question)} {one.get('tutor')}"]
         if len(meant) != 1:
             tutors = "; ".join(sorted(printable(describe(one, question), 4 * MAX_NAME_CHARS) for one in fitting))
             raise ValueError(
@@ -69,8 +71,13 @@ class RecordedTutor(Tutor):
 
 
 def describe(identity: dict[str, Any], question: dict[str, Any]) -> str:
-    """Return a tutor and its settings in a few words, such as `model (mode label, permutations 1)`."""
+    """Return a tutor and its settings in a few words, such as `model (mode label, permutations 1)`.
+
+    Weights in a folder, of which a store has the hash, are called as in models.toml, with the hash's beginning.
+    """
     omitted = {*question, "tutor", "template"}
     rest = [f"{name} {value}" for name, value in identity.items() if name not in omitted]
     who = str(identity.get("tutor"))
+    if name := local_models().get(who):
+        who = f"{name} {who[:HASH_CHARS]}"
     return f"{who} ({', '.join(rest)})" if rest else who

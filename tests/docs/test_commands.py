@@ -18,6 +18,7 @@ from docs import generate
 from training.cli import parse
 from training.config import Config, defaults_from_flags
 from training.flag_effects import check_effects
+from tutors.store.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = generate.pages()
@@ -96,14 +97,26 @@ def choice(words: list[str]) -> str:
 
 
 @cache
-def helps() -> dict[str, set[str]]:
-    """The flags that each program says it has, by program and subcommand."""
-    calls = [f"{program} {one}".strip() for program, all_of in SUBCOMMANDS.items() for one in all_of]
+def help_texts() -> dict[str, str]:
+    """What `--help` says, by program with and without subcommand: of one child, since each imports PyTorch."""
+    calls = [f"{program} {one}".strip() for program, all_of in SUBCOMMANDS.items() for one in ("", *all_of)]
     asked = json.dumps([[*call.split(), "--help-all" if call.startswith("train.py") else "--help"] for call in calls])
     done = subprocess.run(
         [sys.executable, "-c", HELP], input=asked, capture_output=True, text=True, cwd=ROOT, check=True
     )
-    return {call: set(FLAG.findall(text)) for call, text in zip(calls, json.loads(done.stdout), strict=True)}
+    return dict(zip(calls, json.loads(done.stdout), strict=True))
+
+
+def listed() -> dict[str, set[str]]:
+    """The subcommands that each program's own help lists."""
+    texts = {program: help_texts()[program] for program in SUBCOMMANDS}
+    return {program: set(re.findall(r"^│ +• (\S+)", text, re.MULTILINE)) for program, text in texts.items()}
+
+
+@cache
+def helps() -> dict[str, set[str]]:
+    """The flags that each program says it has, by program and subcommand."""
+    return {call: set(FLAG.findall(text)) for call, text in help_texts().items()}
 
 
 def test_tutorial_resumes_a_run_that_is_not_finished() -> None:
@@ -125,6 +138,16 @@ def test_commands_exist_with_their_flags(page: Path) -> None:
         assert "--help" in known, f"{name_of(page)}: {choice(words)} is no program"
         unknown = {word for word in words if FLAG.fullmatch(word)} - known - {"--help-all"}
         assert not unknown, f"{name_of(page)}: {' '.join(words)} has no {unknown}"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("program", [program for program in SUBCOMMANDS if program.startswith("-m")])
+def test_help_of_a_program_lists_its_subcommands(program: str) -> None:
+    assert listed()[program] == {one.split()[0] for one in SUBCOMMANDS[program] if one}
+
+
+def test_subcommands_of_a_store_are_those_of_the_pages() -> None:
+    assert {f"store {name}" for name in COMMANDS} == {one for one in SUBCOMMANDS["-m tutors"] if " " in one}
 
 
 @pytest.mark.process

@@ -2,14 +2,17 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import tyro
 
+import benchmarks.__main__
+import experiments.__main__
+import tutors.__main__
 from agents import A2CConfig, DQNConfig, PPOConfig
 from experiments.demo import DemoOptions
-from training.cli import RENAMED, expand, flags, parse
+from training.cli import RENAMED, commands_of, expand, flags, parse, refuse_unknown_command
 from training.config import COMMON_FLAGS, EXAMPLES, Config, defaults_from_flags
 
 PUBLIC = {  # the names that version 1.0 changed, by those of 0.7
@@ -177,3 +180,28 @@ def test_flag_of_another_student_is_named_as_such(typed: str, said: str) -> None
 
 def test_scripted_tutor_keeps_its_accuracy_where_no_flag_has_it() -> None:
     assert expand(["--tutor", "scripted:0.6"], DemoOptions) == ["--tutor", "scripted:0.6"]
+
+
+@pytest.mark.parametrize(
+    ("program", "typed", "closest"),
+    [
+        (tutors.__main__.Command, "reprot", "report"),
+        (tutors.__main__.Command, "stroe", "store"),
+        (experiments.__main__.Command, "reports", "report"),
+        (benchmarks.__main__.Command, "game", "games"),
+    ],
+)
+def test_mistyped_subcommand_is_refused_with_the_closest(program: Any, typed: str, closest: str) -> None:
+    with pytest.raises(ValueError, match=rf"^no command is called '{typed}'; there are .*did you mean '{closest}'\?$"):
+        parse([typed, "--env", "connect4"], program)
+
+
+def test_program_without_subcommands_takes_any_word() -> None:
+    assert commands_of(Outer) == []
+    refuse_unknown_command(["runs/first"], [])
+
+
+def test_flag_before_a_subcommand_is_left_to_the_parser() -> None:
+    refuse_unknown_command(["--help"], ["report"])
+    refuse_unknown_command([], ["report"])
+    refuse_unknown_command(["report", "fill"], ["report"])

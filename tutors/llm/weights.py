@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tutors.base import TutorError
-from tutors.llm.models import Model
+from tutors.llm.endpoint import fingerprint
+from tutors.llm.models import Model, known_models
 
 READERS = ("gguf==0.19.0", "accelerate==1.15.0")  # what transformers reads GGUF with
 CONVERT = Path(__file__).with_name("convert_gguf.py")
@@ -31,7 +32,7 @@ def packaged_weights(model: Model, python: Path, show: Callable[[str], None]) ->
     Raises:
         TutorError: the index has no such package, or its weights are others.
     """
-    folder = cache_dir() / f"{model.name}-{model.gguf_sha256[:12]}"
+    folder = packaged_folder(model)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +50,18 @@ def packaged_weights(model: Model, python: Path, show: Callable[[str], None]) ->
         if not folder.is_dir():  # else another run was as fast
             shutil.move(converted, folder)
     return folder
+
+
+def packaged_folder(model: Model) -> Path:
+    """Return where the weights of a model's package are kept."""
+    return cache_dir() / f"{model.name}-{model.gguf_sha256[:12]}"
+
+
+def local_models() -> dict[str, str]:
+    """Return the names of the models whose weights are in a folder here, by the fingerprints of those."""
+    models = known_models()
+    roots = {name: str(packaged_folder(one)) if one.package else one.model for name, one in models.items()}
+    return {found: name for name, root in roots.items() if (found := fingerprint(root)) != root}
 
 
 def run(command: Sequence[str], failure: str) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sql
 import tyro
 from rich.table import Table
 
-from training.cli import exit_codes
+from training.cli import exit_codes, refuse_unknown_command
 from training.hints import called
 from tutors.display import MAX_NAME_CHARS, markdown_text, printable
 from tutors.hub import PREFIX, download, upload
@@ -191,6 +191,7 @@ def main() -> None:
     """Run a command; exit with 2 for an error of the user, without a traceback."""
     with exit_codes():
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+        refuse_unknown_command(sys.argv[1:], COMMANDS)
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog=f"{called().removesuffix('.store')} store",

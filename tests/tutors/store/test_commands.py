@@ -15,7 +15,10 @@ import envs
 from tests.helpers.paths import ROOT
 from tests.helpers.stores import command
 from tutors.base import Advice
+from tutors.llm.endpoint import fingerprint
+from tutors.llm.models import find_model
 from tutors.prompts import make_view
+from tutors.recorded import RecordedTutor
 from tutors.store import AdviceStore, Cost, identity_of, recorded_identities
 from tutors.store.json_lines import from_lines, read_all, to_lines, write_all
 
@@ -73,6 +76,24 @@ def test_info_shows_identities_counts_and_costs(path: Path) -> None:
     said = well("info", path)
     for piece in ("blackjack", "meta-llama", "Qwen", "1,167", "1,834", "samples"):
         assert piece in said
+
+
+def test_info_calls_weights_in_a_folder_by_their_name(tmp_path: Path) -> None:
+    path, weights = tmp_path / "advice.sqlite", fingerprint(find_model("tiny").model)
+    assert re.fullmatch("[0-9a-f]{64}", weights)
+    for tutor in (weights, "0" * 64):
+        keep(path, identity_of(GAME.spec, VIEW, {"tutor": tutor, "mode": "label"}), 1, 2)
+    printed = well("info", path)
+    assert re.search(rf"\btiny\b.*\b{weights[:12]}\b", printed, re.DOTALL)
+    assert "0" * 12 in printed, "whose name nobody knows"
+    for who in ("tiny", weights, weights[:12]):  # as --tutor-model
+        RecordedTutor(str(path), GAME.spec, VIEW, who).close()
+
+
+def test_mistyped_command_is_refused_with_the_closest() -> None:
+    done = command("inf", "advice.sqlite")
+    assert done.returncode == 2
+    assert "did you mean 'info'?" in done.stderr
 
 
 def test_info_of_an_empty_store(tmp_path: Path) -> None:
