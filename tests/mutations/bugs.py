@@ -1193,8 +1193,8 @@ BUGS = [
         "trust is decided in every update",
         "training/trust.py",
         "TrustMonitor.update",
-        "global_step < self.next_update",
-        "global_step < 0",
+        "global_step >= self.next_update",
+        "global_step >= 0",
         "training/test_trust.py",
     ),
     Bug(
