@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.guidance.base import EMPTY, NO_GUIDANCE, Guidance
-from envs.base import Env, Step, where
+from envs.base import Env, Step, cat_states, where
 
 COLUMNS = ("action", "reward", "terminated", "truncated")
 ADVICE_COLUMNS = ("advice", "followed", "bonus")  # without rows where the guidance stores no advice
@@ -81,27 +81,32 @@ class ReplayBuffer:
         oldest = self.num_added - stored
         which = (u.double() * ((stored - (n_step - 1)) * self.num_envs)).long()
         env_id, first = which % self.num_envs, oldest + which // self.num_envs
-        last, reward = first % self.capacity, torch.zeros_like(u)
-        discount, goes_on = torch.ones_like(u), torch.ones_like(u, dtype=torch.bool)
-        for offset in range(n_step):
-            pos = (first + offset) % self.capacity
-            last = torch.where(goes_on, pos, last)
-            reward = reward + discount * self._reward(pos, env_id) * goes_on
+        last = row = first % self.capacity * self.num_envs + env_id
+        reward, discount = self._reward(row), torch.full_like(u, gamma)
+        terminated = take(self.terminated, row)
+        goes_on = ~(terminated | take(self.truncated, row))
+        for offset in range(1, n_step):
+            at = (first + offset) % self.capacity * self.num_envs + env_id
+            last = torch.where(goes_on, at, last)
+            reward = reward + discount * self._reward(at) * goes_on
             discount = torch.where(goes_on, discount * gamma, discount)
-            goes_on = goes_on & ~(self.terminated[pos, env_id] | self.truncated[pos, env_id])
-        following = goes_on & (first + n_step < self.num_added)
-        after, first = (first + n_step) % self.capacity, first % self.capacity
-        obs, action_mask = self.env_observe({name: ring[first, env_id] for name, ring in self.states.items()})
-        final = {name: ring[last, env_id] for name, ring in self.final_states.items()}
-        next_obs, next_action_mask = self.env_observe(final)
-        discount = discount * ~self.terminated[last, env_id]
-        batch = Batch(obs, action_mask, self.action[first, env_id], reward, discount, next_obs, next_action_mask)
+            terminated = take(self.terminated, last)
+            goes_on = goes_on & ~(terminated | take(self.truncated, last))
+        states = [
+            {name: take(ring, rows) for name, ring in rings.items()}
+            for rings, rows in ((self.states, row), (self.final_states, last))
+        ]
+        obs, action_mask = self.env_observe(cat_states(states))  # both at once: small operations are what it costs
+        (obs, next_obs), (action_mask, next_action_mask) = obs.chunk(2), action_mask.chunk(2)
+        action, discount = take(self.action, row), discount * ~terminated
+        batch = Batch(obs, action_mask, action, reward, discount, next_obs, next_action_mask)
         if not self.guidance.stores_advice:
             return batch
-        advice, next_advice = self.advice[first, env_id], self.advice[after, env_id]
+        following = goes_on & (first + n_step < self.num_added)
+        next_advice = take(self.advice, (first + n_step) % self.capacity * self.num_envs + env_id)
         return batch._replace(
-            advice=advice,
-            followed=self.followed[first, env_id],
+            advice=take(self.advice, row),
+            followed=take(self.followed, row),
             next_advice=where(following, next_advice, torch.zeros_like(next_advice)),
         )
 
@@ -111,10 +116,10 @@ class ReplayBuffer:
             for pos in range(self.capacity):
                 yield self.env_observe({name: ring[pos] for name, ring in rings.items()})[0]
 
-    def _reward(self, pos: Tensor, env_id: Tensor) -> Tensor:
+    def _reward(self, row: Tensor) -> Tensor:
         """Return the rewards (B,) to learn from, with the bonus as much as it is worth now."""
-        reward = self.reward[pos, env_id]
-        return self.guidance.shaped(reward, self.bonus[pos, env_id]) if self.guidance.stores_advice else reward
+        reward = take(self.reward, row)
+        return self.guidance.shaped(reward, take(self.bonus, row)) if self.guidance.stores_advice else reward
 
     def state_dict(self) -> dict[str, object]:
         """Return the whole ring."""
@@ -135,3 +140,8 @@ class ReplayBuffer:
                 column.copy_(state[name])
             else:  # one of the two students stores advice, the other does not
                 column.zero_()
+
+
+def take(ring: Tensor, row: Tensor) -> Tensor:
+    """Return the rows `row` (B,) of a ring (time steps, env copies, …) that are counted through all time steps."""
+    return ring.flatten(0, 1).index_select(0, row)
