@@ -27,21 +27,29 @@ def test_a_program_is_stopped_at_the_first_evaluation_that_reaches_the_score() -
     found = seconds_to(printing(*lines, then="time.sleep(60)"), 0.5, 30)
     assert found.seconds is not None
     assert found.seconds < 30
-    assert found == Outcome(found.seconds, 0.5, None, False)
+    assert found == Outcome(found.seconds, 0.5, None, False, found.cpu_seconds)
 
 
 def test_a_program_that_goes_on_is_stopped_at_the_cap() -> None:
     found = seconds_to(printing(evaluation(0.2), then="time.sleep(60)"), 0.5, 2.0)
-    assert found == Outcome(None, found.best, None, True)
+    assert found == Outcome(None, found.best, None, True, found.cpu_seconds)
 
 
 def test_a_program_that_ends_below_the_score_has_no_time() -> None:
-    assert seconds_to(printing(evaluation(-2.0), evaluation(-3.0)), 0.5, 30) == Outcome(None, -2.0, None, False)
+    found = seconds_to(printing(evaluation(-2.0), evaluation(-3.0)), 0.5, 30)
+    assert found == Outcome(None, -2.0, None, False, found.cpu_seconds)
 
 
 def test_a_program_that_fails_says_why() -> None:
     found = seconds_to(printing(then="raise SystemExit('no such game')"), 0.5, 30)
-    assert found == Outcome(None, None, "no such game", False)
+    assert found == Outcome(None, None, "no such game", False, found.cpu_seconds)
+
+
+def test_seconds_of_cpu_are_those_of_the_program_and_not_those_it_slept() -> None:
+    work = "began = time.process_time()\nwhile time.process_time() < began + 0.5: pass\n"
+    busy, idle = (seconds_to(printing(then=then), 0.5, 60).cpu_seconds for then in (work, "time.sleep(0.5)"))
+    assert 0.5 <= busy < 0.5 + 5
+    assert idle < 0.5
 
 
 def test_the_median_counts_runs_without_a_time_as_the_longest() -> None:
@@ -51,9 +59,9 @@ def test_the_median_counts_runs_without_a_time_as_the_longest() -> None:
 
 def test_the_table_says_what_was_not_reached() -> None:
     benchmark = Thresholds(cap_seconds=7)
-    row = {"error": None, "seconds": None, "runs": [Outcome(None, 0.25, None, True)._asdict()]}
+    row = {"error": None, "seconds": None, "runs": [Outcome(None, 0.25, None, True, 3.0)._asdict()]}
     assert benchmark._median(row) == "> 7 (best 0.25)"
-    assert benchmark._median(row | {"runs": [Outcome(None, None, None, False)._asdict()]}) == "not reached"
+    assert benchmark._median(row | {"runs": [Outcome(None, None, None, False, 3.0)._asdict()]}) == "not reached"
     assert benchmark._median(row | {"seconds": 2.04}) == "2.0"
     assert benchmark._median(row | {"error": "failed"}) == "-"
 
