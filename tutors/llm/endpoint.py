@@ -399,10 +399,12 @@ class Endpoint:
             return None
         labels = self.request.labels if isinstance(self.request, LabelRequest) else ()
         for before_label in dict.fromkeys((self.model.before_label, " ")):
-            label_ids = {}
+            label_ids: dict[str, int] = {}
             for label in labels:
                 token_ids = await self._tokenize(name, {"prompt": prompt + before_label + label} | options) or []
-                if token_ids[:-1] == prompt_ids:
+                if (
+                    token_ids[:-1] == prompt_ids and token_ids[-1] not in label_ids.values()
+                ):  # one is for all unknown text
                     label_ids[label] = token_ids[-1]
                 elif (token_id := await self._token_after(name, prompt_ids, before_label + label)) is not None:
                     label_ids[label] = token_id
@@ -412,8 +414,9 @@ class Endpoint:
             else:
                 self.model = replace(self.model, before_label=before_label)
                 return label_ids
+        read = f"as {count} tokens" if count > 1 else "like another label"
         raise LabelsError(
-            f"{name} reads the label {label!r} as {count} tokens after its prompt; it must be one token. To ask "
+            f"{name} reads the label {label!r} {read} after its prompt; it must be one token of its own. To ask "
             "for text instead: --tutor-mode text"
         )
 

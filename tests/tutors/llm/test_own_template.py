@@ -89,6 +89,17 @@ def test_letters_that_are_no_tokens_are_refused_with_a_way_out(server: Server, m
         connect_tutor(server.url, model=OWN)
 
 
+def test_letters_that_are_all_one_unknown_token_are_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown_at_the_end(self: Server, body: dict[str, Any]) -> list[int]:
+        text = body.get("prompt", "<s>[QUESTION]")
+        is_label = text[-1] in "ABCDEFG1234567"
+        return [*map(ord, text[:-1].rstrip(" ")), 2] if is_label else [*map(ord, text)]
+
+    monkeypatch.setattr(Server, "tokenize", unknown_at_the_end)
+    with pytest.raises(TutorError, match=r"org/model reads the label 'B' like another label .*--tutor-mode text"):
+        connect_tutor(server.url, model=OWN)
+
+
 def test_thinking_is_switched_off_for_labels_and_left_on_for_text(server: Server) -> None:
     server.unthinking = "<think>\n\n</think>\n\n"
     state = positions(1)
