@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from envs.rng import ENV_STREAM, CounterRNG
 
 UNKNOWN_LIMIT = 1 << 62  # where no limit is known: not None, since such an env may still truncate an episode itself
+HERE = Path(__file__).parent
+THEIRS = (Exception, SystemExit)  # what a third party's env raises: some call `sys.exit` when their window is closed
 State = dict[str, Tensor]  # all of a game that can change: tensors of N rows, one row per env copy
 
 
@@ -63,16 +66,26 @@ def blame(env: str, what: str, where: Callable[[], str]) -> Iterator[None]:
         raise EnvError(f"{env}: {error} ({where()})") from error.__cause__
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # whatever a third party's env raises
+    except THEIRS as error:
+        if is_ours(error):
+            raise
         raise EnvError(f"{env}: {what} raised {describe(error)} ({where()})") from error
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether an error is the program's own end by a signal: a class of its own, which `sys.exit` raises not."""
+    return isinstance(error, SystemExit) and type(error) is not SystemExit
 
 
 def describe(error: BaseException) -> str:
     """Return an error's class and message, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    is_ours = not frames or any(f"{os.sep}{name}{os.sep}" in frames[-1].filename for name in ("gymnasium", "importlib"))
-    place = "" if is_ours else f" at {frames[-1].filename}, line {frames[-1].lineno}"
-    return f"{type(error).__name__}{f': {error}' if str(error) else ''}{place}"
+    place = frames[-1].filename if frames else ""
+    is_known = HERE in Path(place).parents or any(
+        f"{os.sep}{name}{os.sep}" in place for name in ("gymnasium", "importlib")
+    )
+    shown = f" at {place}, line {frames[-1].lineno}" if place and not is_known else ""
+    return f"{type(error).__name__}{f': {error}' if str(error) else ''}{shown}"
 
 
 class Game(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.base import UNKNOWN_LIMIT, Env, EnvError, Spec, State, Step, blame, describe, initial_step
+from envs.base import THEIRS, UNKNOWN_LIMIT, Env, EnvError, Spec, State, Step, blame, describe, initial_step, is_ours
 from envs.global_generators import GlobalGenerators, Seeding
 from envs.gymnasium_spaces import ActionFormat, ObservationFormat
 
@@ -164,8 +164,8 @@ class GymnasiumVecEnv(Env):
                 reward = reward if type(reward) is float else as_number(reward, "the reward")
                 if not -LARGEST <= reward <= LARGEST:
                     raise EnvError(f"the reward is {reward}; it must be finite, as float32")
-                ends = ends if type(ends) is bool else bool(as_number(ends, "terminated"))
-                stops = stops if type(stops) is bool else bool(as_number(stops, "truncated"))
+                ends = ends if type(ends) is bool else as_truth(ends, "terminated")
+                stops = stops if type(stops) is bool else as_truth(stops, "truncated")
                 rewards.append(reward)
                 terminated.append(ends)
                 truncated.append(stops and not ends)
@@ -228,10 +228,10 @@ def first_not_finite(obs: np.ndarray) -> int | None:
 
 
 def as_number(value: Any, what: str) -> Any:
-    """Return a number or a truth value, of which an array holds one.
+    """Return a number, of which an array holds one.
 
     Raises:
-        EnvError: it is neither.
+        EnvError: it is none.
     """
     if type(value) in (float, bool, int, np.float64, np.bool_):
         return value
@@ -239,6 +239,18 @@ def as_number(value: Any, what: str) -> Any:
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise EnvError(f"{what} is {value!r}; it must be a single number or truth value")
     return array.item()
+
+
+def as_truth(value: Any, what: str) -> bool:
+    """Return a truth value, of which an array holds one.
+
+    Raises:
+        EnvError: it is none.
+    """
+    number = as_number(value, what)
+    if number not in (0, 1):
+        raise EnvError(f"{what} is {number}; it must be a truth value")
+    return bool(number)
 
 
 def draw_seed(*numbers: int) -> int:
@@ -255,7 +267,9 @@ def make_copies(id: str, seeds: list[int], options: dict[str, Any], generators: 
                 seed_globals(seed, BEFORE)
             try:
                 env = gym.make(id, **{"disable_env_checker": True, **options})
-            except Exception as error:  # whatever a third party's env raises
+            except THEIRS as error:
+                if is_ours(error):
+                    raise
                 raise ValueError(f"gym:{id} cannot be made: {describe(error)}") from error
             separate_spaces(env.unwrapped)
             copies.append(env)

@@ -22,6 +22,7 @@ from training.hub import local_run
 from training.interrupts import stopped_by_closed_pipes
 from training.ranges import check_ranges, describe_interval, find_interval, flag_of
 from training.reserved_stdout import reserved_stdout
+from training.stop_signal import end_by_signal
 from training.threads import choose_threads
 from tutors.base import TutorError
 from tutors.config import QUERY_FIELDS
@@ -92,7 +93,7 @@ def run_program(
 def exit_codes() -> Iterator[None]:
     """Turn the errors and the signals that end a program into exit codes: see `run_program`."""
     log_to_terminal()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, end_by_signal)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with stopped_by_closed_pipes():

@@ -19,6 +19,15 @@ class Interruption(KeyboardInterrupt):
     """
 
 
+class Stopped(SystemExit):
+    """The program's end by a signal; a class of its own tells it from an env's `sys.exit`."""
+
+
+def end_by_signal(number: int, frame: FrameType | None) -> None:
+    """End the program with the exit code of a signal."""
+    raise Stopped(128 + number)
+
+
 class StopSignal:
     """Notes the first SIGINT or SIGTERM; a later one ends the program at once.
 
@@ -81,7 +90,7 @@ class StopSignal:
             if time.monotonic() - self.came_at < REPEAT_SECONDS:
                 return
             print(f"stopped at once; {self.loss()}", file=sys.stderr)
-            sys.exit(128 + number)
+            end_by_signal(number, frame)
         self.number, self.came_at = number, time.monotonic()
         print("stopping, and saving; once more to stop at once, without", file=sys.stderr)
         if self.interrupts:

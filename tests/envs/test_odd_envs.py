@@ -27,6 +27,7 @@ from tests.helpers.odd_envs import Picture
 from tests.helpers.small_runs import logged, small_config
 from train import train
 from training.evaluation import run_episodes, student_policy
+from training.stop_signal import end_by_signal
 
 KINDS = [(order, kind) for order in ("last", "first") for kind in ("uint8", "float32")]
 ODD = "gym:tests.helpers.odd_envs:"
@@ -320,6 +321,8 @@ FAULTS = {
     "nan": "the observation holds values that are not finite",
     "inf": "the observation holds values that are not finite",
     "huge": "the observation holds values that are not finite",
+    "infs": "the observation holds values that are not finite",
+    "reward_0d": "the reward is nan; it must be finite",
     "reward_nan": "the reward is nan; it must be finite",
     "reward_inf": "the reward is inf; it must be finite",
     "reward_huge": "the reward is 1e[+]300; it must be finite",
@@ -328,10 +331,15 @@ FAULTS = {
     "type": "step raised ValueError: the observation is of shape",
     "nothing": "step raised ValueError: the observation is of shape",
     "terminated": "terminated is 'no'",
+    "terminated_nan": "terminated is nan; it must be a truth value",
+    "terminated_2": "terminated is 2; it must be a truth value",
+    "exits": "step raised SystemExit: 3 at .*odd_envs.py, line",
     "raises": "step raised KeyError: 'left' at .*odd_envs.py, line",
     "old_api": r"step must return \(observation, reward, terminated, truncated, info\)",
     "no_action": "the action mask leaves no legal action",
-    "short_mask": "the action mask has 1 entries; there are 2 actions",
+    "short_mask": "the action mask has 1 entries; there are 2 actions [(]",
+    "long_mask": "the action mask has 3 entries; there are 2 actions [(]",
+    "nan_mask": "the action mask holds more than 0 and 1 [(]",
     "odd_mask": "the action mask holds more than 0 and 1",
 }
 
@@ -344,6 +352,14 @@ def test_faults_of_an_env_name_it_the_copy_and_the_time_step(fault: str) -> None
     for _ in range(2):
         env.step(some_action(env))
     with pytest.raises(EnvError, match=f"^{ODD}Faulty-v0: .*{FAULTS[fault]}.*copy 6, time step 3"):
+        env.step(some_action(env))
+
+
+def test_signal_that_ends_the_program_in_an_env_is_not_its_fault() -> None:
+    env = odd("Draws")
+    env.reset()
+    env.copies[0].unwrapped.obs = partial(end_by_signal, 15, None)  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit, match="143"):
         env.step(some_action(env))
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -181,7 +182,13 @@ class Faulty(Odd):
         self.fault = fault
 
     def info(self) -> Info:
-        masks = {"no_action": [0, 0], "short_mask": [1], "odd_mask": [2, 1]}
+        masks = {
+            "no_action": [0, 0],
+            "short_mask": [1],
+            "long_mask": [1] * 3,
+            "odd_mask": [2, 1],
+            "nan_mask": [np.nan, 1],
+        }
         return {"action_mask": np.array(masks[self.fault])} if self.passed == 3 and self.fault in masks else {}
 
     def step(self, action: int) -> Any:
@@ -190,6 +197,8 @@ class Faulty(Odd):
             return obs, reward, terminated, truncated, info
         if self.fault == "raises":
             raise KeyError("left")
+        if self.fault == "exits":
+            sys.exit(3)
         if self.fault == "memory":
             raise MemoryError
         if self.fault == "old_api":
@@ -198,9 +207,11 @@ class Faulty(Odd):
         if self.fault in wrong:
             obs = np.array([0, wrong[self.fault]])
         if self.fault.startswith("reward_"):
-            reward = wrong.get(self.fault.removeprefix("reward_"), "high")
-        obs = {"shape": np.zeros(3), "type": "north", "nothing": None}.get(self.fault, obs)
-        terminated = "no" if self.fault == "terminated" else terminated
+            reward = {**wrong, "0d": np.array(np.nan)}.get(self.fault.removeprefix("reward_"), "high")
+        obs = {"shape": np.zeros(3), "type": "north", "nothing": None, "infs": np.array([np.inf, -np.inf])}.get(
+            self.fault, obs
+        )
+        terminated = {"terminated": "no", "terminated_nan": np.nan, "terminated_2": 2}.get(self.fault, terminated)
         return obs, reward, terminated, truncated, info
 
 

@@ -329,7 +329,7 @@ def parse_reply(status: int, raw: bytes, retry_after_s: float, url: str, secrets
         body = join_stream(raw)
     if not isinstance(body, dict):
         raise RequestError("not_json")
-    if body.get("error") is not None:
+    if body.get("error"):  # some servers write that there is none: null, false, ""
         raise RequestError("error_in_200", words=server_words(raw, secrets))
     return body
 

@@ -567,6 +567,17 @@ def test_fault_15_an_error_in_a_200_is_no_advice(server: Server, tutor: VllmTuto
     assert failures(tutor) == {"error_in_200": 3}
 
 
+@pytest.mark.parametrize("nothing", [None, False, 0, "", {}, []], ids=repr)
+def test_reply_that_says_that_there_is_no_error_is_read(server: Server, tutor: VllmTutor, nothing: object) -> None:
+    def answer(handler: Handler, body: dict) -> bool:
+        choices = [choice(row, body) for row in range(len(body["prompt"]))]
+        handler.reply(200, {"error": nothing, "choices": choices})
+        return True
+
+    server.misbehave = answer
+    assert tutor.advise(positions(3)).valid.all()
+
+
 @pytest.mark.parametrize("raw", [b"", b"not json", b"\xff\xfe", b"[1]", b"[" * 100_000, b"3"])
 def test_reply_that_is_no_json_object_is_no_advice(server: Server, tutor: VllmTutor, raw: bytes) -> None:
     def nonsense(handler: Handler, _body: dict) -> bool:
