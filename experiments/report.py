@@ -1,14 +1,11 @@
 """The report of a study: its tables as CSV, and a page as Markdown and as HTML with its pictures."""
 
 import csv
-import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-
-from matplotlib.figure import Figure
 
 from experiments.analysis import (
     MAX_FINAL_LOSS,
@@ -33,20 +30,10 @@ from experiments.analysis import (
     without_reuse,
     worth,
 )
-from experiments.curves import (
-    LineStyle,
-    baseline_styles,
-    common_points,
-    draw_mean,
-    draw_references,
-    line_styles,
-    place_labels,
-    prepare,
-)
+from experiments.curves import common_points
 from experiments.page import html
-from experiments.plot import ALONE, has_tutor, spec_of
-from experiments.references import references
-from experiments.spec import Condition, RunSpec, StudyOptions, StudySpec
+from experiments.pictures import draw
+from experiments.spec import Condition, StudyOptions, StudySpec
 from experiments.stats import (
     THRESHOLD_SHARE,
     Curve,
@@ -58,16 +45,11 @@ from experiments.stats import (
     probability_of_improvement,
     stratified_interval,
 )
-from training.cli import parse
-from training.config import Config, defaults_from_flags
 from training.hints import command
-from tutors.display import MAX_NAME_CHARS, MAX_TEXT_CHARS, markdown_text, picture_text, printable
+from tutors.display import MAX_NAME_CHARS, MAX_TEXT_CHARS, markdown_text, printable
 from tutors.terminal import TerminalConsole
 
 PUBLISHED = Path("results/study")
-PANEL = (4.8, 3.0)  # inches, of a picture's charts
-DPI = 110
-NO_FILE_NAME = re.compile(r"[^\w.=+-]")  # a character that is in no picture's name
 DEFINITIONS = {  # terms, in the order of the page
     "condition": "an env, a student, a tutor, a guidance method and a reuse budget; its runs differ in the seed.",
     "baseline": "the same student without a tutor; comparisons are paired by seed.",
@@ -233,7 +215,8 @@ def page(results: StudyResults, name: str, command: str, verdicts: Sequence[Clai
     budget = f", with reuse {study.reuse[-1]:g}" if tutored else ""
     parts.append(
         f"Lines are means over seeds{budget}; bands go from the lowest to the highest. Dotted: random play, the tutor "
-        "alone where all lines have the same, and the best return there is; arrows name what lies beyond the chart."
+        "alone where all lines have the same, and the best return there is; arrows name what lies beyond the chart. "
+        "The overview, where there is one, is the mean of the normalized scores of all students that learn alone."
     )
     if not tutored:
         parts += ["## Final scores", baseline_scores(results)]
@@ -454,76 +437,3 @@ def costs(results: StudyResults) -> str:
         rows.append((*name, *counts, f"{count('seconds'):.1f}", f"{no_advice / max(asked, 1):.0%}"))
     head = ("positions consulted", "questions", "hit rate", "tokens", "seconds", "no advice")
     return table(("env", "tutor", "reuse", *head), rows)
-
-
-def draw(results: StudyResults, out: Path) -> list[Path]:
-    """Draw the learning curves, a panel for each student of each env, and return the pictures.
-
-    Lines are tutors, with the last reuse budget; where there are several guidance methods lines are those, and each
-    tutor has a picture of its own.
-    """
-    study = results.study
-    tutored = [one for one in results.tutored() if one.reuse == study.reuse[-1]]
-    if len(study.guidance) > 1:
-        styles = line_styles(study.guidance)
-        pictures = {
-            f"curves_{NO_FILE_NAME.sub('-', str(tutor))[:MAX_NAME_CHARS]}.png": {one: one.guidance for one in group}
-            for tutor, group in group_by(tutored, lambda one: one.tutor).items()
-        }
-    else:
-        styles = line_styles(map(str, study.tutors))
-        pictures = {"curves.png": {one: str(one.tutor) for one in tutored}}
-    baseline = {one: ALONE for one in results.conditions() if one.is_baseline()}
-    for name, labels in pictures.items():
-        draw_picture(results, out / name, baseline | labels, styles | baseline_styles([ALONE]))
-    return [out / name for name in pictures]
-
-
-def draw_picture(results: StudyResults, path: Path, labels: dict[Condition, str], styles: dict[str, LineStyle]) -> None:
-    """Draw the curves of conditions, a panel for each student of each env, beside what they are to be compared with."""
-    study = results.study
-    rows, columns = len(study.envs), len(study.algos)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    panels = []
-    for env, row in zip(study.envs, grid, strict=True):
-        config = config_of(study, compared_condition([one for one in labels if one.env == env]))
-        probed = probe_returns(results, labels, env) if has_tutor(config) else ()  # without: the tutors differ
-        spec, compared = spec_of(config), references(config, probed)
-        for algo, axes in zip(study.algos, row, strict=True):
-            shown = {one: label for one, label in labels.items() if (one.env, one.algo) == (env, algo)}
-            if not shown:
-                axes.set_axis_off()
-                continue
-            last = max(curve[-1][0] for one in shown for curve in results.curves(one))
-            panel = prepare(axes, f"{algo.upper()}, {picture_text(spec.shown_title())}", spec.return_unit, last)
-            for condition, label in shown.items():
-                draw_mean(panel, results.curves(condition), picture_text(label), styles[label])
-            draw_references(panel, compared)
-            panels.append(panel)
-    place_labels(figure, panels)
-    figure.savefig(path, dpi=DPI)
-
-
-def compared_condition(conditions: Sequence[Condition]) -> Condition:
-    """Return the condition whose tutor a picture's students of an env are compared with; one without if it shows two.
-
-    Where nothing of an env is drawn, that does not matter either.
-    """
-    tutored = [one for one in conditions if not one.is_baseline()]
-    return tutored[0] if len({one.tutor for one in tutored}) == 1 else conditions[0].baseline()
-
-
-def probe_returns(results: StudyResults, conditions: Iterable[Condition], env: str) -> list[float]:
-    """Return what the probe episodes of a tutor came to in the runs of an env."""
-    returns = [run.tutor_return for one in conditions if one.env == env for run in results.runs[one]]
-    return [one for one in returns if one is not None]
-
-
-def config_of(study: StudySpec, condition: Condition) -> Config:
-    """Return the settings of a condition's runs."""
-    arguments = study.arguments(RunSpec(condition, study.seeds[0]), Path("run"), None)
-    if "--resume" in arguments:  # whose settings are not those of this run
-        at = arguments.index("--resume")
-        del arguments[at : at + 2]
-    return parse(arguments, Config, defaults=defaults_from_flags)

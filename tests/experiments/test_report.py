@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import report as reporting
 from experiments.analysis import StudyResults, claims
 from experiments.page import html
 from experiments.report import (
@@ -176,7 +175,7 @@ def test_html_page_contains_all_that_it_shows(tmp_path: Path) -> None:
     reader = Reader()
     reader.feed(html(text, pictures, HEADS))
     images = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
-    assert len(images) == len(pictures) == 1
+    assert len(images) == len(pictures) == 2
     for image in images:
         kind, data = (image or "").split(",")
         assert kind == "data:image/png;base64"
@@ -226,21 +225,6 @@ def test_tables_scroll_and_the_page_does_not(width: int, tmp_path: Path) -> None
         browser.close()
 
 
-def test_each_tutor_has_a_picture_where_guidance_methods_are_compared(tmp_path: Path) -> None:
-    tutors = (TutorSpec("scripted", 0.9), TutorSpec("recorded:/my/advice"))
-    study = replace(STUDY, algos=("dqn",), guidance=("override", "hint"), tutors=tutors)
-    runs = {one: [result(FAST, asked=1)] * 3 for one in study.conditions()}
-    names = [one.name for one in draw(StudyResults(study, runs), tmp_path)]
-    assert names == ["curves_scripted-0.9.png", "curves_recorded--my-advice.png"]
-
-
-def test_pictures_show_the_last_reuse_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = set()
-    monkeypatch.setattr(reporting, "draw_mean", lambda panel, curves, label, style: drawn.add((label, curves[0][1][1])))
-    draw(made_up(SLOW, r0=NEVER, r3=FAST), tmp_path)
-    assert drawn == {("no tutor", 0.2), ("scripted:0.9", 1.0), ("scripted:0.6", 1.0)}
-
-
 def test_picture_of_the_readme_is_of_a_study_whose_curves_are_published() -> None:
     picture = re.search(r"!\[[^]]*\]\((results/study/(\w+)/curves\.png)\)", (ROOT / "README.md").read_text())
     assert picture is not None
@@ -251,22 +235,6 @@ def test_picture_of_the_readme_is_of_a_study_whose_curves_are_published() -> Non
     assert path.is_file()
     for one in (path.parent / "curves").iterdir():
         assert len(one.read_text().splitlines()) > 2 + study.num_evals / 2, f"{one} has no curve"
-
-
-@pytest.mark.parametrize("num_tutors", [1, 2])
-def test_probe_episodes_are_drawn_of_a_tutor_that_all_lines_have(
-    num_tutors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: set[str] = set()
-    monkeypatch.setattr(reporting, "draw_references", lambda panel, values: drawn.update(values))
-    tutors = (TutorSpec("recorded:/my/advice"), TutorSpec("scripted", 0.6))[:num_tutors]
-    study = replace(STUDY, algos=("dqn",), envs=("connect4",), tutors=tutors, reuse=(math.inf,))
-    runs = {
-        one: [result(FAST)._replace(tutor_return=None if one.is_baseline() else 0.5)] * 3 for one in study.conditions()
-    }
-    draw(StudyResults(study, runs), tmp_path)
-    assert "random play" in drawn
-    assert ("tutor in its probe episodes" in drawn) == (num_tutors == 1)
 
 
 def test_curves_are_written_where_probes_shifted_the_evaluations(tmp_path: Path) -> None:
