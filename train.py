@@ -37,6 +37,7 @@ from envs.opponents import SelfPlay
 from envs.rng import GUIDANCE_STREAM, QUERY_STREAM, CounterRNG
 from training.checkpoint import atomic_write, check_fit
 from training.cli import run_program
+from training.compile_mode import keep_compiled, resolve_compile_mode
 from training.config import (
     COMMON_FLAGS,
     EXAMPLES,
@@ -85,9 +86,9 @@ def train(config: Config) -> dict[str, Any]:
     if world_size() > 1:
         die_with_parent()  # torchrun's agent, whatever ends it; then the run is saved as at any SIGTERM
     config.check()
-    if config.compile_mode == "graph" and not device.startswith("cuda"):
-        raise ValueError(f"--compile-mode graph requires a CUDA device; on {device} use compile")
     config, run_dir, resuming = resolve_run(replace(config, device=device))
+    config = replace(config, compile_mode=resolve_compile_mode(config))
+    keep_compiled()
     source = load_source(config, resuming, device)
     threads = None if source is None or not resuming else source.get("threads")  # none in a run of version 1.1
     if threads is not None:
@@ -120,7 +121,7 @@ def train(config: Config) -> dict[str, Any]:
             atomic_write(run_dir / "config.json", config.to_json().encode() + b"\n")
         if has_review and not resuming:
             trainer.checkpointer.save(trainer.state)  # the review is paid for: a run that is killed resumes after it
-        progress.status("")  # nothing is waited for any more
+        progress.status("" if config.compile_mode == "eager" else "compiling")
         summary = trainer.run()
         if log is not None:
             log.add_hparams(shown_settings(config), summary["eval"]["mean_return"])
@@ -155,7 +156,7 @@ def open_logs(config: Config, run_dir: Path, source: dict[str, Any] | None) -> I
         progress = stack.enter_context(make_progress(config.progress, config.total_steps, start or 0))
         tutor = without_password(config.tutoring.tutor)
         game = describe_game(evaluation_env(config, 1, "cpu"))
-        device = f"{config.device}, {threads_text()}"
+        device = f"{config.device}, {threads_text()}, {config.compile_mode}"
         progress.note(f"{run_dir}: {config.algo} on {config.env}, tutor {tutor}, {device}\nevaluations: {game}")
         if source is None and (shortness := config.shortness()) is not None:
             progress.note(shortness)

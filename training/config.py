@@ -70,7 +70,7 @@ class Config:
     """cpu, cuda, or auto: cuda if available."""
     compile_mode: Literal["auto", "eager", "compile", "graph"] = "auto"
     """How the training loop runs: eager; compile: with torch.compile, after tens of seconds of compilation; graph: as
-    CUDA graphs, too. auto is eager in this version."""
+    CUDA graphs, too. auto: compile where the run is long enough for that."""
     eval_every: Annotated[int, Interval(ge=1, le=10**15)] = 25_000
     """Env steps between evaluations of the student alone."""
     eval_episodes: Annotated[int, Interval(ge=1, le=10**7)] = 500

@@ -65,7 +65,9 @@ def resolve_run(config: Config) -> tuple[Config, Path, bool]:
                 f"run {source} was started with different settings: {'; '.join(changed)}. Pass --force to resume anyway"
             )
         if resuming:
-            config = replace(config, run_dir=source, resume=before.resume)
+            mode = before.compile_mode if config.compile_mode == "auto" else config.compile_mode
+            mode = "eager" if mode == "auto" else mode  # as auto was in versions 1.0 and 1.1, whose config.json has it
+            config = replace(config, run_dir=source, resume=before.resume, compile_mode=mode)
     run_dir: Path = broadcast_object(config.run_dir or new_run_dir(config))
     if broadcast_object((run_dir / "config.json").exists() and not resuming):
         raise ValueError(
