@@ -104,17 +104,21 @@ def draw_mean(
     if len(curves) == 1 and interval is not None and all(interval):
         bounds = [[dict(side)[step] for step in steps] for side in interval]
     means = [fmean(column) for column in columns]
-    marker = "" if len(steps) > 1 else "o"  # a single point is no line
+    is_point = len(steps) == 1  # which has no line and no band, and lies at the end of the axis
     order = 2.5 if style.is_on_top else 2
     panel.axes.plot(
         *(steps, means),
         color=style.color,
         linestyle=style.dashes,
         linewidth=style.width,
-        marker=marker,
+        marker="o" if is_point else "",
         zorder=order,
+        clip_on=not is_point,
     )
-    panel.axes.fill_between(steps, *bounds, alpha=0.15, color=style.color, linewidth=0)
+    if is_point:
+        panel.axes.vlines(steps, *bounds, color=style.color, clip_on=False)
+    else:
+        panel.axes.fill_between(steps, *bounds, alpha=0.15, color=style.color, linewidth=0)
     panel.labels.append(EndLabel(steps[-1], means[-1], label, ink(style.color)))
     panel.heights += [*bounds[0], *bounds[1]]
 

@@ -66,8 +66,9 @@ class Tutor:
 
 
 def no_advice_counts(stats: Mapping[str, float]) -> dict[str, Any]:
-    """Return the number of positions without advice, by kind of failure, out of a tutor's counters."""
-    return {name.removeprefix("no_advice/"): count for name, count in stats.items() if name.startswith("no_advice/")}
+    """Return the number of positions without advice, by kind of failure that occurred, out of a tutor's counters."""
+    start = "no_advice/"
+    return {name.removeprefix(start): count for name, count in stats.items() if name.startswith(start) and count}
 
 
 class Warner:

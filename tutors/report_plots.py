@@ -49,21 +49,19 @@ def measures_table(reports: Sequence[TutorReport], tutor: str) -> Table:
 
 
 def letters_table(reports: Sequence[TutorReport]) -> Table:
-    """Return each letter's bias with its 95 % interval, a row a view."""
+    """Return each letter's bias with its 95 % interval, a row a letter: a game may have any number of actions."""
     table = Table(
         title="bias by letter: probability advised minus the expert's, %",
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
-    letters = sorted({letter for one in reports for letter in one.letters})
-    table.add_column("view", no_wrap=True)
-    for letter in letters:
-        table.add_column(letter, justify="right")
+    table.add_column("letter")
     for one in reports:
-        biases = [one.letters.get(letter) for letter in letters]
-        cells = ["" if bias is None or not one.answered else interval_of(bias) for bias in biases]
-        table.add_row(f"{one.game} {one.view}", *cells)
+        table.add_column(f"{one.game}\n{one.view}", justify="right")
+    for letter in sorted({letter for one in reports for letter in one.letters}):
+        biases = [one.letters.get(letter) if one.answered else None for one in reports]
+        table.add_row(letter, *("" if bias is None else interval_of(bias) for bias in biases))
     return table
 
 
@@ -119,7 +117,7 @@ def tuning_verdict(tuning: Tuning) -> str:
 
 def interval_of(bias: Mapping[str, float]) -> str:
     """Return a letter's bias and the half width of its interval, in points of a percent."""
-    return f"{100 * bias['bias']:+.1f}\n±{100 * bias['within']:.1f}"
+    return f"{100 * bias['bias']:+.1f} ±{100 * bias['within']:.1f}"
 
 
 def percent(share: float) -> str:

@@ -61,6 +61,17 @@ def test_a_single_run_has_the_band_of_its_evaluations() -> None:
     assert band(panel) == {(10, -1), (10, 1), (20, 0.5), (20, 1.5)}
 
 
+def test_a_single_evaluation_is_a_whole_point_with_its_interval() -> None:
+    _, panel = panel_of()
+    draw_mean(panel, [[(40_000, 0.5)]], "alone", DARK, ([(40_000, 0.25)], [(40_000, 0.75)]))
+    (line,) = panel.axes.lines
+    assert line.get_marker() == "o"
+    (interval,) = panel.axes.collections
+    assert interval.get_segments()[0].tolist() == [[40_000, 0.25], [40_000, 0.75]]
+    assert not line.get_clip_on(), "it lies at the end of the axis"
+    assert not interval.get_clip_on()
+
+
 def test_labels_at_the_lines_ends_are_not_cut_and_do_not_overlap() -> None:
     names = ["a setting of a very long name that does not fit into one line", *"bcdef"]
     figure, panel = panel_of(*((name, [(0, 0.0), (40_000, 5 + at / 100)]) for at, name in enumerate(names)))

@@ -1,15 +1,19 @@
 """The tutor report: measures against slow definitions and tutors whose worth is known, and the program from outside."""
 
 import functools
+import io
 import json
 import math
+import string
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 import envs
@@ -191,7 +195,21 @@ def test_tutor_without_any_advice_has_no_measures_and_is_shown() -> None:
     assert shown["curve"]["confidence"] == [None] * NUM_BINS
     assert shown["letters"]["A"]["bias"] is None
     assert "3 mute" in measures_table([found], "function").caption
-    assert letters_table([found]).row_count == 1
+    assert letters_table([found]).row_count == 4
+
+
+def test_bias_of_many_letters_is_readable_in_80_columns() -> None:
+    view = EchoView(Echo(4))
+    first = FunctionTutor(view, lambda state: one_hot(view.action_mask(state).long().argmax(1), 4))
+    found = measure_tutor(advisor_of(view, first), hidden(0, 1), 4)
+    assert found.no_advice == {}, "what did not occur is not listed"
+    many = replace(found, letters={key: {"bias": -0.1234, "within": 0.0456} for key in string.ascii_uppercase})
+    console = Console(file=io.StringIO(), width=80)
+    console.print(letters_table([many] * 6))
+    lines = console.file.getvalue().splitlines()
+    for letter in string.ascii_uppercase:
+        (line,) = (line for line in lines if line.startswith(f" {letter} ") or line.startswith(f"{letter} "))
+        assert line.split() == [letter, *["-12.3", "±4.6"] * 6]
 
 
 def test_entropy_share_is_of_positions_with_a_choice() -> None:
