@@ -23,7 +23,8 @@ pytestmark = pytest.mark.train
 
 DIGESTS = GOLDEN / "digests.json"
 SIZES = {
-    "dqn": "--buffer-size 4096 --learning-starts 512 --batch-size 64 --hidden 32 32 --network mlp --updates-per-step 2",
+    "dqn": "--buffer-size 4096 --learning-starts 512 --batch-size 64 --hidden 32 32 --network mlp --updates-per-step 2 "
+    "--target-network-frequency 100",
     "ppo": "--num-steps 16 --num-minibatches 4 --hidden 32 32 --network mlp",
     "a2c": "--num-steps 8 --hidden 32 32 --network mlp",
 }
