@@ -390,6 +390,23 @@ def speed_of_loop() -> str:
     return table(head, body) + "\n\n" + made_by(measured)
 
 
+def thresholds() -> str:
+    """Return the seconds to fixed scores, of CPU and of the clock."""
+    measured = benchmark("thresholds")
+    body = []
+    for row in measured["rows"]:
+        best = max((run["best"] for run in row["runs"] if run["best"] is not None), default=None)
+        used, seconds = (rate(row[name], 1) for name in ("cpu_seconds", "seconds"))
+        if any(run["was_capped"] for run in row["runs"]) and row["seconds"] is None:
+            used = f"> {max(run['cpu_seconds'] for run in row['runs']):,.0f}"
+            seconds = f"not in {row['cap_seconds']:,.0f}"
+        scores = [number(row["score"], "g"), "–" if best is None else number(best, ".3g")]
+        env = row["cell"].partition("-")[0]
+        body.append([env, row["algo"], row["program"], *scores, used, seconds, str(len(row["runs"]))])
+    head = ["env", "student", "program", "score", "best", "seconds of CPU", "seconds", "seeds"]
+    return table(head, body) + "\n\n" + made_by(measured)
+
+
 def smollm2() -> str:
     """Return what the best ways of asking SmolLM2 came to, and how they were found."""
     measured = benchmark("smollm2")
@@ -423,6 +440,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "speed-of-tutor": speed_of_tutor,
     "speed-of-table": speed_of_table,
     "speed-of-loop": speed_of_loop,
+    "thresholds": thresholds,
 }
 BLOCKS |= {f"curves-{algo}": partial(curves_of, algo) for algo in ("a2c", "dqn", "ppo")}
 BLOCKS |= {

@@ -52,6 +52,24 @@ def test_benchmarks_name_their_command_and_machine(results: Path) -> None:
     assert lines[-1] == "`bench games` at commit abc, on x86_64, 2 cores (a CPU), Python 3.11, PyTorch 2.13."
 
 
+def test_thresholds_say_what_was_not_reached_within_which_time(results: Path) -> None:
+    machine = {"commit": "abc", "machine": "x86_64, 2 cores", "cpu": "a CPU", "python": "3.11", "torch": "2.13"}
+    run = {"best": 480.25, "was_capped": False, "cpu_seconds": 20.0}
+    row = {"cell": "cartpole-475", "algo": "ppo", "program": "ours", "score": 475, "cap_seconds": 240.0}
+    reached = row | {"runs": [run, run], "seconds": 31.4, "cpu_seconds": 20.0}
+    capped = [{"best": -0.5, "was_capped": True, "cpu_seconds": seconds} for seconds in (199.6, 150.0)]
+    late = row | {"program": "peer", "runs": capped, "seconds": None, "cpu_seconds": None}
+    failed = row | {"program": "other", "runs": [run | {"best": None}], "seconds": None, "cpu_seconds": None}
+    measured = {"command": "bench thresholds", "machine": machine, "rows": [reached, late, failed]}
+    (results / "thresholds.json").write_text(json.dumps(measured))
+    _, _, *rows = generate.thresholds().splitlines()
+    assert rows[:3] == [
+        "| cartpole | ppo | ours | 475 | 480 | 20 | 31.4 | 2 |",
+        "| cartpole | ppo | peer | 475 | −0.5 | > 200 | not in 240 | 2 |",
+        "| cartpole | ppo | other | 475 | – | – | – | 1 |",
+    ]
+
+
 def test_a_block_that_nobody_makes_is_an_error() -> None:
     with pytest.raises(KeyError, match="weather"):
         generate.filled("<!-- begin weather -->\n<!-- end weather -->")
