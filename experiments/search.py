@@ -2,7 +2,8 @@
 
 The sampler is TPE (Bergstra et al. 2011); the first trial has the defaults. A trial trains one seed after another, and
 ends early where a Wilcoxon signed-rank test finds it worse than the best one over the same seeds. Everything is in an
-Optuna journal, from which the same command continues; it is the evidence for a choice in agents/defaults.toml.
+Optuna journal, from which the same command continues, or a second process helps; it is the evidence for a choice in
+agents/defaults.toml.
 """
 
 import csv
@@ -12,12 +13,14 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Interval
+from filelock import FileLock, Timeout
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
@@ -180,7 +183,7 @@ def open_study(options: SearchOptions, defaults: Config) -> "Study":
         load_if_exists=True,
     )
     if not study.trials:
-        study.enqueue_trial({name: setting_of(defaults, name) for name in SPACES[options.algo]})
+        study.enqueue_trial({name: setting_of(defaults, name) for name in SPACES[options.algo]}, skip_if_exists=True)
     return study
 
 
@@ -221,14 +224,28 @@ def execute_trials(
 ) -> None:
     """Execute the trials that are left, each seed after seed; those that were interrupted first.
 
+    A trial belongs to the process that holds its lock: of those that run, the ones whose process is gone are free.
+
     Args:
         update: is called whenever a trial has ended.
     """
+    with ExitStack() as locks:
+        execute_claimed(study, options, space, pool, update, locks)
+
+
+def execute_claimed(
+    study: "Study",
+    options: SearchOptions,
+    space: Space,
+    pool: LocalPool,
+    update: Callable[[], None],
+    locks: ExitStack,
+) -> None:
+    """Execute the trials whose locks are free; `locks` releases them in the end."""
     import optuna
 
-    interrupted = [
-        optuna.Trial(study, one._trial_id) for one in study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-    ]
+    running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    interrupted = [optuna.Trial(study, one._trial_id) for one in running if claim(options, one.number, locks)]
     active: dict[Path, tuple[Trial, int]] = {}  # trial and seed by run directory
 
     def start(trial: "Trial") -> None:
@@ -241,7 +258,10 @@ def execute_trials(
     update()
     while True:
         while pool.has_room() and (interrupted or has_trials_left(study, options)):
-            start(interrupted.pop(0) if interrupted else study.ask())
+            if interrupted:
+                start(interrupted.pop(0))
+            elif claim(options, (new := study.ask()).number, locks):  # else a process that began now took it as left
+                start(new)
         if not active:
             return
         for command, code in pool.wait():
@@ -258,6 +278,17 @@ def execute_trials(
                     continue
                 study.tell(trial, fmean(scores.values()))  # also if pruned, as WilcoxonPruner's documentation says
             update()
+
+
+def claim(options: SearchOptions, trial: int, locks: ExitStack) -> bool:
+    """Return whether a trial belongs to this process, which holds its lock from now on."""
+    folder = options.directory() / "locks"
+    folder.mkdir(exist_ok=True)
+    try:
+        locks.enter_context(FileLock(folder / f"trial{trial}", timeout=0))
+    except Timeout:
+        return False
+    return True
 
 
 def scores_by_seed(study: "Study", trial: "Trial") -> dict[int, float]:

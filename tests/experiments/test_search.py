@@ -3,6 +3,7 @@
 import csv
 import shutil
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,23 @@ def test_a_search_that_was_interrupted_continues_with_the_trials_it_had(
     assert len(started) == number, "nothing was left to do"
     search(replace(options, trials=5))
     assert {one.index for one in started[number:]} == {4}
+
+
+def test_two_processes_share_the_trials_of_a_search(started: list[RunCommand], tmp_path: Path) -> None:
+    """The other process is in the midst of trial 0; when it is gone, its trial is free."""
+    options = SearchOptions("dqn", "snake", trials=4, seeds=(1, 2), output_dir=tmp_path)
+    study = searching.open_study(options, default_config("dqn", "snake"))
+    with ExitStack() as locks:
+        other = study.ask()
+        searching.suggest(other, widened(SPACES["dqn"], default_config("dqn", "snake")))
+        assert searching.claim(options, other.number, locks)
+        search(options)
+        assert {one.index for one in started} == {1, 2, 3}
+        search(options)
+        assert {one.index for one in started} == {1, 2, 3}, "nothing is left for the first one"
+    search(options)
+    assert {one.index for one in started} == {0, 1, 2, 3}
+    assert len({one.run_dir for one in started}) == len(started), "no run was trained twice"
 
 
 def test_published_searches_have_their_journal(
