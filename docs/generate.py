@@ -171,8 +171,8 @@ def steps_to_threshold(name: str, tutors: Sequence[str]) -> str:
 
 def trusted() -> str:
     """Return what tutors are worth by default, by their accuracy: times sooner, and the gain of the mean score."""
-    _, rows = table_of_csv(RESULTS / "study" / "trust" / "conditions.csv")
-    names = {"connect4": "Connect Four", "snake": "Snake", "blackjack": "Blackjack"}
+    rows = [row for study in ("trust", "lake") for row in table_of_csv(RESULTS / "study" / study / "conditions.csv")[1]]
+    names = {"connect4": "Connect Four", "snake": "Snake", "blackjack": "Blackjack", "gym:FrozenLake-v1": "FrozenLake"}
     tutored = [row for row in rows if row["tutor"] != "none"]
     tutors = sorted({row["tutor"] for row in tutored}, key=accuracy)
     cells: dict[tuple[str, str], Row] = {}
@@ -445,7 +445,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 BLOCKS |= {f"curves-{algo}": partial(curves_of, algo) for algo in ("a2c", "dqn", "ppo")}
 BLOCKS |= {
     f"{study}-command": partial(study_command, study)
-    for study in ("laptop", "causes", "brief", "fresh", "guidance", "modulation", "trust")
+    for study in ("laptop", "causes", "brief", "fresh", "guidance", "modulation", "trust", "lake")
 }
 BLOCKS |= {
     f"{study}-totals": partial(study_section, study, "Over all envs and students")
