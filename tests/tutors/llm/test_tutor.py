@@ -3,6 +3,7 @@
 The server is the standard library's; how it misbehaves stands in each test.
 """
 
+import gzip
 import json
 import math
 import ssl
@@ -565,6 +566,36 @@ def test_fault_15_an_error_in_a_200_is_no_advice(server: Server, tutor: VllmTuto
     server.misbehave = always(200, {"error": {"message": "no"}})
     assert not tutor.advise(positions(3)).valid.any()
     assert failures(tutor) == {"error_in_200": 3}
+
+
+@pytest.mark.parametrize(
+    ("head", "encode", "kind"),
+    [
+        ("Content-Encoding: gzip\r\nContent-Length: {0}", gzip.compress, None),
+        ("Content-Encoding: gzip\r\nContent-Length: {0}", bytes, "reset"),
+        ("Content-Length: {0}", lambda raw: raw.decode().encode("utf-16"), None),
+        ("Content-Length: {0}", lambda raw: raw.replace(b'"index": 0', b'"index": 9, "index": 0'), None),
+        ("Content-Length: {0}", lambda raw: raw.replace(b"-", b"NaN, -"), "not_json"),
+        ("Content-Length: {0}", lambda raw: raw.replace(b'"index": 0', b'"index": ' + b"9" * 5000), "not_json"),
+        ("Transfer-Encoding: chunked", lambda raw: b"%x\r\n%b\r\n" % (len(raw), raw), "reset"),
+        ("Transfer-Encoding: chunked", lambda raw: b"-5\r\n%b\r\n0\r\n\r\n" % raw, "reset"),
+        ("Content-Length: -2", bytes, "reset"),
+        ("X: " + "x" * 100_000 + "\r\nContent-Length: {0}", bytes, "reset"),
+    ],
+    ids=["gzip", "no gzip", "UTF-16", "twice", "no JSON", "long", "no end", "below 0", "length", "header"],
+)
+def test_body_in_any_form_is_an_answer_or_a_failure(
+    server: Server, tutor: VllmTutor, head: str, encode: Callable, kind: str | None
+) -> None:
+    def answer(handler: Handler, body: dict) -> bool:
+        raw = encode(json.dumps({"choices": [choice(row, body) for row in range(len(body["prompt"]))]}).encode())
+        handler.wfile.write(f"HTTP/1.1 200 OK\r\n{head.format(len(raw))}\r\n\r\n".encode() + raw)
+        handler.close_connection = True
+        return True
+
+    server.misbehave = answer
+    assert tutor.advise(positions(3)).valid.all() == (kind is None)
+    assert failures(tutor) == ({} if kind is None else {kind: 3})
 
 
 @pytest.mark.parametrize("nothing", [None, False, 0, "", {}, []], ids=repr)
