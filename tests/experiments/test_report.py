@@ -226,7 +226,7 @@ def test_tables_scroll_and_the_page_does_not(width: int, tmp_path: Path) -> None
 
 
 def test_picture_of_the_readme_is_of_a_study_whose_curves_are_published() -> None:
-    picture = re.search(r"!\[[^]]*\]\((results/study/(\w+)/curves\.png)\)", (ROOT / "README.md").read_text())
+    picture = re.search(r"!\[[^]]*\]\((results/study/(\w+)/overview\.png)\)", (ROOT / "README.md").read_text())
     assert picture is not None
     path, name = ROOT / picture[1], picture[2]
     study = read_study(ROOT / "experiments" / "configs" / f"{name}.toml")
