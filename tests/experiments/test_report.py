@@ -390,7 +390,7 @@ def test_published_tables_have_the_conditions_of_their_study(path: Path) -> None
     rows = list(csv.DictReader(path.read_text().splitlines()[1:]))
     names = ("env", "algo", "tutor", "guidance", "reuse", "variant")
     assert {tuple(row[name] for name in names) for row in rows} <= known
-    assert len(rows) > 5
+    assert len(rows) > 2
 
 
 def test_page_says_whose_claims_they_are() -> None:
