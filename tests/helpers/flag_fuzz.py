@@ -82,6 +82,8 @@ def programs() -> list[Program]:
     for module in (experiments.__main__, tutors.__main__, benchmarks.__main__):
         package = module.__name__.partition(".")[0]
         for name, kind in commands(module.Command):
+            if not fields(kind):  # the store's commands have a parser of their own
+                continue
             names = {one.name for one in fields(kind) if one.name != "run" or one.default is MISSING}
             needs = ("file",) if names & {"config", "runs", "run"} else ()
             found.append(Program(f"{package} {name}", kind, partial(parse_command, module.Command, name), needs))
