@@ -195,7 +195,8 @@ def trusted_on_average() -> str:
             speedups.setdefault(accuracy(row["tutor"]), []).append(float(row["speedup"]))
     found = [f"**{geometric_mean(speedups[one]):.1f}** ({one:g})" for one in sorted(speedups, reverse=True)]
     count = max(map(len, speedups.values()))
-    return f"Times sooner than alone, over {count} students, by the accuracy of the tutor: {', '.join(found)}."
+    begin = f"Times sooner than alone, in env steps, over {count} students, by the accuracy of the tutor:"
+    return f"{begin} {', '.join(found)}."
 
 
 def headline() -> str:

@@ -392,10 +392,12 @@ def totals(results: StudyResults) -> str:
             probability_of_improvement(ours, results.normalized_scores(one.baseline()))
             for ours, one in zip(scores, group, strict=True)
         )
-        faster = speedup(results, group, Condition.baseline)
-        rows.append((*name, len(group), faster, middle, f"{better:.0%}"))
+        sooner = [speedup(results, group, Condition.baseline)]
+        sooner.append(speedup(results, group, Condition.baseline, "by_seconds"))
+        rows.append((*name, len(group), *sooner, middle, f"{better:.0%}"))
     scores_head = ("IQM of normalized final scores", "probability of improvement")
-    return table(("tutor", "guidance", "reuse", "conditions", "speed-up", *scores_head), rows)
+    speed_head = ("speed-up, steps", "speed-up, seconds")
+    return table(("tutor", "guidance", "reuse", "conditions", *speed_head, *scores_head), rows)
 
 
 def with_and_without_reuse(results: StudyResults) -> list[Condition]:

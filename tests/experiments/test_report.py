@@ -110,14 +110,21 @@ def test_a_speedup_is_a_lower_bound_where_some_baselines_do_not_reach_the_thresh
 
 def test_probability_of_improvement_is_that_of_the_tutored_student() -> None:
     results = made_up(SLOW, r0=[2 * value for value in SLOW], r3=NEVER)
-    assert {(row[2], row[3]): row[6] for row in rows_of(totals(results))} == {("0", "4"): "100%", ("3", "4"): "0%"}
+    assert {(row[2], row[3]): row[7] for row in rows_of(totals(results))} == {("0", "4"): "100%", ("3", "4"): "0%"}
 
 
 def test_a_single_outlier_does_not_decide_the_totals() -> None:
     results, odd = made_up(SLOW), [9 * score for score in FAST]
     runs = {one: [result(FAST)] * 2 + [result(odd if (one.env, one.algo) == ("connect4", "dqn") else FAST)]
             for one in results.tutored()}  # fmt: skip
-    assert rows_of(totals(with_runs(results, runs)))[0][5] == "1.00 [1.00, 1.00]"
+    assert rows_of(totals(with_runs(results, runs)))[0][6] == "1.00 [1.00, 1.00]"
+
+
+def test_totals_count_seconds_beside_env_steps() -> None:
+    """Half as many env steps to the threshold, each of which takes three times as long."""
+    results = made_up(SLOW)
+    slower = with_runs(results, {one: [result(FAST, seconds=3.0)] * 3 for one in results.tutored()})
+    assert [row[4:6] for row in rows_of(totals(slower))] == [["2.00 [2.00, 2.00]", "0.67 [0.67, 0.67]"]] * 4
 
 
 def test_reuse_table_has_means_over_conditions_and_shares_of_what_is_asked_without_reuse() -> None:
