@@ -124,6 +124,19 @@ def test_resumed_run_with_trust_equals_uninterrupted_one(
     assert load_checkpoint(parts / "checkpoints", "cpu")["trust"]["gates"][0]["tutor"][0] > 0
 
 
+def values_at_saves(name: str, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A list that gets what trust has under that name at each checkpoint from now on."""
+    values: list[float] = []
+    save = Checkpointer.save
+
+    def saved(self: Checkpointer, state: Any, *args: Any, **options: Any) -> None:
+        values.append(getattr(state.trust, name))
+        save(self, state, *args, **options)
+
+    monkeypatch.setattr(Checkpointer, "save", saved)
+    return values
+
+
 @pytest.mark.train
 @pytest.mark.parametrize("algo", AGENTS)
 def test_resumed_run_whose_tutor_is_trusted_equals_uninterrupted_one(
@@ -131,14 +144,7 @@ def test_resumed_run_whose_tutor_is_trusted_equals_uninterrupted_one(
 ) -> None:
     """Trust is above 0 when the run stops, and the student was pretrained."""
     config = replace(echo_config(algo, tmp_path / "whole", GuidanceConfig(pretrain_updates=2)), total_steps=16_384)
-    values: list[float] = []
-    save = Checkpointer.save
-
-    def saved(self: Checkpointer, state: Any, *args: Any, **options: Any) -> None:
-        values.append(state.trust.value)
-        save(self, state, *args, **options)
-
-    monkeypatch.setattr(Checkpointer, "save", saved)
+    values = values_at_saves("value", monkeypatch)
     step = 1536 if algo == "dqn" else HALF  # the Echo game is soon learned
     assert_equal_runs(*both_ways(config, monkeypatch, step))
     _, stopped, _ = values  # of the whole run, of the first part and of the second
@@ -524,14 +530,7 @@ def test_run_that_is_stopped_in_pretraining_equals_an_uninterrupted_one(
 ) -> None:
     """It stops after that update on the tutor's probe episodes, and does not play them again."""
     config = replace(echo_config(algo, tmp_path / "whole", GuidanceConfig(pretrain_updates=9)), total_steps=16_384)
-    left: list[int] = []
-    save = Checkpointer.save
-
-    def saved(self: Checkpointer, state: Any, *args: Any, **options: Any) -> None:
-        left.append(state.trust.pretrain_left)
-        save(self, state, *args, **options)
-
-    monkeypatch.setattr(Checkpointer, "save", saved)
+    left = values_at_saves("pretrain_left", monkeypatch)
     assert_equal_runs(*both_ways_in(AGENTS[algo][0], "pretrain", 3, terminate, config, monkeypatch))
     _, stopped, _ = left  # of the whole run, of the first part and of the second
     assert stopped > 0
