@@ -23,7 +23,7 @@ from tests.helpers.programs import program
 from tests.helpers.resumed_runs import HALF, assert_equal_runs, resume, stop_half_way
 from tests.helpers.scripted_server import serving
 from tests.helpers.small_runs import series, small_config, tensors_in
-from tests.helpers.trust_runs import echo_config
+from tests.helpers.trust_runs import echo_config, trust_config
 from train import Trainer, train
 from training.checkpoint import complete_steps, load_checkpoint, save_checkpoint
 from training.config import Config, config_from_json, default_config
@@ -32,6 +32,7 @@ from training.resume import differences, lock_run_dir
 from training.state import Checkpointer
 from training.stop_signal import REPEAT_SECONDS, Interruption, StopSignal
 from training.timing import SectionTimer
+from training.trust import NUM_UPDATES
 from training.video import EpisodeRecorder
 from tutors import TutorConfig
 from tutors.base import TutorError
@@ -528,8 +529,18 @@ def terminate() -> None:
 def test_run_that_is_stopped_in_pretraining_equals_an_uninterrupted_one(
     algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stops after that update on the tutor's probe episodes, and does not play them again."""
-    config = replace(echo_config(algo, tmp_path / "whole", GuidanceConfig(pretrain_updates=9)), total_steps=16_384)
+    """It stops after that update on the tutor's probe episodes, and does not play them again.
+
+    Their env steps are more than those after which trust is decided anew, and as many as those after which is logged.
+    """
+    config = replace(trust_config(algo, tmp_path / "tried"), guiding=GuidanceConfig(pretrain_updates=9))
+    with monkeypatch.context() as patch:
+        stopped_in_call(AGENTS[algo][0], "pretrain", 3, terminate, patch)
+        with pytest.raises(SystemExit):
+            train(config)
+    probe_steps = load_checkpoint(config.run_dir / "checkpoints", "cpu")["global_step"]
+    assert probe_steps > config.total_steps // NUM_UPDATES
+    config = replace(config, run_dir=tmp_path / "whole", log_every=probe_steps)
     left = values_at_saves("pretrain_left", monkeypatch)
     assert_equal_runs(*both_ways_in(AGENTS[algo][0], "pretrain", 3, terminate, config, monkeypatch))
     _, stopped, _ = left  # of the whole run, of the first part and of the second
