@@ -47,8 +47,7 @@ class GlobalGenerators:
     def own(self) -> "Own":
         """Return a context that holds a function to be called before each call of a copy, or None if none need be.
 
-        The first draw of an env that drew nothing in its first calls is determined by
-        its seed, but not by its copy.
+        The first draw of an env that drew nothing in its first calls is determined by its seed, but not by its copy.
         """
         return Own(self)
 

@@ -231,7 +231,7 @@ def as_number(value: Any, what: str) -> Any:
     """Return a number, of which an array holds one.
 
     Raises:
-        EnvError: it is none.
+        EnvError: it is not one.
     """
     if type(value) in (float, bool, int, np.float64, np.bool_):
         return value
@@ -245,7 +245,7 @@ def as_truth(value: Any, what: str) -> bool:
     """Return a truth value, of which an array holds one.
 
     Raises:
-        EnvError: it is none.
+        EnvError: it is not one.
     """
     number = as_number(value, what)
     if number not in (0, 1):
